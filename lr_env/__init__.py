@@ -1,0 +1,70 @@
+"""Real training as a Gymnasium environment, and fair comparison of whoever sets its learning rate.
+
+Importing this package registers the environments `lr_env/<Task>-v0`. The names below are loaded when first used, so
+that the import itself stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from lr_env.children import Backend, Children
+    from lr_env.env import LREnv, LRVectorEnv
+    from lr_env.errors import UserError
+    from lr_env.observations import FEATURES
+    from lr_env.planner import Planner, RunSpec
+    from lr_env.tasks import TASKS, Task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backend": "lr_env.children",
+    "Children": "lr_env.children",
+    "LREnv": "lr_env.env",
+    "LRVectorEnv": "lr_env.env",
+    "UserError": "lr_env.errors",
+    "FEATURES": "lr_env.observations",
+    "Planner": "lr_env.planner",
+    "RunSpec": "lr_env.planner",
+    "TASKS": "lr_env.tasks",
+    "Task": "lr_env.tasks",
+}
+
+__all__ = [
+    "FEATURES",
+    "TASKS",
+    "Backend",
+    "Children",
+    "LREnv",
+    "LRVectorEnv",
+    "Planner",
+    "RunSpec",
+    "Task",
+    "UserError",
+    "__version__",
+]
+
+# By name, so that registering does not load torch; a test holds this list against TASKS.
+for _task in ("DigitsMLP", "FashionMLP", "FashionLeNet5"):
+    gymnasium.register(
+        id=f"lr_env/{_task}-v0",
+        entry_point="lr_env.env:LREnv",
+        vector_entry_point="lr_env.env:LRVectorEnv",
+        kwargs={"task": _task},
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'lr_env' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,0 +1,6 @@
+"""How children are trained: N at a time, in lockstep, by one of two engines behind one interface."""
+
+from lr_env.children.backend import Backend
+from lr_env.children.children import Children
+
+__all__ = ["Backend", "Children"]

@@ -1,0 +1,313 @@
+"""N children in training: the one interface to both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lr_env.children.backend import Backend, choose_backend, network_of
+from lr_env.children.initial import build_seeded
+from lr_env.children.loop import LoopEngine
+from lr_env.children.memory import Need, activations_per_example
+from lr_env.children.order import DataOrder
+from lr_env.children.stacked import StackedEngine
+from lr_env.children.state import ChildrenState, Layout
+from lr_env.errors import UserError
+from lr_env.tasks.data import load
+
+if TYPE_CHECKING:
+    from lr_env.tasks.catalogue import Task
+
+Floats = NDArray[np.float64]
+Snapshot = dict[str, Any]
+"""Copies of rows of children: a tree of tensors and arrays, one row a child."""
+
+# Elements of activations that one chunk of an evaluation may take, so that scoring a whole split stays small.
+_EVALUATION_ELEMENTS = 2**25
+
+
+class Children:
+    """N child networks of one task, trained together.
+
+    The same task and seed give the same initial weights and the same batches, whatever the learning rates, the
+    position among the children and the number of neighbours. No global random generator is read or written.
+
+    Args:
+        task: what to train.
+        seeds: one for each child, >= 0; equal seeds are allowed and give equal children.
+        device: "cpu", "cuda", "cuda:1", ...; "auto" takes CUDA where there is one.
+        backend: "loop" (one after another, plain torch), "stacked" (one computation), or "auto", which measures once
+            a process which of the two is faster for this task and number of children. A `Backend` fixes the block too.
+        dtype: of parameters and inputs.
+
+    Attributes:
+        steps: optimizer steps done by each child, (children,).
+        seeds: seed of each child's initial weights, (children,).
+        backend: the backend in use.
+
+    Raises:
+        UserError: bad seeds, device or backend; more children than memory can hold; a network not supported.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        seeds: Sequence[int],
+        device: str = "cpu",
+        backend: str | Backend = "auto",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.task = task
+        self.device = find_device(device)
+        self.dtype = dtype
+        self.seeds = check_seeds(seeds)
+        self.steps = np.zeros(len(self.seeds), dtype=np.int64)
+
+        template = network_of(task, dtype)
+        layout = Layout.of(template)
+        activations = activations_per_example(template, task.source.input_shape)
+        self.need = _need(task, layout, activations, dtype)
+        self.need.check(len(self.seeds), self.device)
+        self.data = load(task.data, str(self.device), dtype)
+
+        self.backend = (
+            backend
+            if isinstance(backend, Backend)
+            else choose_backend(backend, task, len(self.seeds), str(self.device), dtype)
+        )
+        self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype)
+        self._last_logits = torch.zeros(
+            len(self.seeds), task.val_subset, task.source.num_classes, device=self.device, dtype=dtype
+        )
+        self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on them
+        self.order = DataOrder(task.source.sizes["train"], task.batch_size, self.seeds.tolist())
+        template = template.to(self.device)
+        train = self.data.splits["train"]
+        self.engine: LoopEngine | StackedEngine = (
+            LoopEngine(self.state, template, train)
+            if self.backend.name == "loop"
+            else StackedEngine(self.state, template, train, self.backend.block)
+        )
+        self._evaluation_chunk = max(32, _EVALUATION_ELEMENTS // (activations * self.backend.block))
+        self.reset(range(len(self.seeds)), self.seeds)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int] | NDArray[np.int64]) -> None:
+        """Start children anew, each from its seed; the others are not touched."""
+        seeds = check_seeds(seeds)
+        for row, seed in zip(rows, seeds.tolist(), strict=True):
+            source = self.task.source
+            module = build_seeded(
+                lambda: self.task.network.build(source.input_shape, source.num_classes), seed, self.dtype
+            )
+            self.state.initialise(row, module)
+        rows = np.asarray(rows, dtype=np.int64)
+        self.seeds[rows] = seeds
+        self.order.assign(rows, seeds)
+        self.steps[rows] = 0
+
+    def train(self, lr: Floats | Sequence[float], rows: Sequence[int] | None = None) -> Floats:
+        """Train one segment.
+
+        Args:
+            lr: learning rate of every child, (children,), or of every child and step, (children, segment).
+            rows: which children to train; all by default. The others stay as they are.
+
+        Returns:
+            Mean training loss over the segment, nats per example, (children,); NaN for children not trained.
+
+        Raises:
+            UserError: a shape that fits neither form, or a rate that is not finite and positive.
+        """
+        rates = np.asarray(lr, dtype=np.float64)
+        if rates.ndim == 1:
+            rates = np.broadcast_to(rates[:, None], (len(rates), self.task.segment))
+        if rates.shape != (len(self), self.task.segment):
+            raise UserError(
+                f"learning rates of shape {np.shape(lr)}: give ({len(self)},), or ({len(self)}, {self.task.segment}) "
+                "for a rate per step"
+            )
+        active = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        if not (np.isfinite(rates[active]).all() and (rates[active] > 0).all()):
+            raise UserError("learning rates must be finite and above 0")
+        losses = np.full(len(self), np.nan)
+        if active:
+            batches = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
+            found = self.engine.train(batches, rates, self.steps, active).double().cpu().numpy()
+            losses[active] = found[active]
+            self.steps[active] += self.task.segment
+        return losses
+
+    def measure(self, rows: Sequence[int] | None = None) -> dict[str, Floats]:
+        """Measure children on the fixed validation subset, at a segment's end.
+
+        Returns:
+            Each (rows,): "val_loss" (nats per example), "val_accuracy", "prediction_variance" (of the logits, over
+            examples and classes), "prediction_change" (variance of the logits' change since the last measurement; 0
+            for a child that was not measured before), "output_weight_mean", "output_weight_variance".
+        """
+        chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        split = self.data.splits["val"]
+        labels = split.labels[: self.task.val_subset]
+        logits = self.engine.logits(chosen, split.inputs[: self.task.val_subset])
+        weights = self.state.output_weights[chosen].flatten(1)
+        change = (logits - self._last_logits[chosen]).flatten(1)
+        change[torch.from_numpy(self.steps[chosen] == 0)] = 0
+        self._last_logits[chosen] = logits
+        loss, accuracy = _score(logits, labels)
+        # One tensor, so that there is one transfer and one wait.
+        table = torch.stack(
+            [
+                loss.mean(1),
+                accuracy.mean(1),
+                logits.flatten(1).var(1, correction=0),
+                change.var(1, correction=0),
+                weights.mean(1),
+                weights.var(1, correction=0),
+            ]
+        )
+        return dict(zip(MEASURED, table.double().cpu().numpy(), strict=True))
+
+    def evaluate(self, split: str, rows: Sequence[int] | None = None) -> tuple[Floats, Floats]:
+        """Score children on a whole split.
+
+        Args:
+            split: "train", "val" or "test".
+            rows: which children; all by default.
+
+        Returns:
+            Mean loss, nats per example, and accuracy, each (rows,).
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in self.data.splits:
+            raise UserError(f"unknown split {split!r} (there are: {', '.join(self.data.splits)})")
+        chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        examples = self.data.splits[split]
+        totals = torch.zeros(2, len(chosen), device=self.device, dtype=torch.float64)
+        for start in range(0, len(examples), self._evaluation_chunk):
+            part = slice(start, start + self._evaluation_chunk)
+            loss, accuracy = _score(self.engine.logits(chosen, examples.inputs[part]), examples.labels[part])
+            totals += torch.stack([loss.double().sum(1), accuracy.double().sum(1)])
+        loss, accuracy = (totals / len(examples)).cpu().numpy()
+        return loss, accuracy
+
+    def first_batch_loss(self, rows: Sequence[int]) -> Floats:
+        """Training loss, nats per example, of the batch that each child will train on next, (rows,)."""
+        chosen = [int(row) for row in rows]
+        batches = self.order.batches(self.steps, 1)[chosen, 0]
+        train = self.data.splits["train"]
+        losses = []
+        for row, batch in zip(chosen, batches, strict=True):
+            index = torch.from_numpy(batch).to(self.device)
+            logits = self.engine.logits([row], train.inputs.index_select(0, index))
+            losses.append(_score(logits, train.labels.index_select(0, index))[0].mean())
+        return torch.stack(losses).double().cpu().numpy()
+
+    def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:
+        """Copies of everything that the children's future depends on; of all children by default."""
+        chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        return {
+            "tensors": self.state.get(chosen),
+            "steps": self.steps[chosen].copy(),
+            "seeds": self.seeds[chosen].copy(),
+            "order_seeds": self.order.seeds[chosen].copy(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any], rows: Sequence[int] | None = None) -> None:
+        """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same)."""
+        chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if len(chosen) != len(snapshot["steps"]):
+            raise UserError(f"the snapshot holds {len(snapshot['steps'])} children, not {len(chosen)}: pass its rows")
+        self.state.set(chosen, snapshot["tensors"])
+        self.steps[chosen] = snapshot["steps"]
+        self.seeds[chosen] = snapshot["seeds"]
+        self.order.assign(chosen, snapshot["order_seeds"])
+
+    def fork(self, sources: Sequence[int], targets: Sequence[int], *, same_batches: bool = False) -> None:
+        """Copy children onto others, to look ahead on the real thing.
+
+        A fork goes on from the source's step, parameters and optimizer state, but follows its own data order, so that
+        looking ahead does not mean peeking at the batches that are still to come.
+
+        Args:
+            sources: children to copy, (forks,).
+            targets: children to overwrite, (forks,), no two alike and none of them a source.
+            same_batches: follow the source's data order instead.
+        """
+        if len(set(targets)) != len(targets) or set(targets) & set(sources) or len(sources) != len(targets):
+            raise UserError("fork: give as many targets as sources, no two targets alike, and none that is a source")
+        own_order = self.order.seeds[list(targets)].copy()
+        self.restore(self.snapshot(sources), targets)
+        if not same_batches:
+            self.order.assign(list(targets), own_order)
+
+
+MEASURED: tuple[str, ...] = (
+    "val_loss",
+    "val_accuracy",
+    "prediction_variance",
+    "prediction_change",
+    "output_weight_mean",
+    "output_weight_variance",
+)
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" is CUDA where there is one.
+
+    Raises:
+        UserError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: use cpu, cuda, cuda:1, ... or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: use cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no device {name!r} on this machine: use cpu")
+    return device
+
+
+def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Seeds as an array.
+
+    Raises:
+        UserError: there is none, or one is not a whole number in [0, 2**63).
+    """
+    values = list(seeds)
+    for seed in values:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**63:
+            raise UserError(f"seed {seed!r}: seeds are whole numbers from 0 to 2**63 - 1")
+    if not values:
+        raise UserError("no seeds: give at least one")
+    return np.array(values, dtype=np.int64)
+
+
+def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and correctness of every example: (children, examples, classes) -> two of (children, examples)."""
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+    return loss.view(len(logits), -1), (logits.argmax(2) == labels).to(logits.dtype)
+
+
+def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> Need:
+    item = dtype.itemsize
+    source = task.source
+    flat = 1 + len(task.optimizer.slots)
+    kept = flat * layout.size + task.val_subset * source.num_classes
+    permutation = 4 * source.sizes["train"]
+    # Gradients twice (torch's and ours), activations forward and backward: at their largest when one block holds all.
+    working = 2 * layout.size + 2 * activations * task.batch_size
+    return Need(per_child=item * (kept + working) + permutation, shared=item * _EVALUATION_ELEMENTS)

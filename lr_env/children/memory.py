@@ -1,0 +1,92 @@
+"""How much memory N children will take, asked before it is allocated."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lr_env.children.initial import DrawFrom
+from lr_env.errors import UserError
+
+
+class _CountOutputs(TorchDispatchMode):
+    """Adds up the elements of everything that torch computes inside."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.elements += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        return result
+
+
+def activations_per_example(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Numbers that one forward pass computes for one example; views count too, so this is an upper estimate.
+
+    Raises:
+        UserError: the network is random in training, which would draw from torch's global generator.
+    """
+    module = copy.deepcopy(module).to("meta").train()
+    examples = 2  # batch norm refuses a single one
+    with torch.no_grad(), DrawFrom(None), _CountOutputs() as count:
+        module(torch.empty(examples, *input_shape, device="meta", dtype=next(module.parameters()).dtype))
+    return count.elements // examples
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that children will take.
+
+    Attributes:
+        per_child: for every child, for as long as it lives.
+        shared: besides, while training or evaluating.
+    """
+
+    per_child: int
+    shared: int
+
+    def check(self, num_children: int, device: torch.device) -> None:
+        """Refuse what cannot fit.
+
+        Raises:
+            UserError: naming how many children would fit.
+        """
+        available = available_bytes(device)
+        total = self.per_child * num_children + self.shared
+        if total > available:
+            fit = max(0, (available - self.shared) // self.per_child)
+            raise UserError(
+                f"{num_children} children need about {total / 2**30:.3g} GiB, but {available / 2**30:.3g} GiB are free "
+                f"on {device}: ask for at most {fit} at a time"
+            )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device, the limits of a container included."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    bounds = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                bounds.append(int(line.split()[1]) * 1024)
+    except OSError:  # not Linux: what is installed is the best bound there is
+        bounds.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if limit != "max":
+            bounds.append(max(0, int(limit) - used))
+    except OSError:
+        pass
+    return min(bounds)

@@ -1,0 +1,148 @@
+"""Optimizers as settings: torch's own for one child, and the same rule for a stack with a learning rate per child.
+
+torch optimizers hold one learning rate for all the parameters of a group, so a stack of children needs its own
+update. Each rule here is written from `torch.optim`'s documented algorithm and tested against it, child by child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Coefficients = dict[str, NDArray[np.float64]]
+
+
+class Optimizer(Protocol):
+    """Settings of an optimizer; everything but the learning rate.
+
+    `slots` names the running averages that it keeps for every parameter, as torch names them in its state.
+    """
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the running averages."""
+        ...
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch's own optimizer with these settings."""
+        ...
+
+    def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
+        """What each step needs of the rate and the time, in float64 as torch computes it.
+
+        Args:
+            lr: learning rate of every child and step, (children, steps).
+            step: 1 for a child's first step, (children, steps).
+
+        Returns:
+            Name -> (children, steps).
+        """
+        ...
+
+    def update(
+        self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
+    ) -> None:
+        """One step of all children for some of their parameters, in place; `gradients` may be overwritten.
+
+        Args:
+            parameters: (children, ...).
+            gradients: of the same shape.
+            slots: name -> running averages of the same shape.
+            now: the coefficients of this step, name -> (children, 1, ...).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum (Sutskever et al., ICML 2013), as `torch.optim.SGD`."""
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The momentum buffer, where there is momentum."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """`torch.optim.SGD`."""
+        return torch.optim.SGD(
+            parameters, lr=0.0, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+        )
+
+    def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
+        """The rate."""
+        return {"lr": lr}
+
+    def update(
+        self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
+    ) -> None:
+        """b <- momentum b + g;  p <- p - lr b  (Nesterov: p - lr (g + momentum b))."""
+        if self.weight_decay:
+            gradients.add_(parameters, alpha=self.weight_decay)
+        direction = gradients
+        if self.momentum:
+            buffer = slots["momentum_buffer"]
+            torch.add(gradients, buffer, alpha=self.momentum, out=buffer)  # one pass over memory, not two
+            direction = gradients.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
+        parameters.addcmul_(direction, now["lr"], value=-1)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba, arXiv 1412.6980), as `torch.optim.Adam`: weight decay is added to the gradient."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    slots: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    torch_class: ClassVar[type[torch.optim.Adam]] = torch.optim.Adam
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch's optimizer of the same name."""
+        return self.torch_class(
+            parameters, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+        )
+
+    def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
+        """The rate over the first bias correction, the root of the second, and what is left after decoupled decay."""
+        return {
+            "size": -lr / (1 - self.betas[0] ** step),
+            "root": np.sqrt(1 - self.betas[1] ** step),
+            "keep": 1 - lr * self.weight_decay,
+        }
+
+    def update(
+        self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
+    ) -> None:
+        """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)."""
+        self._decay(parameters, gradients, now)
+        mean = slots["exp_avg"].lerp_(gradients, 1 - self.betas[0])
+        square = slots["exp_avg_sq"].mul_(self.betas[1]).addcmul_(gradients, gradients, value=1 - self.betas[1])
+        scale = square.sqrt().div_(now["root"]).add_(self.eps)
+        parameters.add_(scale.reciprocal_().mul_(mean).mul_(now["size"]))
+
+    def _decay(self, parameters: Tensor, gradients: Tensor, now: Mapping[str, Tensor]) -> None:
+        if self.weight_decay:
+            gradients.add_(parameters, alpha=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101), as `torch.optim.AdamW`."""
+
+    weight_decay: float = 0.01
+    torch_class: ClassVar[type[torch.optim.Adam]] = torch.optim.AdamW
+
+    def _decay(self, parameters: Tensor, gradients: Tensor, now: Mapping[str, Tensor]) -> None:
+        """p <- (1 - lr decay) p."""
+        if self.weight_decay:
+            parameters.mul_(now["keep"])

@@ -1,0 +1,411 @@
+"""A comparison as files and as a table in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from lr_env.compare.figures import draw_curves, draw_scores
+from lr_env.compare.statistics import Estimate
+from lr_env.compare.table import (
+    Row,
+    Summary,
+    Versus,
+    decimals_of,
+    estimate_text,
+    interval_text,
+    number_text,
+    seeds_text,
+    setting_text,
+    settings_key,
+)
+from lr_env.records.record import SCORES, SIGNALS, RunRecord
+
+STYLES = {"better": "green", "worse": "red", "tie": "bold yellow"}
+LONGEST_SETTING = 26
+"""Characters of a setting in the terminal; the files have all of it."""
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    records: Sequence[RunRecord],
+    tuning_records: Sequence[RunRecord],
+    summary: Summary,
+    manifest: Mapping[str, Any],
+) -> None:
+    """Write summary.md, summary.csv, runs.parquet, curves.png, scores.png and manifest.json.
+
+    Every file is replaced as a whole or not at all. The same comparison gives the same summary.csv, byte for
+    byte, and the same runs.parquet, but for columns whose name ends in `_seconds`.
+
+    Args:
+        folder: where to; made if it is not there.
+        records: the final runs, with curves.
+        tuning_records: the runs that the settings were chosen from.
+        summary: of `records`.
+        manifest: how the comparison was made, of what JSON has; summary.md shows it in its order. `command`
+            is shown as a command and `title`, if any, is the title of the page and of the figures.
+
+    Raises:
+        UserError: when the records have no curves.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    title = str(manifest.get("title") or _title(summary, manifest))
+    with _replacing(folder / "manifest.json") as path:
+        path.write_text(json.dumps(dict(manifest), indent=2, default=str) + "\n", encoding="utf-8")
+    with _replacing(folder / "runs.parquet") as path:
+        pq.write_table(_runs_table([*tuning_records, *records]), path)
+    with _replacing(folder / "summary.csv") as path:
+        path.write_text(_csv(summary), encoding="utf-8", newline="")
+    with _replacing(folder / "curves.png") as path:
+        draw_curves(records, path, title)
+    with _replacing(folder / "scores.png") as path:
+        draw_scores(summary, path, title)
+    with _replacing(folder / "summary.md") as path:
+        path.write_text(_markdown(summary, tuning_records, manifest, title), encoding="utf-8")
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
+    columns = _columns(summary)
+    shown = [c for c in columns if c.rank is not None]
+    while True:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in shown:
+            left = column.name in ("planner", "setting")
+            table.add_column(column.name, justify="left" if left else "right", no_wrap=True)
+        for cells in zip(*(c.short or c.cells for c in shown), strict=True):
+            table.add_row(*map(_styled, cells))
+        if len(shown) <= 2 or _natural_width(table, console) <= console.width:
+            break
+        shown.remove(max(shown, key=lambda c: c.rank or 0))
+    console.print(table)
+    missing = [c.name for c in columns if c not in shown]
+    console.print(
+        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval; "
+        f"only in the files: {', '.join(missing)}",
+        style="dim",
+        highlight=False,
+    )
+    console.print(summary.conclusion, highlight=False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """A column of the printed tables.
+
+    Attributes:
+        name: its head.
+        meaning: one line.
+        cells: one a row.
+        rank: the terminal drops the highest ranks where there is no room; None: never shown there.
+        short: cells for the terminal, where they differ.
+    """
+
+    name: str
+    meaning: str
+    cells: Sequence[str]
+    rank: int | None = None
+    short: Sequence[str] = ()
+
+
+def _columns(summary: Summary) -> list[_Column]:
+    rows = summary.rows
+    loss = decimals_of(r.test_loss for r in rows)
+    setting = [r.setting for r in rows]
+    short = [s if len(s) <= LONGEST_SETTING else s[: LONGEST_SETTING - 3] + "..." for s in setting]
+    columns = [
+        _Column("planner", "who sets the learning rate", [r.planner for r in rows], 0),
+        _Column("setting", "chosen on validation data, see Tuning", setting, 6, short),
+        _Column("n", "runs, one a seed, the same seeds for every planner", [str(r.n) for r in rows]),
+    ]
+    if any(r.diverged for r in rows):
+        meaning = (
+            "runs that a loss that exploded or was not finite ended; without a score they count as infinite"
+        )
+        columns.append(_Column("diverged", meaning, [str(r.diverged) for r in rows], 3))
+    columns += [
+        _Column("val loss", "mean final validation loss", [number_text(r.val_loss, loss) for r in rows], 8),
+        _Column("test loss", "mean test loss", [estimate_text(r.test_loss, loss) for r in rows], 0),
+        _Column(
+            "test loss IQM",
+            "interquartile mean, of the runs without the best and the worst quarter",
+            [number_text(r.test_loss_iqm.value, loss) for r in rows],
+        ),
+    ]
+    accuracies = [r.test_accuracy for r in rows]
+    if accuracies[0] is not None:
+        places = decimals_of(accuracies, 100)
+        both = [
+            (e, q) for e, q in zip(accuracies, (r.test_accuracy_iqm for r in rows), strict=True) if e and q
+        ]
+        means = [estimate_text(e, places, 100) for e, _ in both]
+        iqms = [number_text(q.value * 100, places) for _, q in both]
+        columns.append(
+            _Column(
+                "accuracy [%]",
+                "mean test accuracy of the final runs",
+                means,
+                4,
+                [m.split()[0] for m in means],
+            )
+        )
+        columns.append(_Column("accuracy IQM [%]", "interquartile mean of the test accuracy", iqms))
+    if summary.reference not in (None, summary.baseline):
+        meaning = "paired difference in test loss to the best constant rate; negative is better"
+        columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
+    meaning = (
+        "paired difference in test loss to the best baseline, the planner with the lowest mean final validation "
+        "loss; a tie where the interval contains 0"
+    )
+    columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 1))
+    chances = [r.improvement for r in rows]
+    columns.append(
+        _Column(
+            "P(better)",
+            f"chance that a run has a lower test loss than a run of {summary.baseline}, with a 95 % interval",
+            ["" if e is None else f"{number_text(e.value, 2)} {interval_text(e, 2)}" for e in chances],
+            7,
+            ["" if e is None else number_text(e.value, 2) for e in chances],
+        )
+    )
+    if summary.target_val_loss is not None:
+        meaning = f"median optimizer steps to a validation loss of {summary.target_val_loss:g} nats/example"
+        steps = [r.steps_to_target for r in rows]
+        text = ["never" if s is None or np.isinf(s) else f"{s:.0f}" for s in steps]
+        columns.append(_Column("to target", meaning, text, 5))
+    tuning = [str(r.tuning_steps) for r in rows]
+    columns.append(_Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
+    if any(r.extra_steps for r in rows):
+        extra = [f"{r.extra_steps:.0f}" for r in rows]
+        columns.append(
+            _Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 9)
+        )
+    seconds = [f"{r.planning_seconds:.2g}" for r in rows]
+    columns.append(_Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
+    return columns
+
+
+def _versus(
+    name: str, meaning: str, rows: Sequence[Row], of: Callable[[Row], Versus | None], rank: int
+) -> _Column:
+    found = [of(r) for r in rows]
+    places = decimals_of(None if v is None else v.difference for v in found)
+    cells = [
+        "(reference)" if v is None else f"{estimate_text(v.difference, places, sign=True)} {v.verdict}"
+        for v in found
+    ]
+    return _Column(name, meaning, cells, rank)
+
+
+def _natural_width(table: Table, console: Console) -> int:
+    """Columns of text that a table takes where there is room for all of it."""
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+
+
+def _styled(cell: str) -> Text:
+    """A cell with its verdict, the last word, in colour."""
+    verdict = cell.rpartition(" ")[2]
+    text = Text(cell, style="dim" if cell == "(reference)" else "")
+    if verdict in STYLES:
+        text.stylize(STYLES[verdict], len(cell) - len(verdict))
+        text.pad_right(len("better") - len(verdict))
+    return text
+
+
+def _csv(summary: Summary) -> str:
+    """The rows with every digit; empty where there is nothing to tell."""
+    out = io.StringIO()
+    writer = None
+    for row in summary.rows:
+        cells: dict[str, Any] = {
+            "planner": row.planner,
+            "setting": row.setting,
+            "settings": settings_key(row.settings),
+            "n": row.n,
+            "diverged": row.diverged,
+            "val_loss": row.val_loss,
+        }
+        cells |= _ends("test_loss", row.test_loss) | _ends("test_loss_iqm", row.test_loss_iqm)
+        cells |= _ends("test_accuracy", row.test_accuracy) | _ends("test_accuracy_iqm", row.test_accuracy_iqm)
+        for name, other, versus in (
+            ("reference", summary.reference, row.to_reference),
+            ("baseline", summary.baseline, row.to_baseline),
+            ("best", summary.rows[0].planner, row.to_best),
+        ):
+            cells[name] = other or ""
+            cells |= _ends(f"test_loss_less_{name}", None if versus is None else versus.difference)
+            cells[f"verdict_to_{name}"] = "" if versus is None else versus.verdict
+        cells |= _ends("improvement", row.improvement)
+        cells["steps_to_target"] = "" if row.steps_to_target is None else row.steps_to_target
+        cells["tuning_steps"] = row.tuning_steps
+        cells["extra_steps"] = row.extra_steps
+        cells["planning_seconds"] = row.planning_seconds
+        if writer is None:
+            writer = csv.DictWriter(out, list(cells), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in cells.items()})
+    return out.getvalue()
+
+
+def _ends(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
+        return {name: "", f"{name}_low": "", f"{name}_high": ""}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _runs_table(records: Sequence[RunRecord]) -> pa.Table:
+    """One row a run; a score that was not taken and a curve that was not kept are null."""
+    order = {"tune": 0, "final": 1}
+    runs = sorted(records, key=lambda r: (order.get(r.phase, 2), r.planner, settings_key(r.settings), r.seed))
+    columns: dict[str, pa.Array] = {
+        "phase": pa.array([r.phase for r in runs], pa.string()),
+        "planner": pa.array([r.planner for r in runs], pa.string()),
+        "settings": pa.array([settings_key(r.settings) for r in runs], pa.string()),
+        "seed": pa.array([int(r.seed) for r in runs], pa.int64()),
+        "status": pa.array([r.status for r in runs], pa.string()),
+        "diverged": pa.array([bool(r.diverged) for r in runs], pa.bool_()),
+        "steps": pa.array([int(r.steps) for r in runs], pa.int64()),
+        "extra_steps": pa.array([int(r.extra_steps) for r in runs], pa.int64()),
+    }
+    for name in SCORES:
+        columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64())
+    columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
+    for name in SIGNALS:
+        curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
+        columns[f"curve_{name}"] = pa.array(curves, pa.list_(pa.float64()))
+    return pa.table(columns)
+
+
+def _markdown(
+    summary: Summary, tuning_records: Sequence[RunRecord], manifest: Mapping[str, Any], title: str
+) -> str:
+    columns = _columns(summary)
+    parts = [
+        f"# {title}",
+        summary.conclusion,
+        _grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True))),
+        "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % interval "
+        "(Student t). The file summary.csv has every digit, runs.parquet every run with its curves.",
+        "![Paired differences in test loss](scores.png)",
+        "![Learning rates and validation losses](curves.png)",
+        "## Columns",
+        "\n".join(f"- **{c.name}**: {c.meaning}." for c in columns),
+        "## How it was made",
+        _made(summary, manifest),
+        "## Tuning",
+        _tuning_seeds(summary, tuning_records),
+        _tuning(summary, tuning_records),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    lines = [f"- final runs: {len(summary.rows)} planners on {seeds_text(len(summary.seeds))}"]
+    if "seeds" not in manifest:
+        lines.append(f"- seeds: {_plain_text(summary.seeds)}")
+    lines += [f"- {k}: {_plain_text(v)}" for k, v in manifest.items() if k not in ("command", "title")]
+    command = manifest.get("command")
+    if command is None:
+        return "\n".join(lines)
+    words = command if isinstance(command, str) else " ".join(map(str, command))
+    return f"```sh\n{words}\n```\n\n" + "\n".join(lines)
+
+
+def _plain_text(value: Any) -> str:
+    """A value of the manifest in one line; consecutive integers as "0 to 19"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain_text(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        run = len(value) > 2 and all(isinstance(v, int) for v in value)
+        if run and list(value) == list(range(value[0], value[0] + len(value))):
+            return f"{value[0]} to {value[-1]}"
+        return ", ".join(map(_plain_text, value))
+    return str(value)
+
+
+def _tuning_seeds(summary: Summary, records: Sequence[RunRecord]) -> str:
+    seeds = sorted({r.seed for r in records})
+    if not seeds:
+        return "No runs were made to choose the settings."
+    shared = sorted(set(seeds) & set(summary.seeds))
+    note = (
+        f"; the comparison has seeds {_plain_text(shared)} too"
+        if shared
+        else "; the comparison has other seeds"
+    )
+    return f"Settings were chosen on validation data, by runs on seeds {_plain_text(seeds)}{note}. Chosen: in bold."
+
+
+def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
+    """One line a planner: the chosen setting, and the mean validation loss of every setting that was tried."""
+    lines = []
+    for row in summary.rows:
+        tried: dict[str, list[RunRecord]] = {}
+        for record in records:
+            if record.planner == row.planner:
+                tried.setdefault(settings_key(record.settings), []).append(record)
+        chosen = settings_key(row.settings)
+        settings = [runs[0].settings for runs in tried.values()]
+        varied = [k for k in row.settings if len({settings_key({k: s.get(k)}) for s in settings}) > 1]
+        losses = {
+            key: float(np.mean([r.scores.get("final_val_loss", np.inf) for r in runs]))
+            for key, runs in tried.items()
+        }
+        cells = []
+        for key in sorted(losses, key=lambda k: (np.nan_to_num(losses[k], nan=np.inf), k)):
+            setting = tried[key][0].settings
+            name = setting_text({k: setting[k] for k in varied if k in setting} or setting)
+            cell = f"{name}: {number_text(losses[key])}"
+            cells.append(f"**{cell}**" if key == chosen else cell)
+        runs = sum(map(len, tried.values()))
+        counts = f"{runs} ({len(tried)} settings)" if runs else "none"
+        lines.append((row.planner, row.setting, counts, str(row.tuning_steps), "; ".join(cells)))
+    head = (
+        "planner",
+        "chosen setting",
+        "runs",
+        "child steps",
+        "mean final validation loss of each setting, best first",
+    )
+    return _grid(head, lines)
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _title(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    task = f"{manifest['task']}: " if manifest.get("task") else ""
+    planners = "1 planner" if len(summary.rows) == 1 else f"{len(summary.rows)} planners"
+    return f"{task}{planners} on {seeds_text(len(summary.seeds))}"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside a file, which takes the file's place once it is written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,361 @@
+"""From the records of a comparison to one row a planner and one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.compare import statistics as st
+from lr_env.compare.statistics import Estimate
+from lr_env.errors import UserError
+from lr_env.records.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A planner beside another one on the same seeds.
+
+    Attributes:
+        difference: paired difference in test loss, nats per example; negative where the planner is better.
+        verdict: "better", "worse" or "tie".
+    """
+
+    difference: Estimate
+    verdict: st.Verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    """One planner of a comparison; losses in nats per example, accuracies as fractions.
+
+    Attributes:
+        planner: name.
+        settings: the fields of the planner.
+        n: final runs, one a seed.
+        diverged: how many of them diverged.
+        val_loss: mean final validation loss.
+        test_loss: mean test loss.
+        test_loss_iqm: interquartile mean of the test loss.
+        test_accuracy: mean test accuracy; None for a task that has none.
+        test_accuracy_iqm: its interquartile mean.
+        to_reference: against the best constant rate; None where there is none, and in its own row.
+        to_baseline: against the best baseline; None in its own row.
+        to_best: against the planner with the lowest mean test loss; None in its own row.
+        improvement: probability that a run has a lower test loss than a run of the best baseline; None in its
+            own row.
+        steps_to_target: median over seeds of the steps to the target validation loss, infinity for never;
+            None where no target was set.
+        tuning_steps: child steps spent on choosing the setting.
+        extra_steps: child steps a run took beyond its budget, e.g. in forks; mean.
+        planning_seconds: wall time in the planner, mean of a run.
+    """
+
+    planner: str
+    settings: Mapping[str, Any]
+    n: int
+    diverged: int
+    val_loss: float
+    test_loss: Estimate
+    test_loss_iqm: Estimate
+    test_accuracy: Estimate | None
+    test_accuracy_iqm: Estimate | None
+    to_reference: Versus | None
+    to_baseline: Versus | None
+    to_best: Versus | None
+    improvement: Estimate | None
+    steps_to_target: float | None
+    tuning_steps: int
+    extra_steps: float
+    planning_seconds: float
+
+    @property
+    def setting(self) -> str:
+        """The settings as compact text, e.g. "peak=0.1, cooldown=0.5"."""
+        return setting_text(self.settings)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a comparison found.
+
+    Attributes:
+        rows: one a planner, lowest mean test loss first.
+        seeds: the seeds that every planner ran on.
+        reference: name of the constant rate that the others are held against; None where it did not run.
+        baseline: name of the best baseline, the planner with the lowest mean final validation loss.
+        tied: planners that cannot be told from the first row, in the order of the rows.
+        target_val_loss: nats per example, or None.
+        conclusion: the outcome in plain words.
+    """
+
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+    reference: str | None
+    baseline: str
+    tied: tuple[str, ...]
+    target_val_loss: float | None
+    conclusion: str
+
+
+def summarise(
+    records: Sequence[RunRecord],
+    *,
+    target_val_loss: float | None,
+    tuning_steps: Mapping[str, int],
+    reference: str | None = "constant",
+) -> Summary:
+    """Put the final runs of a comparison into one row a planner.
+
+    A run that diverged and has no finite score counts with an infinite loss and an accuracy of 0: leaving it
+    out would reward a planner for diverging.
+
+    Args:
+        records: the finished runs of phase "final", every planner with one setting and on the same seeds;
+            with the curves `step` and `val_loss` where there is a target.
+        target_val_loss: nats per example; None for no steps-to-target column.
+        tuning_steps: planner -> child steps spent on choosing its setting.
+        reference: name of the constant rate; a planner that did not run is no reference.
+
+    Raises:
+        UserError: when the runs are not comparable, naming the first reason found.
+    """
+    runs = _grouped(records)
+    planners = list(runs)
+    missing = [p for p in planners if p not in tuning_steps]
+    if missing:
+        raise UserError(f"tuning_steps has no entry for planner {missing[0]!r}; give 0 if it was not tuned")
+    val = {p: _scores(runs[p], "final_val_loss") for p in planners}
+    loss = {p: _scores(runs[p], "test_loss") for p in planners}
+    mean = {p: st.mean_interval(loss[p]) for p in planners}
+    robust = {p: st.iqm_interval(loss[p]) for p in planners}
+    mean_val = {p: st.mean_interval(val[p]).value for p in planners}
+    accuracy: dict[str, NDArray[np.float64]] = {}
+    if any("test_accuracy" in r.scores for r in records):
+        accuracy = {p: _scores(runs[p], "test_accuracy") for p in planners}
+
+    planners.sort(key=lambda p: (mean[p].value, robust[p].value, p))
+    best = planners[0]
+    baseline = min(planners, key=lambda p: (mean_val[p], p))
+    reference = reference if reference in planners else None
+
+    def versus(planner: str, other: str | None) -> Versus | None:
+        if other is None or other == planner:
+            return None
+        difference = st.paired_difference(loss[planner], loss[other])
+        return Versus(difference, st.verdict(difference))
+
+    rows = tuple(
+        Row(
+            planner=p,
+            settings=runs[p][0].settings,
+            n=len(runs[p]),
+            diverged=sum(r.diverged for r in runs[p]),
+            val_loss=mean_val[p],
+            test_loss=mean[p],
+            test_loss_iqm=robust[p],
+            test_accuracy=st.mean_interval(accuracy[p]) if accuracy else None,
+            test_accuracy_iqm=st.iqm_interval(accuracy[p]) if accuracy else None,
+            to_reference=versus(p, reference),
+            to_baseline=versus(p, baseline),
+            to_best=versus(p, best),
+            improvement=None if p == baseline else st.probability_of_improvement(loss[p], loss[baseline]),
+            steps_to_target=None if target_val_loss is None else _median_steps(runs[p], target_val_loss),
+            tuning_steps=int(tuning_steps[p]),
+            extra_steps=float(np.mean([r.extra_steps for r in runs[p]])),
+            planning_seconds=float(np.mean([r.planning_seconds for r in runs[p]])),
+        )
+        for p in planners
+    )
+    return Summary(
+        rows=rows,
+        seeds=tuple(r.seed for r in runs[best]),
+        reference=reference,
+        baseline=baseline,
+        tied=tuple(r.planner for r in rows if r.to_best is not None and r.to_best.verdict == "tie"),
+        target_val_loss=target_val_loss,
+        conclusion=_conclusion(rows, reference),
+    )
+
+
+def setting_text(settings: Mapping[str, Any]) -> str:
+    """Settings as compact text with 3 significant digits, e.g. "peak=0.1, cooldown=0.5"; "-" for none."""
+    return ", ".join(f"{name}={_value_text(value)}" for name, value in settings.items()) or "-"
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Settings as JSON in one fixed spelling, to be stored and compared."""
+    return json.dumps(dict(settings), sort_keys=True, default=_plain)
+
+
+def decimals_of(estimates: Iterable[Estimate | None], scale: float = 1.0) -> int:
+    """How many decimals a column bears: those of 2 digits of its median half-width, 6 at most."""
+    halves = np.array([e.half_width * scale for e in estimates if e is not None])
+    halves = halves[np.isfinite(halves) & (halves > 0)]
+    return int(np.clip(1 - np.floor(np.log10(np.median(halves))), 0, 6)) if len(halves) else 4
+
+
+def number_text(value: float, decimals: int = 4, sign: bool = False) -> str:
+    """A number as tables have it; `sign` shows the "+" of a positive one."""
+    if np.isnan(value):
+        return "undefined"
+    plus = "+" if sign else ""
+    if np.isinf(value) or abs(value) < 1e4:
+        return f"{value:{plus}.{decimals}f}"
+    return f"{value:{plus}.1e}"
+
+
+def estimate_text(estimate: Estimate, decimals: int, scale: float = 1.0, sign: bool = False) -> str:
+    """A mean with its Student t interval, which is symmetric, e.g. "0.1234 ±0.0021"."""
+    half = estimate.half_width * scale
+    value = number_text(estimate.value * scale, decimals, sign)
+    if not np.isfinite(half) or not np.isfinite(estimate.value):
+        return value
+    return f"{value} ±{number_text(half, decimals)}"
+
+
+def interval_text(estimate: Estimate, decimals: int, scale: float = 1.0) -> str:
+    """An interval, e.g. "[0.1213, 0.1255]"; "no interval" where one run allows none."""
+    if np.isnan(estimate.low):
+        return "no interval"
+    return f"[{number_text(estimate.low * scale, decimals)}, {number_text(estimate.high * scale, decimals)}]"
+
+
+def seeds_text(n: int) -> str:
+    """A count of seeds in words."""
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def _grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Planner -> its runs in the order of the seeds, checked to be comparable."""
+    if not records:
+        raise UserError("there are no records to summarise; run the comparison first")
+    runs: dict[str, list[RunRecord]] = {}
+    for record in records:
+        where = f"the run of planner {record.planner!r} on seed {record.seed}"
+        if record.phase != "final":
+            raise UserError(f'{where} is of phase {record.phase!r}; only runs of phase "final" are compared')
+        if record.status != "finished":
+            raise UserError(f"{where} is not finished; let the comparison run to its end")
+        runs.setdefault(record.planner, []).append(record)
+    seeds = {planner: sorted(r.seed for r in of) for planner, of in runs.items()}
+    first = next(iter(runs))
+    for planner, of in runs.items():
+        if len(set(seeds[planner])) < len(of):
+            raise UserError(f"planner {planner!r} has two final runs on one seed; keep one of them")
+        if seeds[planner] != seeds[first]:
+            differ = sorted(set(seeds[planner]) ^ set(seeds[first]))
+            raise UserError(
+                f"planners {first!r} and {planner!r} ran on different seeds (not shared: {differ[:5]}); "
+                "planners are compared on the same seeds, so run what is missing"
+            )
+        if len({settings_key(r.settings) for r in of}) > 1:
+            raise UserError(f"planner {planner!r} has final runs with different settings; keep one setting")
+        of.sort(key=lambda r: r.seed)
+    return runs
+
+
+def _scores(runs: Sequence[RunRecord], name: str) -> NDArray[np.float64]:
+    """One score of a planner's runs, (n,); the worst there is where a diverged run has none."""
+    worst = 0.0 if name.endswith("accuracy") else np.inf
+    values = []
+    for run in runs:
+        value = float(run.scores.get(name, np.nan))
+        if not np.isfinite(value):
+            if not run.diverged:
+                raise UserError(
+                    f"the run of planner {run.planner!r} on seed {run.seed} has no finite {name} "
+                    "but is not marked as diverged; run it again"
+                )
+            value = worst
+        values.append(value)
+    return np.array(values)
+
+
+def _median_steps(runs: Sequence[RunRecord], target: float) -> float:
+    for run in runs:
+        if not {"step", "val_loss"} <= run.curves.keys():
+            raise UserError(
+                f"the run of planner {run.planner!r} on seed {run.seed} has no curves to find the target in; "
+                "read the records with their curves, or set no target"
+            )
+    return st.median_steps(st.steps_to_target(r.curves["step"], r.curves["val_loss"], target) for r in runs)
+
+
+def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
+    """The outcome in one sentence and a caution."""
+    best, n = rows[0], rows[0].n
+    name = _named(best)
+    tied = [_named(r) for r in rows if r.to_best is not None and r.to_best.verdict == "tie"]
+    loss = f"{number_text(best.test_loss.value, decimals_of([best.test_loss]))} nats/example"
+    if len(rows) == 1:
+        return f"{name} is the only planner: mean test loss {loss} on {seeds_text(n)}."
+    field = f"({loss}) of {len(rows)} planners"
+    if n == 1:
+        return (
+            f"Nothing can be told apart on 1 seed: {name} has the lowest test loss {field}, which may be "
+            "chance; run more seeds."
+        )
+    if tied:
+        text = (
+            f"A tie: {_listed(tied)} cannot be told apart from {name}, which has the lowest mean test loss "
+            f"{field} on the same {n} seeds (the 95 % intervals of their paired differences to it contain 0)"
+        )
+    else:
+        text = (
+            f"{name} has the lowest mean test loss {field} on the same {n} seeds, and no other planner is "
+            "tied with it"
+        )
+    constant = next((r for r in rows if r.planner == reference), None)
+    against = "" if constant is None else f"; {best.planner} {_against_constant(best, constant)}"
+    return f"{text}{against}. Intervals are per comparison and not adjusted for the number of comparisons."
+
+
+def _against_constant(best: Row, constant: Row) -> str:
+    if best.to_reference is None:
+        return "is itself the best constant rate"
+    gap = best.to_reference.difference
+    rate = f"the best constant rate ({constant.setting})"
+    if not np.isfinite(gap.value):
+        return f"has no finite difference to {rate}, of which {constant.diverged} runs diverged"
+    lower = Estimate(-gap.value, -gap.high, -gap.low)
+    decimals = decimals_of([lower])
+    interval = f"95 % interval {interval_text(lower, decimals)}"
+    by = f"by {number_text(lower.value, decimals)} nats/example, {interval}"
+    if best.to_reference.verdict == "tie":
+        return f"does not beat {rate} beyond doubt: it is lower {by}"
+    return f"beats {rate} {by}"
+
+
+def _named(row: Row) -> str:
+    return f"{row.planner} ({row.diverged} of {row.n} runs diverged)" if row.diverged else row.planner
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _value_text(value: Any) -> str:
+    value = _plain(value) if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_value_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(_value_text, value)) + ")"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number or array as JSON has it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise UserError(
+        f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists"
+    )

@@ -1,0 +1,208 @@
+"""N runs in lockstep, seen as episodes: what both environments share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from lr_env import observations
+from lr_env.actions import find_action
+from lr_env.children import Backend, Children
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec
+from lr_env.rewards import find_reward
+from lr_env.tasks import Task, find_task
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+DIVERGED_MULTIPLE = 10.0
+"""A run has diverged when a loss is not finite, or is above this multiple of the untrained child's validation loss."""
+
+SCORED = {"val": ("final_val_loss", "final_val_accuracy"), "test": ("test_loss", "test_accuracy")}
+"""Split scored at the end of a run -> the names of its loss and accuracy."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one segment of N runs brought.
+
+    Attributes:
+        rewards: (num_envs,) float64.
+        terminated: the run diverged, (num_envs,).
+        truncated: the budget is spent, (num_envs,).
+        scores: name -> (num_envs,), NaN but for runs that ended in this segment; see `SCORED`.
+    """
+
+    rewards: Floats
+    terminated: Bools
+    truncated: Bools
+    scores: Mapping[str, Floats]
+
+
+class Episodes:
+    """N runs of one task, each started from its own seed whenever it is told to.
+
+    Args:
+        task: a task or its name; `budget` and `segment` replace its own.
+        num_envs: runs at a time.
+        action: "lr", "scale" or "discrete"; see `lr_env.actions`.
+        max_change: largest factor of one relative action.
+        reward: "improvement", "neg_val_loss" or "final"; see `lr_env.rewards`.
+        score: splits that are scored whole at the end of a run: of "val" and "test".
+        device, backend: see `Children`.
+
+    Attributes:
+        signals: name -> (num_envs,), measured at the end of the last segment, always finite: a loss that is not, or
+            is above the bound of divergence, reads as that bound.
+        over: whether each run has ended; such a run rests until it is started again.
+        diverged: whether it ended because it diverged.
+    """
+
+    def __init__(
+        self,
+        task: str | Task,
+        num_envs: int,
+        *,
+        action: str = "lr",
+        max_change: float = 1.05,
+        reward: str = "improvement",
+        score: Sequence[str] = ("val", "test"),
+        budget: int | None = None,
+        segment: int | None = None,
+        device: str = "cpu",
+        backend: str | Backend = "auto",
+    ) -> None:
+        task = find_task(task) if isinstance(task, str) else task
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise UserError(f"num_envs is {num_envs!r}: it must be a whole number of at least 1")
+        self.task = replace(task, budget=budget or task.budget, segment=segment or task.segment)
+        self.num_envs = num_envs
+        self.action = find_action(action, max_change)
+        self.reward = find_reward(reward)
+        wrong = [split for split in score if split not in SCORED]
+        if wrong:
+            raise UserError(f"cannot score {wrong[0]!r} (there are: {', '.join(SCORED)})")
+        self.score = tuple(score)
+        if reward == "final" and "val" not in self.score:
+            self.score = ("val", *self.score)
+        self.children = Children(self.task, range(num_envs), device, backend)
+        self.over = np.ones(num_envs, dtype=bool)
+        self.diverged = np.zeros(num_envs, dtype=bool)
+        self.started = np.zeros(num_envs, dtype=bool)
+        self.signals: dict[str, Floats] = {"lr": np.full(num_envs, self.task.lr_start)}
+        self._loss_bound = np.zeros(num_envs)
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The space of one run's action."""
+        return self.action.space(self.task.lr_range)
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """What a planner may know beforehand."""
+        return RunSpec(
+            task=self.task.name,
+            budget=self.task.budget,
+            segment=self.task.segment,
+            lr_range=self.task.lr_range,
+            optimizer=type(self.task.optimizer).__name__,
+            num_parameters=self.children.state.layout.size,
+        )
+
+    def start(self, rows: Sequence[int], seeds: Sequence[int], lr: Any = None) -> None:
+        """Start runs from their seeds.
+
+        Args:
+            rows: which of the N.
+            seeds: one for each.
+            lr: the rate that relative actions start from, one or one for each; the task's own by default.
+        """
+        rates = np.broadcast_to(np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64), (len(rows),))
+        low, high = self.task.lr_range
+        if not ((rates >= low) & (rates <= high)).all():
+            raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
+        rows = list(rows)
+        self.children.reset(rows, seeds)
+        first = {"lr": rates, "train_loss": self.children.first_batch_loss(rows), **self.children.measure(rows)}
+        self._loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(
+            first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0
+        )
+        self.over[rows] = self.diverged[rows] = False
+        self.started[rows] = True
+        self._update(rows, first)
+
+    def step(self, actions: Any) -> Outcome:
+        """Train one segment of every run that is not over, at the rates that the actions ask for."""
+        if not self.started.all():
+            raise UserError("there is no run to step: call reset() first")
+        lr = self.action.decode(actions, self.signals["lr"], self.task.lr_range, self.task.segment)
+        live = ~self.over
+        rows = np.flatnonzero(live).tolist()
+        before = self.signals["val_loss"]
+        if rows:
+            losses = self.children.train(lr, rows)[rows]
+            last = lr if lr.ndim == 1 else lr[:, -1]
+            self._update(rows, {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)})
+        terminated = live & self.diverged
+        truncated = live & ~self.diverged & (self.children.steps >= self.task.budget)
+        self.over |= terminated | truncated
+        scores = self._scores(np.flatnonzero(terminated | truncated))
+        final = scores.get("final_val_loss", np.full(self.num_envs, np.nan))
+        rewards = np.where(live, self.reward(before, self.signals["val_loss"], final), 0.0)
+        return Outcome(rewards, terminated, truncated, scores)
+
+    def observe(self) -> NDArray[np.float32]:
+        """Observations of all runs, (num_envs, features)."""
+        return observations.observe(self.signals)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the future of the runs depends on, as a tree of tensors, arrays and JSON values."""
+        return {
+            "children": self.children.snapshot(),
+            "signals": {name: values.copy() for name, values in self.signals.items()},
+            "over": self.over.copy(),
+            "diverged": self.diverged.copy(),
+            "started": self.started.copy(),
+            "loss_bound": self._loss_bound.copy(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go back to where a snapshot was taken."""
+        self.children.restore(snapshot["children"])
+        self.signals = {name: values.copy() for name, values in snapshot["signals"].items()}
+        self.over = snapshot["over"].copy()
+        self.diverged = snapshot["diverged"].copy()
+        self.started = snapshot["started"].copy()
+        self._loss_bound = snapshot["loss_bound"].copy()
+
+    def _update(self, rows: Sequence[int], measured: Mapping[str, Floats]) -> None:
+        """Take over what was measured, as new arrays: what was handed out before never changes."""
+        rows = list(rows)
+        steps = self.children.steps[rows].astype(np.float64)
+        measured = {"step": steps, "progress": steps / self.task.budget, **measured}
+        bound = self._loss_bound[rows]
+        for name in ("train_loss", "val_loss"):
+            exploded = ~(measured[name] <= bound)  # true for NaN, too
+            self.diverged[rows] |= exploded
+            measured[name] = np.where(exploded, bound, measured[name])
+        for name, values in measured.items():
+            whole = self.signals.get(name, np.zeros(self.num_envs)).copy()
+            whole[rows] = np.nan_to_num(values, nan=0.0)
+            self.signals[name] = whole
+
+    def _scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
+        """Score ended runs; a diverged run has the loss at which it was stopped."""
+        scores: dict[str, Floats] = {}
+        for split in self.score if len(ended) else ():
+            loss, accuracy = self.children.evaluate(split, ended.tolist())
+            loss = np.where(self.diverged[ended], self._loss_bound[ended], loss)
+            for name, values in zip(SCORED[split], (loss, accuracy), strict=True):
+                scores[name] = np.full(self.num_envs, np.nan)
+                scores[name][ended] = values
+        return scores

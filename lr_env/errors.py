@@ -1,0 +1,24 @@
+"""The one kind of error that is the caller's to mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input, told in one line that names the fix.
+
+    The command line prints the line and exits with code 2; in research code it is a `ValueError`.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
+    """The error for a name that is not in a catalogue, with the nearest names there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or difflib.get_close_matches(
+        name.lower(), [n.lower() for n in names], n=1, cutoff=0.5
+    )
+    near = [n for n in names if near and n.lower() == near[0].lower()]
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {name!r}{guess} (there are: {', '.join(names)}){hint}")

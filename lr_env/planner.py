@@ -1,0 +1,101 @@
+"""The planner contract: two methods, called by the environment's rollouts and by no other names anywhere.
+
+A planner is a frozen object. What changes during a run is an explicit state, a tree (dict, list, tuple) of numpy
+arrays and plain JSON values, so that a run can be saved, copied and resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError
+
+Signals = Mapping[str, NDArray[Any]]
+"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,)."""
+
+State = Any
+"""A tree of numpy arrays and JSON values; owned by the planner, never looked into by anybody else."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What is known of a run before it starts.
+
+    Attributes:
+        task: name of the task.
+        budget: optimizer steps in the run.
+        segment: optimizer steps trained under one answer of the planner.
+        lr_range: smallest and largest learning rate that the environment accepts.
+        optimizer: name of the optimizer's class, e.g. "SGD".
+        num_parameters: trainable parameters of the child.
+    """
+
+    task: str
+    budget: int
+    segment: int
+    lr_range: tuple[float, float]
+    optimizer: str
+    num_parameters: int
+
+    @property
+    def num_segments(self) -> int:
+        """Answers that a planner gives in one run."""
+        return self.budget // self.segment
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Anything that turns signals into the next learning rate, for several runs at once.
+
+    To be tuned in a comparison and kept in records, a planner is a frozen dataclass with JSON-able fields and has
+    `candidates`; to be found by name it is declared in the entry-point group `lr_env.planners`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in the catalogue, e.g. "cosine"."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The signals that `plan` reads."""
+        ...
+
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
+        """The state before the first segment of `len(seeds)` runs.
+
+        Whatever is random is drawn from the seed of its run, so that a run does not depend on its neighbours.
+        """
+        ...
+
+    def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
+        """The learning rate of the next segment, and the state after the answer.
+
+        Returns:
+            Rates of shape (num_runs,), or (num_runs, segment) where the rate changes inside the segment.
+        """
+        ...
+
+    @classmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Planner]:
+        """The settings that a sweep tries: exactly one for each of the peak rates, so that budgets are equal."""
+        ...
+
+
+def require(planner: Planner, signals: Signals) -> None:
+    """Check that every signal that a planner needs is there.
+
+    Raises:
+        UserError: naming the signal, the planner, and the signals that there are.
+    """
+    missing = sorted(planner.needs - signals.keys())
+    if missing:
+        raise UserError(
+            f"planner {planner.name!r} needs the signal {missing[0]!r}, which this loop does not measure "
+            f"(it measures: {', '.join(sorted(signals))})"
+        )

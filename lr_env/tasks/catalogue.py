@@ -1,0 +1,146 @@
+"""The tasks: data set, child network, optimizer, batch size and budget, frozen and named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lr_env.children.optimizers import SGD, Optimizer
+from lr_env.errors import UserError, unknown
+from lr_env.tasks.data import DataSource, find_source
+from lr_env.tasks.networks import MLP, LeNet5, Network
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and for how long. Vary a task with `dataclasses.replace`.
+
+    Attributes:
+        name: the name in the catalogue.
+        data: name of the data set, which fixes the splits.
+        network: the child network.
+        optimizer: what steps the child; everything but its learning rate is part of the task.
+        batch_size: examples a step. An epoch is a permutation of the training split; its last, incomplete batch is
+            dropped, as with `DataLoader(shuffle=True, drop_last=True)`.
+        budget: optimizer steps in a run.
+        segment: optimizer steps between two decisions on the learning rate; divides the budget.
+        val_subset: the first so many examples of the validation split are measured at every segment end.
+        lr_start: the rate that relative actions ("scale", "discrete") start from.
+        lr_range: smallest and largest rate that the environment accepts.
+        tuning_range: smallest and largest peak rate that a sweep tries by default.
+        target_val_loss: nats per example on the validation subset; "steps to target" counts the steps until a run
+            is there. About what a tuned constant rate reaches at the end of the budget.
+    """
+
+    name: str
+    data: str
+    network: Network
+    optimizer: Optimizer
+    batch_size: int
+    budget: int
+    segment: int
+    val_subset: int
+    lr_start: float
+    lr_range: tuple[float, float]
+    tuning_range: tuple[float, float]
+    target_val_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("batch_size", "budget", "segment", "val_subset"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{field} is {value!r}: it must be a whole number of at least 1")
+        if self.budget % self.segment:
+            below = self.budget - self.budget % self.segment
+            near = f"{below} or {below + self.segment}" if below else str(self.segment)
+            raise UserError(
+                f"the budget of {self.budget} steps is not a multiple of the segment of {self.segment} steps: "
+                f"use a budget of {near}"
+            )
+        sizes = self.source.sizes
+        for field, split in (("batch_size", "train"), ("val_subset", "val")):
+            if getattr(self, field) > sizes[split]:
+                raise UserError(f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples")
+        for field in ("lr_range", "tuning_range"):
+            low, high = getattr(self, field)
+            if not (math.isfinite(high) and 0 < low < high):
+                raise UserError(f"{field} is ({low}, {high}): it must hold two finite rates, 0 < low < high")
+        if not self.lr_range[0] <= self.lr_start <= self.lr_range[1]:
+            raise UserError(f"lr_start is {self.lr_start}: it must lie in lr_range {self.lr_range}")
+
+    @property
+    def source(self) -> DataSource:
+        """The data set."""
+        return find_source(self.data)
+
+    @property
+    def num_segments(self) -> int:
+        """Decisions in a run."""
+        return self.budget // self.segment
+
+    def settings(self) -> dict[str, Any]:
+        """The task as JSON-able values, for records and for telling two tasks apart."""
+        fields = asdict(self)
+        for part in ("network", "optimizer"):
+            fields[part] = {"class": type(getattr(self, part)).__name__, **fields[part]}
+        return fields
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none; the line says which name was probably meant.
+    """
+    try:
+        return TASKS[name]
+    except KeyError:
+        raise unknown("task", name, TASKS) from None
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="DigitsMLP",
+            data="digits",
+            network=MLP((64,)),
+            optimizer=SGD(momentum=0.9),
+            batch_size=64,
+            budget=1000,
+            segment=10,
+            val_subset=200,
+            lr_start=0.01,
+            lr_range=(1e-10, 10.0),
+            tuning_range=(0.01, 1.0),
+        ),
+        Task(
+            name="FashionMLP",
+            data="fashion-mnist",
+            network=MLP((128, 128)),
+            optimizer=SGD(momentum=0.9),
+            batch_size=64,
+            budget=1000,
+            segment=10,
+            val_subset=250,
+            lr_start=0.01,
+            lr_range=(1e-10, 10.0),
+            tuning_range=(0.003, 0.3),
+        ),
+        Task(
+            name="FashionLeNet5",
+            data="fashion-mnist",
+            network=LeNet5(),
+            optimizer=SGD(momentum=0.9),
+            batch_size=64,
+            budget=600,
+            segment=6,
+            val_subset=200,
+            lr_start=0.01,
+            lr_range=(1e-10, 10.0),
+            tuning_range=(0.003, 0.3),
+        ),
+    )
+}

@@ -1,0 +1,456 @@
+"""Open-loop schedules: the learning rate as a formula of time alone.
+
+Time is counted in decisions: a run of n = `RunSpec.num_segments` segments asks n times, at k = 0 .. n-1, and
+decision k holds for one segment. A schedule is a dataclass of settings around one pure function f(k) of k and
+n, the rate as a fraction of the peak. A fraction in the settings (of a warm-up, a cool-down, a milestone) is
+of n, rounded to the nearest whole decision and at least one.
+
+No rate is ever 0: a decay "to 0" would get there at decision n, one after the last, and a warm-up of W
+decisions starts at peak/W. The schedulers of `torch.optim.lr_scheduler` named below do the same, one step a
+decision.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec, Signals, State, require
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Shapes = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a setting may be, as a test and in words."""
+
+    test: Callable[[float], bool]
+    words: str
+    whole: bool = False
+
+    def apply(self, planner: str, setting: str, value: Any) -> float | int:
+        """The value as a plain Python number, or a UserError."""
+        kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
+        number = math.nan
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            with suppress(OverflowError):  # an int beyond all floats
+                number = float(value)
+        if not self.test(number):
+            raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
+        return int(number) if self.whole else number
+
+
+# Each test is false for nan.
+_POSITIVE = _Rule(lambda v: 0 < v < math.inf, "a finite number above 0")
+_AT_LEAST_1 = _Rule(lambda v: 1 <= v < math.inf, "a finite number of at least 1")
+_FRACTION = _Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
+_COUNT = _Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
+
+Rules = Mapping[str, _Rule]
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """What all schedules share: the peak, checked settings, and a table of rates looked up by decision.
+
+    Attributes:
+        peak: the largest learning rate, in the optimizer's own unit.
+    """
+
+    peak: float
+
+    name = ""  # these two without ClassVar, which would not match the properties of `Planner`
+    needs = frozenset({"step"})
+    rules: ClassVar[Rules] = {}
+    """Setting -> what it may be, for those besides the peak."""
+    shapes: ClassVar[Shapes] = ({},)
+    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
+
+    def __post_init__(self) -> None:
+        for setting, rule in {"peak": _POSITIVE, **self.rules}.items():
+            self._settle(setting, rule.apply(self.name, setting, getattr(self, setting)))
+
+    def _settle(self, setting: str, value: object) -> None:
+        """Write the checked form of a setting, which a frozen dataclass allows only this way."""
+        object.__setattr__(self, setting, value)
+
+    @abstractmethod
+    def _at(self, k: Index, n: int) -> Array:
+        """f(k), in (0, 1], for all decisions k = 0 .. n-1 in order."""
+
+    def factors(self, num_decisions: int) -> Array:
+        """The rates of a whole run as fractions of the peak, (num_decisions,)."""
+        if num_decisions < 1:
+            raise UserError(f"planner {self.name!r} needs a run of at least one segment, not {num_decisions}")
+        return self._at(np.arange(num_decisions), num_decisions)
+
+    def preview(self, num_decisions: int) -> Array:
+        """The learning rates of a whole run, (num_decisions,), without training anything.
+
+        Raises:
+            UserError: if there is no decision to make, or if a rate is too small to be told from 0.
+        """
+        rates = self.peak * self.factors(num_decisions)
+        if not rates.min() > 0:
+            raise UserError(
+                f"planner {self.name!r}: the rate at decision {int(rates.argmin())} of {num_decisions} "
+                f"underflows to 0; take a larger peak than {self.peak!r} or a slower decay"
+            )
+        return rates
+
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
+        """The table of rates, the same for every run: nothing here is random."""
+        return {"rates": self.preview(run.num_segments), "segment": run.segment}
+
+    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
+        """The rate of each run at its own decision, (num_runs,), and the unchanged state.
+
+        Raises:
+            UserError: if a run has no decision left.
+        """
+        require(self, signals)
+        rates, segment, step = state["rates"], state["segment"], np.asarray(signals["step"])
+        outside = ~((step >= 0) & (step < len(rates) * segment))
+        if outside.any():
+            raise UserError(
+                f"planner {self.name!r}: no rate for step {step[outside][0]}, "
+                f"the budget has steps 0 to {len(rates) * segment - 1}"
+            )
+        return rates[(step // segment).astype(np.int64)], state
+
+    @classmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
+        """One setting for each peak rate; the i-th takes the i-th of the family's shapes, cyclically."""
+        return [cls(peak=rate, **cls.shapes[i % len(cls.shapes)]) for i, rate in enumerate(rates)]
+
+
+def _decisions(fraction: float, n: int) -> int:
+    """A fraction of n decisions as whole decisions: nearest, halves up, at least one."""
+    return max(1, math.floor(fraction * n + 0.5))
+
+
+def _warm_up(k: Index, length: int) -> Array:
+    """Linear from 1/length to 1 in `length` decisions, then 1: no decision is spent on a rate of 0."""
+    return np.minimum(1.0, (k + 1) / length)
+
+
+def _half_cosine(u: Array) -> Array:
+    """(1 + cos(pi u)) / 2, from 1 at u = 0 to 0 at u = 1, in a form that loses no digits near 0."""
+    return np.cos(0.5 * np.pi * u) ** 2
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The peak rate throughout: the baseline that every other schedule has to beat.
+
+    f(k) = 1. Torch: `ConstantLR(factor=1)`.
+    """
+
+    name = "constant"
+
+    def _at(self, k: Index, n: int) -> Array:
+        return np.ones(n)
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Straight line from the peak to 0, optimal in the worst convex case (Defazio et al. 2023).
+
+    f(k) = 1 - k/n. Torch: `LinearLR(1, 0, n)`. Optimality: arXiv:2310.07831; the form is older.
+    """
+
+    name = "linear"
+
+    def _at(self, k: Index, n: int) -> Array:
+        return (n - k) / n
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from the peak to 0 (Loshchilov & Hutter 2016, without restarts).
+
+    f(k) = (1 + cos(pi k/n)) / 2. Torch: `CosineAnnealingLR(n)`. Origin: ICLR 2017, arXiv:1608.03983.
+    """
+
+    name = "cosine"
+
+    def _at(self, k: Index, n: int) -> Array:
+        return _half_cosine(k / n)
+
+
+@dataclass(frozen=True)
+class CosineWarmup(Schedule):
+    """Linear warm-up to the peak, then half a cosine to 0 (Goyal et al. 2017, Loshchilov & Hutter 2016).
+
+    f(k) = (k+1)/W for k < W, else (1 + cos(pi (k-W)/(n-W))) / 2. Torch: `SequentialLR` of `LinearLR` from 1/W
+    and `CosineAnnealingLR(n-W)`, switched at W. Origin: arXiv:1706.02677 (warm-up), 1608.03983 (cosine).
+
+    Attributes:
+        warmup: length of the warm-up as a fraction of the budget; W in decisions.
+    """
+
+    name = "cosine-warmup"
+    rules: ClassVar[Rules] = {"warmup": _FRACTION}
+    warmup: float = 0.1
+
+    def _at(self, k: Index, n: int) -> Array:
+        W = _decisions(self.warmup, n)
+        return _warm_up(k, W) * _half_cosine(np.maximum(0, k - W) / max(1, n - W))
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """One rise and one long fall, both cosines, to far below the start (Smith & Topin 2017).
+
+    With the top at a = pct_start n - 1 (a real number), f rises from 1/div_factor at k = 0 to 1 at k = a, and
+    falls to 1/(div_factor final_div_factor) at k = n-1, the last decision, each time by half a cosine. Torch:
+    `OneCycleLR(total_steps=n)`, two phases. Unless a is whole, no decision falls on the peak itself; where
+    a < 0 (by default, n < 4) there is no time to rise and the first decision is at the peak, unlike torch.
+    Origin: arXiv:1708.07120; the cosines and the default numbers are fastai's, which torch took over.
+
+    Attributes:
+        pct_start: fraction of the budget spent rising (torch's name; not in percent).
+        div_factor: peak / first rate.
+        final_div_factor: first rate / last rate.
+    """
+
+    name = "one-cycle"
+    rules: ClassVar[Rules] = {
+        "pct_start": _FRACTION,
+        "div_factor": _AT_LEAST_1,
+        "final_div_factor": _AT_LEAST_1,
+    }
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def _at(self, k: Index, n: int) -> Array:
+        first = 1 / self.div_factor
+        final = first / self.final_div_factor
+        top = max(0.0, self.pct_start * n - 1)
+        rise = _half_cosine(np.maximum(0, 1 - k / (top or 1)))
+        fall = _half_cosine(np.maximum(0, k - top) / (n - 1 - top or 1))
+        return np.where(k < top, first + (1 - first) * rise, final + (1 - final) * fall)
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """A drop by a constant factor after each of several equal stages (Ge et al. 2019).
+
+    f(k) = gamma^floor(k stages/n). Torch: `StepLR(n/stages, gamma)`. Origin: NeurIPS 2019, arXiv:1904.12838,
+    the theory of a practice that is older.
+
+    Attributes:
+        stages: number of equal stages.
+        gamma: rate of a stage / rate of the stage before.
+    """
+
+    name = "step"
+    rules: ClassVar[Rules] = {"stages": _COUNT, "gamma": _FRACTION}
+    shapes: ClassVar[Shapes] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
+    stages: int = 3
+    gamma: float = 0.1
+
+    def _at(self, k: Index, n: int) -> Array:
+        return np.power(self.gamma, k * self.stages // n)
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """A tenth of the rate at half of the budget and again at three quarters (He et al. 2015).
+
+    f(k) = gamma^(number of milestones m with k >= m). Torch: `MultiStepLR`. Origin of the milestones: ResNet
+    on CIFAR-10, at 32k and 48k of 64k steps, arXiv:1512.03385.
+
+    Attributes:
+        milestones: where the rate drops, as increasing fractions of the budget.
+        gamma: rate after a milestone / rate before.
+    """
+
+    name = "multi-step"
+    rules: ClassVar[Rules] = {"gamma": _FRACTION}
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.milestones if isinstance(self.milestones, list | tuple) else ()
+        fractions = tuple(_FRACTION.apply(self.name, "each of milestones", m) for m in given)
+        if not fractions or list(fractions) != sorted(set(fractions)):
+            raise UserError(
+                f"planner {self.name!r}: milestones must be a list of increasing fractions, "
+                f"not {self.milestones!r}"
+            )
+        self._settle("milestones", fractions)  # from JSON it comes as a list
+
+    def _at(self, k: Index, n: int) -> Array:
+        drops = np.array([_decisions(m, n) for m in self.milestones])
+        return np.power(self.gamma, (k[:, None] >= drops).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """The same small relative drop at every decision, down to a given ratio (Senior et al. 2013).
+
+    f(k) = final^(k/n). Torch: `ExponentialLR(final^(1/n))`. Origin: ICASSP 2013,
+    "An empirical study of learning rates in deep neural networks for speech recognition".
+
+    Attributes:
+        final: rate at the end of the budget / peak.
+    """
+
+    name = "exponential"
+    rules: ClassVar[Rules] = {"final": _FRACTION}
+    shapes: ClassVar[Shapes] = ({"final": 0.1}, {"final": 0.01})
+    final: float = 0.01
+
+    def _at(self, k: Index, n: int) -> Array:
+        return self.final ** (k / n)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """A power of the share of the budget that is left ("poly", Chen et al. 2016).
+
+    f(k) = (1 - k/n)^power. Torch: `PolynomialLR(n, power)`. Origin: made common, with 0.9, by DeepLab,
+    arXiv:1606.00915.
+
+    Attributes:
+        power: above 1 falls early and flattens out; below 1 holds the rate and falls late; 1 is `Linear`.
+    """
+
+    name = "polynomial"
+    rules: ClassVar[Rules] = {"power": _POSITIVE}
+    shapes: ClassVar[Shapes] = ({"power": 2.0}, {"power": 0.5})
+    power: float = 2.0
+
+    def _at(self, k: Index, n: int) -> Array:
+        return ((n - k) / n) ** self.power
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """Linear warm-up, then a fall as 1/sqrt(time) that knows no end of the budget (Vaswani et al. 2017).
+
+    f(k) = (k+1)/W for k < W, else sqrt(W/(k+1)). Origin: NeurIPS 2017, arXiv:1706.03762, where the peak is
+    (d_model W)^(-1/2) and W = 4000 steps.
+
+    Attributes:
+        warmup: length of the warm-up as a fraction of the budget; W in decisions.
+    """
+
+    name = "inverse-sqrt"
+    rules: ClassVar[Rules] = {"warmup": _FRACTION}
+    warmup: float = 0.1
+
+    def _at(self, k: Index, n: int) -> Array:
+        W = _decisions(self.warmup, n)
+        return np.minimum(_warm_up(k, W), np.sqrt(W / (k + 1)))
+
+
+@dataclass(frozen=True)
+class WSD(Schedule):
+    """Warm-up, stable, decay: linear up, long at the peak, linear down to 0 (MiniCPM, Hu et al. 2024).
+
+    f(k) = (k+1)/W for k < W, 1 - (k-s)/D for the last D decisions, k >= s = n-D, and 1 in between. Origin:
+    arXiv:2404.06395, with an exponential cool-down; linear: Hägele et al. 2024, arXiv:2405.18392.
+
+    Attributes:
+        warmup: length of the warm-up as a fraction of the budget; W in decisions.
+        cooldown: length of the cool-down as a fraction of the budget; D in decisions.
+    """
+
+    name = "wsd"
+    rules: ClassVar[Rules] = {"warmup": _FRACTION, "cooldown": _FRACTION}
+    shapes: ClassVar[Shapes] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
+    warmup: float = 0.1
+    cooldown: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup + self.cooldown > 1:
+            raise UserError(
+                f"planner {self.name!r}: warmup + cooldown must be at most 1, "
+                f"not {self.warmup!r} + {self.cooldown!r}"
+            )
+
+    def _at(self, k: Index, n: int) -> Array:
+        W, D = _decisions(self.warmup, n), _decisions(self.cooldown, n)
+        # Rounded up, W + D can be n + 1: the ramps then share one decision, at which both are 1.
+        return np.minimum(_warm_up(k, W), self._cool_down(np.maximum(0, k - (n - D)) / D))
+
+    @staticmethod
+    def _cool_down(u: Array) -> Array:
+        """From 1 to 0 as u, the share of the cool-down that is over, goes from 0 to 1."""
+        return 1 - u
+
+
+@dataclass(frozen=True)
+class WSDSqrt(WSD):
+    """WSD with the 1-sqrt cool-down, which drops fast and ends gently (Hägele et al. 2024).
+
+    As `WSD`, with 1 - sqrt((k-s)/D) in the last D decisions. Origin: NeurIPS 2024, arXiv:2405.18392.
+    """
+
+    name = "wsd-sqrt"
+
+    @staticmethod
+    def _cool_down(u: Array) -> Array:
+        return 1 - np.sqrt(u)
+
+
+@dataclass(frozen=True)
+class SGDR(Schedule):
+    """Cosine decays with warm restarts, each twice as long as the last (Loshchilov & Hutter 2016).
+
+    f(k) = (1 + cos(pi x)) / 2, with x in [0, 1) the share of its cycle that is over at k. The first cycle
+    lasts T = n/(2^cycles - 1) decisions (a real number, at least 1), so that by default 1 + 2 + 4 = 7 parts
+    fill the budget. Torch: `CosineAnnealingWarmRestarts(T, T_mult=2)`. Origin: ICLR 2017, arXiv:1608.03983.
+
+    Attributes:
+        cycles: number of cycles in the budget; fewer, the last cut short, where n < 2^cycles - 1.
+    """
+
+    name = "sgdr"
+    rules: ClassVar[Rules] = {"cycles": _COUNT}
+    cycles: int = 3
+
+    def _at(self, k: Index, n: int) -> Array:
+        parts = min(2**self.cycles - 1, n)
+        time = k * parts / n  # in first cycles: cycle c lasts from 2^c - 1 to 2^(c+1) - 1
+        mantissa, _ = np.frexp(time + 1)  # time + 1 = mantissa 2^(c+1), 1/2 <= mantissa < 1, without rounding
+        return _half_cosine(2 * mantissa - 1)
+
+
+@dataclass(frozen=True)
+class Cyclic(Schedule):
+    """Triangles between a fraction of the peak and the peak (Smith 2015).
+
+    f(k) = b + (1 - b)(1 - |2x - 1|), with b = base_ratio and x in [0, 1) the share of its cycle that is over
+    at k. Torch: `CyclicLR(step_size_up=n/(2 cycles))`. A cycle starts at the base and peaks half-way, which
+    a decision sees only if half a cycle is a whole number of them. Origin: WACV 2017, arXiv:1506.01186.
+
+    Attributes:
+        base_ratio: smallest rate / peak.
+        cycles: number of cycles in the budget; fewer where a cycle would be shorter than 2 decisions.
+    """
+
+    name = "cyclic"
+    rules: ClassVar[Rules] = {"base_ratio": _FRACTION, "cycles": _COUNT}
+    base_ratio: float = 0.25
+    cycles: int = 3
+
+    def _at(self, k: Index, n: int) -> Array:
+        cycles = min(self.cycles, max(1, n // 2))
+        x = k * cycles % n / n
+        return self.base_ratio + (1 - self.base_ratio) * (1 - np.abs(2 * x - 1))
