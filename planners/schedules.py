@@ -13,125 +13,13 @@ decision.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lr_env.errors import UserError
-from lr_env.planner import RunSpec, Signals, State, require
-
-Array = NDArray[np.float64]
-Index = NDArray[np.int64]
-Shapes = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """What a setting may be, as a test and in words."""
-
-    test: Callable[[float], bool]
-    words: str
-    whole: bool = False
-
-    def apply(self, planner: str, setting: str, value: Any) -> float | int:
-        """The value as a plain Python number, or a UserError."""
-        kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
-        number = math.nan
-        if isinstance(value, kinds) and not isinstance(value, bool):
-            with suppress(OverflowError):  # an int beyond all floats
-                number = float(value)
-        if not self.test(number):
-            raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
-        return int(number) if self.whole else number
-
-
-# Each test is false for nan.
-_POSITIVE = _Rule(lambda v: 0 < v < math.inf, "a finite number above 0")
-_AT_LEAST_1 = _Rule(lambda v: 1 <= v < math.inf, "a finite number of at least 1")
-_FRACTION = _Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
-_COUNT = _Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
-
-Rules = Mapping[str, _Rule]
-
-
-@dataclass(frozen=True)
-class Schedule(ABC):
-    """What all schedules share: the peak, checked settings, and a table of rates looked up by decision.
-
-    Attributes:
-        peak: the largest learning rate, in the optimizer's own unit.
-    """
-
-    peak: float
-
-    name = ""  # these two without ClassVar, which would not match the properties of `Planner`
-    needs = frozenset({"step"})
-    rules: ClassVar[Rules] = {}
-    """Setting -> what it may be, for those besides the peak."""
-    shapes: ClassVar[Shapes] = ({},)
-    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
-
-    def __post_init__(self) -> None:
-        for setting, rule in {"peak": _POSITIVE, **self.rules}.items():
-            self._settle(setting, rule.apply(self.name, setting, getattr(self, setting)))
-
-    def _settle(self, setting: str, value: object) -> None:
-        """Write the checked form of a setting, which a frozen dataclass allows only this way."""
-        object.__setattr__(self, setting, value)
-
-    @abstractmethod
-    def _at(self, k: Index, n: int) -> Array:
-        """f(k), in (0, 1], for all decisions k = 0 .. n-1 in order."""
-
-    def factors(self, num_decisions: int) -> Array:
-        """The rates of a whole run as fractions of the peak, (num_decisions,)."""
-        if num_decisions < 1:
-            raise UserError(f"planner {self.name!r} needs a run of at least one segment, not {num_decisions}")
-        return self._at(np.arange(num_decisions), num_decisions)
-
-    def preview(self, num_decisions: int) -> Array:
-        """The learning rates of a whole run, (num_decisions,), without training anything.
-
-        Raises:
-            UserError: if there is no decision to make, or if a rate is too small to be told from 0.
-        """
-        rates = self.peak * self.factors(num_decisions)
-        if not rates.min() > 0:
-            raise UserError(
-                f"planner {self.name!r}: the rate at decision {int(rates.argmin())} of {num_decisions} "
-                f"underflows to 0; take a larger peak than {self.peak!r} or a slower decay"
-            )
-        return rates
-
-    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The table of rates, the same for every run: nothing here is random."""
-        return {"rates": self.preview(run.num_segments), "segment": run.segment}
-
-    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
-        """The rate of each run at its own decision, (num_runs,), and the unchanged state.
-
-        Raises:
-            UserError: if a run has no decision left.
-        """
-        require(self, signals)
-        rates, segment, step = state["rates"], state["segment"], np.asarray(signals["step"])
-        outside = ~((step >= 0) & (step < len(rates) * segment))
-        if outside.any():
-            raise UserError(
-                f"planner {self.name!r}: no rate for step {step[outside][0]}, "
-                f"the budget has steps 0 to {len(rates) * segment - 1}"
-            )
-        return rates[(step // segment).astype(np.int64)], state
-
-    @classmethod
-    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """One setting for each peak rate; the i-th takes the i-th of the family's shapes, cyclically."""
-        return [cls(peak=rate, **cls.shapes[i % len(cls.shapes)]) for i, rate in enumerate(rates)]
+from planners.schedule import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Index, Rules, Schedule, Shapes
 
 
 def _decisions(fraction: float, n: int) -> int:
@@ -200,7 +88,7 @@ class CosineWarmup(Schedule):
     """
 
     name = "cosine-warmup"
-    rules: ClassVar[Rules] = {"warmup": _FRACTION}
+    rules: ClassVar[Rules] = {"warmup": FRACTION}
     warmup: float = 0.1
 
     def _at(self, k: Index, n: int) -> Array:
@@ -226,9 +114,9 @@ class OneCycle(Schedule):
 
     name = "one-cycle"
     rules: ClassVar[Rules] = {
-        "pct_start": _FRACTION,
-        "div_factor": _AT_LEAST_1,
-        "final_div_factor": _AT_LEAST_1,
+        "pct_start": FRACTION,
+        "div_factor": AT_LEAST_1,
+        "final_div_factor": AT_LEAST_1,
     }
     pct_start: float = 0.3
     div_factor: float = 25.0
@@ -256,7 +144,7 @@ class Step(Schedule):
     """
 
     name = "step"
-    rules: ClassVar[Rules] = {"stages": _COUNT, "gamma": _FRACTION}
+    rules: ClassVar[Rules] = {"stages": COUNT, "gamma": FRACTION}
     shapes: ClassVar[Shapes] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
     stages: int = 3
     gamma: float = 0.1
@@ -278,20 +166,20 @@ class MultiStep(Schedule):
     """
 
     name = "multi-step"
-    rules: ClassVar[Rules] = {"gamma": _FRACTION}
+    rules: ClassVar[Rules] = {"gamma": FRACTION}
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.milestones if isinstance(self.milestones, list | tuple) else ()
-        fractions = tuple(_FRACTION.apply(self.name, "each of milestones", m) for m in given)
+        fractions = tuple(FRACTION.apply(self.name, "each of milestones", m) for m in given)
         if not fractions or list(fractions) != sorted(set(fractions)):
             raise UserError(
                 f"planner {self.name!r}: milestones must be a list of increasing fractions, "
                 f"not {self.milestones!r}"
             )
-        self._settle("milestones", fractions)  # from JSON it comes as a list
+        self.settle("milestones", fractions)  # from JSON it comes as a list
 
     def _at(self, k: Index, n: int) -> Array:
         drops = np.array([_decisions(m, n) for m in self.milestones])
@@ -310,7 +198,7 @@ class Exponential(Schedule):
     """
 
     name = "exponential"
-    rules: ClassVar[Rules] = {"final": _FRACTION}
+    rules: ClassVar[Rules] = {"final": FRACTION}
     shapes: ClassVar[Shapes] = ({"final": 0.1}, {"final": 0.01})
     final: float = 0.01
 
@@ -330,7 +218,7 @@ class Polynomial(Schedule):
     """
 
     name = "polynomial"
-    rules: ClassVar[Rules] = {"power": _POSITIVE}
+    rules: ClassVar[Rules] = {"power": POSITIVE}
     shapes: ClassVar[Shapes] = ({"power": 2.0}, {"power": 0.5})
     power: float = 2.0
 
@@ -350,7 +238,7 @@ class InverseSqrt(Schedule):
     """
 
     name = "inverse-sqrt"
-    rules: ClassVar[Rules] = {"warmup": _FRACTION}
+    rules: ClassVar[Rules] = {"warmup": FRACTION}
     warmup: float = 0.1
 
     def _at(self, k: Index, n: int) -> Array:
@@ -371,7 +259,7 @@ class WSD(Schedule):
     """
 
     name = "wsd"
-    rules: ClassVar[Rules] = {"warmup": _FRACTION, "cooldown": _FRACTION}
+    rules: ClassVar[Rules] = {"warmup": FRACTION, "cooldown": FRACTION}
     shapes: ClassVar[Shapes] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
     warmup: float = 0.1
     cooldown: float = 0.2
@@ -422,7 +310,7 @@ class SGDR(Schedule):
     """
 
     name = "sgdr"
-    rules: ClassVar[Rules] = {"cycles": _COUNT}
+    rules: ClassVar[Rules] = {"cycles": COUNT}
     cycles: int = 3
 
     def _at(self, k: Index, n: int) -> Array:
@@ -446,7 +334,7 @@ class Cyclic(Schedule):
     """
 
     name = "cyclic"
-    rules: ClassVar[Rules] = {"base_ratio": _FRACTION, "cycles": _COUNT}
+    rules: ClassVar[Rules] = {"base_ratio": FRACTION, "cycles": COUNT}
     base_ratio: float = 0.25
     cycles: int = 3
 

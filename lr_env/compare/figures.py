@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
+from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Row, Summary, decimals_of, estimate_text, seeds_text
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
@@ -115,22 +117,22 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     means = [r.test_loss for r in rows]
     gaps = [None if r.to_baseline is None else r.to_baseline.difference for r in rows]
     places = (decimals_of(means), decimals_of(gaps))
-    _span(left, [(e.value, e.low, e.high) for e in means])
-    _span(right, [(e.value, e.low, e.high) for e in gaps if e is not None] + [(0.0, 0.0, 0.0)])
+    _span(left, means)
+    _span(right, [e for e in gaps if e is not None], always=(0.0,))
     right.axvline(0, color=TEXT, linewidth=1.1, zorder=1)
     for y, row in enumerate(rows):
         versus = row.to_baseline
         tone = TEXT if versus is None else VERDICT_COLOURS[versus.verdict]
         marker = "D" if versus is None else "o"
         e = row.test_loss
-        _interval(left, y, (e.value, e.low, e.high), tone, marker)
+        _interval(left, y, e, tone, marker)
         _beside(left, y, estimate_text(e, places[0]), tone)
         if versus is None:
             right.plot([0], [y], "D", color=TEXT, markersize=6, zorder=3)
             _beside(right, y, "(reference)", tone)
         else:
             e = versus.difference
-            _interval(right, y, (e.value, e.low, e.high), tone, marker)
+            _interval(right, y, e, tone, marker)
             _beside(right, y, f"{estimate_text(e, places[1], sign=True)}  {versus.verdict}", tone)
     for axes in (left, right):
         _plain(axes)
@@ -150,9 +152,9 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(wspace=0.03, w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(wspace=0.03, w_pad=0.12, h_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess]
     figure.suptitle(title, fontsize=13, color=TEXT, x=0.01, ha="left", fontweight="bold")
     return figure
 
@@ -336,7 +338,7 @@ def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height
 
 def _pushed_apart(heights: NDArray[np.float64], apart: float) -> NDArray[np.float64]:
     """Ascending heights in [0, 1] moved as little as is needed to lie `apart` from each other."""
-    offset = np.arange(len(heights)) * apart
+    offset = apart * np.arange(len(heights), dtype=np.float64)
     blocks: list[list[float]] = []  # pool adjacent violators: mean, size
     for value in heights - offset:
         blocks.append([float(value), 1])
@@ -347,25 +349,27 @@ def _pushed_apart(heights: NDArray[np.float64], apart: float) -> NDArray[np.floa
     return np.clip(base, 0, max(0.0, 1 - offset[-1])) + offset
 
 
-def _span(axes: Axes, intervals: Sequence[tuple[float, float, float]]) -> None:
-    """Limits that hold the intervals, except those far beyond the middle one."""
-    ends = np.array([[v, *(x if np.isfinite(x) else v for x in (lo, hi))] for v, lo, hi in intervals])
-    ends = ends[np.isfinite(ends).all(axis=1)]
-    if not len(ends):
-        ends = np.zeros((1, 3))
-    middle = float(np.median(ends[:, 0]))
-    reach = OFF_SCALE * max(
-        float(np.median(np.abs(ends[:, 0] - middle))), float(np.median(np.ptp(ends, axis=1)))
+def _span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()) -> None:
+    """Limits that hold the intervals, except those far beyond the middle one, and the numbers in `always`."""
+    ends = np.array(
+        [(e.value, *(x if np.isfinite(x) else e.value for x in (e.low, e.high))) for e in estimates]
     )
-    kept = ends[np.abs(ends - middle).max(axis=1) <= reach * 2] if reach > 0 else ends
-    low, high = float(kept.min()), float(kept.max())
+    ends = ends.reshape(-1, 3)
+    ends = ends[np.isfinite(ends).all(axis=1)]
+    shown = np.array(always, dtype=np.float64)
+    if len(ends):
+        middle = np.median(ends[:, 0])
+        spread = max(np.median(np.abs(ends[:, 0] - middle)), np.median(np.ptp(ends, axis=1)))
+        near = np.abs(ends - middle).max(axis=1) <= 2 * OFF_SCALE * spread
+        shown = np.append(shown, ends[near] if near.any() else ends)
+    low, high = (shown.min(), shown.max()) if len(shown) else (0.0, 1.0)
     margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     axes.set_xlim(low - margin, high + margin)
 
 
-def _interval(axes: Axes, y: int, interval: tuple[float, float, float], colour: str, marker: str) -> None:
+def _interval(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) -> None:
     """One interval bar and its mean, or an arrow at the border it lies beyond."""
-    value, low, high = interval
+    value, low, high = estimate.value, estimate.low, estimate.high
     left, right = axes.get_xlim()
     if np.isnan(value):
         return

@@ -85,26 +85,22 @@ def write_report(
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
     columns = _columns(summary)
-    shown = [c for c in columns if c.rank is not None]
-    while True:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in shown:
-            left = column.name in ("planner", "setting")
-            table.add_column(column.name, justify="left" if left else "right", no_wrap=True)
-        for cells in zip(*(c.short or c.cells for c in shown), strict=True):
-            table.add_row(*map(_styled, cells))
-        if len(shown) <= 2 or _natural_width(table, console) <= console.width:
-            break
-        shown.remove(max(shown, key=lambda c: c.rank or 0))
-    console.print(table)
-    missing = [c.name for c in columns if c not in shown]
+    shown = [c for c in columns if c.rank == 0]
+    for column in sorted((c for c in columns if c.rank), key=lambda c: c.rank or 0):
+        wider = [c for c in columns if c in shown or c is column]
+        if _natural_width(_terminal_table(wider), console) <= console.width:
+            shown = wider
+    console.print(_terminal_table(shown))
+    missing = [c.name for c in columns if c not in shown and c.name not in ("n", "diverged")]
+    diverged = "; div.: runs that diverged" if any(r.diverged for r in summary.rows) else ""
     console.print(
-        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval; "
+        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval{diverged}; "
         f"only in the files: {', '.join(missing)}",
         style="dim",
         highlight=False,
+        markup=False,
     )
-    console.print(summary.conclusion, highlight=False)
+    console.print(summary.conclusion, highlight=False, markup=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +111,7 @@ class _Column:
         name: its head.
         meaning: one line.
         cells: one a row.
-        rank: the terminal drops the highest ranks where there is no room; None: never shown there.
+        rank: the terminal shows a column where lower ranks leave room for it; 0: always, None: never.
         short: cells for the terminal, where they differ.
     """
 
@@ -132,15 +128,17 @@ def _columns(summary: Summary) -> list[_Column]:
     setting = [r.setting for r in rows]
     short = [s if len(s) <= LONGEST_SETTING else s[: LONGEST_SETTING - 3] + "..." for s in setting]
     columns = [
-        _Column("planner", "who sets the learning rate", [r.planner for r in rows], 0),
-        _Column("setting", "chosen on validation data, see Tuning", setting, 6, short),
+        _Column(
+            "planner", "who sets the learning rate", [r.planner for r in rows], 0, [_marked(r) for r in rows]
+        ),
+        _Column("setting", "chosen on validation data, see Tuning", setting, 3, short),
         _Column("n", "runs, one a seed, the same seeds for every planner", [str(r.n) for r in rows]),
     ]
     if any(r.diverged for r in rows):
         meaning = (
             "runs that a loss that exploded or was not finite ended; without a score they count as infinite"
         )
-        columns.append(_Column("diverged", meaning, [str(r.diverged) for r in rows], 3))
+        columns.append(_Column("diverged", meaning, [str(r.diverged) for r in rows]))
     columns += [
         _Column("val loss", "mean final validation loss", [number_text(r.val_loss, loss) for r in rows], 8),
         _Column("test loss", "mean test loss", [estimate_text(r.test_loss, loss) for r in rows], 0),
@@ -172,10 +170,10 @@ def _columns(summary: Summary) -> list[_Column]:
         meaning = "paired difference in test loss to the best constant rate; negative is better"
         columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
     meaning = (
-        "paired difference in test loss to the best baseline, the planner with the lowest mean final validation "
-        "loss; a tie where the interval contains 0"
+        "paired difference in test loss to the best baseline, the planner with the lowest mean final "
+        "validation loss; a tie where the interval contains 0"
     )
-    columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 1))
+    columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 0))
     chances = [r.improvement for r in rows]
     columns.append(
         _Column(
@@ -203,6 +201,10 @@ def _columns(summary: Summary) -> list[_Column]:
     return columns
 
 
+def _marked(row: Row) -> str:
+    return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
+
+
 def _versus(
     name: str, meaning: str, rows: Sequence[Row], of: Callable[[Row], Versus | None], rank: int
 ) -> _Column:
@@ -213,6 +215,16 @@ def _versus(
         for v in found
     ]
     return _Column(name, meaning, cells, rank)
+
+
+def _terminal_table(columns: Sequence[_Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        left = column.name in ("planner", "setting")
+        table.add_column(Text(column.name), justify="left" if left else "right", no_wrap=True)
+    for cells in zip(*(c.short or c.cells for c in columns), strict=True):
+        table.add_row(*map(_styled, cells))
+    return table
 
 
 def _natural_width(table: Table, console: Console) -> int:
@@ -274,7 +286,11 @@ def _ends(name: str, estimate: Estimate | None) -> dict[str, Any]:
 def _runs_table(records: Sequence[RunRecord]) -> pa.Table:
     """One row a run; a score that was not taken and a curve that was not kept are null."""
     order = {"tune": 0, "final": 1}
-    runs = sorted(records, key=lambda r: (order.get(r.phase, 2), r.planner, settings_key(r.settings), r.seed))
+
+    def place(run: RunRecord) -> tuple[int, str, str, int]:
+        return order.get(run.phase, 2), run.planner, settings_key(run.settings), run.seed
+
+    runs = sorted(records, key=place)
     columns: dict[str, pa.Array] = {
         "phase": pa.array([r.phase for r in runs], pa.string()),
         "planner": pa.array([r.planner for r in runs], pa.string()),
@@ -302,8 +318,8 @@ def _markdown(
         f"# {title}",
         summary.conclusion,
         _grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True))),
-        "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % interval "
-        "(Student t). The file summary.csv has every digit, runs.parquet every run with its curves.",
+        "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % "
+        "interval (Student t). In summary.csv is every digit, in runs.parquet every run with its curves.",
         "![Paired differences in test loss](scores.png)",
         "![Learning rates and validation losses](curves.png)",
         "## Columns",
@@ -334,9 +350,9 @@ def _plain_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {_plain_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        run = len(value) > 2 and all(isinstance(v, int) for v in value)
-        if run and list(value) == list(range(value[0], value[0] + len(value))):
-            return f"{value[0]} to {value[-1]}"
+        first = value[0] if value and isinstance(value[0], int) else None
+        if first is not None and len(value) > 2 and list(value) == list(range(first, first + len(value))):
+            return f"{first} to {first + len(value) - 1}"
         return ", ".join(map(_plain_text, value))
     return str(value)
 
@@ -346,16 +362,15 @@ def _tuning_seeds(summary: Summary, records: Sequence[RunRecord]) -> str:
     if not seeds:
         return "No runs were made to choose the settings."
     shared = sorted(set(seeds) & set(summary.seeds))
-    note = (
-        f"; the comparison has seeds {_plain_text(shared)} too"
-        if shared
-        else "; the comparison has other seeds"
+    note = f"has seeds {_plain_text(shared)} too" if shared else "has other seeds"
+    return (
+        f"Settings were chosen on validation data by runs on seeds {_plain_text(seeds)}; the comparison "
+        f"{note}. The chosen one is in bold."
     )
-    return f"Settings were chosen on validation data, by runs on seeds {_plain_text(seeds)}{note}. Chosen: in bold."
 
 
 def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
-    """One line a planner: the chosen setting, and the mean validation loss of every setting that was tried."""
+    """One line a planner: the chosen setting, and the mean validation loss of every setting tried."""
     lines = []
     for row in summary.rows:
         tried: dict[str, list[RunRecord]] = {}

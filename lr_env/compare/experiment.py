@@ -1,0 +1,163 @@
+"""Many runs, made so that a kill at any moment loses at most a minute and changes nothing in the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lr_env.children import Backend
+from lr_env.errors import UserError
+from lr_env.records.checkpoint import load_tree, save_tree
+from lr_env.records.store import RunKey, Store, settings_json
+from lr_env.rollout import PlannedRun, Rollout
+from lr_env.tasks import Task
+
+Progress = Callable[[int], None]
+"""Told how many child steps were done since it was last called."""
+
+
+class Experiment:
+    """A named set of runs of one task in a record store, which one process works on at a time.
+
+    Args:
+        store: where the runs are kept.
+        name: of the experiment.
+        task: what is trained.
+        spec: everything that the results depend on, JSON-able. Going on with another spec is refused.
+        device, backend, lockstep: how the runs are trained; `lockstep` children at a time.
+        checkpoint_seconds: wall time between two checkpoints of the runs in flight.
+
+    Raises:
+        UserError: an experiment of that name was begun with another spec.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        task: Task,
+        spec: Mapping[str, Any],
+        *,
+        device: str,
+        backend: Backend,
+        lockstep: int,
+        checkpoint_seconds: float = 60.0,
+    ) -> None:
+        self.store = store
+        self.name = name
+        self.task = task
+        self.device = device
+        self.backend = backend
+        self.lockstep = lockstep
+        self.checkpoint_seconds = checkpoint_seconds
+        self.checkpoint = _beside(store, name, "checkpoint")
+        known = store.experiment(name)
+        spec = json.loads(json.dumps(dict(spec)))
+        if known is None:
+            store.begin_experiment(name, spec)
+        elif known != spec:
+            raise UserError(
+                f"{_difference(name, known, spec)}: use the same, another --name, or --fresh to start over"
+            )
+
+    def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
+        """Make the runs of a phase that are not finished yet.
+
+        The runs are cut into the same chunks whatever was done before: neighbours in a stack can change the last bit
+        of a result, and an interrupted experiment must give the same bytes as an unbroken one.
+        """
+        finished = self.store.finished(self.name)
+        for start in range(0, len(runs), self.lockstep):
+            chunk = runs[start : start + self.lockstep]
+            keys = [_key(run, phase) for run in chunk]
+            if all(key in finished for key in keys):
+                progress(len(chunk) * self.task.budget)
+            else:
+                self._run_chunk(chunk, keys, phase, score, progress)
+
+    def _run_chunk(
+        self,
+        chunk: Sequence[PlannedRun],
+        keys: Sequence[RunKey],
+        phase: str,
+        score: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        ids = self.store.begin_runs(self.name, keys)
+        rollout = Rollout(self.task, chunk, score=score, device=self.device, backend=self.backend)
+        tag = hashlib.sha256(json.dumps([self.store.experiment(self.name), keys]).encode()).hexdigest()
+        if (saved := self._saved(tag)) is not None:
+            rollout.restore(saved)
+        self.store.rewind(ids, rollout.segment)
+        progress(len(chunk) * self.task.segment * rollout.segment)
+        last = time.monotonic()
+        while not rollout.done:
+            rows = rollout.advance()
+            self.store.write_segment(rollout.segment - 1, [(ids[row], signals) for row, signals in rows])
+            progress(len(chunk) * self.task.segment)
+            if time.monotonic() - last >= self.checkpoint_seconds and not rollout.done:
+                save_tree(self.checkpoint, {"tag": tag, "rollout": rollout.snapshot()})
+                last = time.monotonic()
+        left = self.task.num_segments - rollout.segment  # where every run of the chunk diverged
+        progress(len(chunk) * self.task.segment * left)
+        self.store.finish_runs([(ids[row], rollout.record(row, phase)) for row in range(len(chunk))])
+        self.checkpoint.unlink(missing_ok=True)
+
+    def _saved(self, tag: str) -> dict[str, Any] | None:
+        try:
+            saved = load_tree(self.checkpoint)
+        except FileNotFoundError:
+            return None
+        return saved["rollout"] if saved["tag"] == tag else None
+
+
+@contextmanager
+def only_process(store: Store, name: str) -> Iterator[None]:
+    """Hold an experiment for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    lock = FileLock(_beside(store, name, "lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{name!r} in {str(store.path)!r} is being run by another process: wait for it, or choose another --name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def start_over(store: Store, name: str) -> None:
+    """Forget what an experiment has done."""
+    store.delete_experiment(name)
+    _beside(store, name, "checkpoint").unlink(missing_ok=True)
+
+
+def _beside(store: Store, name: str, kind: str) -> Path:
+    return store.path.with_name(f"{store.path.name}.{name}.{kind}")
+
+
+def _key(run: PlannedRun, phase: str) -> RunKey:
+    return phase, run.planner.name, settings_json(run.settings), run.seed
+
+
+def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    for key in sorted(known.keys() | wanted.keys()):
+        before, now = known.get(key), wanted.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            return _difference(name, before, now).replace("with ", f"with {key} ", 1)
+        return f"{name!r} was begun with {key} {json.dumps(before)}, not {json.dumps(now)}"
+    return f"{name!r} was begun with other settings"

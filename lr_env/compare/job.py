@@ -1,0 +1,274 @@
+"""The two jobs of the command line: a sweep of settings, and a head-to-head comparison on top of one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lr_env.children import Backend, Children
+from lr_env.children.backend import choose_backend
+from lr_env.children.children import find_device
+from lr_env.children.memory import Need, available_bytes
+from lr_env.compare.experiment import Experiment, only_process, start_over
+from lr_env.errors import UserError
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store, settings_json
+from lr_env.registry import candidates, find_planner
+from lr_env.rollout import PlannedRun
+from lr_env.tasks import Task
+from lr_env.tasks.data import load
+
+LOCKSTEP = 128
+"""Children trained together by default, memory permitting: more gain little, and a checkpoint holds all of them."""
+
+_MEMORY_SHARE = 0.5
+"""Share of the free memory that the default number of children may take."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run.
+
+    Attributes:
+        task: what is trained.
+        planners: names of planners.
+        rates: peak rates that a sweep tries, each planner one setting for each.
+        tune_seeds: seeds of every setting's runs in the sweep.
+        seeds: seeds of the final runs; none for a sweep alone.
+        device: where children are trained.
+        backend: "auto", "loop" or "stacked".
+        lockstep: children at a time; None for as many as pay and fit.
+        checkpoint_seconds: wall time between checkpoints.
+    """
+
+    task: Task
+    planners: tuple[str, ...]
+    rates: tuple[float, ...]
+    tune_seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = ()
+    device: str = "cpu"
+    backend: str = "auto"
+    lockstep: int | None = None
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.planners:
+            raise UserError("no planners: name at least one, e.g. --planners constant cosine")
+        _refuse_duplicates("planner", self.planners)
+        low, high = self.task.lr_range
+        if not self.rates:
+            raise UserError("no rates: give at least one, e.g. --rates 0.01:1:9")
+        for rate in self.rates:
+            if not (np.isfinite(rate) and low <= rate <= high):
+                raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
+        _refuse_duplicates("rate", self.rates)
+        for seeds in (self.tune_seeds, self.seeds):
+            if any(seed < 0 for seed in seeds):
+                raise UserError(f"seed {min(seeds)}: seeds are whole numbers from 0 up")
+            _refuse_duplicates("seed", seeds)
+        if not self.tune_seeds:
+            raise UserError("no seeds to tune on: give at least one with --tune-seeds")
+        if both := sorted(set(self.seeds) & set(self.tune_seeds)):
+            raise UserError(
+                f"seed {both[0]} is used for tuning and for the comparison: the comparison needs fresh seeds"
+            )
+        if self.lockstep is not None and self.lockstep < 1:
+            raise UserError(f"lockstep {self.lockstep}: it must be a whole number of at least 1")
+
+    @property
+    def sweep_runs(self) -> list[PlannedRun]:
+        """Every setting of every planner on every tuning seed."""
+        return [
+            PlannedRun(setting, seed)
+            for name in self.planners
+            for setting in candidates(find_planner(name), self.rates)
+            for seed in self.tune_seeds
+        ]
+
+    @property
+    def child_steps(self) -> int:
+        """Optimizer steps of all runs."""
+        runs = len(self.planners) * (len(self.rates) * len(self.tune_seeds) + len(self.seeds))
+        return runs * self.task.budget
+
+    def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Everything that the results depend on; what was measured for an earlier start is taken from it."""
+        wanted = {"backend": self.backend, "lockstep": self.lockstep}
+        if known and known.get("training", {}).get("wanted") == wanted:
+            training = known["training"]
+        else:
+            lockstep = self.lockstep or self._fitting()
+            backend = choose_backend(self.backend, self.task, lockstep, self.device, torch.float32)
+            training = {"wanted": wanted, "lockstep": lockstep, "backend": backend.name, "block": backend.block}
+        return {
+            "task": self.task.settings(),
+            "planners": list(self.planners),
+            "rates": list(self.rates),
+            "tune_seeds": list(self.tune_seeds),
+            "seeds": list(self.seeds),
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "training": training,
+        }
+
+    def _fitting(self) -> int:
+        need: Need = Children(self.task, [0], self.device, "loop").need
+        free = _MEMORY_SHARE * available_bytes(find_device(self.device)) - need.shared
+        return max(1, min(LOCKSTEP, int(free // need.per_child)))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job made.
+
+    Attributes:
+        tuning: the records of the sweep.
+        final: the records of the final runs, with curves; empty for a sweep alone.
+        chosen: planner -> its best setting in the sweep.
+        spec: what the results depend on.
+        seconds: wall time of this start of the job.
+    """
+
+    tuning: Sequence[RunRecord]
+    final: Sequence[RunRecord]
+    chosen: Mapping[str, Planner]
+    spec: Mapping[str, Any]
+    seconds: float
+
+
+def run_job(
+    job: Job, store: Store, name: str, *, fresh: bool = False, progress: Callable[[str, int], None] | None = None
+) -> Result:
+    """Run a job, or what is left of it.
+
+    Args:
+        job: what to run.
+        store: where the records are kept.
+        name: of the experiment in the store.
+        fresh: forget what was done under this name before.
+        progress: told (what is going on, child steps done since the last call).
+
+    Raises:
+        UserError: see `Job`, `Experiment` and `only_process`.
+    """
+    began = time.monotonic()
+    report = progress or (lambda what, steps: None)
+    with only_process(store, name):
+        if fresh:
+            start_over(store, name)
+        spec = job.spec(store.experiment(name))
+        training = spec["training"]
+        experiment = Experiment(
+            store,
+            name,
+            job.task,
+            spec,
+            device=job.device,
+            backend=Backend(training["backend"], training["block"]),
+            lockstep=training["lockstep"],
+            checkpoint_seconds=job.checkpoint_seconds,
+        )
+        experiment.run(job.sweep_runs, "tune", ("val",), lambda steps: report("tuning", steps))
+        tuning = store.runs(name, "tune")
+        chosen = {planner: best_setting(planner, job.rates, tuning) for planner in job.planners}
+        final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in job.planners]
+        experiment.run(final, "final", ("val", "test"), lambda steps: report("comparing", steps))
+        records = store.runs(name, "final", curves=True) if job.seeds else []
+    return Result(tuning, records, chosen, spec, time.monotonic() - began)
+
+
+def best_setting(planner: str, rates: Sequence[float], tuning: Sequence[RunRecord]) -> Planner:
+    """The setting of a planner with the lowest mean loss on the whole validation split, over the tuning seeds.
+
+    A diverged run has the loss at which it was stopped. Among equals the earlier setting wins.
+    """
+
+    def mean_loss(setting: Planner) -> float:
+        text = settings_json(PlannedRun(setting, 0).settings)
+        return float(
+            np.mean(
+                [
+                    record.scores["final_val_loss"]
+                    for record in tuning
+                    if record.planner == planner and settings_json(record.settings) == text
+                ]
+            )
+        )
+
+    return min(candidates(find_planner(planner), rates), key=mean_loss)
+
+
+def tuning_steps(tuning: Sequence[RunRecord]) -> dict[str, int]:
+    """Planner -> child steps that its sweep took."""
+    steps: dict[str, int] = {}
+    for record in tuning:
+        steps[record.planner] = steps.get(record.planner, 0) + record.steps + record.extra_steps
+    return steps
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    import lr_env
+
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "lr_env": lr_env.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
+    """How a result was made, for people and for programs."""
+    training = result.spec["training"]
+    backend = Backend(training["backend"], training["block"])
+    return {
+        "title": f"{job.task.name}: learning-rate schedules compared",
+        "command": command,
+        "task": dict(result.spec["task"]),
+        "data_sha256": load(job.task.data).sha256,
+        "seeds": list(job.seeds),
+        "tuning": {
+            "settings_per_planner": len(job.rates),
+            "runs_per_planner": len(job.rates) * len(job.tune_seeds),
+            "rates": list(job.rates),
+            "seeds": list(job.tune_seeds),
+        },
+        "child_steps": {"tuning": sum(tuning_steps(result.tuning).values()), "final": sum(r.steps for r in result.final)},
+        "device": device_name(job.device),
+        "threads": result.spec["threads"],
+        "backend": f"{backend}, {training['lockstep']} children in lockstep",
+        "versions": dict(result.spec["versions"]),
+        "wall_seconds": round(result.seconds, 1),
+    }
+
+
+def device_name(device: str) -> str:
+    """What the device is called."""
+    found = find_device(device)
+    if found.type == "cuda":
+        return torch.cuda.get_device_name(found)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"CPU: {line.partition(':')[2].strip()}"
+    except OSError:
+        pass
+    import platform
+
+    return f"CPU: {platform.processor() or platform.machine()}"
+
+
+def _refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise UserError(f"{kind} {value} is given twice: each {kind} may be given once")

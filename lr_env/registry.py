@@ -1,0 +1,57 @@
+"""Planners found by name, through the entry-point group `lr_env.planners` of every installed package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from lr_env.errors import UserError, unknown
+from lr_env.planner import Planner
+
+GROUP = "lr_env.planners"
+
+
+def _declared() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def planner_names() -> list[str]:
+    """Names of all installed planners, in the order in which their packages declare them."""
+    return list(_declared())
+
+
+def find_planner(name: str) -> type[Planner]:
+    """The planner class of that name.
+
+    Raises:
+        UserError: there is none, or the package that declares it cannot be loaded.
+    """
+    declared = _declared()
+    if name not in declared:
+        hint = "" if declared else "; install lr_env (pip install -e .), so that its planners can be found"
+        raise unknown("planner", name, declared, hint)
+    entry = declared[name]
+    try:
+        found = entry.load()
+    except Exception as error:
+        package = entry.dist.name if entry.dist else entry.value
+        raise UserError(f"planner {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it") from error
+    missing = [part for part in ("name", "needs", "start", "plan", "candidates") if not hasattr(found, part)]
+    if missing:
+        raise UserError(f"planner {name!r} ({entry.value}) has no {missing[0]!r}: see lr_env.planner.Planner")
+    return found
+
+
+def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
+    """The settings that a sweep tries, one for each peak rate.
+
+    Raises:
+        UserError: the planner offers more or fewer, which would give it another budget than its rivals.
+    """
+    offered = list(planner.candidates(rates))
+    if len(offered) != len(rates):
+        raise UserError(
+            f"planner {planner.name!r} offers {len(offered)} settings for {len(rates)} peak rates: "
+            "`candidates` must return one for each, so that all planners have the same tuning budget"
+        )
+    return offered

@@ -1,0 +1,215 @@
+"""Planners at work: runs in lockstep through the environment, each under its own planner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from lr_env.children import Backend
+from lr_env.env import LRVectorEnv
+from lr_env.errors import UserError
+from lr_env.planner import Planner, require
+from lr_env.records.record import SCORES, SIGNALS, RunRecord
+from lr_env.tasks import Task
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run to be made."""
+
+    planner: Planner
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The planner's fields."""
+        return planner_settings(self.planner)
+
+
+def planner_settings(planner: Planner) -> dict[str, Any]:
+    """The fields of a planner, JSON-able.
+
+    Raises:
+        UserError: the planner is not a dataclass.
+    """
+    if not is_dataclass(planner) or isinstance(planner, type):
+        raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
+    return asdict(planner)
+
+
+class Rollout:
+    """Runs of one task in lockstep, from start to end, one segment at a time.
+
+    Runs under the same planner and settings are planned together in one call.
+
+    Args:
+        task: what is trained.
+        runs: planner and seed of each run.
+        score: splits scored whole at the end of a run, of "val" and "test".
+        device, backend: see `lr_env.Children`.
+
+    Attributes:
+        segment: segments done.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        runs: Sequence[PlannedRun],
+        *,
+        score: Sequence[str] = ("val", "test"),
+        device: str = "cpu",
+        backend: str | Backend = "auto",
+    ) -> None:
+        self.runs = list(runs)
+        self.env = LRVectorEnv(
+            task, len(self.runs), autoreset_mode=AutoresetMode.DISABLED, score=score, device=device, backend=backend
+        )
+        self.segment = 0
+        self._planners: list[Planner] = []
+        self._rows: list[list[int]] = []
+        for row, run in enumerate(self.runs):
+            if run.planner in self._planners:
+                self._rows[self._planners.index(run.planner)].append(row)
+            else:
+                self._planners.append(run.planner)
+                self._rows.append([row])
+        self._seconds = np.zeros(len(self.runs))
+        self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
+        self._ended = np.zeros(len(self.runs), dtype=bool)
+        _, self._infos = self.env.reset(seed=[run.seed for run in self.runs])
+        self._states = [self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)]
+
+    @property
+    def done(self) -> bool:
+        """Whether every run has ended."""
+        return bool(self._ended.all())
+
+    @property
+    def live(self) -> list[int]:
+        """The runs that have not ended."""
+        return np.flatnonzero(~self._ended).tolist()
+
+    def advance(self) -> list[tuple[int, dict[str, float]]]:
+        """Plan and train one segment of every run that is not over.
+
+        Returns:
+            The signals of each run trained: (run, name -> value).
+        """
+        live = self.live
+        lr = self._plan()
+        _, _, terminated, truncated, self._infos = self.env.step(lr)
+        for name in self._scores:
+            if name in self._infos:
+                mask = self._infos[f"_{name}"]
+                self._scores[name][mask] = self._infos[name][mask]
+        self._ended = terminated | truncated
+        self.segment += 1
+        return [(row, {name: float(self._infos[name][row]) for name in SIGNALS}) for row in live]
+
+    def record(self, row: int, phase: str) -> RunRecord:
+        """How a run ended, without its curves."""
+        run = self.runs[row]
+        scores = {name: float(values[row]) for name, values in self._scores.items() if not np.isnan(values[row])}
+        return RunRecord(
+            phase=phase,
+            planner=run.planner.name,
+            settings=run.settings,
+            seed=run.seed,
+            status="finished" if self._ended[row] else "running",
+            diverged=bool(self._infos["diverged"][row]),
+            steps=int(self._infos["step"][row]),
+            scores=scores,
+            planning_seconds=float(self._seconds[row]),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the rest of the runs depends on."""
+        return {
+            "segment": self.segment,
+            "env": self.env.snapshot(),
+            "states": self._states,
+            "infos": self._infos,
+            "seconds": self._seconds,
+            "scores": self._scores,
+            "ended": self._ended,
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on from a snapshot of a rollout of the same runs."""
+        self.segment = snapshot["segment"]
+        self.env.restore(snapshot["env"])
+        self._states = list(snapshot["states"])
+        self._infos = dict(snapshot["infos"])
+        self._seconds = snapshot["seconds"].copy()
+        self._scores = {name: values.copy() for name, values in snapshot["scores"].items()}
+        self._ended = snapshot["ended"].copy()
+
+    def _start(self, planner: Planner, rows: Sequence[int]) -> Any:
+        require(planner, {name: self._infos[name] for name in SIGNALS})
+        began = time.perf_counter()
+        state = planner.start(self.env.run_spec, [self.runs[row].seed for row in rows])
+        self._seconds[rows] += (time.perf_counter() - began) / len(rows)
+        return state
+
+    def _plan(self) -> Floats:
+        """One answer from every planner: (runs,), or (runs, segment) if one of them changes inside the segment."""
+        answers = []
+        for index, (planner, rows) in enumerate(zip(self._planners, self._rows, strict=True)):
+            if self._ended[rows].all():
+                answers.append(self._infos["lr"][rows])  # not used: these runs rest
+                continue
+            signals = {name: self._infos[name][rows] for name in SIGNALS}
+            began = time.perf_counter()
+            # A run that has ended is asked for with its neighbours; its clock stands still at the last decision.
+            signals["step"] = np.minimum(signals["step"], self.env.task.budget - self.env.task.segment)
+            answer, self._states[index] = planner.plan(self._states[index], signals)
+            self._seconds[rows] += (time.perf_counter() - began) / len(rows)
+            answers.append(self._checked(planner, np.asarray(answer, dtype=np.float64), rows))
+        inside = any(answer.ndim == 2 for answer in answers)
+        shape = (len(self.runs), self.env.task.segment) if inside else (len(self.runs),)
+        lr = np.empty(shape)
+        for rows, answer in zip(self._rows, answers, strict=True):
+            lr[rows] = answer[:, None] if inside and answer.ndim == 1 else answer
+        return lr
+
+    def _checked(self, planner: Planner, answer: Floats, rows: Sequence[int]) -> Floats:
+        segment = self.env.task.segment
+        if answer.shape not in ((len(rows),), (len(rows), segment)):
+            raise UserError(
+                f"planner {planner.name!r} answered with shape {answer.shape} for {len(rows)} runs: it must be "
+                f"({len(rows)},) or ({len(rows)}, {segment})"
+            )
+        low, high = self.env.task.lr_range
+        wrong = answer[~((answer >= low) & (answer <= high))]
+        if wrong.size:
+            raise UserError(
+                f"planner {planner.name!r} ({planner_settings(planner)}) asks for the learning rate {wrong[0]:g}, "
+                f"outside the task's range: from {low:g} to {high:g}"
+            )
+        return answer
+
+
+def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any) -> list[RunRecord]:
+    """Run a planner on a task, once for each seed, and return the records with their curves.
+
+    `settings` are those of `Rollout`.
+    """
+    runs = Rollout(task, [PlannedRun(planner, seed) for seed in seeds], **settings)
+    curves: list[dict[str, list[float]]] = [{name: [] for name in SIGNALS} for _ in seeds]
+    while not runs.done:
+        for row, signals in runs.advance():
+            for name, value in signals.items():
+                curves[row][name].append(value)
+    return [
+        replace(runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()})
+        for row in range(len(seeds))
+    ]
