@@ -63,7 +63,9 @@ class LR:
         # The space is float32, whose bounds round: an action that lies in the space must not be refused.
         wrong = rates[~((rates >= low * (1 - 1e-6)) & (rates <= high * (1 + 1e-6)))]
         if wrong.size:
-            raise UserError(f"learning rate {wrong[0]:g} is outside the range: give a rate from {low:g} to {high:g}")
+            raise UserError(
+                f"learning rate {wrong[0]:g} is outside the range: give a rate from {low:g} to {high:g}"
+            )
         return rates
 
 
@@ -91,10 +93,14 @@ class Scale:
         """lr * max_change ** action."""
         exponents = _numbers(actions)
         if exponents.size != len(lr):
-            raise UserError(f"actions of shape {np.shape(actions)}: give one for each of {len(lr)} environments")
+            raise UserError(
+                f"actions of shape {np.shape(actions)}: give one for each of {len(lr)} environments"
+            )
         exponents = exponents.reshape(len(lr))
         if not (np.abs(exponents) <= 1).all():
-            raise UserError(f"action {exponents[~(np.abs(exponents) <= 1)][0]:g} is outside the space [-1, 1]")
+            raise UserError(
+                f"action {exponents[~(np.abs(exponents) <= 1)][0]:g} is outside the space [-1, 1]"
+            )
         return np.clip(lr * self.max_change**exponents, *lr_range)
 
 
@@ -110,7 +116,9 @@ class Discrete(Scale):
         """lr / max_change, lr, or lr * max_change."""
         choices = _numbers(actions)
         if not np.isin(choices, (0, 1, 2)).all():
-            raise UserError(f"action {np.asarray(actions).tolist()} is outside the space: 0 lowers, 1 keeps, 2 raises")
+            raise UserError(
+                f"action {np.asarray(actions).tolist()} is outside the space: 0 lowers, 1 keeps, 2 raises"
+            )
         return super().decode(choices - 1, lr, lr_range, segment)
 
 

@@ -83,7 +83,9 @@ class Common:
         """The checked name."""
         name = self.name or self.default_name()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+            raise UserError(
+                f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+            )
         return name
 
     def default_name(self) -> str:
@@ -111,7 +113,9 @@ class Common:
         for name in names:
             find_planner(name)
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
-            raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
+            raise UserError(
+                f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up"
+            )
         if self.threads is not None:
             if self.threads < 1:
                 raise UserError(f"threads {self.threads}: it must be a whole number of at least 1")
@@ -152,7 +156,11 @@ class Sweep(Common):
         print(f"{'planner':15} {'best setting':40} {'validation loss':>16} {'child steps':>12}")
         for planner in job.planners:
             best = planner_settings(best_setting(planner, job.rates, result.tuning))
-            losses = [r.scores["final_val_loss"] for r in result.tuning if (r.planner, r.settings) == (planner, best)]
+            losses = [
+                r.scores["final_val_loss"]
+                for r in result.tuning
+                if (r.planner, r.settings) == (planner, best)
+            ]
             mean = sum(losses) / len(losses)
             print(f"{planner:15} {setting_text(best):40} {mean:16.4f} {steps[planner]:12,}")
         print(f"{len(result.tuning)} runs in {self.store}, experiment {name!r}")
@@ -202,7 +210,9 @@ def main() -> None:
         _stop(str(error))
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
-        _stop(f"cannot read or write{where}: {error.strerror or error}; see that the disk is not full and may be written")
+        _stop(
+            f"cannot read or write{where}: {error.strerror or error}; see that the disk is not full and may be written"
+        )
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -239,7 +249,9 @@ def parse_rates(text: str) -> tuple[float, ...]:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"rates {text!r}: give LOW:HIGH:COUNT, e.g. 0.01:1:9, or a list, e.g. 0.01,0.1,1") from None
+        raise UserError(
+            f"rates {text!r}: give LOW:HIGH:COUNT, e.g. 0.01:1:9, or a list, e.g. 0.01,0.1,1"
+        ) from None
     for rate in rates:
         if not (math.isfinite(rate) and rate > 0):
             raise UserError(f"rate {rate:g}: rates must be finite and above 0")
@@ -277,7 +289,14 @@ def _writable(folder: Path) -> None:
 def _progress(child_steps: int) -> Iterator[Callable[[str, int], None]]:
     """A bar with the time left on standard error; silent where that is not a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (

@@ -123,13 +123,21 @@ class Episodes:
             seeds: one for each.
             lr: the rate that relative actions start from, one or one for each; the task's own by default.
         """
-        rates = np.broadcast_to(np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64), (len(rows),))
+        rates = np.broadcast_to(
+            np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64), (len(rows),)
+        )
         low, high = self.task.lr_range
         if not ((rates >= low) & (rates <= high)).all():
-            raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
+            raise UserError(
+                f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}"
+            )
         rows = list(rows)
         self.children.reset(rows, seeds)
-        first = {"lr": rates, "train_loss": self.children.first_batch_loss(rows), **self.children.measure(rows)}
+        first = {
+            "lr": rates,
+            "train_loss": self.children.first_batch_loss(rows),
+            **self.children.measure(rows),
+        }
         self._loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(
             first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0
         )

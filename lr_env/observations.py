@@ -52,10 +52,17 @@ FEATURES: tuple[Feature, ...] = (
         _log("train_loss"),
     ),
     Feature(
-        "log_val_loss", "log nats/example", -28.0, 10.0, "log of the loss on the validation subset", _log("val_loss")
+        "log_val_loss",
+        "log nats/example",
+        -28.0,
+        10.0,
+        "log of the loss on the validation subset",
+        _log("val_loss"),
     ),
     Feature("val_accuracy", "fraction", 0.0, 1.0, "accuracy on the validation subset", _raw("val_accuracy")),
-    Feature("log_lr", "log of the rate", -28.0, 10.0, "log of the learning rate of the last step", _log("lr")),
+    Feature(
+        "log_lr", "log of the rate", -28.0, 10.0, "log of the learning rate of the last step", _log("lr")
+    ),
     Feature("progress", "fraction", 0.0, 1.0, "optimizer steps done over the budget", _raw("progress")),
     Feature(
         "log_prediction_variance",
@@ -74,7 +81,12 @@ FEATURES: tuple[Feature, ...] = (
         _log("prediction_change"),
     ),
     Feature(
-        "output_weight_mean", "weight", -10.0, 10.0, "mean of the output layer's weights", _raw("output_weight_mean")
+        "output_weight_mean",
+        "weight",
+        -10.0,
+        10.0,
+        "mean of the output layer's weights",
+        _raw("output_weight_mean"),
     ),
     Feature(
         "log_output_weight_variance",

@@ -35,7 +35,9 @@ def find_planner(name: str) -> type[Planner]:
         found = entry.load()
     except Exception as error:
         package = entry.dist.name if entry.dist else entry.value
-        raise UserError(f"planner {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it") from error
+        raise UserError(
+            f"planner {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it"
+        ) from error
     missing = [part for part in ("name", "needs", "start", "plan", "candidates") if not hasattr(found, part)]
     if missing:
         raise UserError(f"planner {name!r} ({entry.value}) has no {missing[0]!r}: see lr_env.planner.Planner")

@@ -41,7 +41,9 @@ def planner_settings(planner: Planner) -> dict[str, Any]:
         UserError: the planner is not a dataclass.
     """
     if not is_dataclass(planner) or isinstance(planner, type):
-        raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
+        raise UserError(
+            f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records"
+        )
     return asdict(planner)
 
 
@@ -71,7 +73,12 @@ class Rollout:
     ) -> None:
         self.runs = list(runs)
         self.env = LRVectorEnv(
-            task, len(self.runs), autoreset_mode=AutoresetMode.DISABLED, score=score, device=device, backend=backend
+            task,
+            len(self.runs),
+            autoreset_mode=AutoresetMode.DISABLED,
+            score=score,
+            device=device,
+            backend=backend,
         )
         self.segment = 0
         self._planners: list[Planner] = []
@@ -86,7 +93,9 @@ class Rollout:
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
         _, self._infos = self.env.reset(seed=[run.seed for run in self.runs])
-        self._states = [self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)]
+        self._states = [
+            self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)
+        ]
 
     @property
     def done(self) -> bool:
@@ -118,7 +127,9 @@ class Rollout:
     def record(self, row: int, phase: str) -> RunRecord:
         """How a run ended, without its curves."""
         run = self.runs[row]
-        scores = {name: float(values[row]) for name, values in self._scores.items() if not np.isnan(values[row])}
+        scores = {
+            name: float(values[row]) for name, values in self._scores.items() if not np.isnan(values[row])
+        }
         return RunRecord(
             phase=phase,
             planner=run.planner.name,
@@ -210,6 +221,8 @@ def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any)
             for name, value in signals.items():
                 curves[row][name].append(value)
     return [
-        replace(runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()})
+        replace(
+            runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()}
+        )
         for row in range(len(seeds))
     ]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lr_env.children.initial import build_seeded
-from lr_env.errors import UserError
+from lr_env.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from lr_env.tasks.catalogue import Task
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "loop", "stacked")
 _BLOCKS = (8, 32, 128)
 _PROBE_STEPS = 3
+_HOPELESS = 1.3
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,24 @@ class Backend:
     Attributes:
         name: "loop" or "stacked".
         block: children in one computation at most; 1 for the loop.
+        workers: threads of the loop, each with its own child on one core; 1 for the stack.
     """
 
     name: str
     block: int = 1
+    workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.name not in BACKENDS[1:] or self.block < 1:
-            raise UserError(f"unknown backend {self.name!r} with block {self.block} (there are: {', '.join(BACKENDS)})")
+        if self.name not in BACKENDS[1:]:
+            raise unknown("backend", self.name, BACKENDS)
+        other = self.workers if self.name == "stacked" else self.block
+        if min(self.block, self.workers) < 1 or other != 1:
+            raise UserError(f"{self!r}: a loop has workers of at least 1, a stack has a block of at least 1")
 
     def __str__(self) -> str:
-        return "loop" if self.name == "loop" else f"stacked in blocks of {self.block}"
+        if self.name == "stacked":
+            return f"stacked in blocks of {self.block}"
+        return "loop" if self.workers == 1 else f"loop with {self.workers} workers"
 
 
 def network_of(task: Task, dtype: torch.dtype) -> nn.Module:
@@ -49,40 +57,41 @@ def network_of(task: Task, dtype: torch.dtype) -> nn.Module:
 
 
 def choose_backend(wanted: str, task: Task, num_children: int, device: str, dtype: torch.dtype) -> Backend:
-    """The backend by name, or for "auto" the faster one.
+    """The fastest way to train so many children, of those that the name allows.
 
-    One child is always looped: it must not pay for a stack that it does not need.
+    One child is looped: it must not pay for a stack that it does not need.
 
     Raises:
         UserError: there is no such backend.
     """
     if wanted not in BACKENDS:
-        raise UserError(f"unknown backend {wanted!r} (there are: {', '.join(BACKENDS)})")
-    blocks = tuple(sorted({min(block, num_children) for block in _BLOCKS}))
-    if wanted == "loop" or (wanted == "auto" and num_children == 1):
+        raise unknown("backend", wanted, BACKENDS)
+    if num_children == 1 and wanted != "stacked":
         return Backend("loop")
-    if wanted == "stacked" and len(blocks) == 1:
-        return Backend("stacked", blocks[0])
-    has_buffers = next(network_of(task, dtype).buffers(), None) is not None
-    if wanted == "auto" and has_buffers:
-        return Backend("loop")
-    return _fastest(wanted, task, blocks, device, dtype, torch.get_num_threads())
+    choices = []
+    if wanted != "stacked":
+        threads = torch.get_num_threads() if device == "cpu" else 1
+        choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
+    if wanted != "loop" and (wanted == "stacked" or next(network_of(task, dtype).buffers(), None) is None):
+        choices += [
+            Backend("stacked", block) for block in sorted({min(block, num_children) for block in _BLOCKS})
+        ]
+    if len(choices) == 1:
+        return choices[0]
+    return _fastest(tuple(choices), task, device, dtype, torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)
 def _fastest(
-    wanted: str, task: Task, blocks: tuple[int, ...], device: str, dtype: torch.dtype, threads: int
+    choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, threads: int
 ) -> Backend:
-    """Time a few steps of each choice; `threads` only keys the cache.
-
-    A stack must beat the loop by a tenth: close calls would fall one way or the other with the noise of the clock.
-    """
-    choices = [Backend("stacked", block) for block in blocks]
-    seconds = {choice: _seconds_per_step(choice, task, device, dtype) for choice in choices}
-    best = min(choices, key=lambda choice: seconds[choice])
-    if wanted == "auto" and _seconds_per_step(Backend("loop"), task, device, dtype) < 1.1 * seconds[best]:
-        return Backend("loop")
-    return best
+    """Time a few steps of each choice, from the smallest; `threads` only keys the cache."""
+    seconds: dict[Backend, float] = {}
+    for choice in choices:
+        seconds[choice] = _seconds_per_step(choice, task, device, dtype)
+        if choice.name == "stacked" and seconds[choice] > _HOPELESS * min(seconds.values()):
+            break  # a larger block of the same will not catch up, and measuring it would take seconds
+    return min(seconds, key=lambda choice: seconds[choice])
 
 
 def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype) -> float:
@@ -92,17 +101,18 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
     from lr_env.children.children import Children  # Children chooses its backend here
 
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
-    children = Children(short, range(backend.block), device, backend, dtype)
-    rates = np.full(backend.block, task.lr_start)
+    together = max(backend.block, 2 * backend.workers)
+    children = Children(short, range(together), device, backend, dtype)
+    rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
     best = float("inf")
-    for _ in range(3):
+    for _ in range(2):
         _wait(children.device)
         start = time.perf_counter()
         children.train(rates)
         _wait(children.device)
         best = min(best, time.perf_counter() - start)
-    return best / (_PROBE_STEPS * backend.block)
+    return best / (_PROBE_STEPS * together)
 
 
 def _wait(device: torch.device) -> None:

@@ -90,7 +90,7 @@ class Children:
         template = template.to(self.device)
         train = self.data.splits["train"]
         self.engine: LoopEngine | StackedEngine = (
-            LoopEngine(self.state, template, train)
+            LoopEngine(self.state, template, train, self.backend.workers)
             if self.backend.name == "loop"
             else StackedEngine(self.state, template, train, self.backend.block)
         )
@@ -160,7 +160,9 @@ class Children:
         logits = self.engine.logits(chosen, split.inputs[: self.task.val_subset])
         weights = self.state.output_weights[chosen].flatten(1)
         change = (logits - self._last_logits[chosen]).flatten(1)
-        change[torch.from_numpy(self.steps[chosen] == 0)] = 0
+        fresh = self.steps[chosen] == 0
+        if fresh.any():
+            change[torch.from_numpy(fresh).to(self.device)] = 0
         self._last_logits[chosen] = logits
         loss, accuracy = _score(logits, labels)
         # One tensor, so that there is one transfer and one wait.
@@ -168,10 +170,10 @@ class Children:
             [
                 loss.mean(1),
                 accuracy.mean(1),
-                logits.flatten(1).var(1, correction=0),
-                change.var(1, correction=0),
+                _variance(logits.flatten(1)),
+                _variance(change),
                 weights.mean(1),
-                weights.var(1, correction=0),
+                _variance(weights),
             ]
         )
         return dict(zip(MEASURED, table.double().cpu().numpy(), strict=True))
@@ -227,7 +229,9 @@ class Children:
         """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same)."""
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         if len(chosen) != len(snapshot["steps"]):
-            raise UserError(f"the snapshot holds {len(snapshot['steps'])} children, not {len(chosen)}: pass its rows")
+            raise UserError(
+                f"the snapshot holds {len(snapshot['steps'])} children, not {len(chosen)}: pass its rows"
+            )
         self.state.set(chosen, snapshot["tensors"])
         self.steps[chosen] = snapshot["steps"]
         self.seeds[chosen] = snapshot["seeds"]
@@ -245,7 +249,9 @@ class Children:
             same_batches: follow the source's data order instead.
         """
         if len(set(targets)) != len(targets) or set(targets) & set(sources) or len(sources) != len(targets):
-            raise UserError("fork: give as many targets as sources, no two targets alike, and none that is a source")
+            raise UserError(
+                "fork: give as many targets as sources, no two targets alike, and none that is a source"
+            )
         own_order = self.order.seeds[list(targets)].copy()
         self.restore(self.snapshot(sources), targets)
         if not same_batches:
@@ -298,8 +304,14 @@ def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and correctness of every example: (children, examples, classes) -> two of (children, examples)."""
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
-    return loss.view(len(logits), -1), (logits.argmax(2) == labels).to(logits.dtype)
+    index = labels.expand(len(logits), -1).unsqueeze(2)
+    loss = -F.log_softmax(logits, dim=2).gather(2, index).squeeze(2)
+    return loss, (logits.argmax(2) == labels).to(logits.dtype)
+
+
+def _variance(values: Tensor) -> Tensor:
+    """Population variance along rows: (rows, n) -> (rows,); several times faster than torch.var, which is careful."""
+    return (values - values.mean(1, keepdim=True)).square().mean(1)
 
 
 def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> Need:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +24,33 @@ class LoopEngine:
 
     The modules' parameters and the optimizers' averages are views of the stacked state, so that snapshots and forks
     are the same for both engines.
+
+    Args:
+        state: the children; changed in place.
+        template: a module of the children's kind, copied for each.
+        train: the training split.
+        workers: children trained at the same time, each by a thread that computes on one core. Children do not share
+            anything, so that this changes who waits for whom and nothing else.
     """
 
-    def __init__(self, state: ChildrenState, template: nn.Module, train: Split) -> None:
+    def __init__(self, state: ChildrenState, template: nn.Module, train: Split, workers: int = 1) -> None:
         self.state = state
         self.train_split = train
+        # Networks without buffers evaluate as they train, and switching costs as much as a small network's forward pass.
+        self.has_modes = bool(state.layout.buffers)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(module, row) for row, module in enumerate(self.modules)]
+        self._pool = _pool(workers) if workers > 1 else None
+        if self._pool is not None:
+            weakref.finalize(self, self._pool.shutdown, wait=False)
 
     def train(
         self, batches: Tensor, lr: NDArray[np.float64], steps: NDArray[np.int64], active: Sequence[int]
     ) -> Tensor:
         """Train the active children; see `StackedEngine.train`."""
         losses = torch.zeros(len(self.modules), device=batches.device, dtype=self.state.parameters.dtype)
-        for row in active:
+
+        def train_child(row: int) -> None:
             optimizer, module = self.optimizers[row], self.modules[row]
             for state in optimizer.state.values():
                 if "step" in state:
@@ -48,17 +65,29 @@ class LoopEngine:
                 loss.backward()
                 optimizer.step()
                 total += loss.detach()
+
+        self._each(train_child, active)
         return losses / batches.shape[1]
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
         """What children answer to the same inputs; see `StackedEngine.logits`."""
-        answers = []
-        with torch.no_grad():
-            for row in rows:
-                self.modules[row].eval()
-                answers.append(self.modules[row](inputs))
-                self.modules[row].train()
-        return torch.stack(answers)
+
+        def answer(row: int) -> Tensor:
+            module = self.modules[row]
+            if self.has_modes:
+                module.eval()
+            with torch.no_grad():
+                logits = module(inputs)
+            if self.has_modes:
+                module.train()
+            return logits
+
+        return torch.stack(self._each(answer, rows))
+
+    def _each(self, work: Callable[[int], Any], rows: Sequence[int]) -> list[Any]:
+        if self._pool is None or len(rows) == 1:
+            return [work(row) for row in rows]
+        return list(self._pool.map(work, rows))
 
     def _bind(self, template: nn.Module, row: int) -> nn.Module:
         module = copy.deepcopy(template)
@@ -79,3 +108,20 @@ class LoopEngine:
             if "exp_avg" in slots:
                 optimizer.state[parameter]["step"] = torch.tensor(0.0)
         return optimizer
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that each compute on one core; the caller's own number of threads stays as it is."""
+    threads = torch.get_num_threads()
+    started = threading.Barrier(workers + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)  # holds for this thread, but is also what threads made later begin with
+        started.wait()
+
+    pool = ThreadPoolExecutor(workers, "lr_env-child", initializer=start)
+    for _ in range(workers):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(threads)
+    return pool

@@ -126,7 +126,9 @@ class Adam:
         """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)."""
         self._decay(parameters, gradients, now)
         mean = slots["exp_avg"].lerp_(gradients, 1 - self.betas[0])
-        square = slots["exp_avg_sq"].mul_(self.betas[1]).addcmul_(gradients, gradients, value=1 - self.betas[1])
+        square = (
+            slots["exp_avg_sq"].mul_(self.betas[1]).addcmul_(gradients, gradients, value=1 - self.betas[1])
+        )
         scale = square.sqrt().div_(now["root"]).add_(self.eps)
         parameters.add_(scale.reciprocal_().mul_(mean).mul_(now["size"]))
 

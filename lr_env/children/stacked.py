@@ -43,7 +43,9 @@ class StackedEngine:
 
     def __init__(self, state: ChildrenState, template: nn.Module, train: Split, block: int) -> None:
         if state.layout.buffers:
-            raise UserError("a network with buffers (e.g. batch norm) cannot be stacked yet: use backend='loop'")
+            raise UserError(
+                "a network with buffers (e.g. batch norm) cannot be stacked yet: use backend='loop'"
+            )
         self.state = state
         self.template = template
         self.train_split = train
@@ -84,7 +86,9 @@ class StackedEngine:
             kept = self.state.get(idle) if len(idle) else {}
             now = {name: values[:, start:end] for name, values in coefficients.items()}
             self._train_block(slice(start, end), batches[start:end], now, losses[start:end])
-            if kept:  # the others of the block were trained along, which is cheaper than a stack of another size
+            if (
+                kept
+            ):  # the others of the block were trained along, which is cheaper than a stack of another size
                 self.state.set(idle, kept)
         return losses / batches.shape[1]
 

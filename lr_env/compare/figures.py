@@ -214,7 +214,7 @@ def _curve(planner: str, runs: Sequence[RunRecord]) -> _Curve:
         loss[i, :length] = np.nan_to_num(run.curves["val_loss"], nan=np.inf, posinf=np.inf)
         if run.diverged:
             ends.append((run.curves["step"][-1], loss[i, length - 1]))
-    scores = [r.scores.get("test_loss", np.inf) for r in runs]
+    scores = [np.inf if r.diverged else r.scores.get("test_loss", np.inf) for r in runs]
     # The rate of a run that ended is left out, its loss is not. Not interpolated, so that infinity is borne.
     rates = [np.quantile(c[np.isfinite(c)], (0.25, 0.5, 0.75), method="inverted_cdf") for c in lr.T]
     return _Curve(

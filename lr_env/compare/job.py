@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,9 @@ class Job:
             raise UserError("no rates: give at least one, e.g. --rates 0.01:1:9")
         for rate in self.rates:
             if not (np.isfinite(rate) and low <= rate <= high):
-                raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
+                raise UserError(
+                    f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}"
+                )
         _refuse_duplicates("rate", self.rates)
         for seeds in (self.tune_seeds, self.seeds):
             if any(seed < 0 for seed in seeds):
@@ -107,9 +109,9 @@ class Job:
         else:
             lockstep = self.lockstep or self._fitting()
             backend = choose_backend(self.backend, self.task, lockstep, self.device, torch.float32)
-            training = {"wanted": wanted, "lockstep": lockstep, "backend": backend.name, "block": backend.block}
+            training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
         return {
-            "task": self.task.settings(),
+            "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
             "planners": list(self.planners),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
@@ -146,7 +148,12 @@ class Result:
 
 
 def run_job(
-    job: Job, store: Store, name: str, *, fresh: bool = False, progress: Callable[[str, int], None] | None = None
+    job: Job,
+    store: Store,
+    name: str,
+    *,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
 ) -> Result:
     """Run a job, or what is left of it.
 
@@ -173,7 +180,7 @@ def run_job(
             job.task,
             spec,
             device=job.device,
-            backend=Backend(training["backend"], training["block"]),
+            backend=Backend(**training["backend"]),
             lockstep=training["lockstep"],
             checkpoint_seconds=job.checkpoint_seconds,
         )
@@ -230,11 +237,11 @@ def versions() -> dict[str, str]:
 def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
     """How a result was made, for people and for programs."""
     training = result.spec["training"]
-    backend = Backend(training["backend"], training["block"])
+    backend = Backend(**training["backend"])
     return {
         "title": f"{job.task.name}: learning-rate schedules compared",
         "command": command,
-        "task": dict(result.spec["task"]),
+        "task": job.task.settings(),
         "data_sha256": load(job.task.data).sha256,
         "seeds": list(job.seeds),
         "tuning": {
@@ -243,7 +250,10 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
             "rates": list(job.rates),
             "seeds": list(job.tune_seeds),
         },
-        "child_steps": {"tuning": sum(tuning_steps(result.tuning).values()), "final": sum(r.steps for r in result.final)},
+        "child_steps": {
+            "tuning": sum(tuning_steps(result.tuning).values()),
+            "final": sum(r.steps for r in result.final),
+        },
         "device": device_name(job.device),
         "threads": result.spec["threads"],
         "backend": f"{backend}, {training['lockstep']} children in lockstep",

@@ -381,11 +381,11 @@ def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
         settings = [runs[0].settings for runs in tried.values()]
         varied = [k for k in row.settings if len({settings_key({k: s.get(k)}) for s in settings}) > 1]
         losses = {
-            key: float(np.mean([r.scores.get("final_val_loss", np.inf) for r in runs]))
+            key: float(np.mean([np.inf if r.diverged else r.scores["final_val_loss"] for r in runs]))
             for key, runs in tried.items()
         }
         cells = []
-        for key in sorted(losses, key=lambda k: (np.nan_to_num(losses[k], nan=np.inf), k)):
+        for key in sorted(losses, key=lambda k: (losses[k], k)):
             setting = tried[key][0].settings
             name = setting_text({k: setting[k] for k in varied if k in setting} or setting)
             cell = f"{name}: {number_text(losses[key])}"

@@ -111,8 +111,9 @@ def summarise(
 ) -> Summary:
     """Put the final runs of a comparison into one row a planner.
 
-    A run that diverged and has no finite score counts with an infinite loss and an accuracy of 0: leaving it
-    out would reward a planner for diverging.
+    A run that diverged counts with an infinite loss, and with an accuracy of 0 if none was measured. Leaving
+    it out would reward a planner for diverging, and the loss at which it happened to be stopped is no result:
+    one such number widens the interval of a mean until it holds 0, and the planner would pass as tied.
 
     Args:
         records: the finished runs of phase "final", every planner with one setting and on the same seeds;
@@ -260,18 +261,19 @@ def _grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _scores(runs: Sequence[RunRecord], name: str) -> NDArray[np.float64]:
-    """One score of a planner's runs, (n,); the worst there is where a diverged run has none."""
-    worst = 0.0 if name.endswith("accuracy") else np.inf
+    """One score of a planner's runs, (n,); the worst there is for a diverged run."""
     values = []
     for run in runs:
         value = float(run.scores.get(name, np.nan))
-        if not np.isfinite(value):
-            if not run.diverged:
-                raise UserError(
-                    f"the run of planner {run.planner!r} on seed {run.seed} has no finite {name} "
-                    "but is not marked as diverged; run it again"
-                )
-            value = worst
+        if run.diverged and name.endswith("loss"):
+            value = np.inf
+        elif run.diverged and not np.isfinite(value):
+            value = 0.0
+        elif not np.isfinite(value):
+            raise UserError(
+                f"the run of planner {run.planner!r} on seed {run.seed} has no finite {name} "
+                "but is not marked as diverged; run it again"
+            )
         values.append(value)
     return np.array(values)
 

@@ -52,18 +52,24 @@ def load_tree(path: Path) -> Any:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != str(_FORMAT):
-                raise UserError(f"{str(path)!r} has format {header.get('format')!r}, not {_FORMAT}: update lr_env")
+                raise UserError(
+                    f"{str(path)!r} has format {header.get('format')!r}, not {_FORMAT}: update lr_env"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return _put_together(json.loads(header["tree"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{str(path)!r} is damaged ({error}): delete it, the work since it was written is redone") from error
+        raise UserError(
+            f"{str(path)!r} is damaged ({error}): delete it, the work since it was written is redone"
+        ) from error
 
 
 def _take_apart(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, torch.Tensor | np.ndarray):
         name = str(len(tensors))
         is_tensor = isinstance(node, torch.Tensor)
-        tensors[name] = (node.detach().cpu() if is_tensor else torch.from_numpy(np.ascontiguousarray(node))).contiguous()
+        tensors[name] = (
+            node.detach().cpu() if is_tensor else torch.from_numpy(np.ascontiguousarray(node))
+        ).contiguous()
         return {"tensor" if is_tensor else "array": name, "shape": list(node.shape)}
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):

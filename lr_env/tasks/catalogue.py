@@ -62,7 +62,9 @@ class Task:
         sizes = self.source.sizes
         for field, split in (("batch_size", "train"), ("val_subset", "val")):
             if getattr(self, field) > sizes[split]:
-                raise UserError(f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples")
+                raise UserError(
+                    f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples"
+                )
         for field in ("lr_range", "tuning_range"):
             low, high = getattr(self, field)
             if not (math.isfinite(high) and 0 < low < high):
@@ -106,15 +108,15 @@ TASKS: Mapping[str, Task] = {
         Task(
             name="DigitsMLP",
             data="digits",
-            network=MLP((64,)),
+            network=MLP((32, 32)),
             optimizer=SGD(momentum=0.9),
-            batch_size=64,
+            batch_size=16,
             budget=1000,
             segment=10,
-            val_subset=200,
+            val_subset=100,
             lr_start=0.01,
             lr_range=(1e-10, 10.0),
-            tuning_range=(0.01, 1.0),
+            tuning_range=(0.003, 0.3),
         ),
         Task(
             name="FashionMLP",
@@ -137,7 +139,7 @@ TASKS: Mapping[str, Task] = {
             batch_size=64,
             budget=600,
             segment=6,
-            val_subset=200,
+            val_subset=150,
             lr_start=0.01,
             lr_range=(1e-10, 10.0),
             tuning_range=(0.003, 0.3),

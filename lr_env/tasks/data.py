@@ -119,12 +119,16 @@ def _split(source: DataSource, pool: Arrays, test: Arrays | None) -> dict[str, A
         splits["test"] = test
     found = {split: len(y) for split, (_, y) in splits.items()}
     if start != len(labels) or found != dict(source.sizes):
-        raise UserError(f"the data set has {found} examples, not {dict(source.sizes)}: its files are of another version")
+        raise UserError(
+            f"the data set has {found} examples, not {dict(source.sizes)}: its files are of another version"
+        )
     return {split: splits[split] for split in ("train", "val", "test")}
 
 
 def _digits() -> tuple[Arrays, None]:
-    from sklearn.datasets import load_digits  # here, because importing scikit-learn takes longer than the data
+    from sklearn.datasets import (
+        load_digits,
+    )  # here, because importing scikit-learn takes longer than the data
 
     digits = load_digits()
     return (digits.images.astype(np.uint8), digits.target.astype(np.int64)), None
@@ -134,7 +138,9 @@ def _idx(content: bytes) -> NDArray[np.uint8]:
     """An array in the IDX format: two zero bytes, type 8 (uint8), the number of dimensions, the sizes, the data."""
     dims = content[3]
     shape = np.frombuffer(content, ">u4", count=dims, offset=4)
-    return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(shape)
+    return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(
+        shape
+    )
 
 
 def _fashion() -> tuple[Arrays, Arrays]:
