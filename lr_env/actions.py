@@ -63,9 +63,7 @@ class LR:
         # The space is float32, whose bounds round: an action that lies in the space must not be refused.
         wrong = rates[~((rates >= low * (1 - 1e-6)) & (rates <= high * (1 + 1e-6)))]
         if wrong.size:
-            raise UserError(
-                f"learning rate {wrong[0]:g} is outside the range: give a rate from {low:g} to {high:g}"
-            )
+            raise UserError(f"learning rate {wrong[0]:g} is outside the range: give a rate from {low:g} to {high:g}")
         return rates
 
 
@@ -85,7 +83,7 @@ class Scale:
         if not (math.isfinite(self.max_change) and self.max_change > 1):
             raise UserError(f"max_change is {self.max_change}: it must be a finite factor above 1")
 
-    def space(self, lr_range: tuple[float, float]) -> spaces.Box:
+    def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
         """Box(-1, 1), of shape (1,)."""
         return spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
 
@@ -93,14 +91,10 @@ class Scale:
         """lr * max_change ** action."""
         exponents = _numbers(actions)
         if exponents.size != len(lr):
-            raise UserError(
-                f"actions of shape {np.shape(actions)}: give one for each of {len(lr)} environments"
-            )
+            raise UserError(f"actions of shape {np.shape(actions)}: give one for each of {len(lr)} environments")
         exponents = exponents.reshape(len(lr))
         if not (np.abs(exponents) <= 1).all():
-            raise UserError(
-                f"action {exponents[~(np.abs(exponents) <= 1)][0]:g} is outside the space [-1, 1]"
-            )
+            raise UserError(f"action {exponents[~(np.abs(exponents) <= 1)][0]:g} is outside the space [-1, 1]")
         return np.clip(lr * self.max_change**exponents, *lr_range)
 
 
@@ -108,7 +102,7 @@ class Scale:
 class Discrete(Scale):
     """The action 0, 1 or 2 lowers, keeps or raises the rate by the factor `max_change`."""
 
-    def space(self, lr_range: tuple[float, float]) -> spaces.Discrete:
+    def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
         """Discrete(3)."""
         return spaces.Discrete(3)
 
@@ -116,9 +110,7 @@ class Discrete(Scale):
         """lr / max_change, lr, or lr * max_change."""
         choices = _numbers(actions)
         if not np.isin(choices, (0, 1, 2)).all():
-            raise UserError(
-                f"action {np.asarray(actions).tolist()} is outside the space: 0 lowers, 1 keeps, 2 raises"
-            )
+            raise UserError(f"action {np.asarray(actions).tolist()} is outside the space: 0 lowers, 1 keeps, 2 raises")
         return super().decode(choices - 1, lr, lr_range, segment)
 
 

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.compare.job import Job
 
 _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds people choose
 
@@ -83,16 +86,14 @@ class Common:
         """The checked name."""
         name = self.name or self.default_name()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(
-                f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit"
-            )
+            raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
         return name
 
     def default_name(self) -> str:
         """The name of the task."""
         return self.task
 
-    def job(self, seeds: tuple[int, ...]):  # noqa: ANN201 (the class is imported late)
+    def job(self, seeds: tuple[int, ...]) -> Job:
         """The job that the options ask for."""
         import torch
 
@@ -113,9 +114,7 @@ class Common:
         for name in names:
             find_planner(name)
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
-            raise UserError(
-                f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up"
-            )
+            raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         if self.threads is not None:
             if self.threads < 1:
                 raise UserError(f"threads {self.threads}: it must be a whole number of at least 1")
@@ -156,11 +155,7 @@ class Sweep(Common):
         print(f"{'planner':15} {'best setting':40} {'validation loss':>16} {'child steps':>12}")
         for planner in job.planners:
             best = planner_settings(best_setting(planner, job.rates, result.tuning))
-            losses = [
-                r.scores["final_val_loss"]
-                for r in result.tuning
-                if (r.planner, r.settings) == (planner, best)
-            ]
+            losses = [r.scores["final_val_loss"] for r in result.tuning if (r.planner, r.settings) == (planner, best)]
             mean = sum(losses) / len(losses)
             print(f"{planner:15} {setting_text(best):40} {mean:16.4f} {steps[planner]:12,}")
         print(f"{len(result.tuning)} runs in {self.store}, experiment {name!r}")
@@ -225,11 +220,11 @@ def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
         UserError: the text is neither.
     """
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"seeds {text!r}: give how many, e.g. 10, or a list, e.g. 3,5,8") from None
     if len(numbers) > 1 or "," in text:
-        return numbers
+        return tuple(numbers)
     if numbers[0] < 1:
         raise UserError(f"seeds {text!r}: give at least one")
     return tuple(range(first, first + numbers[0]))
@@ -249,9 +244,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"rates {text!r}: give LOW:HIGH:COUNT, e.g. 0.01:1:9, or a list, e.g. 0.01,0.1,1"
-        ) from None
+        raise UserError(f"rates {text!r}: give LOW:HIGH:COUNT, e.g. 0.01:1:9, or a list, e.g. 0.01,0.1,1") from None
     for rate in rates:
         if not (math.isfinite(rate) and rate > 0):
             raise UserError(f"rate {rate:g}: rates must be finite and above 0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,17 +21,17 @@ from lr_env.tasks import Task
 Info = dict[str, Any]
 
 
-class LREnv(gymnasium.Env[NDArray[np.float32], Any]):
+class LREnv(gymnasium.Env[Any, Any]):
     """Training one network; each step sets the learning rate of the next segment.
 
     ## Action
     | kind (`action=`) | space | meaning |
     |---|---|---|
-    | "lr" (default) | Box(1e-10, 10, ()) | the learning rate of the next segment, in the task's `lr_range`. An array of \
-`segment` rates gives every step its own. |
+    | "lr" (default) | Box(1e-10, 10, ()) | the learning rate of the next segment, in the task's `lr_range` |
     | "scale" | Box(-1, 1, (1,)) | changes the log of the rate by action * log(max_change) |
     | "discrete" | Discrete(3) | 0 divides the rate by max_change, 1 keeps it, 2 multiplies it |
 
+    Besides what the space holds, "lr" takes an array of `segment` rates, one for each step of the segment.
     "scale" and "discrete" start from the task's `lr_start`, or from `reset(options={"lr": ...})`, and stay in range.
 
     ## Observation
@@ -40,7 +40,7 @@ class LREnv(gymnasium.Env[NDArray[np.float32], Any]):
 
     | feature | unit | low | high |
     |---|---|---|---|
-    | log_train_loss: of the mean loss over the last segment (at reset: of the first batch) | log nats/example | -28 | 10 |
+    | log_train_loss: mean over the last segment (at reset: of the first batch) | log nats/example | -28 | 10 |
     | log_val_loss: on the task's validation subset | log nats/example | -28 | 10 |
     | val_accuracy: on the same | fraction | 0 | 1 |
     | log_lr: of the last step | log of the rate | -28 | 10 |
@@ -62,8 +62,8 @@ class LREnv(gymnasium.Env[NDArray[np.float32], Any]):
 
     ## End
     Terminated when the run has diverged: a loss that is not finite, or above 10 times the validation loss of the
-    untrained child. That loss is then reported, so that reward and observation stay finite. Truncated when the budget
-    is spent.
+    untrained child. That multiple is then its validation loss, in signals, reward and scores. Truncated when the
+    budget is spent.
 
     ## Info
     The signals (`step`, `progress`, `lr`, `train_loss`, `val_loss`, ...), `diverged`, `seed`, and at the end of a run
@@ -81,7 +81,7 @@ class LREnv(gymnasium.Env[NDArray[np.float32], Any]):
         UserError: (a `ValueError`) bad arguments, or an action outside the space; one line that names the fix.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as gymnasium.Env declares it)
 
     def __init__(self, task: str | Task = "DigitsMLP", *, render_mode: None = None, **settings: Any) -> None:
         self.render_mode = render_mode
@@ -133,7 +133,7 @@ class LREnv(gymnasium.Env[NDArray[np.float32], Any]):
         self.np_random.bit_generator.state = snapshot["generator"]
 
 
-class LRVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
+class LRVectorEnv(VectorEnv[Any, Any, Any]):
     """N runs of one task in lockstep, as one computation: `LREnv` for N seeds at once.
 
     Actions, observations, rewards, ends and arguments are those of `LREnv`, with a leading axis (num_envs,). Run i of

@@ -58,8 +58,8 @@ class Episodes:
         device, backend: see `Children`.
 
     Attributes:
-        signals: name -> (num_envs,), measured at the end of the last segment, always finite: a loss that is not, or
-            is above the bound of divergence, reads as that bound.
+        signals: name -> (num_envs,), measured at the end of the last segment, always finite: the validation loss of a
+            run that has diverged reads as the bound of divergence, and its training loss as that bound at most.
         over: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
     """
@@ -123,14 +123,10 @@ class Episodes:
             seeds: one for each.
             lr: the rate that relative actions start from, one or one for each; the task's own by default.
         """
-        rates = np.broadcast_to(
-            np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64), (len(rows),)
-        )
+        rates = np.broadcast_to(np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64), (len(rows),))
         low, high = self.task.lr_range
         if not ((rates >= low) & (rates <= high)).all():
-            raise UserError(
-                f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}"
-            )
+            raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
         rows = list(rows)
         self.children.reset(rows, seeds)
         first = {
@@ -195,10 +191,11 @@ class Episodes:
         steps = self.children.steps[rows].astype(np.float64)
         measured = {"step": steps, "progress": steps / self.task.budget, **measured}
         bound = self._loss_bound[rows]
-        for name in ("train_loss", "val_loss"):
-            exploded = ~(measured[name] <= bound)  # true for NaN, too
-            self.diverged[rows] |= exploded
-            measured[name] = np.where(exploded, bound, measured[name])
+        train_exploded = ~(measured["train_loss"] <= bound)  # true for NaN, too
+        diverged = train_exploded | ~(measured["val_loss"] <= bound)
+        self.diverged[rows] |= diverged
+        measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
+        measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
         for name, values in measured.items():
             whole = self.signals.get(name, np.zeros(self.num_envs)).copy()
             whole[rows] = np.nan_to_num(values, nan=0.0)

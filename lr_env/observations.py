@@ -60,9 +60,7 @@ FEATURES: tuple[Feature, ...] = (
         _log("val_loss"),
     ),
     Feature("val_accuracy", "fraction", 0.0, 1.0, "accuracy on the validation subset", _raw("val_accuracy")),
-    Feature(
-        "log_lr", "log of the rate", -28.0, 10.0, "log of the learning rate of the last step", _log("lr")
-    ),
+    Feature("log_lr", "log of the rate", -28.0, 10.0, "log of the learning rate of the last step", _log("lr")),
     Feature("progress", "fraction", 0.0, 1.0, "optimizer steps done over the budget", _raw("progress")),
     Feature(
         "log_prediction_variance",

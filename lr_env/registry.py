@@ -53,7 +53,7 @@ def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
     offered = list(planner.candidates(rates))
     if len(offered) != len(rates):
         raise UserError(
-            f"planner {planner.name!r} offers {len(offered)} settings for {len(rates)} peak rates: "
+            f"planner {planner.__name__} offers {len(offered)} settings for {len(rates)} peak rates: "
             "`candidates` must return one for each, so that all planners have the same tuning budget"
         )
     return offered

@@ -41,9 +41,7 @@ def planner_settings(planner: Planner) -> dict[str, Any]:
         UserError: the planner is not a dataclass.
     """
     if not is_dataclass(planner) or isinstance(planner, type):
-        raise UserError(
-            f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records"
-        )
+        raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
     return asdict(planner)
 
 
@@ -93,9 +91,7 @@ class Rollout:
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
         _, self._infos = self.env.reset(seed=[run.seed for run in self.runs])
-        self._states = [
-            self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)
-        ]
+        self._states = [self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)]
 
     @property
     def done(self) -> bool:
@@ -127,9 +123,7 @@ class Rollout:
     def record(self, row: int, phase: str) -> RunRecord:
         """How a run ended, without its curves."""
         run = self.runs[row]
-        scores = {
-            name: float(values[row]) for name, values in self._scores.items() if not np.isnan(values[row])
-        }
+        scores = {name: float(values[row]) for name, values in self._scores.items() if not np.isnan(values[row])}
         return RunRecord(
             phase=phase,
             planner=run.planner.name,
@@ -221,8 +215,6 @@ def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any)
             for name, value in signals.items():
                 curves[row][name].append(value)
     return [
-        replace(
-            runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()}
-        )
+        replace(runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()})
         for row in range(len(seeds))
     ]

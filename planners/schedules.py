@@ -176,8 +176,7 @@ class MultiStep(Schedule):
         fractions = tuple(FRACTION.apply(self.name, "each of milestones", m) for m in given)
         if not fractions or list(fractions) != sorted(set(fractions)):
             raise UserError(
-                f"planner {self.name!r}: milestones must be a list of increasing fractions, "
-                f"not {self.milestones!r}"
+                f"planner {self.name!r}: milestones must be a list of increasing fractions, not {self.milestones!r}"
             )
         self.settle("milestones", fractions)  # from JSON it comes as a list
 
@@ -268,8 +267,7 @@ class WSD(Schedule):
         super().__post_init__()
         if self.warmup + self.cooldown > 1:
             raise UserError(
-                f"planner {self.name!r}: warmup + cooldown must be at most 1, "
-                f"not {self.warmup!r} + {self.cooldown!r}"
+                f"planner {self.name!r}: warmup + cooldown must be at most 1, not {self.warmup!r} + {self.cooldown!r}"
             )
 
     def _at(self, k: Index, n: int) -> Array:

@@ -67,9 +67,7 @@ def test_a_tie_is_called_a_tie():
     assert summary.conclusion.startswith(
         f"A tie: {second.planner} cannot be told apart from {first.planner}, which has the lowest mean test"
     )
-    assert (
-        f"{first.planner} beats the best constant rate (peak=0.1, cooldown=0.5) by 0.0" in summary.conclusion
-    )
+    assert f"{first.planner} beats the best constant rate (peak=0.1, cooldown=0.5) by 0.0" in summary.conclusion
     assert "12 seeds" in summary.conclusion
     assert "not adjusted for the number of comparisons" in summary.conclusion
 
@@ -94,9 +92,7 @@ def test_a_winner_is_called_a_winner():
 
 def test_the_baseline_is_chosen_on_validation_data_whatever_the_test_data_say():
     records = [
-        dataclasses.replace(r, scores=dict(r.scores) | {"final_val_loss": 0.01})
-        if r.planner == "constant"
-        else r
+        dataclasses.replace(r, scores=dict(r.scores) | {"final_val_loss": 0.01}) if r.planner == "constant" else r
         for r in final()
     ]
     summary = summary_of(records)

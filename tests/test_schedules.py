@@ -134,9 +134,7 @@ def test_closed_forms(schedule, rates):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(
-    schedule=st.sampled_from(SETTINGS), n=st.integers(1, 300), peak=st.floats(1e-12, 1e3, exclude_min=True)
-)
+@given(schedule=st.sampled_from(SETTINGS), n=st.integers(1, 300), peak=st.floats(1e-12, 1e3, exclude_min=True))
 def test_rates_are_positive_and_peak_at_the_peak(schedule, n, peak):
     schedule = dataclasses.replace(schedule, peak=peak)
     rates, factors = schedule.preview(n), schedule.factors(n)
@@ -173,9 +171,7 @@ def test_candidates_are_one_a_rate(planner):
 
 @pytest.mark.parametrize("schedule", SETTINGS, ids=str)
 def test_plan_gives_each_run_the_rate_of_its_own_step(schedule):
-    state = schedule.start(
-        run_spec(budget=1250, segment=100), seeds=[3, 1, 2, 9]
-    )  # the last 50 steps: no segment
+    state = schedule.start(run_spec(budget=1250, segment=100), seeds=[3, 1, 2, 9])  # the last 50 steps: no segment
     table = schedule.preview(12)
     lr, after = schedule.plan(state, {"step": np.array([1100, 0, 500, 599]), "lr": np.ones(4)})
     np.testing.assert_array_equal(lr, table[[11, 0, 5, 5]])

@@ -50,10 +50,10 @@ class Backend:
         return "loop" if self.workers == 1 else f"loop with {self.workers} workers"
 
 
-def network_of(task: Task, dtype: torch.dtype) -> nn.Module:
-    """A module of the task's network, on the CPU."""
+def network_of(task: Task, dtype: torch.dtype, seed: int = 0) -> nn.Module:
+    """A module of the task's network with the initial weights of a seed, on the CPU."""
     source = task.source
-    return build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), 0, dtype)
+    return build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, dtype)
 
 
 def choose_backend(wanted: str, task: Task, num_children: int, device: str, dtype: torch.dtype) -> Backend:
@@ -73,18 +73,14 @@ def choose_backend(wanted: str, task: Task, num_children: int, device: str, dtyp
         threads = torch.get_num_threads() if device == "cpu" else 1
         choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
     if wanted != "loop" and (wanted == "stacked" or next(network_of(task, dtype).buffers(), None) is None):
-        choices += [
-            Backend("stacked", block) for block in sorted({min(block, num_children) for block in _BLOCKS})
-        ]
+        choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in _BLOCKS})]
     if len(choices) == 1:
         return choices[0]
     return _fastest(tuple(choices), task, device, dtype, torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)
-def _fastest(
-    choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, threads: int
-) -> Backend:
+def _fastest(choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, threads: int) -> Backend:
     """Time a few steps of each choice, from the smallest; `threads` only keys the cache."""
     seconds: dict[Backend, float] = {}
     for choice in choices:

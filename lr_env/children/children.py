@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lr_env.children.backend import Backend, choose_backend, network_of
-from lr_env.children.initial import build_seeded
 from lr_env.children.loop import LoopEngine
 from lr_env.children.memory import Need, activations_per_example
 from lr_env.children.order import DataOrder
@@ -66,14 +65,13 @@ class Children:
         self.task = task
         self.device = find_device(device)
         self.dtype = dtype
-        self.seeds = check_seeds(seeds)
-        self.steps = np.zeros(len(self.seeds), dtype=np.int64)
-
         template = network_of(task, dtype)
         layout = Layout.of(template)
         activations = activations_per_example(template, task.source.input_shape)
         self.need = _need(task, layout, activations, dtype)
-        self.need.check(len(self.seeds), self.device)
+        self.need.check(len(seeds), self.device)
+        self.seeds = check_seeds(seeds)
+        self.steps = np.zeros(len(self.seeds), dtype=np.int64)
         self.data = load(task.data, str(self.device), dtype)
 
         self.backend = (
@@ -104,15 +102,11 @@ class Children:
         """Start children anew, each from its seed; the others are not touched."""
         seeds = check_seeds(seeds)
         for row, seed in zip(rows, seeds.tolist(), strict=True):
-            source = self.task.source
-            module = build_seeded(
-                lambda: self.task.network.build(source.input_shape, source.num_classes), seed, self.dtype
-            )
-            self.state.initialise(row, module)
-        rows = np.asarray(rows, dtype=np.int64)
-        self.seeds[rows] = seeds
-        self.order.assign(rows, seeds)
-        self.steps[rows] = 0
+            self.state.initialise(row, network_of(self.task, self.dtype, seed))
+        chosen = np.asarray(rows, dtype=np.int64)
+        self.seeds[chosen] = seeds
+        self.order.assign(chosen, seeds)
+        self.steps[chosen] = 0
 
     def train(self, lr: Floats | Sequence[float], rows: Sequence[int] | None = None) -> Floats:
         """Train one segment.
@@ -229,9 +223,7 @@ class Children:
         """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same)."""
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         if len(chosen) != len(snapshot["steps"]):
-            raise UserError(
-                f"the snapshot holds {len(snapshot['steps'])} children, not {len(chosen)}: pass its rows"
-            )
+            raise UserError(f"the snapshot holds {len(snapshot['steps'])} children, not {len(chosen)}: pass its rows")
         self.state.set(chosen, snapshot["tensors"])
         self.steps[chosen] = snapshot["steps"]
         self.seeds[chosen] = snapshot["seeds"]
@@ -249,9 +241,7 @@ class Children:
             same_batches: follow the source's data order instead.
         """
         if len(set(targets)) != len(targets) or set(targets) & set(sources) or len(sources) != len(targets):
-            raise UserError(
-                "fork: give as many targets as sources, no two targets alike, and none that is a source"
-            )
+            raise UserError("fork: give as many targets as sources, no two targets alike, and none that is a source")
         own_order = self.order.seeds[list(targets)].copy()
         self.restore(self.snapshot(sources), targets)
         if not same_batches:

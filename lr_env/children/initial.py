@@ -39,9 +39,7 @@ class DrawFrom(TorchDispatchMode):
                 name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
                 func = getattr(func.overloadpacket, name, None)
                 if func is None:
-                    raise UserError(
-                        "the network initialises itself with a random function that cannot be seeded"
-                    )
+                    raise UserError("the network initialises itself with a random function that cannot be seeded")
             kwargs["generator"] = self.generator
         return func(*args, **kwargs)
 

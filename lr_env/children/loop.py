@@ -36,7 +36,7 @@ class LoopEngine:
     def __init__(self, state: ChildrenState, template: nn.Module, train: Split, workers: int = 1) -> None:
         self.state = state
         self.train_split = train
-        # Networks without buffers evaluate as they train, and switching costs as much as a small network's forward pass.
+        # Networks without buffers evaluate as they train, and switching costs as much as a small forward pass.
         self.has_modes = bool(state.layout.buffers)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(module, row) for row, module in enumerate(self.modules)]

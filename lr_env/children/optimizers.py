@@ -108,9 +108,7 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch's optimizer of the same name."""
-        return self.torch_class(
-            parameters, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
-        )
+        return self.torch_class(parameters, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
         """The rate over the first bias correction, the root of the second, and what is left after decoupled decay."""
@@ -126,9 +124,7 @@ class Adam:
         """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)."""
         self._decay(parameters, gradients, now)
         mean = slots["exp_avg"].lerp_(gradients, 1 - self.betas[0])
-        square = (
-            slots["exp_avg_sq"].mul_(self.betas[1]).addcmul_(gradients, gradients, value=1 - self.betas[1])
-        )
+        square = slots["exp_avg_sq"].mul_(self.betas[1]).addcmul_(gradients, gradients, value=1 - self.betas[1])
         scale = square.sqrt().div_(now["root"]).add_(self.eps)
         parameters.add_(scale.reciprocal_().mul_(mean).mul_(now["size"]))
 

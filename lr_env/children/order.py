@@ -31,9 +31,7 @@ class DataOrder:
         self._epoch = np.full(len(self.seeds), -1)
         self._permutations = np.zeros((len(self.seeds), self.batches_per_epoch, batch_size), dtype=np.int32)
 
-    def assign(
-        self, rows: Sequence[int] | NDArray[np.int64], seeds: Sequence[int] | NDArray[np.int64]
-    ) -> None:
+    def assign(self, rows: Sequence[int] | NDArray[np.int64], seeds: Sequence[int] | NDArray[np.int64]) -> None:
         """Give children new seeds."""
         self.seeds[rows] = seeds
         self._epoch[rows] = -1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,16 +45,14 @@ class StackedEngine:
 
     def __init__(self, state: ChildrenState, template: nn.Module, train: Split, block: int) -> None:
         if state.layout.buffers:
-            raise UserError(
-                "a network with buffers (e.g. batch norm) cannot be stacked yet: use backend='loop'"
-            )
+            raise UserError("a network with buffers (e.g. batch norm) cannot be stacked yet: use backend='loop'")
         self.state = state
         self.template = template
         self.train_split = train
         num_children = len(state.parameters)
         blocks = math.ceil(num_children / block)
         edges = [num_children * i // blocks for i in range(blocks + 1)]  # blocks of at most two sizes
-        self.blocks = list(zip(edges, edges[1:], strict=False))
+        self.blocks = list(itertools.pairwise(edges))
         self._gradient_graphs: dict[int, Graph] = {}
         self._logit_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
 
@@ -86,9 +86,7 @@ class StackedEngine:
             kept = self.state.get(idle) if len(idle) else {}
             now = {name: values[:, start:end] for name, values in coefficients.items()}
             self._train_block(slice(start, end), batches[start:end], now, losses[start:end])
-            if (
-                kept
-            ):  # the others of the block were trained along, which is cheaper than a stack of another size
+            if kept:  # the others of the block were trained along, which is cheaper than a stack of another size
                 self.state.set(idle, kept)
         return losses / batches.shape[1]
 
@@ -159,27 +157,27 @@ def simplify(graph: GraphModule) -> GraphModule:
     aten = torch.ops.aten
     reshapes = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
     for node in graph.graph.nodes:
-        source = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None
-        if source is None:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, torch.fx.Node):
             continue
-        idle = (
-            (node.target in reshapes and node.meta["val"].shape == source.meta["val"].shape)
-            or (node.target is aten.mul.Scalar and node.args[1] == 1)
-            or (node.target is aten.detach.default)
-        )
-        if idle:
+        same_shape = node.target in reshapes and node.meta["val"].shape == source.meta["val"].shape
+        times_one = node.target is aten.mul.Scalar and node.args[1] == 1
+        if same_shape or times_one or node.target is aten.detach.default:
             node.replace_all_uses_with(source)
-        elif node.target is aten.transpose.int and source.target is aten.transpose.int:
-            if {*node.args[1:]} == {*source.args[1:]}:
-                node.replace_all_uses_with(source.args[0])
+            continue
+        both = (node.target, source.target)
+        if both == (aten.transpose.int, aten.transpose.int) and _dims(node) == _dims(source):
+            node.replace_all_uses_with(source.args[0])  # there and back
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
 
 
-def _pieces(
-    layout: Layout, parameters: Tensor, slots: Mapping[str, Tensor]
-) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def _dims(transpose: torch.fx.Node) -> set[Any]:
+    return set(cast("tuple[int, ...]", transpose.args[1:]))
+
+
+def _pieces(layout: Layout, parameters: Tensor, slots: Mapping[str, Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
     averages = {name: layout.views(slot) for name, slot in slots.items()}
     return [
         (piece, {name: views[parameter] for name, views in averages.items()})

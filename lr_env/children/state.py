@@ -76,9 +76,7 @@ class ChildrenState:
             name: torch.zeros(num_children, layout.size, device=device, dtype=dtype) for name in sorted(flat)
         }
         for name, buffer in module.named_buffers():
-            self.tensors[f"buffer.{name}"] = torch.zeros(
-                num_children, *buffer.shape, device=device, dtype=buffer.dtype
-            )
+            self.tensors[f"buffer.{name}"] = torch.zeros(num_children, *buffer.shape, device=device, dtype=buffer.dtype)
         self.parameters = self.tensors["parameters"]
         self.slots = {name: self.tensors[name] for name in optimizer.slots}
         self.output_weights = layout.views(self.parameters)[layout.output_weight]

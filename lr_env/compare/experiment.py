@@ -63,9 +63,7 @@ class Experiment:
         if known is None:
             store.begin_experiment(name, spec)
         elif known != spec:
-            raise UserError(
-                f"{_difference(name, known, spec)}: use the same, another --name, or --fresh to start over"
-            )
+            raise UserError(f"{_difference(name, known, spec)}: use the same, another --name, or --fresh to start over")
 
     def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
         """Make the runs of a phase that are not finished yet.

@@ -269,9 +269,7 @@ def _log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, floa
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}")
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}"))
 
 
 def _draw_rate(axes: Axes, curve: _Curve, rank: int) -> None:
@@ -351,9 +349,7 @@ def _pushed_apart(heights: NDArray[np.float64], apart: float) -> NDArray[np.floa
 
 def _span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()) -> None:
     """Limits that hold the intervals, except those far beyond the middle one, and the numbers in `always`."""
-    ends = np.array(
-        [(e.value, *(x if np.isfinite(x) else e.value for x in (e.low, e.high))) for e in estimates]
-    )
+    ends = np.array([(e.value, *(x if np.isfinite(x) else e.value for x in (e.low, e.high))) for e in estimates])
     ends = ends.reshape(-1, 3)
     ends = ends[np.isfinite(ends).all(axis=1)]
     shown = np.array(always, dtype=np.float64)
@@ -379,9 +375,7 @@ def _interval(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) 
     if value > right or value < left:
         at, arrow = (right, ">") if value > right else (left, "<")
         for shift in (0, 1):
-            axes.plot(
-                [at], [y], arrow, color=colour, markersize=7 + 4 * shift, fillstyle="none", clip_on=False
-            )
+            axes.plot([at], [y], arrow, color=colour, markersize=7 + 4 * shift, fillstyle="none", clip_on=False)
     else:
         face = "white" if colour == VERDICT_COLOURS["tie"] else colour
         axes.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)

@@ -68,9 +68,7 @@ class Job:
             raise UserError("no rates: give at least one, e.g. --rates 0.01:1:9")
         for rate in self.rates:
             if not (np.isfinite(rate) and low <= rate <= high):
-                raise UserError(
-                    f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}"
-                )
+                raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
         _refuse_duplicates("rate", self.rates)
         for seeds in (self.tune_seeds, self.seeds):
             if any(seed < 0 for seed in seeds):

@@ -128,16 +128,12 @@ def _columns(summary: Summary) -> list[_Column]:
     setting = [r.setting for r in rows]
     short = [s if len(s) <= LONGEST_SETTING else s[: LONGEST_SETTING - 3] + "..." for s in setting]
     columns = [
-        _Column(
-            "planner", "who sets the learning rate", [r.planner for r in rows], 0, [_marked(r) for r in rows]
-        ),
+        _Column("planner", "who sets the learning rate", [r.planner for r in rows], 0, [_marked(r) for r in rows]),
         _Column("setting", "chosen on validation data, see Tuning", setting, 3, short),
         _Column("n", "runs, one a seed, the same seeds for every planner", [str(r.n) for r in rows]),
     ]
     if any(r.diverged for r in rows):
-        meaning = (
-            "runs that a loss that exploded or was not finite ended; without a score they count as infinite"
-        )
+        meaning = "runs that a loss that exploded or was not finite ended; without a score they count as infinite"
         columns.append(_Column("diverged", meaning, [str(r.diverged) for r in rows]))
     columns += [
         _Column("val loss", "mean final validation loss", [number_text(r.val_loss, loss) for r in rows], 8),
@@ -151,9 +147,7 @@ def _columns(summary: Summary) -> list[_Column]:
     accuracies = [r.test_accuracy for r in rows]
     if accuracies[0] is not None:
         places = decimals_of(accuracies, 100)
-        both = [
-            (e, q) for e, q in zip(accuracies, (r.test_accuracy_iqm for r in rows), strict=True) if e and q
-        ]
+        both = [(e, q) for e, q in zip(accuracies, (r.test_accuracy_iqm for r in rows), strict=True) if e and q]
         means = [estimate_text(e, places, 100) for e, _ in both]
         iqms = [number_text(q.value * 100, places) for _, q in both]
         columns.append(
@@ -193,9 +187,7 @@ def _columns(summary: Summary) -> list[_Column]:
     columns.append(_Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
     if any(r.extra_steps for r in rows):
         extra = [f"{r.extra_steps:.0f}" for r in rows]
-        columns.append(
-            _Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 9)
-        )
+        columns.append(_Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 9))
     seconds = [f"{r.planning_seconds:.2g}" for r in rows]
     columns.append(_Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
     return columns
@@ -205,14 +197,11 @@ def _marked(row: Row) -> str:
     return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
 
 
-def _versus(
-    name: str, meaning: str, rows: Sequence[Row], of: Callable[[Row], Versus | None], rank: int
-) -> _Column:
+def _versus(name: str, meaning: str, rows: Sequence[Row], of: Callable[[Row], Versus | None], rank: int) -> _Column:
     found = [of(r) for r in rows]
     places = decimals_of(None if v is None else v.difference for v in found)
     cells = [
-        "(reference)" if v is None else f"{estimate_text(v.difference, places, sign=True)} {v.verdict}"
-        for v in found
+        "(reference)" if v is None else f"{estimate_text(v.difference, places, sign=True)} {v.verdict}" for v in found
     ]
     return _Column(name, meaning, cells, rank)
 
@@ -310,9 +299,7 @@ def _runs_table(records: Sequence[RunRecord]) -> pa.Table:
     return pa.table(columns)
 
 
-def _markdown(
-    summary: Summary, tuning_records: Sequence[RunRecord], manifest: Mapping[str, Any], title: str
-) -> str:
+def _markdown(summary: Summary, tuning_records: Sequence[RunRecord], manifest: Mapping[str, Any], title: str) -> str:
     columns = _columns(summary)
     parts = [
         f"# {title}",

@@ -243,9 +243,7 @@ def _checked(values: ArrayLike) -> NDArray[np.float64]:
     if values.ndim == 0 or values.size == 0:
         raise UserError("no values: give at least one run")
     if np.isnan(values).any():
-        raise UserError(
-            "a value is NaN; give a run without a score an infinite loss, or leave its planner out"
-        )
+        raise UserError("a value is NaN; give a run without a score an infinite loss, or leave its planner out")
     return values
 
 

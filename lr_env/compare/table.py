@@ -309,8 +309,7 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
         )
     else:
         text = (
-            f"{name} has the lowest mean test loss {field} on the same {n} seeds, and no other planner is "
-            "tied with it"
+            f"{name} has the lowest mean test loss {field} on the same {n} seeds, and no other planner is tied with it"
         )
     constant = next((r for r in rows if r.planner == reference), None)
     against = "" if constant is None else f"; {best.planner} {_against_constant(best, constant)}"
@@ -358,6 +357,4 @@ def _plain(value: Any) -> Any:
     """A numpy number or array as JSON has it."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    raise UserError(
-        f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists"
-    )
+    raise UserError(f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists")

@@ -52,9 +52,7 @@ def load_tree(path: Path) -> Any:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != str(_FORMAT):
-                raise UserError(
-                    f"{str(path)!r} has format {header.get('format')!r}, not {_FORMAT}: update lr_env"
-                )
+                raise UserError(f"{str(path)!r} has format {header.get('format')!r}, not {_FORMAT}: update lr_env")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return _put_together(json.loads(header["tree"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:

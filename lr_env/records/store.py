@@ -102,9 +102,7 @@ class Store:
     def _prepare(self) -> None:
         with self.transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            tables = {
-                row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
+            tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if version == 0 and not tables:
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
@@ -145,16 +143,12 @@ class Store:
     def begin_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
         """Note an experiment before its runs."""
         with self.transaction():
-            self._db.execute(
-                "INSERT INTO experiments VALUES (?, ?)", (name, json.dumps(dict(spec), sort_keys=True))
-            )
+            self._db.execute("INSERT INTO experiments VALUES (?, ?)", (name, json.dumps(dict(spec), sort_keys=True)))
 
     def delete_experiment(self, name: str) -> None:
         """Forget an experiment and its runs."""
         with self.transaction():
-            self._db.execute(
-                "DELETE FROM segments WHERE run IN (SELECT id FROM runs WHERE experiment = ?)", (name,)
-            )
+            self._db.execute("DELETE FROM segments WHERE run IN (SELECT id FROM runs WHERE experiment = ?)", (name,))
             self._db.execute("DELETE FROM runs WHERE experiment = ?", (name,))
             self._db.execute("DELETE FROM experiments WHERE name = ?", (name,))
 
@@ -169,7 +163,8 @@ class Store:
                     (experiment, *key),
                 )
                 ids += self._db.execute(
-                    "SELECT id FROM runs WHERE experiment = ? AND phase = ? AND planner = ? AND settings = ? AND seed = ?",
+                    "SELECT id FROM runs "
+                    "WHERE experiment = ? AND phase = ? AND planner = ? AND settings = ? AND seed = ?",
                     (experiment, *key),
                 ).fetchone()
         return ids
@@ -240,9 +235,7 @@ class Store:
                     steps=row[7],
                     extra_steps=row[8],
                     planning_seconds=row[9],
-                    scores={
-                        name: value for name, value in zip(SCORES, row[10:], strict=True) if value is not None
-                    },
+                    scores={name: value for name, value in zip(SCORES, row[10:], strict=True) if value is not None},
                     curves=self._curves(row[0]) if curves else {},
                 )
                 for row in found

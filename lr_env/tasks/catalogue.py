@@ -62,9 +62,7 @@ class Task:
         sizes = self.source.sizes
         for field, split in (("batch_size", "train"), ("val_subset", "val")):
             if getattr(self, field) > sizes[split]:
-                raise UserError(
-                    f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples"
-                )
+                raise UserError(f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples")
         for field in ("lr_range", "tuning_range"):
             low, high = getattr(self, field)
             if not (math.isfinite(high) and 0 < low < high):

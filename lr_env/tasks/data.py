@@ -97,8 +97,8 @@ def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     digest = hashlib.sha256()
     splits = {}
     for split, (images, labels) in raw.items():
-        digest.update(np.ascontiguousarray(images))
-        digest.update(np.ascontiguousarray(labels))
+        digest.update(images.tobytes())
+        digest.update(labels.tobytes())
         inputs = torch.tensor(images, device=device).to(dtype).reshape(-1, *source.input_shape)
         inputs.div_(source.scale).sub_(source.mean).div_(source.std)
         splits[split] = Split(inputs, torch.tensor(labels, device=device))
@@ -130,17 +130,15 @@ def _digits() -> tuple[Arrays, None]:
         load_digits,
     )  # here, because importing scikit-learn takes longer than the data
 
-    digits = load_digits()
-    return (digits.images.astype(np.uint8), digits.target.astype(np.int64)), None
+    inputs, labels = load_digits(return_X_y=True)
+    return (np.asarray(inputs, dtype=np.uint8), np.asarray(labels, dtype=np.int64)), None
 
 
 def _idx(content: bytes) -> NDArray[np.uint8]:
     """An array in the IDX format: two zero bytes, type 8 (uint8), the number of dimensions, the sizes, the data."""
     dims = content[3]
     shape = np.frombuffer(content, ">u4", count=dims, offset=4)
-    return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(
-        shape
-    )
+    return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(shape)
 
 
 def _fashion() -> tuple[Arrays, Arrays]:

@@ -45,9 +45,7 @@ def read(file: DataFile) -> bytes:
     if local:
         found = _find(Path(local).expanduser(), file)
         if found is not None:
-            return _unpack(
-                found, file, f"replace it with the published file ({file.url}), or unset LR_ENV_DATA"
-            )
+            return _unpack(found, file, f"replace it with the published file ({file.url}), or unset LR_ENV_DATA")
     cache = cache_folder()
     found = _find(cache, file) if cache.is_dir() else None
     if found is None:
@@ -86,9 +84,7 @@ def _unpack(path: Path, file: DataFile, remedy: str) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{str(path)!r} is truncated or not a gzip file ({error}): {remedy}") from error
     except OSError as error:
-        raise UserError(
-            f"cannot read {str(path)!r} ({error.strerror}): make it readable, or {remedy}"
-        ) from error
+        raise UserError(f"cannot read {str(path)!r} ({error.strerror}): make it readable, or {remedy}") from error
     if hashlib.sha256(content).hexdigest() != file.content_sha256:
         raise UserError(f"{str(path)!r} is not the published file (its SHA-256 differs): {remedy}")
     return content
