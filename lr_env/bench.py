@@ -64,13 +64,7 @@ class Effort:
     compare: tuple[str, ...] = ()
 
 
-QUICK = Effort(
-    rounds=3,
-    run_segments=10,
-    segments=2,
-    import_rounds=1,
-    compare=("--budget", "50", "--seeds", "2", "--tune-seeds", "1", "--rates", "0.01,0.1"),
-)
+QUICK = Effort(3, 10, 2, 1, ("--budget", "50", "--seeds", "2", "--tune-seeds", "1", "--rates", "0.01,0.1"))
 
 
 @dataclass(frozen=True)
@@ -79,43 +73,38 @@ class Figure:
 
     Attributes:
         measure: what was measured.
-        value: median over the rounds.
-        low, high: smallest and largest of a round.
-        rounds: how many there were.
+        values: one a round.
         unit: "x", "%", "s" or "GiB".
-        absolute: the times behind it, in words.
+        absolute: what is behind it, in words.
         bar: what is promised, if anything.
     """
 
     measure: str
-    value: float
-    low: float
-    high: float
-    rounds: int
+    values: Sequence[float]
     unit: str
     absolute: str = ""
     bar: Bar | None = None
 
-    @classmethod
-    def of(cls, measure: str, values: Any, unit: str, absolute: str, bar: Bar | None) -> Figure:
-        """The figure of the rounds' values."""
-        values = np.asarray(values, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
-        return cls(measure, float(np.median(values)), low, high, len(values), unit, absolute, bar)
+    @property
+    def value(self) -> float:
+        """The median, which is held against the bar."""
+        return float(np.median(self.values))
 
     @property
     def verdict(self) -> str:
-        """Whether the bar is met; "no bar" where there is none."""
+        """Whether the bar is met."""
         if self.bar is None:
             return "no bar"
         return "met" if COMPARED[self.bar[0]](self.value, self.bar[1]) else "NOT MET"
 
     def cells(self) -> tuple[str, ...]:
         """The line as text."""
-        space = "" if self.unit == "x" else " "
-        spread = f" ({self.low:.3g} to {self.high:.3g}, {self.rounds} rounds)" if self.rounds > 1 else ""
-        bar = f"{self.bar[0]} {self.bar[1]:g}{space}{self.unit}" if self.bar else ""
-        return self.measure, f"{self.value:.3g}{space}{self.unit}{spread}", self.absolute, bar, self.verdict
+        unit = self.unit if self.unit == "x" else f" {self.unit}"
+        places = {"x": 2, "GiB": 2}.get(self.unit, 1)
+        spread = f"{min(self.values):.{places}f} to {max(self.values):.{places}f}, {len(self.values)} rounds"
+        figure = f"{self.value:.{places}f}{unit}" + (f" ({spread})" if len(self.values) > 1 else "")
+        bar = f"{self.bar[0]} {self.bar[1]:g}{unit}" if self.bar else ""
+        return self.measure, figure, self.absolute, bar, self.verdict
 
 
 def in_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[NDArray[np.float64], ...]:
@@ -127,13 +116,11 @@ def in_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -
 def environment_seconds(env: LREnv, seed: int) -> float:
     """Time of all steps of an episode at the task's starting rate, after the reset."""
     env.reset(seed=seed)
-    rate = env.task.lr_start
-    truncated = False
     start = time.perf_counter()
-    while not truncated:
-        *_, terminated, truncated, _ = env.step(rate)
+    for _ in range(env.task.num_segments):
+        *_, terminated, _, _ = env.step(env.task.lr_start)
         if terminated:
-            raise RuntimeError(f"{env.task.name} diverged at its starting rate of {rate:g}")
+            raise RuntimeError(f"{env.task.name} diverged at its starting rate")
     return time.perf_counter() - start
 
 
@@ -181,14 +168,13 @@ def overhead(task: Task, device: torch.device, effort: Effort) -> Figure:
     ours, plain = in_turns(
         lambda: environment_seconds(env, 0), lambda: plain_seconds(env.task, data, device, 0), effort.rounds
     )
-    absolute = f"{np.median(ours):.3g} s and {np.median(plain):.3g} s for {env.task.budget} steps"
-    return Figure.of(
-        f"{task.name}: time of LREnv with 1 child / plain torch loop", ours / plain, "x", absolute, ("<=", 1.10)
-    )
+    absolute = f"{np.median(ours):.3f} s and {np.median(plain):.3f} s for {env.task.budget} steps"
+    measure = f"{task.name}: time of LREnv with 1 child / plain torch loop"
+    return Figure(measure, (ours / plain).tolist(), "x", absolute, ("<=", 1.10))
 
 
 def segment_seconds(children: Children, segments: int) -> tuple[float, float]:
-    """Time of some segments in train(), and in the measure() at the end of each."""
+    """Time that some segments take in train(), and in the measure() at the end of each."""
     rates = np.full(len(children), children.task.lr_start)
     training = measuring = 0.0
     for _ in range(segments):
@@ -216,18 +202,12 @@ def lockstep(task: Task, device: torch.device, effort: Effort, bar: Bar | None) 
         )
         absolute = f"{np.median(rate_of_many):,.0f} ({many.backend}) and {np.median(rate_of_one):,.0f} ({one.backend})"
         measure = f"{task.name}: child steps/s of {LOCKSTEP} children / 1 child, {what}"
-        figures.append(Figure.of(measure, rate_of_many / rate_of_one, "x", absolute, its_bar))
+        figures.append(Figure(measure, (rate_of_many / rate_of_one).tolist(), "x", absolute, its_bar))
     for count, t in zip((1, LOCKSTEP), times, strict=True):
         trained, measured = 1000 * np.median(t, axis=0) / effort.segments
-        figures.append(
-            Figure.of(
-                f"{task.name}: share of measure() in a segment's time, {count} {'child' if count == 1 else 'children'}",
-                100 * t[:, 1] / t.sum(1),
-                "%",
-                f"{measured:.3g} ms of {trained + measured:.3g} ms",
-                ("<=", 15.0),
-            )
-        )
+        absolute = f"{measured:,.2f} ms of {trained + measured:,.2f} ms"
+        measure = f"{task.name}: share of measure() in a segment's time, children: {count}"
+        figures.append(Figure(measure, (100 * t[:, 1] / t.sum(1)).tolist(), "%", absolute, ("<=", 15.0)))
     return figures
 
 
@@ -236,7 +216,8 @@ def import_seconds(statement: str) -> float:
     code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     # Compiled once and then read from the cache, as where people work.
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=settings).stdout)
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, env=settings)
+    return float(done.stdout)
 
 
 def imports(effort: Effort) -> list[Figure]:
@@ -247,8 +228,8 @@ def imports(effort: Effort) -> list[Figure]:
         ("from lr_env import LREnv, Children", "import torch, gymnasium", None),
     ):
         a, b = in_turns(lambda s=ours: import_seconds(s), lambda s=theirs: import_seconds(s), effort.import_rounds)
-        absolute = f"{np.median(a):.3g} s and {np.median(b):.3g} s"
-        figures.append(Figure.of(f"time of `{ours}` / `{theirs}`", a / b, "x", absolute, bar))
+        absolute = f"{np.median(a):.2f} s and {np.median(b):.2f} s"
+        figures.append(Figure(f"time of `{ours}` / `{theirs}`", (a / b).tolist(), "x", absolute, bar))
     return figures
 
 
@@ -264,29 +245,17 @@ def comparison(device: str, effort: Effort) -> list[Figure]:
     options = ["compare", "DigitsMLP", *(["--device", device] if device != "cpu" else []), *effort.compare]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", watch, sys.executable, "-m", "lr_env.cli", *options]
-        output = subprocess.run(command, check=True, capture_output=True, cwd=folder).stdout
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=folder).stdout
     code, errors, seconds, peak = json.loads(output)
     if code:
         raise UserError(f"`lr-env {' '.join(options)}` ended with code {code}: {errors.strip()}")
     gib = peak * (1 if sys.platform == "darwin" else 1024) / 2**30
-    note = "shortened, which no bar is for" if effort.compare else ""
-    name = f"`lr-env {' '.join(options)}`"
+    name, note = f"`lr-env {' '.join(options)}`", "shortened: no bar is for it" if effort.compare else ""
+    bars: Sequence[Bar | None] = (None, None) if effort.compare else (("<", 1.5), ("<", 180.0))
     return [
-        Figure.of(f"{name}: peak memory", [gib], "GiB", note, None if effort.compare else ("<", 1.5)),
-        Figure.of(f"{name}: wall time", [seconds], "s", note, None if effort.compare else ("<", 180.0)),
+        Figure(f"{name}: peak memory", [gib], "GiB", note, bars[0]),
+        Figure(f"{name}: wall time", [seconds], "s", note, bars[1]),
     ]
-
-
-def available_tasks(device: torch.device) -> tuple[list[Task], list[str]]:
-    """The tasks whose data is there, and a line for each of the others."""
-    tasks, skipped = [], []
-    for task in TASKS.values():
-        try:
-            load(task.data, str(device))
-            tasks.append(task)
-        except UserError as error:
-            skipped.append(f"{task.name} is not measured: {error}")
-    return tasks, skipped
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -304,7 +273,7 @@ def machine(device: str) -> dict[str, Any]:
 
 def report(figures: Sequence[Figure], skipped: Sequence[str], about: Mapping[str, Any], quick: bool) -> str:
     """The table in Markdown, aligned so that it reads as well in a terminal."""
-    lines = [("measure", "median (min to max)", "absolute, both sides", "bar", ""), *(f.cells() for f in figures)]
+    lines = [("measure", "median (min to max)", "absolute", "bar", "verdict"), *(f.cells() for f in figures)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     grid = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     grid.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
@@ -317,7 +286,7 @@ def report(figures: Sequence[Figure], skipped: Sequence[str], about: Mapping[str
         "A quick look: few and short rounds, not figures to rely on." if quick else "",
         "\n".join(grid),
         *skipped,
-        f"{about['threads']} threads; {about['system']}; load average before: {about['load_before']}; {kept}.",
+        f"Threads: {about['threads']}; {about['system']}; load average before: {about['load_before']}; {kept}.",
         "Machines are noisy: neighbours, clocks and caches move these figures from one start to the next. Both sides "
         "of a ratio ran in turns in one process (imports: each in a fresh one); the median of the rounds' ratios is "
         "held against the bar. The plain loop trains from tensors on the device with torch.optim, and at the same "
@@ -354,25 +323,27 @@ class Bench:
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
         about = machine(str(device))
-        tasks, skipped = available_tasks(device)
         bars: dict[str, Bar] = {"DigitsMLP": (">=", 5.0), "FashionMLP": (">=", 2.0)}
         figures: list[Figure] = []
-        for what, jobs in (
-            ("1 child against a plain loop", [lambda t=t: [overhead(t, device, effort)] for t in tasks]),
-            ("children in lockstep", [lambda t=t: lockstep(t, device, effort, bars.get(t.name)) for t in tasks]),
-            ("imports", [lambda: imports(effort)]),
-            ("a comparison", [lambda: comparison(str(device), effort)]),
-        ):
-            print(f"measuring {what} ...", file=sys.stderr)
-            for job in jobs:
-                figures += job()
+        skipped: list[str] = []
+        for task in TASKS.values():
+            print(f"{task.name} ...", file=sys.stderr)
+            try:
+                load(task.data, str(device))
+            except UserError as error:
+                skipped.append(f"{task.name} is not measured: the data set {task.data} is not there (see LR_ENV_DATA).")
+                print(f"{skipped[-1]} {error}", file=sys.stderr)
+                continue
+            figures += [overhead(task, device, effort), *lockstep(task, device, effort, bars.get(task.name))]
+        print("imports and a comparison ...", file=sys.stderr)
+        figures += [*imports(effort), *comparison(str(device), effort)]
         text = report(figures, skipped, about, self.quick)
         print(text, end="")
         if self.out is not None:
             name = re.sub(r"\((r|tm)\)", "", f"{about['device']} {about['cores']} cores".lower())
             path = self.out / (re.sub(r"[^a-z0-9]+", "-", name).strip("-") + ("-quick" if self.quick else ""))
             kept = {"machine": about, "quick": self.quick, "skipped": skipped}
-            kept["figures"] = [{**asdict(figure), "verdict": figure.verdict} for figure in figures]
+            kept["figures"] = [{**asdict(f), "median": f.value, "verdict": f.verdict} for f in figures]
             write(path.with_name(f"{path.name}.json"), json.dumps(kept, indent=2) + "\n")
             write(path.with_name(f"{path.name}.md"), text)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from tyro.conf import arg
 
 from lr_env.errors import UserError
 
@@ -53,33 +55,33 @@ class Planners:
 class Common:
     """Options of a sweep and of a comparison."""
 
-    task: tyro.conf.Positional[str]
+    task: Annotated[str, tyro.conf.Positional, arg(metavar="TASK")]
     """Name of a task; `lr-env tasks` lists them."""
-    planners: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ("all",)
+    planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
     """Planners, by name, or "all"; `lr-env planners` lists them."""
-    rates: str = ""
+    rates: Annotated[str, arg(metavar="RATES")] = ""
     """Peak rates to try: LOW:HIGH:COUNT for a log grid, or a list 0.01,0.1,1. Default: 12 over the task's range."""
-    tune_seeds: str = "2"
+    tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "2"
     """Seeds for every setting: how many, or a list 1000000,1000001."""
-    budget: int | None = None
+    budget: Annotated[int | None, arg(metavar="STEPS")] = None
     """Optimizer steps in a run, in place of the task's."""
-    segment: int | None = None
+    segment: Annotated[int | None, arg(metavar="STEPS")] = None
     """Optimizer steps between two decisions, in place of the task's."""
-    device: str = "cpu"
+    device: Annotated[str, arg(metavar="NAME")] = "cpu"
     """cpu, cuda, cuda:1, ... or auto."""
-    backend: str = "auto"
+    backend: Annotated[str, arg(metavar="NAME")] = "auto"
     """auto, loop (children one after another) or stacked (as one computation)."""
-    lockstep: int | None = None
+    lockstep: Annotated[int | None, arg(metavar="N")] = None
     """Children trained together. Default: up to 128, as memory allows."""
-    threads: int | None = None
+    threads: Annotated[int | None, arg(metavar="N")] = None
     """CPU threads. Default: torch's."""
     store: Path = Path("results/records.sqlite")
     """Record store, a SQLite file."""
-    name: str = ""
+    name: Annotated[str, arg(metavar="NAME")] = ""
     """Name of the experiment, in the store and under results/. Default: that of the task."""
     fresh: bool = False
     """Forget what was done under this name, and start over."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
     """Wall time between checkpoints of the runs in flight."""
 
     def experiment(self) -> str:
@@ -165,7 +167,7 @@ class Sweep(Common):
 class Compare(Common):
     """Tune every planner with the same number of runs, then run all on the same fresh seeds and say who won."""
 
-    seeds: str = "10"
+    seeds: Annotated[str, arg(metavar="SEEDS")] = "10"
     """Fresh seeds of the comparison: how many (from 0 up), or a list 3,5,8."""
     results: Path = Path("results")
     """Folder for the reports; this one goes to its subfolder NAME."""
@@ -199,8 +201,7 @@ class Compare(Common):
 def main() -> None:
     """Entry point of `lr-env`: bad input is one line and exit code 2."""
     try:
-        # Flags are written --like-this whatever the platform; sub-commands are the four jobs.
-        tyro.cli(Tasks | Planners | Sweep | Compare, prog="lr-env", description=__doc__).run()
+        _parse().run()
     except UserError as error:
         _stop(str(error))
     except OSError as error:
@@ -211,6 +212,27 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse() -> Tasks | Planners | Sweep | Compare:
+    """What the arguments ask for; tyro's framed messages become one line."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return tyro.cli(
+                Tasks | Planners | Sweep | Compare,
+                prog="lr-env",
+                description=__doc__,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise  # help was asked for, and given
+        text = " ".join(re.sub("[│╭╮╰╯]", " ", told.getvalue()).split())
+        text = re.sub(r"^─ [^─]* ─+ ", "", text)
+        near = re.search(r"Perhaps you meant: (--[a-z-]+)", text)
+        guess = f"; did you mean {near[1]}?" if near else ""
+        raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
 
 
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -59,6 +60,8 @@ class Rollout:
     Attributes:
         segment: segments done.
     """
+
+    _OWN = ("segment", "_states", "_infos", "_seconds", "_scores", "_ended")  # what changes, besides the environment
 
     def __init__(
         self,
@@ -137,26 +140,15 @@ class Rollout:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that the rest of the runs depends on."""
-        return {
-            "segment": self.segment,
-            "env": self.env.snapshot(),
-            "states": self._states,
-            "infos": self._infos,
-            "seconds": self._seconds,
-            "scores": self._scores,
-            "ended": self._ended,
-        }
+        """Copies of everything that the rest of the runs depends on."""
+        own = {name: getattr(self, name) for name in self._OWN}
+        return {"env": self.env.snapshot(), "own": copy.deepcopy(own)}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a snapshot of a rollout of the same runs."""
-        self.segment = snapshot["segment"]
         self.env.restore(snapshot["env"])
-        self._states = list(snapshot["states"])
-        self._infos = dict(snapshot["infos"])
-        self._seconds = snapshot["seconds"].copy()
-        self._scores = {name: values.copy() for name, values in snapshot["scores"].items()}
-        self._ended = snapshot["ended"].copy()
+        for name, value in copy.deepcopy(dict(snapshot["own"])).items():
+            setattr(self, name, value)
 
     def _start(self, planner: Planner, rows: Sequence[int]) -> Any:
         require(planner, {name: self._infos[name] for name in SIGNALS})

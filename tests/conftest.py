@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread (small tensors gain nothing from two, and CI machines are busy), no global randomness."""
+"""Shared by all tests: one thread, because CI machines are busy, and no global randomness."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ BACKENDS = ("auto", "loop", "stacked")
 _BLOCKS = (8, 32, 128)
 _PROBE_STEPS = 3
 _HOPELESS = 1.3
+_SHARING_HANDICAP = 1.25
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ def _fastest(choices: tuple[Backend, ...], task: Task, device: str, dtype: torch
         seconds[choice] = _seconds_per_step(choice, task, device, dtype)
         if choice.name == "stacked" and seconds[choice] > _HOPELESS * min(seconds.values()):
             break  # a larger block of the same will not catch up, and measuring it would take seconds
+    # Cores that share one child wait for each other at every operation, which costs dearly as soon as anything else
+    # runs on one of them; cores that have a child each do not. So sharing must be clearly faster.
+    shared = Backend("loop")
+    if threads > 1 and device == "cpu" and any(choice.workers > 1 for choice in choices):
+        seconds[shared] *= _SHARING_HANDICAP
     return min(seconds, key=lambda choice: seconds[choice])
 
 

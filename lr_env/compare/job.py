@@ -15,7 +15,7 @@ import torch
 from lr_env.children import Backend, Children
 from lr_env.children.backend import choose_backend
 from lr_env.children.children import find_device
-from lr_env.children.memory import Need, available_bytes
+from lr_env.children.memory import available_bytes
 from lr_env.compare.experiment import Experiment, only_process, start_over
 from lr_env.errors import UserError
 from lr_env.planner import Planner
@@ -105,7 +105,7 @@ class Job:
         if known and known.get("training", {}).get("wanted") == wanted:
             training = known["training"]
         else:
-            lockstep = self.lockstep or self._fitting()
+            lockstep = self._lockstep()
             backend = choose_backend(self.backend, self.task, lockstep, self.device, torch.float32)
             training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
         return {
@@ -120,10 +120,16 @@ class Job:
             "training": training,
         }
 
-    def _fitting(self) -> int:
-        need: Need = Children(self.task, [0], self.device, "loop").need
-        free = _MEMORY_SHARE * available_bytes(find_device(self.device)) - need.shared
-        return max(1, min(LOCKSTEP, int(free // need.per_child)))
+    def _lockstep(self) -> int:
+        """Children at a time: what was asked for, if it fits, or what pays."""
+        need = Children(self.task, [0], self.device, "loop").need
+        device = find_device(self.device)
+        most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
+        if self.lockstep is not None:
+            need.check(min(self.lockstep, most), device)
+            return min(self.lockstep, most)
+        free = _MEMORY_SHARE * available_bytes(device) - need.shared
+        return max(1, min(LOCKSTEP, most, int(free // need.per_child)))
 
 
 @dataclass(frozen=True)
@@ -277,6 +283,8 @@ def device_name(device: str) -> str:
 
 
 def _refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
-    for index, value in enumerate(values):
-        if value in values[:index]:
+    seen = set()
+    for value in values:
+        if value in seen:
             raise UserError(f"{kind} {value} is given twice: each {kind} may be given once")
+        seen.add(value)

@@ -1,0 +1,34 @@
+# On a machine with nothing but Python 3.11+ and make:
+#   make compare   installs into .venv and runs the main job
+#   make test      installs and runs lint and tests
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: compare test lint bench install clean
+
+compare: $(INSTALLED)
+	$(BIN)/lr-env compare DigitsMLP --seeds 10
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check lr_env planners tests examples
+	$(BIN)/ruff format --check lr_env planners tests examples
+	$(BIN)/basedpyright
+
+bench: $(INSTALLED)
+	$(BIN)/python -m lr_env.bench --out results/bench
+
+install: $(INSTALLED)
+
+# constraints.txt pins what the committed results were made with.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("lr_env needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,258 @@
+"""The command line as people use it: as a process, judged by its exit code and what it prints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from lr_env.cli import main
+
+QUICK = ["--budget", "40", "--segment", "10", "--rates", "0.01,0.1", "--tune-seeds", "1", "--seeds", "3"]
+SMALL = ["compare", "DigitsMLP", "--planners", "constant", "cosine", *QUICK]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "lr_env.cli", *arguments]
+
+
+def lr_env(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+
+
+def query(store: Path, sql: str) -> list[tuple]:
+    with closing(sqlite3.connect(store)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def timeless(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in csv.DictReader(file)]
+
+
+def test_lists(tmp_path):
+    tasks = lr_env("tasks", cwd=tmp_path)
+    assert [line.split()[0] for line in tasks.stdout.splitlines()] == ["DigitsMLP", "FashionMLP", "FashionLeNet5"]
+    planners = lr_env("planners", cwd=tmp_path)
+    assert len(planners.stdout.splitlines()) >= 14
+    assert not tasks.stderr + planners.stderr
+
+
+def test_a_comparison_from_start_to_report(tmp_path):
+    done = lr_env(*SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr  # no progress bar where there is no terminal
+    assert "constant" in done.stdout
+    assert "cosine" in done.stdout
+    folder = tmp_path / "results" / "DigitsMLP"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curves.png",
+        "manifest.json",
+        "runs.parquet",
+        "scores.png",
+        "summary.csv",
+        "summary.md",
+    ]
+    rows = timeless(folder / "summary.csv")
+    assert {row["planner"] for row in rows} == {"constant", "cosine"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["command"] == "lr-env " + " ".join(SMALL)
+    assert manifest["seeds"] == [0, 1, 2]
+    assert manifest["tuning"]["runs_per_planner"] == 2
+    # Again: nothing is trained, the report is the same.
+    began = time.monotonic()
+    before = (folder / "summary.csv").read_bytes()
+    assert lr_env(*SMALL, cwd=tmp_path).returncode == 0
+    assert (folder / "summary.csv").read_bytes() == before
+    assert time.monotonic() - began < 60
+
+
+def test_a_sweep_is_kept_in_the_store(tmp_path):
+    done = lr_env("sweep", "DigitsMLP", "--planners", "constant,wsd", *QUICK[:-2], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "best setting" in done.stdout
+    store = tmp_path / "results" / "records.sqlite"
+    assert query(store, "SELECT COUNT(*) FROM runs WHERE status = 'finished'") == [(4,)]
+    assert query(store, "SELECT COUNT(*) FROM segments") == [(16,)]
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path):
+    arguments = [*SMALL, "--seeds", "4", "--checkpoint-seconds", "0.05", "--lockstep", "4", "--backend", "stacked"]
+    arguments[arguments.index("40")] = "1000"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert lr_env(*arguments, cwd=whole).returncode == 0
+    chance = random.Random(0)
+    kills = 0
+    while True:
+        process = subprocess.Popen(command(*arguments), cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        store = broken / "results" / "records.sqlite"
+        while process.poll() is None and not _busy(store):
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0.0, 0.8))
+        if kills == 6 or process.poll() is not None:
+            assert process.wait() == 0, process.stderr.read()
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 3
+    ours, theirs = (folder / "results" / "DigitsMLP" / "summary.csv" for folder in (broken, whole))
+    assert timeless(ours) == timeless(theirs)
+    assert _curves(broken) == _curves(whole)
+    assert not list(broken.glob("results/*.checkpoint"))
+
+
+def _busy(store: Path) -> bool:
+    """Whether the runs have begun."""
+    try:
+        return query(store, "SELECT COUNT(*) FROM segments") != [(0,)]
+    except sqlite3.Error:
+        return False
+
+
+def _curves(folder: Path) -> list[tuple]:
+    return query(
+        folder / "results" / "records.sqlite",
+        "SELECT phase, planner, settings, seed, segment, lr, train_loss, val_loss FROM runs JOIN segments ON run = id "
+        "ORDER BY phase, planner, settings, seed, segment",
+    )
+
+
+def test_two_at_once_on_one_store(tmp_path):
+    arguments = [*SMALL, "--lockstep", "4"]
+    arguments[arguments.index("40")] = "2000"
+    first = subprocess.Popen(command(*arguments), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not _busy(tmp_path / "results" / "records.sqlite"):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.02)
+    same = lr_env(*arguments, cwd=tmp_path)
+    other = lr_env(*SMALL, "--name", "other", cwd=tmp_path)
+    assert first.wait() == 0, first.stderr.read()
+    first.stderr.close()
+    assert same.returncode == 2
+    assert "being run by another process: wait for it" in same.stderr
+    assert other.returncode == 0, other.stderr
+    store = tmp_path / "results" / "records.sqlite"
+    assert query(store, "PRAGMA integrity_check") == [("ok",)]
+    assert query(store, "SELECT COUNT(*) FROM runs WHERE status = 'finished'") == [(20,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare", "DigitMLP"], "did you mean 'DigitsMLP'"),
+        (["compare", "DigitsMLP", "--planners", "cosin"], "did you mean 'cosine'"),
+        (["compare", "DigitsMLP", "--planners", ","], "no planners"),
+        (["compare", "DigitsMLP", "--planners", "cosine", "cosine"], "planner cosine is given twice"),
+        (["compare", "DigitsMLP", "--rates", "0"], "rate 0: rates must be finite and above 0"),
+        (["compare", "DigitsMLP", "--rates=-0.1,0.1"], "rate -0.1: rates must be finite and above 0"),
+        (["compare", "DigitsMLP", "--rates", "nan"], "rate nan: rates must be finite and above 0"),
+        (["compare", "DigitsMLP", "--rates", "inf"], "rate inf: rates must be finite and above 0"),
+        (["compare", "DigitsMLP", "--rates", "0.1,11"], "rate 11"),
+        (["compare", "DigitsMLP", "--rates", "1:0.1:5"], "give LOW below HIGH"),
+        (["compare", "DigitsMLP", "--rates", "fast"], "give LOW:HIGH:COUNT"),
+        (["compare", "DigitsMLP", "--budget", "105"], "use a budget of 100 or 110"),
+        (["compare", "DigitsMLP", "--budget", "0"], "budget is 0"),
+        (["compare", "DigitsMLP", "--segment", "-5"], "segment is -5"),
+        (["compare", "DigitsMLP", "--seeds", "3,-1"], "seed -1: seeds are whole numbers from 0 up"),
+        (["compare", "DigitsMLP", "--seeds=-1"], "give at least one"),
+        (["compare", "DigitsMLP", "--seeds", "3,4,3"], "seed 3 is given twice"),
+        (["compare", "DigitsMLP", "--seeds", "ten"], "give how many"),
+        (["compare", "DigitsMLP", "--seeds", "5", "--tune-seeds", "1,2,"], "give how many"),
+        (["compare", "DigitsMLP", "--seeds", "5", "--tune-seeds", "1,9"], "needs fresh seeds"),
+        (["compare", "DigitsMLP", "--seeds", "1000000", "--lockstep", "10000000"], "ask for at most"),
+        (["compare", "DigitsMLP", "--device", "cuda:99"], "there is no device"),
+        (["compare", "DigitsMLP", "--device", "abacus"], "unknown device"),
+        (["compare", "DigitsMLP", "--backend", "vmap"], "unknown backend"),
+        (["compare", "DigitsMLP", "--threads", "0"], "threads 0"),
+        (["compare", "DigitsMLP", "--name", "../up"], "begin with a letter or digit"),
+        (["compare", "DigitsMLP", "--store", "/dev/null/records.sqlite"], "cannot make the folder"),
+        (["compare", "DigitsMLP", "--results", "/proc/results"], "cannot write into '/proc/results/DigitsMLP'"),
+        (["compare", "DigitsMLP", "--store", "text.sqlite"], "is damaged or not a record store"),
+        (["compare", "DigitsMLP", "--store", "newer.sqlite"], "update lr_env"),
+        (["compare", "DigitsMLP", "--store", "foreign.sqlite"], "not a record store"),
+        (["sweep", "FashionMLP"], "cannot read the data folder"),
+        (["compare", "DigitsMLP", "--seed", "3"], "did you mean --seeds?"),
+        (["compare", "DigitsMLP", "--budget", "ten"], "Error parsing --budget"),
+        (["compare"], "TASK"),
+        (["train", "DigitsMLP"], "Available subcommands: tasks, planners, sweep, compare"),
+        ([], "Expected one of {tasks, planners, sweep, compare}"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_that_names_the_fix(tmp_path, monkeypatch, capsys, arguments, says):
+    (tmp_path / "text.sqlite").write_text("no database, but long enough for a header\n" * 100)
+    newer = sqlite3.connect(tmp_path / "newer.sqlite")
+    newer.execute("CREATE TABLE runs (id)")
+    newer.execute("PRAGMA user_version = 99")
+    foreign = sqlite3.connect(tmp_path / "foreign.sqlite")
+    foreign.execute("CREATE TABLE shopping (item)")
+    for store in (newer, foreign):
+        store.commit()
+        store.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LR_ENV_DATA", str(tmp_path / "text.sqlite"))
+    monkeypatch.setattr(sys, "argv", ["lr-env", *arguments])
+    with pytest.raises(SystemExit) as end:  # in this process, because starting one costs seconds
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2, out + err
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not out
+
+
+def test_bad_input_of_a_process(tmp_path):
+    done = lr_env("compare", "DigitMLP", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("lr-env: unknown task 'DigitMLP'; did you mean 'DigitsMLP'?")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_same_name_for_another_comparison_is_refused_and_nothing_is_lost(tmp_path):
+    assert lr_env(*SMALL, cwd=tmp_path).returncode == 0
+    other = lr_env(*SMALL, "--seeds", "4", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "was begun with seeds [0, 1, 2], not [0, 1, 2, 3]" in other.stderr
+    assert "--fresh" in other.stderr
+    assert lr_env(*SMALL, cwd=tmp_path).returncode == 0
+    assert lr_env(*SMALL, "--seeds", "4", "--fresh", cwd=tmp_path).returncode == 0
+
+
+def test_a_full_disk_is_said_plainly_and_the_rest_can_be_gone_on_with(tmp_path):
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    full = lr_env(*SMALL, cwd=tmp_path, preexec_fn=small_disk)
+    assert full.returncode == 2, full.stdout + full.stderr
+    assert len(full.stderr.splitlines()) == 1, full.stderr
+    assert "disk" in full.stderr or "space" in full.stderr
+    assert lr_env(*SMALL, cwd=tmp_path).returncode == 0
+
+
+def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
+    arguments = [*SMALL]
+    arguments[arguments.index("40")] = "20000"
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not _busy(tmp_path / "results" / "records.sqlite"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "stopped; the same command goes on from here\n"

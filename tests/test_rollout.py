@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from lr_env.children import Backend, Children
+from lr_env.compare.job import Job, best_setting, run_job, tuning_steps
+from lr_env.errors import UserError
+from lr_env.planner import Planner, require
+from lr_env.records.record import SIGNALS
+from lr_env.records.store import Store
+from lr_env.registry import candidates, find_planner, planner_names
+from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.tasks import TASKS
+from planners import PLANNERS
+from planners.schedules import Constant, Cosine
+
+TASK = replace(TASKS["DigitsMLP"], budget=100, segment=10)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Draws every rate of a segment from the seed of its run, and remembers how often it was asked."""
+
+    peak: float = 0.05
+    name = "noisy"
+    needs = frozenset({"step", "val_loss"})
+
+    def start(self, run, seeds):
+        return {"seeds": np.array(seeds), "asked": 0, "segment": run.segment}
+
+    def plan(self, state, signals):
+        assert set(signals) == set(SIGNALS)
+        draws = [
+            np.random.Generator(np.random.PCG64([seed, state["asked"]])).random(state["segment"])
+            for seed in state["seeds"].tolist()
+        ]
+        return self.peak * (0.5 + np.array(draws)), {**state, "asked": state["asked"] + 1}
+
+    @classmethod
+    def candidates(cls, rates):
+        return [cls(rate) for rate in rates]
+
+
+def test_a_rollout_is_the_schedule_trained_by_hand():
+    (record,) = rollout(Cosine(0.1), TASK, [5], backend="loop")
+    children = Children(TASK, [5], backend="loop")
+    rates = Cosine(0.1).preview(10)
+    for segment, rate in enumerate(rates):
+        loss = children.train([rate])
+        measured = children.measure()
+        assert record.curves["lr"][segment] == rate
+        assert record.curves["train_loss"][segment] == loss[0]
+        assert record.curves["val_loss"][segment] == measured["val_loss"][0]
+    loss, accuracy = children.evaluate("test")
+    assert (record.scores["test_loss"], record.scores["test_accuracy"]) == (loss[0], accuracy[0])
+    assert (record.steps, record.diverged, record.status) == (100, False, "finished")
+
+
+def test_runs_are_paired_and_independent_of_their_neighbours():
+    mixed = [PlannedRun(planner, seed) for seed in (0, 1) for planner in (Noisy(), Constant(0.05), Constant(9.0))]
+    runs = Rollout(TASK, mixed, backend=Backend("stacked", 6))
+    while not runs.done:
+        runs.advance()
+    records = [runs.record(row, "final") for row in range(6)]
+    assert [record.diverged for record in records] == [False, False, True] * 2
+    for planner, row in ((Noisy(), 0), (Constant(0.05), 1)):
+        alone = rollout(planner, TASK, [1, 0], backend="loop")
+        for record, mine in zip(alone, (records[row + 3], records[row]), strict=True):
+            assert record.seed == mine.seed
+            assert mine.scores["test_loss"] == pytest.approx(record.scores["test_loss"], rel=1e-4)
+
+
+def test_a_rollout_resumes_to_the_same_bytes():
+    runs = [PlannedRun(planner, seed) for seed in (0, 1) for planner in (Noisy(), Cosine(0.1), Constant(9.0))]
+
+    def end(rollout: Rollout) -> str:
+        while not rollout.done:
+            rollout.advance()
+        return repr([replace(rollout.record(row, "final"), planning_seconds=0.0) for row in range(len(runs))])
+
+    first = Rollout(TASK, runs, backend=Backend("stacked", 6))
+    for _ in range(4):
+        first.advance()
+    snapshot = first.snapshot()
+    whole = end(first)
+    second = Rollout(TASK, runs, backend=Backend("stacked", 6))
+    second.restore(snapshot)
+    assert end(second) == whole
+    first.restore(snapshot)
+    assert end(first) == whole
+
+
+def test_planners_are_found_by_name():
+    assert set(planner_names()) >= set(PLANNERS)
+    for name in PLANNERS:
+        assert find_planner(name) is PLANNERS[name]
+        assert isinstance(candidates(find_planner(name), [0.1])[0], Planner)
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        find_planner("cosin")
+
+
+def test_a_broken_planner_is_told_from_a_broken_environment():
+    for answer, message in ((np.array([0.1, 0.1]), "shape"), (np.array([np.nan]), "outside"), (0.1, "shape")):
+        planner = _Answers(0.1)
+        object.__setattr__(planner, "answer", answer)
+        runs = Rollout(TASK, [PlannedRun(planner, 0)])
+        with pytest.raises(UserError, match=f"'answers'.*{message}"):
+            runs.advance()
+    with pytest.raises(UserError, match=r"'answers' needs the signal 'gradient_norm'.*it measures: "):
+        Rollout(TASK, [PlannedRun(_Greedy(0.1), 0)])
+    with pytest.raises(UserError, match="offers 1 settings for 2"):
+        candidates(_OneSetting, [0.1, 0.2])
+    require(Constant(0.1), {"step": np.zeros(1)})
+
+
+@dataclass(frozen=True)
+class _Answers:
+    peak: float
+    answer = None
+    name = "answers"
+    needs = frozenset({"step"})
+
+    def start(self, run, seeds):
+        return None
+
+    def plan(self, state, signals):
+        return self.answer, state
+
+
+@dataclass(frozen=True)
+class _Greedy(_Answers):
+    needs = frozenset({"gradient_norm"})
+
+
+class _OneSetting(Constant):
+    @classmethod
+    def candidates(cls, rates):
+        return [cls(0.1)]
+
+
+def test_a_job_tunes_on_validation_with_equal_budgets_and_runs_on_fresh_seeds(tmp_path):
+    job = Job(TASK, ("constant", "wsd"), (0.01, 0.1, 9.0), tune_seeds=(100, 101), seeds=(0, 1, 2))
+    told = []
+    result = run_job(job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: told.append(steps))
+    assert sum(told) == job.child_steps == 100 * (2 * 3 * 2 + 2 * 3)
+    for planner in job.planners:
+        tried = [r for r in result.tuning if r.planner == planner]
+        assert len(tried) == 6
+        assert not any("test_loss" in r.scores for r in tried)  # test is not touched by tuning
+        final = [r for r in result.final if r.planner == planner]
+        assert sorted(r.seed for r in final) == [0, 1, 2]
+        assert all(dict(r.settings)["peak"] == result.chosen[planner].peak for r in final)
+        # By hand: the setting whose two runs have the lowest mean loss.
+        means = {}
+        for record in tried:
+            means.setdefault(str(record.settings), []).append(record.scores["final_val_loss"])
+        best = min(means, key=lambda settings: np.mean(means[settings]))
+        assert str(final[0].settings) == best
+        assert best_setting(planner, job.rates, result.tuning) == result.chosen[planner]
+    steps = tuning_steps(result.tuning)
+    assert steps["constant"] == sum(r.steps for r in result.tuning if r.planner == "constant") < 600  # 9.0 diverged
+    assert all(len(r.curves["val_loss"]) == 10 for r in result.final)
