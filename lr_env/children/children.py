@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import functional_call
 
 from lr_env.children.backend import Backend, choose_backend, network_of
 from lr_env.children.loop import LoopEngine
@@ -85,12 +86,12 @@ class Children:
         )
         self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on them
         self.order = DataOrder(task.source.sizes["train"], task.batch_size, self.seeds.tolist())
-        template = template.to(self.device)
+        self._template = template.to(self.device)
         train = self.data.splits["train"]
         self.engine: LoopEngine | StackedEngine = (
-            LoopEngine(self.state, template, train, self.backend.workers)
+            LoopEngine(self.state, self._template, train, self.backend.workers)
             if self.backend.name == "loop"
-            else StackedEngine(self.state, template, train, self.backend.block)
+            else StackedEngine(self.state, self._template, train, self.backend.block)
         )
         self._evaluation_chunk = max(32, _EVALUATION_ELEMENTS // (activations * self.backend.block))
         self.reset(range(len(self.seeds)), self.seeds)
@@ -205,8 +206,9 @@ class Children:
         losses = []
         for row, batch in zip(chosen, batches, strict=True):
             index = torch.from_numpy(batch).to(self.device)
-            logits = self.engine.logits([row], train.inputs.index_select(0, index))
-            losses.append(_score(logits, train.labels.index_select(0, index))[0].mean())
+            with torch.no_grad():  # one child at a time, as every child has its own examples
+                logits = functional_call(self._template, self.state.child(row), (train.inputs.index_select(0, index),))
+            losses.append(_score(logits[None], train.labels.index_select(0, index))[0].mean())
         return torch.stack(losses).double().cpu().numpy()
 
     def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:

@@ -92,6 +92,11 @@ class ChildrenState:
             for slot in self.slots.values():
                 slot[row].zero_()
 
+    def child(self, row: int) -> dict[str, Tensor]:
+        """Parameters and copies of the buffers of one child, by the names that its module has for them."""
+        buffers = {name: self.tensors[f"buffer.{name}"][row].clone() for name in self.layout.buffers}
+        return {**self.layout.views(self.parameters[row]), **buffers}
+
     def get(self, rows: Rows) -> dict[str, Tensor]:
         """Copies of the rows of every tensor."""
         return {name: tensor[rows].clone() for name, tensor in self.tensors.items()}
