@@ -64,7 +64,7 @@ class Effort:
     compare: tuple[str, ...] = ()
 
 
-QUICK = Effort(3, 10, 2, 1, ("--budget", "50", "--seeds", "2", "--tune-seeds", "1", "--rates", "0.01,0.1"))
+QUICK = Effort(2, 5, 1, 1, ("--planners", "constant", "--rates", "0.1", "--tune-seeds", "1", "--seeds", "2"))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Planners:
         from lr_env.registry import find_planner, planner_names
 
         for name in planner_names():
-            print(f"{name:15} {(find_planner(name).__doc__ or '').strip().splitlines()[0]}")
+            print(f"{name:15} {(find_planner(name).__doc__ or '-').strip().splitlines()[0]}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class Common:
         names = tuple(name for part in self.planners for name in part.split(",") if name)
         if names == ("all",):
             names = tuple(planner_names())
+        elif "all" in names:
+            raise UserError("planners: name them, or say all, not both")
         for name in names:
             find_planner(name)
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
@@ -204,13 +206,17 @@ def main() -> None:
         _parse().run()
     except UserError as error:
         _stop(str(error))
+    except BrokenPipeError:  # the reader of our output, say `head`, has had enough
+        sys.stderr.close()
+        sys.exit(1)
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename else ""
         _stop(
             f"cannot read or write{where}: {error.strerror or error}; see that the disk is not full and may be written"
         )
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        but = ", without --fresh," if "--fresh" in sys.argv else ""
+        print(f"stopped; the same command{but} goes on from here", file=sys.stderr)
         sys.exit(130)
 
 
@@ -236,13 +242,13 @@ def _parse() -> Tasks | Planners | Sweep | Compare:
 
 
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
-    """Seeds from "10" (so many, from `first` up) or "3,5,8".
+    """Seeds from "10" (so many, from `first` up), "3,5,8", or "3," (the one).
 
     Raises:
         UserError: the text is neither.
     """
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise UserError(f"seeds {text!r}: give how many, e.g. 10, or a list, e.g. 3,5,8") from None
     if len(numbers) > 1 or "," in text:

@@ -166,7 +166,7 @@ class LRVectorEnv(VectorEnv[Any, Any, Any]):
         self.metadata = {"render_modes": [], "autoreset_mode": mode}
         self.render_mode = render_mode
         self.episodes = Episodes(task, num_envs, **settings)
-        self.num_envs = num_envs
+        self.num_envs = num_envs = self.episodes.num_envs
         self.single_action_space = self.episodes.action_space
         self.single_observation_space = observations.space()
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -203,7 +203,7 @@ class LRVectorEnv(VectorEnv[Any, Any, Any]):
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = [None if one is None else int(one) for one in seed]
         if len(seeds) != self.num_envs:
             raise UserError(f"{len(seeds)} seeds for {self.num_envs} environments: give one for each")
         if not self._generators:
@@ -276,8 +276,11 @@ def _child_seed(generator: np.random.Generator) -> int:
 
 
 def _infos(episodes: Episodes) -> Info:
-    signals = {name: values.copy() for name, values in episodes.signals.items()}
-    return {**signals, "diverged": episodes.diverged.copy(), "seed": episodes.children.seeds.copy()}
+    return {
+        **{name: values.copy() for name, values in episodes.signals.items()},
+        "diverged": episodes.diverged.copy(),
+        "seed": episodes.children.seeds.copy(),
+    }
 
 
 def _ended(outcome: Outcome) -> Info:

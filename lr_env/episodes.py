@@ -15,6 +15,7 @@ from lr_env.actions import find_action
 from lr_env.children import Backend, Children
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
+from lr_env.records.record import SIGNALS
 from lr_env.rewards import find_reward
 from lr_env.tasks import Task, find_task
 
@@ -58,8 +59,8 @@ class Episodes:
         device, backend: see `Children`.
 
     Attributes:
-        signals: name -> (num_envs,), measured at the end of the last segment, always finite: the validation loss of a
-            run that has diverged reads as the bound of divergence, and its training loss as that bound at most.
+        signals: name in `SIGNALS` -> (num_envs,), measured at the end of the last segment, always finite: the
+            validation loss of a run that has diverged reads as the bound of divergence, its training loss at most.
         over: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
     """
@@ -79,10 +80,14 @@ class Episodes:
         backend: str | Backend = "auto",
     ) -> None:
         task = find_task(task) if isinstance(task, str) else task
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
             raise UserError(f"num_envs is {num_envs!r}: it must be a whole number of at least 1")
-        self.task = replace(task, budget=budget or task.budget, segment=segment or task.segment)
-        self.num_envs = num_envs
+        self.task = replace(
+            task,
+            budget=task.budget if budget is None else budget,
+            segment=task.segment if segment is None else segment,
+        )
+        self.num_envs = num_envs = int(num_envs)
         self.action = find_action(action, max_change)
         self.reward = find_reward(reward)
         wrong = [split for split in score if split not in SCORED]
@@ -95,8 +100,14 @@ class Episodes:
         self.over = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
         self.started = np.zeros(num_envs, dtype=bool)
-        self.signals: dict[str, Floats] = {"lr": np.full(num_envs, self.task.lr_start)}
+        self._table = np.zeros((len(SIGNALS), num_envs))
+        self._table[SIGNALS.index("lr")] = self.task.lr_start
         self._loss_bound = np.zeros(num_envs)
+
+    @property
+    def signals(self) -> dict[str, Floats]:
+        """The signals; arrays that never change afterwards."""
+        return dict(zip(SIGNALS, self._table, strict=True))
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -123,7 +134,10 @@ class Episodes:
             seeds: one for each.
             lr: the rate that relative actions start from, one or one for each; the task's own by default.
         """
-        rates = np.broadcast_to(np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64), (len(rows),))
+        rates = np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64)
+        if rates.shape not in ((), (1,), (len(rows),)):
+            raise UserError(f"{rates.size} starting rates for {len(rows)} runs: give one, or one for each")
+        rates = np.broadcast_to(rates, (len(rows),))
         low, high = self.task.lr_range
         if not ((rates >= low) & (rates <= high)).all():
             raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
@@ -169,7 +183,7 @@ class Episodes:
         """Everything that the future of the runs depends on, as a tree of tensors, arrays and JSON values."""
         return {
             "children": self.children.snapshot(),
-            "signals": {name: values.copy() for name, values in self.signals.items()},
+            "signals": self._table.copy(),
             "over": self.over.copy(),
             "diverged": self.diverged.copy(),
             "started": self.started.copy(),
@@ -179,27 +193,26 @@ class Episodes:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to where a snapshot was taken."""
         self.children.restore(snapshot["children"])
-        self.signals = {name: values.copy() for name, values in snapshot["signals"].items()}
+        self._table = snapshot["signals"].copy()
         self.over = snapshot["over"].copy()
         self.diverged = snapshot["diverged"].copy()
         self.started = snapshot["started"].copy()
         self._loss_bound = snapshot["loss_bound"].copy()
 
     def _update(self, rows: Sequence[int], measured: Mapping[str, Floats]) -> None:
-        """Take over what was measured, as new arrays: what was handed out before never changes."""
-        rows = list(rows)
+        """Take over what was measured, as a new table: what was handed out before never changes."""
         steps = self.children.steps[rows].astype(np.float64)
         measured = {"step": steps, "progress": steps / self.task.budget, **measured}
         bound = self._loss_bound[rows]
         train_exploded = ~(measured["train_loss"] <= bound)  # true for NaN, too
         diverged = train_exploded | ~(measured["val_loss"] <= bound)
-        self.diverged[rows] |= diverged
-        measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
-        measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
-        for name, values in measured.items():
-            whole = self.signals.get(name, np.zeros(self.num_envs)).copy()
-            whole[rows] = np.nan_to_num(values, nan=0.0)
-            self.signals[name] = whole
+        if diverged.any():
+            self.diverged[rows] |= diverged
+            measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
+            measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
+        found = np.array([measured[name] for name in SIGNALS])
+        self._table = self._table.copy()
+        self._table[:, rows] = found if np.isfinite(found).all() else np.nan_to_num(found, nan=0.0)
 
     def _scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
         """Score ended runs; a diverged run has the loss at which it was stopped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,13 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Feature:
-    """One number of an observation.
+    """One number of an observation: a signal, or the natural log of one.
 
     Attributes:
-        name: of the feature.
+        name: of the feature; "log_<signal>" for a log.
         unit: of its value.
         low, high: bounds; values beyond are clipped to them.
         description: what it is.
-        compute: from the signals, each (num_envs,), to (num_envs,).
     """
 
     name: str
@@ -31,15 +30,16 @@ class Feature:
     low: float
     high: float
     description: str
-    compute: Callable[[Mapping[str, Floats]], Floats]
 
+    @property
+    def is_log(self) -> bool:
+        """Whether it is the log of its signal."""
+        return self.name.startswith("log_")
 
-def _log(signal: str) -> Callable[[Mapping[str, Floats]], Floats]:
-    return lambda signals: np.log(np.maximum(signals[signal], _TINY))
-
-
-def _raw(signal: str) -> Callable[[Mapping[str, Floats]], Floats]:
-    return lambda signals: signals[signal]
+    @property
+    def signal(self) -> str:
+        """Name of the signal."""
+        return self.name.removeprefix("log_")
 
 
 FEATURES: tuple[Feature, ...] = (
@@ -49,26 +49,17 @@ FEATURES: tuple[Feature, ...] = (
         -28.0,
         10.0,
         "log of the mean training loss over the last segment (at reset: of the first batch, before training)",
-        _log("train_loss"),
     ),
-    Feature(
-        "log_val_loss",
-        "log nats/example",
-        -28.0,
-        10.0,
-        "log of the loss on the validation subset",
-        _log("val_loss"),
-    ),
-    Feature("val_accuracy", "fraction", 0.0, 1.0, "accuracy on the validation subset", _raw("val_accuracy")),
-    Feature("log_lr", "log of the rate", -28.0, 10.0, "log of the learning rate of the last step", _log("lr")),
-    Feature("progress", "fraction", 0.0, 1.0, "optimizer steps done over the budget", _raw("progress")),
+    Feature("log_val_loss", "log nats/example", -28.0, 10.0, "log of the loss on the validation subset"),
+    Feature("val_accuracy", "fraction", 0.0, 1.0, "accuracy on the validation subset"),
+    Feature("log_lr", "log of the rate", -28.0, 10.0, "log of the learning rate of the last step"),
+    Feature("progress", "fraction", 0.0, 1.0, "optimizer steps done over the budget"),
     Feature(
         "log_prediction_variance",
         "log logit^2",
         -28.0,
         28.0,
         "log of the variance of the logits over the examples and classes of the validation subset (1909.09712)",
-        _log("prediction_variance"),
     ),
     Feature(
         "log_prediction_change",
@@ -76,23 +67,10 @@ FEATURES: tuple[Feature, ...] = (
         -28.0,
         28.0,
         "log of the variance of the logits' change over the last segment, example by example (1909.09712)",
-        _log("prediction_change"),
     ),
+    Feature("output_weight_mean", "weight", -10.0, 10.0, "mean of the output layer's weights"),
     Feature(
-        "output_weight_mean",
-        "weight",
-        -10.0,
-        10.0,
-        "mean of the output layer's weights",
-        _raw("output_weight_mean"),
-    ),
-    Feature(
-        "log_output_weight_variance",
-        "log weight^2",
-        -28.0,
-        28.0,
-        "log of the variance of the output layer's weights",
-        _log("output_weight_variance"),
+        "log_output_weight_variance", "log weight^2", -28.0, 28.0, "log of the variance of the output layer's weights"
     ),
 )
 """The features, in the order of the observation vector."""
@@ -106,7 +84,13 @@ def space() -> spaces.Box:
     return spaces.Box(_LOW, _HIGH, dtype=np.float32)
 
 
+_SIGNALS = tuple(feature.signal for feature in FEATURES)
+_LOGS = np.array([feature.is_log for feature in FEATURES])
+
+
 def observe(signals: Mapping[str, Floats]) -> NDArray[np.float32]:
     """Observations (num_envs, len(FEATURES)) from signals, each (num_envs,); what is not finite goes to a bound."""
-    columns = np.stack([feature.compute(signals) for feature in FEATURES], axis=1)
-    return np.clip(np.nan_to_num(columns, nan=np.inf, posinf=np.inf), _LOW, _HIGH).astype(np.float32)
+    columns = np.array([signals[name] for name in _SIGNALS])
+    columns[_LOGS] = np.log(np.maximum(columns[_LOGS], _TINY))
+    # fmin and fmax pass over NaN.
+    return np.fmax(np.fmin(columns.T, _HIGH), _LOW).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
@@ -20,11 +21,11 @@ def planner_names() -> list[str]:
     return list(_declared())
 
 
-def find_planner(name: str) -> type[Planner]:
+def find_planner(name: str) -> Any:
     """The planner class of that name.
 
     Raises:
-        UserError: there is none, or the package that declares it cannot be loaded.
+        UserError: there is none, the package that declares it cannot be loaded, or it does not meet the contract.
     """
     declared = _declared()
     if name not in declared:
@@ -41,6 +42,8 @@ def find_planner(name: str) -> type[Planner]:
     missing = [part for part in ("name", "needs", "start", "plan", "candidates") if not hasattr(found, part)]
     if missing:
         raise UserError(f"planner {name!r} ({entry.value}) has no {missing[0]!r}: see lr_env.planner.Planner")
+    if found.name != name:
+        raise UserError(f"planner {name!r} ({entry.value}) calls itself {found.name!r}: make the two names equal")
     return found
 
 
@@ -56,4 +59,6 @@ def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
             f"planner {planner.__name__} offers {len(offered)} settings for {len(rates)} peak rates: "
             "`candidates` must return one for each, so that all planners have the same tuning budget"
         )
+    if any(setting in offered[:index] for index, setting in enumerate(offered)):
+        raise UserError(f"planner {planner.__name__} offers the same setting twice for {list(rates)}")
     return offered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -36,14 +37,17 @@ class PlannedRun:
 
 
 def planner_settings(planner: Planner) -> dict[str, Any]:
-    """The fields of a planner, JSON-able.
+    """The fields of a planner as they come back from JSON (lists for tuples), so that records compare equal.
 
     Raises:
-        UserError: the planner is not a dataclass.
+        UserError: the planner is not a dataclass, or has a field that JSON does not hold.
     """
     if not is_dataclass(planner) or isinstance(planner, type):
         raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
-    return asdict(planner)
+    try:
+        return json.loads(json.dumps(asdict(planner)))
+    except TypeError as error:
+        raise UserError(f"planner {planner.name!r} has a setting that JSON does not hold ({error})") from None
 
 
 class Rollout:
@@ -166,8 +170,6 @@ class Rollout:
                 continue
             signals = {name: self._infos[name][rows] for name in SIGNALS}
             began = time.perf_counter()
-            # A run that has ended is asked for with its neighbours; its clock stands still at the last decision.
-            signals["step"] = np.minimum(signals["step"], self.env.task.budget - self.env.task.segment)
             answer, self._states[index] = planner.plan(self._states[index], signals)
             self._seconds[rows] += (time.perf_counter() - began) / len(rows)
             answers.append(self._checked(planner, np.asarray(answer, dtype=np.float64), rows))
@@ -185,6 +187,11 @@ class Rollout:
                 f"planner {planner.name!r} answered with shape {answer.shape} for {len(rows)} runs: it must be "
                 f"({len(rows)},) or ({len(rows)}, {segment})"
             )
+        # A run that has ended is asked for with its neighbours, but its answer is not used.
+        ended = self._ended[rows]
+        resting = self._infos["lr"][rows][ended]
+        answer = answer.copy()
+        answer[ended] = resting[:, None] if answer.ndim == 2 else resting
         low, high = self.env.task.lr_range
         wrong = answer[~((answer >= low) & (answer <= high))]
         if wrong.size:

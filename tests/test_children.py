@@ -245,6 +245,8 @@ def test_auto_loops_one_child_and_measures_for_many():
         (lambda: Children(TASK, [0]).train([float("nan")]), "finite"),
         (lambda: Children(TASK, [0]).train([0.1, 0.1]), "shape"),
         (lambda: Children(TASK, [0]).evaluate("train2"), "unknown split"),
+        (lambda: Children(TASK, [0, 1]).measure([1, 0]), "increasing order"),
+        (lambda: Children(TASK, [0, 1]).train([0.1, 0.1], [0, 2]), "from 0 to 1"),
         (lambda: Children(replace(TASK, network=_BatchNorm()), [0, 1], backend="stacked"), "buffers"),
         (lambda: Children(replace(TASK, network=_Dropout()), [0]), "draws random numbers"),
     ],

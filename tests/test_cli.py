@@ -78,7 +78,7 @@ def test_a_comparison_from_start_to_report(tmp_path):
 
 
 def test_a_sweep_is_kept_in_the_store(tmp_path):
-    done = lr_env("sweep", "DigitsMLP", "--planners", "constant,wsd", *QUICK[:-2], cwd=tmp_path)
+    done = lr_env("sweep", "DigitsMLP", "--planners", "constant,multi-step", *QUICK[:-2], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "best setting" in done.stdout
     store = tmp_path / "results" / "records.sqlite"
@@ -170,7 +170,10 @@ def test_two_at_once_on_one_store(tmp_path):
         (["compare", "DigitsMLP", "--seeds=-1"], "give at least one"),
         (["compare", "DigitsMLP", "--seeds", "3,4,3"], "seed 3 is given twice"),
         (["compare", "DigitsMLP", "--seeds", "ten"], "give how many"),
-        (["compare", "DigitsMLP", "--seeds", "5", "--tune-seeds", "1,2,"], "give how many"),
+        (["compare", "DigitsMLP", "--seeds", "5", "--tune-seeds", "1,,2"], "give how many"),
+        (["compare", "DigitsMLP", "--seeds", "99999999999999999999,1"], "below 2**63"),
+        (["compare", "DigitsMLP", "--planners", "all", "cosine"], "not both"),
+        (["compare", "DigitsMLP", "--budget", "10000", "--segment", "1", "--planners", "cosine"], "outside the task's"),
         (["compare", "DigitsMLP", "--seeds", "5", "--tune-seeds", "1,9"], "needs fresh seeds"),
         (["compare", "DigitsMLP", "--seeds", "1000000", "--lockstep", "10000000"], "ask for at most"),
         (["compare", "DigitsMLP", "--device", "cuda:99"], "there is no device"),
@@ -183,6 +186,7 @@ def test_two_at_once_on_one_store(tmp_path):
         (["compare", "DigitsMLP", "--store", "text.sqlite"], "is damaged or not a record store"),
         (["compare", "DigitsMLP", "--store", "newer.sqlite"], "update lr_env"),
         (["compare", "DigitsMLP", "--store", "foreign.sqlite"], "not a record store"),
+        (["compare", "DigitsMLP", "--store", "alike.sqlite"], "cannot be used (no such column"),
         (["sweep", "FashionMLP"], "cannot read the data folder"),
         (["compare", "DigitsMLP", "--seed", "3"], "did you mean --seeds?"),
         (["compare", "DigitsMLP", "--budget", "ten"], "Error parsing --budget"),
@@ -199,7 +203,11 @@ def test_bad_input_is_one_line_that_names_the_fix(tmp_path, monkeypatch, capsys,
     newer.execute("PRAGMA user_version = 99")
     foreign = sqlite3.connect(tmp_path / "foreign.sqlite")
     foreign.execute("CREATE TABLE shopping (item)")
-    for store in (newer, foreign):
+    alike = sqlite3.connect(tmp_path / "alike.sqlite")
+    for table in ("experiments", "runs", "segments"):
+        alike.execute(f"CREATE TABLE {table} (item)")
+    alike.execute("PRAGMA user_version = 1")
+    for store in (newer, foreign, alike):
         store.commit()
         store.close()
     monkeypatch.chdir(tmp_path)

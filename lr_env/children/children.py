@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +132,7 @@ class Children:
                 f"learning rates of shape {np.shape(lr)}: give ({len(self)},), or ({len(self)}, {self.task.segment}) "
                 "for a rate per step"
             )
-        active = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        active = self._chosen(rows)
         if not (np.isfinite(rates[active]).all() and (rates[active] > 0).all()):
             raise UserError("learning rates must be finite and above 0")
         losses = np.full(len(self), np.nan)
@@ -149,16 +151,17 @@ class Children:
             examples and classes), "prediction_change" (variance of the logits' change since the last measurement; 0
             for a child that was not measured before), "output_weight_mean", "output_weight_variance".
         """
-        chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        chosen = self._chosen(rows)
+        where = slice(None) if len(chosen) == len(self) else chosen  # a slice needs no gather
         split = self.data.splits["val"]
         labels = split.labels[: self.task.val_subset]
         logits = self.engine.logits(chosen, split.inputs[: self.task.val_subset])
-        weights = self.state.output_weights[chosen].flatten(1)
-        change = (logits - self._last_logits[chosen]).flatten(1)
-        fresh = self.steps[chosen] == 0
+        weights = self.state.output_weights[where].flatten(1)
+        change = (logits - self._last_logits[where]).flatten(1)
+        fresh = self.steps[where] == 0
         if fresh.any():
             change[torch.from_numpy(fresh).to(self.device)] = 0
-        self._last_logits[chosen] = logits
+        self._last_logits[where] = logits
         loss, accuracy = _score(logits, labels)
         # One tensor, so that there is one transfer and one wait.
         table = torch.stack(
@@ -188,7 +191,7 @@ class Children:
         """
         if split not in self.data.splits:
             raise UserError(f"unknown split {split!r} (there are: {', '.join(self.data.splits)})")
-        chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        chosen = self._chosen(rows)
         examples = self.data.splits[split]
         totals = torch.zeros(2, len(chosen), device=self.device, dtype=torch.float64)
         for start in range(0, len(examples), self._evaluation_chunk):
@@ -200,7 +203,7 @@ class Children:
 
     def first_batch_loss(self, rows: Sequence[int]) -> Floats:
         """Training loss, nats per example, of the batch that each child will train on next, (rows,)."""
-        chosen = [int(row) for row in rows]
+        chosen = self._chosen(rows)
         batches = self.order.batches(self.steps, 1)[chosen, 0]
         train = self.data.splits["train"]
         losses = []
@@ -248,6 +251,14 @@ class Children:
         self.restore(self.snapshot(sources), targets)
         if not same_batches:
             self.order.assign(list(targets), own_order)
+
+    def _chosen(self, rows: Sequence[int] | None) -> list[int]:
+        chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
+        if any(b <= a for a, b in itertools.pairwise(chosen)) or (
+            chosen and not 0 <= chosen[0] <= chosen[-1] < len(self)
+        ):
+            raise UserError(f"rows {chosen}: give rows from 0 to {len(self) - 1}, in increasing order")
+        return chosen
 
 
 MEASURED: tuple[str, ...] = (
@@ -311,7 +322,8 @@ def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> N
     source = task.source
     flat = 1 + len(task.optimizer.slots)
     kept = flat * layout.size + task.val_subset * source.num_classes
-    permutation = 4 * source.sizes["train"]
+    indices = 4 * source.sizes["train"] + 8 * task.segment * task.batch_size
     # Gradients twice (torch's and ours), activations forward and backward: at their largest when one block holds all.
     working = 2 * layout.size + 2 * activations * task.batch_size
-    return Need(per_child=item * (kept + working) + permutation, shared=item * _EVALUATION_ELEMENTS)
+    data = sum(source.sizes.values()) * math.prod(source.input_shape)
+    return Need(per_child=item * (kept + working) + indices, shared=item * (_EVALUATION_ELEMENTS + data))

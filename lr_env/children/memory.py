@@ -18,7 +18,7 @@ from lr_env.errors import UserError
 
 
 class _CountOutputs(TorchDispatchMode):
-    """Adds up the elements of everything that torch computes inside."""
+    """Adds up the elements of everything that torch computes inside, views left out."""
 
     elements = 0
 
@@ -26,12 +26,19 @@ class _CountOutputs(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.elements += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        given = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
+        self.elements += sum(
+            leaf.numel()
+            for leaf in tree_leaves(result)
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in given
+        )
         return result
 
 
 def activations_per_example(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Numbers that one forward pass computes for one example; views count too, so this is an upper estimate.
+    """Numbers that one forward pass computes for one example.
 
     Raises:
         UserError: the network is random in training, which would draw from torch's global generator.
@@ -86,7 +93,9 @@ def available_bytes(device: torch.device) -> int:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
         if limit != "max":
-            bounds.append(max(0, int(limit) - used))
+            # What files left in the cache is given back when it is needed.
+            stat = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+            bounds.append(max(0, int(limit) - used + int(stat.get("inactive_file", 0))))
     except OSError:
         pass
     return min(bounds)

@@ -6,6 +6,7 @@ update. Each rule here is written from `torch.optim`'s documented algorithm and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from lr_env.errors import UserError
 
 Coefficients = dict[str, NDArray[np.float64]]
 
@@ -67,6 +70,12 @@ class SGD:
     nesterov: bool = False
     weight_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"{self}: momentum must be in [0, 1), weight_decay finite and at least 0")
+        if self.nesterov and not self.momentum:
+            raise UserError(f"{self}: nesterov needs a momentum above 0")
+
     @property
     def slots(self) -> tuple[str, ...]:
         """The momentum buffer, where there is momentum."""
@@ -105,6 +114,10 @@ class Adam:
     weight_decay: float = 0.0
     slots: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     torch_class: ClassVar[type[torch.optim.Adam]] = torch.optim.Adam
+
+    def __post_init__(self) -> None:
+        if not (all(0 <= beta < 1 for beta in self.betas) and self.eps > 0 and 0 <= self.weight_decay < math.inf):
+            raise UserError(f"{self}: betas must be in [0, 1), eps above 0, weight_decay finite and at least 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch's optimizer of the same name."""

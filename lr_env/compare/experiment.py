@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +62,9 @@ class Experiment:
         known = store.experiment(name)
         spec = json.loads(json.dumps(dict(spec)))
         if known is None:
-            store.begin_experiment(name, spec)
-        elif known != spec:
+            # The id tells this beginning from others of the same name and spec, whose checkpoints may still lie about.
+            store.begin_experiment(name, {**spec, "id": uuid.uuid4().hex})
+        elif {key: value for key, value in known.items() if key != "id"} != spec:
             raise UserError(f"{_difference(name, known, spec)}: use the same, another --name, or --fresh to start over")
 
     def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
@@ -91,7 +93,7 @@ class Experiment:
         ids = self.store.begin_runs(self.name, keys)
         rollout = Rollout(self.task, chunk, score=score, device=self.device, backend=self.backend)
         tag = hashlib.sha256(json.dumps([self.store.experiment(self.name), keys]).encode()).hexdigest()
-        if (saved := self._saved(tag)) is not None:
+        if (saved := self._saved(tag, ids)) is not None:
             rollout.restore(saved)
         self.store.rewind(ids, rollout.segment)
         progress(len(chunk) * self.task.segment * rollout.segment)
@@ -101,19 +103,24 @@ class Experiment:
             self.store.write_segment(rollout.segment - 1, [(ids[row], signals) for row, signals in rows])
             progress(len(chunk) * self.task.segment)
             if time.monotonic() - last >= self.checkpoint_seconds and not rollout.done:
-                save_tree(self.checkpoint, {"tag": tag, "rollout": rollout.snapshot()})
+                segment, written = rollout.segment, self.store.count_segments(ids, rollout.segment)
+                tree = {"tag": tag, "segment": segment, "written": written, "rollout": rollout.snapshot()}
+                save_tree(self.checkpoint, tree)
                 last = time.monotonic()
         left = self.task.num_segments - rollout.segment  # where every run of the chunk diverged
         progress(len(chunk) * self.task.segment * left)
         self.store.finish_runs([(ids[row], rollout.record(row, phase)) for row in range(len(chunk))])
         self.checkpoint.unlink(missing_ok=True)
 
-    def _saved(self, tag: str) -> dict[str, Any] | None:
+    def _saved(self, tag: str, runs: Sequence[int]) -> dict[str, Any] | None:
+        """The checkpoint of these runs, if there is one and the store has all the segments before it."""
         try:
             saved = load_tree(self.checkpoint)
         except FileNotFoundError:
             return None
-        return saved["rollout"] if saved["tag"] == tag else None
+        if saved["tag"] != tag or self.store.count_segments(runs, saved["segment"]) != saved["written"]:
+            return None
+        return saved["rollout"]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store, settings_json
 from lr_env.registry import candidates, find_planner
-from lr_env.rollout import PlannedRun
+from lr_env.rollout import PlannedRun, planner_settings
 from lr_env.tasks import Task
 from lr_env.tasks.data import load
 
@@ -71,8 +71,9 @@ class Job:
                 raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
         _refuse_duplicates("rate", self.rates)
         for seeds in (self.tune_seeds, self.seeds):
-            if any(seed < 0 for seed in seeds):
-                raise UserError(f"seed {min(seeds)}: seeds are whole numbers from 0 up")
+            if seeds and not 0 <= min(seeds) <= max(seeds) < 2**63:
+                wrong = min(seeds) if min(seeds) < 0 else max(seeds)
+                raise UserError(f"seed {wrong}: seeds are whole numbers from 0 up, below 2**63")
             _refuse_duplicates("seed", seeds)
         if not self.tune_seeds:
             raise UserError("no seeds to tune on: give at least one with --tune-seeds")
@@ -92,6 +93,27 @@ class Job:
             for setting in candidates(find_planner(name), self.rates)
             for seed in self.tune_seeds
         ]
+
+    def check_rates(self) -> None:
+        """Find out before training that a schedule would ask for a rate outside the task's range.
+
+        Only planners that can preview their rates are asked.
+
+        Raises:
+            UserError: naming the planner and the setting.
+        """
+        low, high = self.task.lr_range
+        for name in self.planners:
+            for setting in candidates(find_planner(name), self.rates):
+                preview = getattr(setting, "preview", None)
+                rates = preview(self.task.num_segments) if preview else np.array([low])
+                if not (low <= rates.min() <= rates.max() <= high):
+                    outside = rates.min() if rates.min() < low else rates.max()
+                    raise UserError(
+                        f"planner {name!r} with {planner_settings(setting)} would ask for the learning rate "
+                        f"{outside:g}, outside the task's range of {low:g} to {high:g}: give other --rates or a "
+                        "longer --segment"
+                    )
 
     @property
     def child_steps(self) -> int:
@@ -174,6 +196,7 @@ def run_job(
     began = time.monotonic()
     report = progress or (lambda what, steps: None)
     with only_process(store, name):
+        job.check_rates()
         if fresh:
             start_over(store, name)
         spec = job.spec(store.experiment(name))
@@ -200,22 +223,18 @@ def run_job(
 def best_setting(planner: str, rates: Sequence[float], tuning: Sequence[RunRecord]) -> Planner:
     """The setting of a planner with the lowest mean loss on the whole validation split, over the tuning seeds.
 
-    A diverged run has the loss at which it was stopped. Among equals the earlier setting wins.
+    A setting of which a run diverged comes after all others. Among equals the earlier setting wins.
     """
+    runs: dict[str, list[RunRecord]] = {}
+    for record in tuning:
+        if record.planner == planner:
+            runs.setdefault(settings_json(record.settings), []).append(record)
 
-    def mean_loss(setting: Planner) -> float:
-        text = settings_json(PlannedRun(setting, 0).settings)
-        return float(
-            np.mean(
-                [
-                    record.scores["final_val_loss"]
-                    for record in tuning
-                    if record.planner == planner and settings_json(record.settings) == text
-                ]
-            )
-        )
+    def rank(setting: Planner) -> tuple[int, float]:
+        found = runs[settings_json(planner_settings(setting))]
+        return sum(r.diverged for r in found), float(np.mean([r.scores["final_val_loss"] for r in found]))
 
-    return min(candidates(find_planner(planner), rates), key=mean_loss)
+    return min(candidates(find_planner(planner), rates), key=rank)
 
 
 def tuning_steps(tuning: Sequence[RunRecord]) -> dict[str, int]:

@@ -55,7 +55,9 @@ def load_tree(path: Path) -> Any:
                 raise UserError(f"{str(path)!r} has format {header.get('format')!r}, not {_FORMAT}: update lr_env")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return _put_together(json.loads(header["tree"]), tensors)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise UserError(
             f"{str(path)!r} is damaged ({error}): delete it, the work since it was written is redone"
         ) from error
@@ -65,15 +67,18 @@ def _take_apart(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, torch.Tensor | np.ndarray):
         name = str(len(tensors))
         is_tensor = isinstance(node, torch.Tensor)
-        tensors[name] = (
-            node.detach().cpu() if is_tensor else torch.from_numpy(np.ascontiguousarray(node))
-        ).contiguous()
+        # Copies, because safetensors refuses tensors that share memory, and torch warns about read-only arrays.
+        try:
+            copy = node.detach().cpu().clone(memory_format=torch.contiguous_format) if is_tensor else _tensor(node)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"a saved state may not hold arrays of {node.dtype}") from error
+        tensors[name] = copy
         return {"tensor" if is_tensor else "array": name, "shape": list(node.shape)}
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):
             raise UserError("a saved state may only have string keys")
         return {"dict": {key: _take_apart(value, tensors) for key, value in node.items()}}
-    if isinstance(node, list | tuple):
+    if type(node) in (list, tuple):
         return {type(node).__name__: [_take_apart(value, tensors) for value in node]}
     if isinstance(node, np.generic):
         node = node.item()
@@ -94,3 +99,10 @@ def _put_together(node: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any
     kind, values = next(iter(node.items()))
     made = [_put_together(value, tensors) for value in values]
     return tuple(made) if kind == "tuple" else made
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(np.array(array, order="C"))
+    if tensor.dtype == torch.complex128:
+        raise TypeError("safetensors has no complex128")
+    return tensor

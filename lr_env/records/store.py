@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,7 @@ def _told_plainly(path: Path) -> Iterator[None]:
         elif "disk I/O" in text:
             why, fix = "could not be read or written (disk I/O error)", "check the disk and its free space"
         else:
-            raise
+            why, fix = f"cannot be used ({text})", "move it away, or choose another with --store"
         raise UserError(f"the record store {str(path)!r} {why}: {fix}") from error
 
 
@@ -94,10 +95,10 @@ class Store:
         with _told_plainly(self.path):
             # Long waits: another process may be writing its segments.
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._prepare()
+            self._use_wal()
 
     def _prepare(self) -> None:
         with self.transaction():
@@ -116,6 +117,18 @@ class Store:
                 raise UserError(
                     f"{str(self.path)!r} is a database, but not a record store: choose another file with --store"
                 )
+
+    def _use_wal(self) -> None:
+        """Change the journal's mode; SQLite does not wait for other processes here, so that we do."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         """Close the file."""
@@ -174,6 +187,16 @@ class Store:
         with self.transaction():
             self._db.executemany(
                 "DELETE FROM segments WHERE run = ? AND segment >= ?", [(run, segments) for run in runs]
+            )
+
+    def count_segments(self, runs: Sequence[int], segments: int) -> int:
+        """How many of the first `segments` segments of runs are written, all runs together."""
+        with _told_plainly(self.path):
+            return sum(
+                self._db.execute(
+                    "SELECT COUNT(*) FROM segments WHERE run = ? AND segment < ?", (run, segments)
+                ).fetchone()[0]
+                for run in runs
             )
 
     def write_segment(self, segment: int, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:

@@ -43,11 +43,13 @@ def read(file: DataFile) -> bytes:
     """
     local = os.environ.get("LR_ENV_DATA")
     if local:
-        found = _find(Path(local).expanduser(), file)
+        found = _find(
+            Path(local).expanduser(), file, "set LR_ENV_DATA to one that can be read, or unset it to download"
+        )
         if found is not None:
             return _unpack(found, file, f"replace it with the published file ({file.url}), or unset LR_ENV_DATA")
     cache = cache_folder()
-    found = _find(cache, file) if cache.is_dir() else None
+    found = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if cache.is_dir() else None
     if found is None:
         found = _download(file, cache)
     return _unpack(found, file, "delete it: it will be downloaded again")
@@ -62,7 +64,7 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("lr_env"))
 
 
-def _find(root: Path, file: DataFile) -> Path | None:
+def _find(root: Path, file: DataFile, remedy: str) -> Path | None:
     try:
         list(root.iterdir())  # is_file() answers no, rather than raising, for a folder that may not be read
         for folder in file.folders:
@@ -70,10 +72,7 @@ def _find(root: Path, file: DataFile) -> Path | None:
                 if (root / folder / name).is_file():
                     return root / folder / name
     except OSError as error:
-        raise UserError(
-            f"cannot read the data folder {str(root)!r} ({error.strerror}): "
-            "set LR_ENV_DATA to a folder that can be read, or unset it to download"
-        ) from error
+        raise UserError(f"cannot read the data folder {str(root)!r} ({error.strerror}): {remedy}") from error
     return None
 
 

@@ -1,0 +1,501 @@
+"""Records and checkpoints: what is written comes back as it was, and what is damaged is told in one line."""
+
+from __future__ import annotations
+
+import errno
+import math
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lr_env.errors import UserError
+from lr_env.records import checkpoint
+from lr_env.records.checkpoint import load_tree, save_tree
+from lr_env.records.record import SCORES, SIGNALS, RunRecord
+from lr_env.records.store import SCHEMA_VERSION, Store, settings_json
+
+# Checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Equal down to types, dtypes, shapes, signs of zero and NaN."""
+    assert type(found) is type(wanted)
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted)
+        for key in wanted:
+            assert_same(found[key], wanted[key])
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_same(one, other)
+    elif isinstance(wanted, torch.Tensor):
+        assert found.dtype == wanted.dtype
+        assert found.shape == wanted.shape
+        assert torch.equal(found, wanted)
+    elif isinstance(wanted, np.ndarray):
+        assert found.dtype == wanted.dtype
+        assert found.flags.writeable
+        np.testing.assert_array_equal(found, wanted, strict=True)
+    elif isinstance(wanted, float):
+        if math.isnan(wanted):  # which has a sign, too, that means nothing
+            assert math.isnan(found)
+        else:
+            assert found == wanted
+            assert math.copysign(1, found) == math.copysign(1, wanted)
+    else:
+        assert found == wanted
+
+
+def through_file(path: Path, tree: Any) -> Any:
+    save_tree(path, tree)
+    return load_tree(path)
+
+
+LEAVES = st.none() | st.booleans() | st.integers(-(2**130), 2**130) | st.floats() | st.text(max_size=8)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.sampled_from(["value", "dict", "list", "tensor", "array", "shape", "", "é"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TREES)
+def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, tree: Any) -> None:
+    assert_same(through_file(tmp_path_factory.getbasetemp() / "any.tree", tree), tree)
+
+
+def test_arrays_tensors_and_generators_come_back(tmp_path: Path) -> None:
+    floats = np.array([1.5, np.nan, np.inf, -np.inf, -0.0])
+    tree = {
+        "arrays": [floats, floats.astype(np.float32), np.array([True, False]), np.arange(6).reshape(2, 3)],
+        "0-d": (np.array(3.5), np.array(True), torch.tensor(2.5, dtype=torch.float64), torch.tensor(7)),
+        "empty": [np.zeros((0, 3)), torch.zeros(2, 0)],
+        "not contiguous": [np.arange(12.0).reshape(3, 4).T, np.arange(9)[::-2], torch.arange(6).reshape(2, 3).T],
+        "integers": [np.array([-1], np.int8), np.array([2**64 - 1], np.uint64), np.array([7], np.int32)],
+        "tensors": [torch.eye(2), torch.tensor([True]), torch.ones(2, dtype=torch.bfloat16)],
+        "generator": np.random.default_rng(5).bit_generator.state,
+    }
+    found = through_file(tmp_path / "state", tree)
+    assert_same(found, tree)
+    generator = np.random.default_rng()
+    generator.bit_generator.state = found["generator"]
+    assert generator.random() == np.random.default_rng(5).random()
+
+
+def test_numpy_scalars_come_back_as_numbers(tmp_path: Path) -> None:
+    tree = [np.float64(0.1), np.int64(2**40), np.bool_(True)]
+    assert_same(through_file(tmp_path / "state", tree), [0.1, 2**40, True])
+
+
+def test_arrays_that_share_memory_come_back_each_on_its_own(tmp_path: Path) -> None:
+    array, tensor = np.arange(4.0), torch.arange(4.0)
+    tree = {"a": array, "again": array, "view": array[2:], "t": tensor, "again t": tensor, "view t": tensor[:2]}
+    found = through_file(tmp_path / "state", tree)
+    assert_same(found, tree)
+    found["a"][:] = 0
+    assert_same(found["again"], array)
+
+
+def test_read_only_arrays_come_back(tmp_path: Path) -> None:
+    array = np.arange(4.0)
+    array.flags.writeable = False
+    assert_same(through_file(tmp_path / "state", [array, np.broadcast_to(2.0, (3,))])[0], np.arange(4.0))
+
+
+Point = namedtuple("Point", "x y")
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        object(),
+        {1, 2},
+        b"bytes",
+        1j,
+        len,
+        Path("here"),
+        torch.Generator(),
+        {1: "a key that is no string"},
+        np.array([1, "x", None], dtype=object),
+        np.array(["text"]),
+        np.ones(2, np.complex128),
+        Point(1, 2),
+    ],
+    ids=lambda thing: f"{type(thing).__name__} {getattr(thing, 'dtype', '')}",
+)
+def test_what_would_not_come_back_is_refused(tmp_path: Path, thing: Any) -> None:
+    """Else a comparison would stop at its first checkpoint, or go on from something else after a restart."""
+    with pytest.raises(UserError, match="saved state"):
+        save_tree(tmp_path / "state", {"deep": [1, (thing,)]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    save_tree(path, {"old": np.arange(3)})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for owner, name in ((checkpoint.os, "replace"), (checkpoint.os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                save_tree(path, {"new": 1})
+        assert [file.name for file in tmp_path.iterdir()] == ["state"]
+        assert_same(load_tree(path), {"old": np.arange(3)})
+
+
+def test_a_write_that_the_system_cuts_short_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    save_tree(path, {"old": np.arange(3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write"):
+            save_tree(path, {"new": np.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    assert_same(load_tree(path), {"old": np.arange(3)})
+
+
+def test_every_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    save_tree(path, {"a": np.arange(30.0), "b": [1, (2, None)], "c": torch.ones(3)})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="damaged"):
+            load_tree(path)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(4096), bytes(range(256)) * 16, b"text\n"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(UserError, match="damaged") as caught:
+        load_tree(tmp_path / "state")
+    assert str(tmp_path / "state") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    """Whatever byte is hit, it is told in one line: never as an error of another kind."""
+    path = tmp_path / "state"
+    save_tree(path, {"a": np.arange(6.0).reshape(2, 3), "b": [1, (2, None)]})
+    whole = path.read_bytes()
+    refused, others = 0, {}
+    for place in range(8 + int.from_bytes(whole[:8], "little")):
+        for bit in (1, 8, 64):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                load_tree(path)
+            except UserError:
+                refused += 1
+            except Exception as error:
+                others[type(error).__name__] = str(error)
+    assert refused > 300
+    assert others == {}
+
+
+def test_a_missing_checkpoint_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_tree(tmp_path / "none")
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_FORMAT", 99)
+    save_tree(tmp_path / "state", {})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="format '99'"):
+        load_tree(tmp_path / "state")
+
+
+# Store -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "records.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(path)
+    yield store
+    store.close()
+
+
+def key(seed: int, planner: str = "cosine", phase: str = "final") -> tuple[str, str, str, int]:
+    return phase, planner, settings_json({"peak": 0.1}), seed
+
+
+def signals(step: float) -> dict[str, float]:
+    return {name: step + place / 8 for place, name in enumerate(SIGNALS)}
+
+
+def begun(store: Store, seeds: int = 2, segments: int = 3) -> list[int]:
+    """An experiment "e" whose runs have some segments."""
+    store.begin_experiment("e", {"task": "toy"})
+    ids = store.begin_runs("e", [key(seed) for seed in range(seeds)])
+    for segment in range(segments):
+        store.write_segment(segment, [(run, signals(segment)) for run in ids])
+    return ids
+
+
+def steps(store: Store) -> list[list[float]]:
+    """The curve "step" of every run of "e"."""
+    return [run.curves["step"].tolist() for run in store.runs("e", curves=True)]
+
+
+def refusal(work: Callable[[], Any]) -> str:
+    """The one line in which some work is refused."""
+    with pytest.raises(UserError) as caught:
+        work()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_runs_and_curves_come_back(store: Store, path: Path) -> None:
+    keys = [key(7), key(2**63 - 1, "adaptive"), key(3, phase="tune")]
+    store.begin_experiment("e", {"task": "toy", "seeds": [7]})
+    ids = store.begin_runs("e", keys)
+    odd = {**signals(1), "val_loss": math.nan, "lr": math.inf}
+    store.write_segment(0, [(run, signals(0)) for run in ids])
+    store.write_segment(1, [(ids[0], odd)])
+    scores = {name: 0.1 + place for place, name in enumerate(SCORES)}
+    ended = RunRecord("final", "cosine", {"peak": 0.1}, 7, "finished", True, 20, 5, scores, 0.25)
+    store.finish_runs([(ids[0], ended), (ids[2], replace(ended, phase="tune", seed=3, scores={"test_loss": 1.0}))])
+    store.close()
+
+    again = Store(path)
+    assert again.experiment("e") == {"task": "toy", "seeds": [7]}
+    assert again.experiment("another") is None
+    assert again.finished("e") == {keys[0], keys[2]}
+    running, done, tuned = again.runs("e", curves=True)
+    assert (running.planner, running.seed, running.status) == ("adaptive", 2**63 - 1, "running")
+    assert replace(done, curves={}) == ended
+    assert tuned.scores == {"test_loss": 1.0}
+    assert list(done.curves) == list(SIGNALS)
+    for place, name in enumerate(SIGNALS):
+        np.testing.assert_array_equal(done.curves[name], [place / 8, odd[name]])
+    assert [run.seed for run in again.runs("e", "tune")] == [3]
+    assert again.runs("e", "tune")[0].curves == {}
+    assert again.runs("another") == []
+    again.close()
+
+
+def test_beginning_runs_again_finds_them(store: Store) -> None:
+    ids = begun(store)
+    store.finish_runs([(ids[0], RunRecord("final", "cosine", {}, 0, steps=30))])
+    assert store.begin_runs("e", [key(1), key(0), key(2)])[:2] == ids[::-1]
+    assert [run.status for run in store.runs("e")] == ["finished", "running", "running"]
+    assert steps(store)[0] == [0, 1, 2]
+
+
+def test_a_segment_written_again_replaces_the_first(store: Store) -> None:
+    ids = begun(store)
+    store.write_segment(1, [(ids[0], signals(9))])
+    assert steps(store) == [[0, 9, 2], [0, 1, 2]]
+
+
+def test_rewinding_forgets_what_came_after(store: Store) -> None:
+    ids = begun(store, seeds=3)
+    store.rewind(ids[:2], 1)
+    assert steps(store) == [[0], [0], [0, 1, 2]]
+
+
+def test_deleting_an_experiment_leaves_the_others(store: Store) -> None:
+    begun(store)
+    store.begin_experiment("kept", {})
+    (run,) = store.begin_runs("kept", [key(0)])
+    store.write_segment(0, [(run, signals(0))])
+    store.delete_experiment("e")
+    assert store.experiment("e") is None
+    assert store.runs("e") == []
+    assert len(store.runs("kept", curves=True)[0].curves["step"]) == 1
+    assert store._db.execute("SELECT COUNT(*) FROM segments").fetchone() == (1,)
+    store.begin_experiment("e", {})  # the name is free again
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(store: Store) -> None:
+    begun(store)
+
+    def rows() -> Iterator[tuple[int, dict[str, float]]]:
+        yield 1, signals(50)
+        raise RuntimeError("power cut")
+
+    for work in (lambda: store.write_segment(50, rows()), lambda: store.begin_runs("e", iter([key(5), None]))):
+        with pytest.raises((RuntimeError, TypeError)):
+            work()
+    assert steps(store) == [[0, 1, 2], [0, 1, 2]]
+    store.write_segment(3, [(1, signals(3))])  # and the store is fit for use
+
+
+def test_a_segment_of_an_unknown_run_is_an_error(store: Store) -> None:
+    begun(store)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.write_segment(0, [(99, signals(0))])
+
+
+def test_a_store_of_a_newer_version_is_refused(store: Store, path: Path) -> None:
+    store._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    store.close()
+    line = refusal(lambda: Store(path))
+    assert f"version {SCHEMA_VERSION + 1}" in line
+    assert "update lr_env" in line
+
+
+@pytest.mark.parametrize("content", [b"hello", bytes(4096), bytes(range(256)) * 16, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_file_that_is_no_store_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    assert "--store" in refusal(lambda: Store(file))
+    assert file.read_bytes() == content
+
+
+def test_a_damaged_store_is_refused(store: Store, path: Path) -> None:
+    begun(store, seeds=50, segments=8)
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[:4096], whole[:4096] + b"\xff" * (len(whole) - 4096)):
+        for file in path.parent.iterdir():
+            file.unlink()
+        path.write_bytes(damaged)
+        assert "damaged" in refusal(lambda: Store(path).runs("e", curves=True))
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    other = sqlite3.connect(file)
+    other.execute("CREATE TABLE runs (name TEXT)")
+    other.commit()
+    other.close()
+    before = file.read_bytes()
+    assert "not a record store" in refusal(lambda: Store(file))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["file/records.sqlite", "file/deep/records.sqlite", "folder"])
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    assert "--store" in refusal(lambda: Store(tmp_path / place))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, a folder that nobody can write to")
+@pytest.mark.parametrize("place", ["/proc/records.sqlite", "/proc/deep/records.sqlite"])
+def test_a_folder_that_is_read_only_is_refused(place: str) -> None:
+    assert "choose" in refusal(lambda: Store(place))
+
+
+def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, path: Path) -> None:
+    ids = begun(store, seeds=20)
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    written = 3
+
+    def fill() -> None:
+        nonlocal written
+        while written < 1000:
+            store.write_segment(written, [(run, signals(written)) for run in ids])
+            written += 1
+
+    assert "disk is full" in refusal(fill)
+    assert steps(store) == [list(range(written))] * 20
+    store._db.execute("PRAGMA max_page_count = 100000")  # somebody makes room
+    store.write_segment(written, [(run, signals(written)) for run in ids])
+    store.close()
+    again = Store(path)
+    assert steps(again) == [list(range(written + 1))] * 20
+    again.close()
+
+
+def test_a_store_locked_for_too_long_is_told(store: Store, path: Path) -> None:
+    begun(store)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._db.execute("PRAGMA busy_timeout = 50")
+    assert "locked by another process" in refusal(lambda: store.write_segment(3, [(1, signals(3))]))
+    assert steps(store) == [[0, 1, 2], [0, 1, 2]]  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    store.write_segment(3, [(1, signals(3))])
+
+
+def test_opening_waits_for_a_process_that_is_making_the_store(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, other.execute, ("ROLLBACK",))
+    release.start()
+    try:
+        Store(path).close()
+    finally:
+        release.join()
+        other.close()
+
+
+WRITER = """
+import sys
+from lr_env.records.store import Store
+path, mine = sys.argv[1], int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+store = Store(path)
+shared = store.begin_runs("e", [("final", "shared", "{}", seed) for seed in range(5)])
+own = store.begin_runs("e", [("final", f"own-{mine}", "{}", seed) for seed in range(5)])
+for segment in range(30):
+    store.write_segment(segment, [(run, {"step": segment, "lr": mine}) for run in own])
+    store.write_segment(2 * segment + mine, [(run, {"step": 2 * segment + mine}) for run in shared])
+store.close()
+"""
+
+
+def test_two_processes_that_write_at_once_lose_nothing(store: Store, path: Path) -> None:
+    store.begin_experiment("e", {})
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [
+        subprocess.Popen([*command, str(mine)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for mine in (0, 1)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=60)
+        assert writer.returncode == 0, errors.decode()
+    runs = store.runs("e", curves=True)
+    assert [(run.planner, run.seed) for run in runs] == [
+        (planner, seed) for planner in ("own-0", "own-1", "shared") for seed in range(5)
+    ]
+    for run in runs:
+        segments = 60 if run.planner == "shared" else 30
+        assert run.curves["step"].tolist() == list(range(segments))
+        if run.planner != "shared":
+            assert set(run.curves["lr"]) == {float(run.planner[-1])}
+    assert store._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
