@@ -133,33 +133,34 @@ def _columns(summary: Summary) -> list[_Column]:
         _Column("n", "runs, one a seed, the same seeds for every planner", [str(r.n) for r in rows]),
     ]
     if any(r.diverged for r in rows):
-        meaning = "runs that a loss that exploded or was not finite ended; without a score they count as infinite"
+        meaning = "runs ended by a loss that exploded or was not finite; they count with an infinite loss"
         columns.append(_Column("diverged", meaning, [str(r.diverged) for r in rows]))
     columns += [
-        _Column("val loss", "mean final validation loss", [number_text(r.val_loss, loss) for r in rows], 8),
-        _Column("test loss", "mean test loss", [estimate_text(r.test_loss, loss) for r in rows], 0),
         _Column(
-            "test loss IQM",
-            "interquartile mean, of the runs without the best and the worst quarter",
-            [number_text(r.test_loss_iqm.value, loss) for r in rows],
+            "val loss", "mean loss on the whole validation split", [estimate_text(r.val_loss, loss) for r in rows], 8
         ),
+        _Column(
+            "val loss IQM",
+            "interquartile mean, of the runs without the best and the worst quarter",
+            [number_text(r.val_loss_iqm.value, loss) for r in rows],
+        ),
+        _Column("test loss", "mean test loss", [estimate_text(r.test_loss, loss) for r in rows], 0),
+        _Column("test loss IQM", "likewise", [number_text(r.test_loss_iqm.value, loss) for r in rows]),
     ]
-    accuracies = [r.test_accuracy for r in rows]
-    if accuracies[0] is not None:
-        places = decimals_of(accuracies, 100)
-        both = [(e, q) for e, q in zip(accuracies, (r.test_accuracy_iqm for r in rows), strict=True) if e and q]
-        means = [estimate_text(e, places, 100) for e, _ in both]
-        iqms = [number_text(q.value * 100, places) for _, q in both]
+    for split, rank, of in (
+        ("val", None, lambda r: (r.val_accuracy, r.val_accuracy_iqm)),
+        ("test", 4, lambda r: (r.test_accuracy, r.test_accuracy_iqm)),
+    ):
+        both = [of(r) for r in rows]
+        if both[0][0] is None:
+            continue
+        places = decimals_of((mean for mean, _ in both), 100)
+        means = [estimate_text(mean, places, 100) for mean, _ in both]
         columns.append(
-            _Column(
-                "accuracy [%]",
-                "mean test accuracy of the final runs",
-                means,
-                4,
-                [m.split()[0] for m in means],
-            )
+            _Column(f"{split} accuracy [%]", f"mean {split} accuracy", means, rank, [m.split()[0] for m in means])
         )
-        columns.append(_Column("accuracy IQM [%]", "interquartile mean of the test accuracy", iqms))
+        iqms = [number_text(q.value * 100, places) for _, q in both]
+        columns.append(_Column(f"{split} accuracy IQM [%]", "its interquartile mean", iqms))
     if summary.reference not in (None, summary.baseline):
         meaning = "paired difference in test loss to the best constant rate; negative is better"
         columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
@@ -242,8 +243,9 @@ def _csv(summary: Summary) -> str:
             "settings": settings_key(row.settings),
             "n": row.n,
             "diverged": row.diverged,
-            "val_loss": row.val_loss,
         }
+        cells |= _ends("val_loss", row.val_loss) | _ends("val_loss_iqm", row.val_loss_iqm)
+        cells |= _ends("val_accuracy", row.val_accuracy) | _ends("val_accuracy_iqm", row.val_accuracy_iqm)
         cells |= _ends("test_loss", row.test_loss) | _ends("test_loss_iqm", row.test_loss_iqm)
         cells |= _ends("test_accuracy", row.test_accuracy) | _ends("test_accuracy_iqm", row.test_accuracy_iqm)
         for name, other, versus in (

@@ -38,7 +38,10 @@ class Row:
         settings: the fields of the planner.
         n: final runs, one a seed.
         diverged: how many of them diverged.
-        val_loss: mean final validation loss.
+        val_loss: mean loss on the whole validation split at the end.
+        val_loss_iqm: its interquartile mean.
+        val_accuracy: mean accuracy on the whole validation split; None for a task that has none.
+        val_accuracy_iqm: its interquartile mean.
         test_loss: mean test loss.
         test_loss_iqm: interquartile mean of the test loss.
         test_accuracy: mean test accuracy; None for a task that has none.
@@ -59,7 +62,10 @@ class Row:
     settings: Mapping[str, Any]
     n: int
     diverged: int
-    val_loss: float
+    val_loss: Estimate
+    val_loss_iqm: Estimate
+    val_accuracy: Estimate | None
+    val_accuracy_iqm: Estimate | None
     test_loss: Estimate
     test_loss_iqm: Estimate
     test_accuracy: Estimate | None
@@ -134,14 +140,16 @@ def summarise(
     loss = {p: _scores(runs[p], "test_loss") for p in planners}
     mean = {p: st.mean_interval(loss[p]) for p in planners}
     robust = {p: st.iqm_interval(loss[p]) for p in planners}
-    mean_val = {p: st.mean_interval(val[p]).value for p in planners}
-    accuracy: dict[str, NDArray[np.float64]] = {}
-    if any("test_accuracy" in r.scores for r in records):
-        accuracy = {p: _scores(runs[p], "test_accuracy") for p in planners}
+    mean_val = {p: st.mean_interval(val[p]) for p in planners}
+    accuracy: dict[str, dict[str, NDArray[np.float64]]] = {"test_accuracy": {}, "final_val_accuracy": {}}
+    for name, found in accuracy.items():
+        if any(name in r.scores for r in records):
+            found.update({p: _scores(runs[p], name) for p in planners})
+    val_accuracy, test_accuracy = accuracy["final_val_accuracy"], accuracy["test_accuracy"]
 
     planners.sort(key=lambda p: (mean[p].value, robust[p].value, p))
     best = planners[0]
-    baseline = min(planners, key=lambda p: (mean_val[p], p))
+    baseline = min(planners, key=lambda p: (mean_val[p].value, p))
     reference = reference if reference in planners else None
 
     def versus(planner: str, other: str | None) -> Versus | None:
@@ -157,10 +165,13 @@ def summarise(
             n=len(runs[p]),
             diverged=sum(r.diverged for r in runs[p]),
             val_loss=mean_val[p],
+            val_loss_iqm=st.iqm_interval(val[p]),
+            val_accuracy=st.mean_interval(val_accuracy[p]) if val_accuracy else None,
+            val_accuracy_iqm=st.iqm_interval(val_accuracy[p]) if val_accuracy else None,
             test_loss=mean[p],
             test_loss_iqm=robust[p],
-            test_accuracy=st.mean_interval(accuracy[p]) if accuracy else None,
-            test_accuracy_iqm=st.iqm_interval(accuracy[p]) if accuracy else None,
+            test_accuracy=st.mean_interval(test_accuracy[p]) if test_accuracy else None,
+            test_accuracy_iqm=st.iqm_interval(test_accuracy[p]) if test_accuracy else None,
             to_reference=versus(p, reference),
             to_baseline=versus(p, baseline),
             to_best=versus(p, best),
@@ -292,6 +303,8 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
     """The outcome in one sentence and a caution."""
     best, n = rows[0], rows[0].n
     name = _named(best)
+    if n > 1 and np.isinf(best.test_loss.value):
+        return "Nothing can be compared by mean test loss: of every planner at least one run diverged."
     tied = [_named(r) for r in rows if r.to_best is not None and r.to_best.verdict == "tie"]
     loss = f"{number_text(best.test_loss.value, decimals_of([best.test_loss]))} nats/example"
     if len(rows) == 1:

@@ -115,6 +115,7 @@ TASKS: Mapping[str, Task] = {
             lr_start=0.01,
             lr_range=(1e-10, 10.0),
             tuning_range=(0.003, 0.3),
+            target_val_loss=0.18,
         ),
         Task(
             name="FashionMLP",
@@ -128,6 +129,7 @@ TASKS: Mapping[str, Task] = {
             lr_start=0.01,
             lr_range=(1e-10, 10.0),
             tuning_range=(0.003, 0.3),
+            target_val_loss=0.38,
         ),
         Task(
             name="FashionLeNet5",
@@ -141,6 +143,7 @@ TASKS: Mapping[str, Task] = {
             lr_start=0.01,
             lr_range=(1e-10, 10.0),
             tuning_range=(0.003, 0.3),
+            target_val_loss=0.38,
         ),
     )
 }
