@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
@@ -284,3 +288,37 @@ class _BatchNorm:
 class _Dropout:
     def build(self, input_shape, num_classes):
         return nn.Sequential(nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize("name", ["DigitsMLP", "FashionMLP"])
+def test_the_memory_estimate_is_near_what_is_allocated(name):
+    """Against what the engine keeps, and what is alive at one time while a block trains."""
+    if name != "DigitsMLP" and not os.environ.get("LR_ENV_DATA"):
+        pytest.skip("needs Fashion-MNIST: set LR_ENV_DATA to a folder that has it")
+    children = Children(TASKS[name], range(16), backend=Backend("stacked", 16))
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in children.state.tensors.values())
+    children.train(np.full(16, 0.01))  # traces
+    with _Peak() as peak:
+        children.train(np.full(16, 0.01))
+    needed = 16 * children.need.per_child
+    assert kept + peak.bytes < needed < 4 * (kept + peak.bytes)
+
+
+class _Peak(TorchDispatchMode):
+    """The most bytes of tensors made inside that are alive at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self.alive:
+                    self.alive[storage._cdata] = storage.nbytes()
+                    weakref.finalize(leaf, self.alive.pop, storage._cdata, None)
+        self.bytes = max(self.bytes, sum(self.alive.values()))
+        return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 import resource
 import signal
 import sqlite3
@@ -70,11 +69,9 @@ def test_a_comparison_from_start_to_report(tmp_path):
     assert manifest["seeds"] == [0, 1, 2]
     assert manifest["tuning"]["runs_per_planner"] == 2
     # Again: nothing is trained, the report is the same.
-    began = time.monotonic()
     before = (folder / "summary.csv").read_bytes()
     assert lr_env(*SMALL, cwd=tmp_path).returncode == 0
     assert (folder / "summary.csv").read_bytes() == before
-    assert time.monotonic() - began < 60
 
 
 def test_a_sweep_is_kept_in_the_store(tmp_path):
@@ -93,25 +90,44 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path):
     whole.mkdir()
     broken.mkdir()
     assert lr_env(*arguments, cwd=whole).returncode == 0
-    chance = random.Random(0)
-    kills = 0
-    while True:
-        process = subprocess.Popen(command(*arguments), cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        store = broken / "results" / "records.sqlite"
-        while process.poll() is None and not _busy(store):
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0.0, 0.8))
-        if kills == 6 or process.poll() is not None:
-            assert process.wait() == 0, process.stderr.read()
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills >= 3
+    # Once in the sweep, twice in the comparison, once between two chunks, each while it trains.
+    store = broken / "results" / "records.sqlite"
+    for phase, segments in (("tune", 30), ("final", 10), ("final", 250), ("final", 400)):
+        with subprocess.Popen(command(*arguments), cwd=broken, stderr=subprocess.PIPE) as process:
+            while _segments(store, phase) < segments:
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+        assert _segments(store, "final") < 800
+    done = lr_env(*arguments, cwd=broken)
+    assert done.returncode == 0, done.stderr
     ours, theirs = (folder / "results" / "DigitsMLP" / "summary.csv" for folder in (broken, whole))
     assert timeless(ours) == timeless(theirs)
     assert _curves(broken) == _curves(whole)
     assert not list(broken.glob("results/*.checkpoint"))
+
+
+def test_a_checkpoint_without_its_store_is_not_gone_on_from(tmp_path):
+    arguments = [*SMALL, "--checkpoint-seconds", "0", "--backend", "stacked"]
+    arguments[arguments.index("40")] = "2000"
+    with subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob("results/*.checkpoint")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    for file in tmp_path.glob("results/records.sqlite*"):
+        if file.suffix != ".checkpoint":
+            file.unlink()
+    assert lr_env(*arguments, cwd=tmp_path).returncode == 0
+    store = tmp_path / "results" / "records.sqlite"
+    assert query(store, "SELECT DISTINCT n FROM (SELECT COUNT(*) AS n FROM segments GROUP BY run)") == [(200,)]
+
+
+def _segments(store: Path, phase: str) -> int:
+    try:
+        return query(store, f"SELECT COUNT(*) FROM segments JOIN runs ON run = id WHERE phase = '{phase}'")[0][0]
+    except sqlite3.Error:  # not made yet
+        return 0
 
 
 def _busy(store: Path) -> bool:

@@ -120,7 +120,7 @@ def fashion() -> data.Data:
     if not os.environ.get("LR_ENV_DATA"):
         pytest.skip("LR_ENV_DATA is not set: no Fashion-MNIST to test on")
     root = Path(os.environ["LR_ENV_DATA"]).expanduser()
-    if not root.is_dir() or not all(files._find(root, file) for file in FASHION_FILES.values()):
+    if not root.is_dir() or not all(files._find(root, file, "") for file in FASHION_FILES.values()):
         pytest.skip("LR_ENV_DATA has no Fashion-MNIST to test on")
     return data.load("fashion-mnist")
 

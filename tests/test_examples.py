@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import runpy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from lr_env.rollout import rollout
+from lr_env.tasks import TASKS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -23,6 +28,21 @@ def test_example(script, arguments, prints, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     assert prints in capsys.readouterr().out
+
+
+def test_the_code_in_the_readme_runs(capsys):
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert "@@" not in readme
+    blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
+    step, planner, task = blocks
+    exec(step, {})
+    assert len(capsys.readouterr().out.split()) == 2
+    names = {"np": np, "dataclass": dataclass}
+    exec(planner, names)
+    (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])
+    assert not record.diverged
+    exec(task.split("envs =")[0], names)  # the rest needs Fashion-MNIST
+    assert names["wide"].budget == 2000
 
 
 def test_every_example_is_tested():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -163,3 +164,44 @@ def test_a_job_tunes_on_validation_with_equal_budgets_and_runs_on_fresh_seeds(tm
     steps = tuning_steps(result.tuning)
     assert steps["constant"] == sum(r.steps for r in result.tuning if r.planner == "constant") < 600  # 9.0 diverged
     assert all(len(r.curves["val_loss"]) == 10 for r in result.final)
+
+
+@dataclass(frozen=True)
+class _HalvesWhenStalled:
+    """Goes far below the range once its run has diverged and nothing improves any more."""
+
+    peak: float
+    name = "halves"
+    needs = frozenset({"val_loss"})
+
+    def start(self, run, seeds):
+        return {"lr": np.full(len(seeds), self.peak), "best": np.full(len(seeds), np.inf)}
+
+    def plan(self, state, signals):
+        better = signals["val_loss"] < state["best"]
+        lr = np.where(better, state["lr"], 1e-3 * state["lr"])
+        return lr, {"lr": lr, "best": np.minimum(state["best"], signals["val_loss"])}
+
+
+def test_what_a_planner_answers_for_a_diverged_run_does_not_end_its_neighbours():
+    runs = Rollout(TASK, [PlannedRun(_HalvesWhenStalled(0.01), seed) for seed in (0, 1)], backend="stacked")
+    runs.env.episodes.children.state.parameters[0] = float("nan")
+    while not runs.done:
+        runs.advance()
+    assert [runs.record(row, "final").diverged for row in (0, 1)] == [True, False]
+    assert runs.record(1, "final").steps == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("tests.nowhere:Planner", "cannot be loaded"),
+        ("planners.schedules:Cosine", "calls itself 'cosine'"),
+        ("planners:PLANNERS", "has no 'name'"),
+    ],
+)
+def test_an_entry_point_that_does_not_fit_is_refused(monkeypatch, value, message):
+    entry = EntryPoint("mine", value, "lr_env.planners")
+    monkeypatch.setattr("lr_env.registry.entry_points", lambda group: [entry])
+    with pytest.raises(UserError, match=message):
+        find_planner("mine")

@@ -323,7 +323,9 @@ def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> N
     flat = 1 + len(task.optimizer.slots)
     kept = flat * layout.size + task.val_subset * source.num_classes
     indices = 4 * source.sizes["train"] + 8 * task.segment * task.batch_size
-    # Gradients twice (torch's and ours), activations forward and backward: at their largest when one block holds all.
-    working = 2 * layout.size + 2 * activations * task.batch_size
-    data = sum(source.sizes.values()) * math.prod(source.input_shape)
+    # Gradients and what the update makes of them; inputs as gathered; activations, forward and backward. One block may
+    # hold all children.
+    inputs = math.prod(source.input_shape)
+    working = 3 * layout.size + 2 * (inputs + activations) * task.batch_size
+    data = sum(source.sizes.values()) * inputs
     return Need(per_child=item * (kept + working) + indices, shared=item * (_EVALUATION_ELEMENTS + data))

@@ -64,8 +64,10 @@ class Experiment:
         if known is None:
             # The id tells this beginning from others of the same name and spec, whose checkpoints may still lie about.
             store.begin_experiment(name, {**spec, "id": uuid.uuid4().hex})
-        elif {key: value for key, value in known.items() if key != "id"} != spec:
-            raise UserError(f"{_difference(name, known, spec)}: use the same, another --name, or --fresh to start over")
+        elif (before := {key: value for key, value in known.items() if key != "id"}) != spec:
+            raise UserError(
+                f"{_difference(name, before, spec)}: use the same, another --name, or --fresh to start over"
+            )
 
     def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
         """Make the runs of a phase that are not finished yet.

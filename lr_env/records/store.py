@@ -59,6 +59,8 @@ def _told_plainly(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into lines that name the fix."""
     try:
         yield
+    except sqlite3.IntegrityError:
+        raise  # a mistake of ours, not of the file's
     except sqlite3.DatabaseError as error:
         text = str(error)
         if "readonly" in text or "unable to open" in text:
