@@ -100,14 +100,10 @@ class Episodes:
         self.over = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
         self.started = np.zeros(num_envs, dtype=bool)
-        self._table = np.zeros((len(SIGNALS), num_envs))
-        self._table[SIGNALS.index("lr")] = self.task.lr_start
+        table = np.zeros((len(SIGNALS), num_envs))
+        table[SIGNALS.index("lr")] = self.task.lr_start
+        self._set_table(table)
         self._loss_bound = np.zeros(num_envs)
-
-    @property
-    def signals(self) -> dict[str, Floats]:
-        """The signals; arrays that never change afterwards."""
-        return dict(zip(SIGNALS, self._table, strict=True))
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -193,7 +189,7 @@ class Episodes:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to where a snapshot was taken."""
         self.children.restore(snapshot["children"])
-        self._table = snapshot["signals"].copy()
+        self._set_table(snapshot["signals"].copy())
         self.over = snapshot["over"].copy()
         self.diverged = snapshot["diverged"].copy()
         self.started = snapshot["started"].copy()
@@ -211,8 +207,16 @@ class Episodes:
             measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
             measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
         found = np.array([measured[name] for name in SIGNALS])
-        self._table = self._table.copy()
-        self._table[:, rows] = found if np.isfinite(found).all() else np.nan_to_num(found, nan=0.0)
+        found = found if np.isfinite(found).all() else np.nan_to_num(found, nan=0.0)
+        if len(rows) == self.num_envs:
+            return self._set_table(found)
+        table = self._table.copy()
+        table[:, rows] = found
+        return self._set_table(table)
+
+    def _set_table(self, table: Floats) -> None:
+        self._table = table
+        self.signals = dict(zip(SIGNALS, table, strict=True))
 
     def _scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
         """Score ended runs; a diverged run has the loss at which it was stopped."""

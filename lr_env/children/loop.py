@@ -38,8 +38,9 @@ class LoopEngine:
         self.train_split = train
         # Networks without buffers evaluate as they train, and switching costs as much as a small forward pass.
         self.has_modes = bool(state.layout.buffers)
+        self._gradients = torch.zeros_like(state.parameters)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
-        self.optimizers = [self._optimizer(module, row) for row, module in enumerate(self.modules)]
+        self.optimizers = [self._optimizer(row) for row in range(len(self.modules))]
         self._pool = _pool(workers) if workers > 1 else None
         if self._pool is not None:
             weakref.finalize(self, self._pool.shutdown, wait=False)
@@ -55,12 +56,12 @@ class LoopEngine:
             for state in optimizer.state.values():
                 if "step" in state:
                     state["step"].fill_(int(steps[row]))
-            total = losses[row]
-            for step, rate in enumerate(lr[row].tolist()):
-                inputs = self.train_split.inputs.index_select(0, batches[row, step])
-                labels = self.train_split.labels.index_select(0, batches[row, step])
-                optimizer.param_groups[0]["lr"] = rate
-                optimizer.zero_grad()
+            total, group, gradients = losses[row], optimizer.param_groups[0], self._gradients[row]
+            all_inputs, all_labels = self.train_split.inputs, self.train_split.labels
+            for batch, rate in zip(batches[row].unbind(), lr[row].tolist(), strict=True):
+                inputs, labels = all_inputs.index_select(0, batch), all_labels.index_select(0, batch)
+                group["lr"] = rate
+                gradients.zero_()
                 loss = F.cross_entropy(module(inputs), labels)
                 loss.backward()
                 optimizer.step()
@@ -92,21 +93,24 @@ class LoopEngine:
     def _bind(self, template: nn.Module, row: int) -> nn.Module:
         module = copy.deepcopy(template)
         views = self.state.layout.views(self.state.parameters[row])
+        gradients = self.state.layout.views(self._gradients[row])
         for name, parameter in module.named_parameters():
             parameter.data = views[name]
+            parameter.grad = gradients[name]  # backward adds to it in place
         for name, _ in list(module.named_buffers()):
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._buffers[leaf] = self.state.tensors[f"buffer.{name}"][row]
         return module.train()
 
-    def _optimizer(self, module: nn.Module, row: int) -> torch.optim.Optimizer:
-        optimizer = self.state.optimizer.build(module.parameters())
-        slots = {name: self.state.layout.views(slot[row]) for name, slot in self.state.slots.items()}
-        for name, parameter in module.named_parameters():
-            if slots:
-                optimizer.state[parameter] = {slot: views[name] for slot, views in slots.items()}
-            if "exp_avg" in slots:
-                optimizer.state[parameter]["step"] = torch.tensor(0.0)
+    def _optimizer(self, row: int) -> torch.optim.Optimizer:
+        """torch's optimizer of all of a child's parameters as one vector: one update instead of one for each layer."""
+        parameters = nn.Parameter(self.state.parameters[row])
+        parameters.grad = self._gradients[row]
+        optimizer = self.state.optimizer.build([parameters])
+        if self.state.slots:
+            optimizer.state[parameters] = {name: slot[row] for name, slot in self.state.slots.items()}
+        if "exp_avg" in self.state.slots:
+            optimizer.state[parameters]["step"] = torch.tensor(0.0)
         return optimizer
 
 
