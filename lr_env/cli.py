@@ -146,7 +146,7 @@ class Sweep(Common):
 
     def run(self) -> None:
         """Run the sweep and print each planner's best setting."""
-        from lr_env.compare.job import best_setting, run_job, tuning_steps
+        from lr_env.compare.job import run_job, tuning_steps
         from lr_env.compare.table import setting_text
         from lr_env.records.store import Store
         from lr_env.rollout import planner_settings
@@ -156,12 +156,13 @@ class Sweep(Common):
         with _progress(job.child_steps) as progress:
             result = run_job(job, store, name, fresh=self.fresh, progress=progress)
         steps = tuning_steps(result.tuning)
-        print(f"{'planner':15} {'best setting':40} {'validation loss':>16} {'child steps':>12}")
-        for planner in job.planners:
-            best = planner_settings(best_setting(planner, job.rates, result.tuning))
-            losses = [r.scores["final_val_loss"] for r in result.tuning if (r.planner, r.settings) == (planner, best)]
-            mean = sum(losses) / len(losses)
-            print(f"{planner:15} {setting_text(best):40} {mean:16.4f} {steps[planner]:12,}")
+        best = {planner: planner_settings(chosen) for planner, chosen in result.chosen.items()}
+        width = max(len("best setting"), *(len(setting_text(settings)) for settings in best.values()))
+        print(f"{'planner':15} {'best setting':{width}} {'validation loss':>16} {'child steps':>12}")
+        for planner, settings in best.items():
+            runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
+            mean = sum(r.scores["final_val_loss"] for r in runs) / len(runs)
+            print(f"{planner:15} {setting_text(settings):{width}} {mean:16.4f} {steps[planner]:12,}")
         print(f"{len(result.tuning)} runs in {self.store}, experiment {name!r}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -98,8 +98,6 @@ def _fastest(choices: tuple[Backend, ...], task: Task, device: str, dtype: torch
 
 def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype) -> float:
     """Wall time of one step of one child."""
-    from dataclasses import replace
-
     from lr_env.children.children import Children  # Children chooses its backend here
 
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)

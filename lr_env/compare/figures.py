@@ -139,6 +139,7 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # numbers of six characters, side by side
         for y in range(0, len(rows), 2):
             axes.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
     left.set_yticks(range(len(rows)), [_name(r) for r in rows], fontsize=10.5, color=TEXT)

@@ -1,0 +1,84 @@
+"""A comparison for programs: the summary as CSV, the runs as a table of Arrow."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lr_env.compare.statistics import Estimate
+from lr_env.compare.table import Summary, settings_key
+from lr_env.records.record import SCORES, SIGNALS, RunRecord
+
+
+def summary_csv(summary: Summary) -> str:
+    """The rows with every digit; empty where there is nothing to tell."""
+    out = io.StringIO()
+    writer = None
+    for row in summary.rows:
+        cells: dict[str, Any] = {
+            "planner": row.planner,
+            "setting": row.setting,
+            "settings": settings_key(row.settings),
+            "n": row.n,
+            "diverged": row.diverged,
+        }
+        cells |= _ends("val_loss", row.val_loss) | _ends("val_loss_iqm", row.val_loss_iqm)
+        cells |= _ends("val_accuracy", row.val_accuracy) | _ends("val_accuracy_iqm", row.val_accuracy_iqm)
+        cells |= _ends("test_loss", row.test_loss) | _ends("test_loss_iqm", row.test_loss_iqm)
+        cells |= _ends("test_accuracy", row.test_accuracy) | _ends("test_accuracy_iqm", row.test_accuracy_iqm)
+        for name, other, versus in (
+            ("reference", summary.reference, row.to_reference),
+            ("baseline", summary.baseline, row.to_baseline),
+            ("best", summary.rows[0].planner, row.to_best),
+        ):
+            cells[name] = other or ""
+            cells |= _ends(f"test_loss_less_{name}", None if versus is None else versus.difference)
+            cells[f"verdict_to_{name}"] = "" if versus is None else versus.verdict
+        cells |= _ends("improvement", row.improvement)
+        cells["steps_to_target"] = "" if row.steps_to_target is None else row.steps_to_target
+        cells["tuning_steps"] = row.tuning_steps
+        cells["extra_steps"] = row.extra_steps
+        cells["planning_seconds"] = row.planning_seconds
+        if writer is None:
+            writer = csv.DictWriter(out, list(cells), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in cells.items()})
+    return out.getvalue()
+
+
+def _ends(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
+        return {name: "", f"{name}_low": "", f"{name}_high": ""}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def runs_table(records: Sequence[RunRecord]) -> pa.Table:
+    """One row a run; a score that was not taken and a curve that was not kept are null."""
+    order = {"tune": 0, "final": 1}
+
+    def place(run: RunRecord) -> tuple[int, str, str, int]:
+        return order.get(run.phase, 2), run.planner, settings_key(run.settings), run.seed
+
+    runs = sorted(records, key=place)
+    columns: dict[str, pa.Array] = {
+        "phase": pa.array([r.phase for r in runs], pa.string()),
+        "planner": pa.array([r.planner for r in runs], pa.string()),
+        "settings": pa.array([settings_key(r.settings) for r in runs], pa.string()),
+        "seed": pa.array([int(r.seed) for r in runs], pa.int64()),
+        "status": pa.array([r.status for r in runs], pa.string()),
+        "diverged": pa.array([bool(r.diverged) for r in runs], pa.bool_()),
+        "steps": pa.array([int(r.steps) for r in runs], pa.int64()),
+        "extra_steps": pa.array([int(r.extra_steps) for r in runs], pa.int64()),
+    }
+    for name in SCORES:
+        columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64())
+    columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
+    for name in SIGNALS:
+        curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
+        columns[f"curve_{name}"] = pa.array(curves, pa.list_(pa.float64()))
+    return pa.table(columns)
