@@ -18,6 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check lr_env planners tests examples
 	$(BIN)/basedpyright
 
+# Installs DACBench, which it measures against, into .venv-peers; without a network it says so and goes on.
 bench: $(INSTALLED)
 	$(BIN)/python -m lr_env.bench --out results/bench
 
@@ -31,4 +32,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers

@@ -233,7 +233,6 @@ def test_measure_and_evaluate_say_what_torch_says():
 def test_auto_loops_one_child_and_measures_for_many():
     assert Children(TASK, [0]).backend == LOOP
     assert Children(TASK, range(32)).backend.name == "stacked"
-    assert Children(replace(TASK, network=_BatchNorm()), range(2)).backend.name == "loop"
 
 
 @pytest.mark.parametrize(
@@ -251,8 +250,6 @@ def test_auto_loops_one_child_and_measures_for_many():
         (lambda: Children(TASK, [0]).evaluate("train2"), "unknown split"),
         (lambda: Children(TASK, [0, 1]).measure([1, 0]), "increasing order"),
         (lambda: Children(TASK, [0, 1]).train([0.1, 0.1], [0, 2]), "from 0 to 1"),
-        (lambda: Children(replace(TASK, network=_BatchNorm()), [0, 1], backend="stacked"), "buffers"),
-        (lambda: Children(replace(TASK, network=_Dropout()), [0]), "draws random numbers"),
     ],
 )
 def test_bad_input_is_one_clear_line(wrong, message):
@@ -278,16 +275,6 @@ class _Conv:
         return nn.Sequential(
             nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 10)
         )
-
-
-class _BatchNorm:
-    def build(self, input_shape, num_classes):
-        return nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
-
-
-class _Dropout:
-    def build(self, input_shape, num_classes):
-        return nn.Sequential(nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 10))
 
 
 @pytest.mark.parametrize("name", ["DigitsMLP", "FashionMLP"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lr_env.cli import main
-from lr_env.tasks.data import load
+from lr_env.tasks.data import forget
 
 QUICK = ["--budget", "40", "--segment", "10", "--rates", "0.01,0.1", "--tune-seeds", "1", "--seeds", "3"]
 SMALL = ["compare", "DigitsMLP", "--planners", "constant", "cosine", *QUICK]
@@ -230,7 +230,7 @@ def test_bad_input_is_one_line_that_names_the_fix(tmp_path, monkeypatch, capsys,
         store.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LR_ENV_DATA", str(tmp_path / "text.sqlite"))
-    load.cache_clear()  # of what other tests have read
+    forget()  # what other tests have read
     monkeypatch.setattr(sys, "argv", ["lr-env", *arguments])
     with pytest.raises(SystemExit) as end:  # in this process, because starting one costs seconds
         main()

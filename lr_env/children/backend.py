@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from lr_env.children.initial import build_seeded
+from lr_env.children.noise import seed_dropout
+from lr_env.children.numerics import EXACT, Numerics
 from lr_env.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -54,10 +56,17 @@ class Backend:
 def network_of(task: Task, dtype: torch.dtype, seed: int = 0) -> nn.Module:
     """A module of the task's network with the initial weights of a seed, on the CPU."""
     source = task.source
-    return build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, dtype)
+    return seed_dropout(build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, dtype))
 
 
-def choose_backend(wanted: str, task: Task, num_children: int, device: str, dtype: torch.dtype) -> Backend:
+def choose_backend(
+    wanted: str,
+    task: Task,
+    num_children: int,
+    device: str,
+    dtype: torch.dtype,
+    numerics: Numerics = EXACT,
+) -> Backend:
     """The fastest way to train so many children, of those that the name allows.
 
     One child is looped: it must not pay for a stack that it does not need.
@@ -73,19 +82,21 @@ def choose_backend(wanted: str, task: Task, num_children: int, device: str, dtyp
     if wanted != "stacked":
         threads = torch.get_num_threads() if device == "cpu" else 1
         choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
-    if wanted != "loop" and (wanted == "stacked" or next(network_of(task, dtype).buffers(), None) is None):
+    if wanted != "loop":
         choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in _BLOCKS})]
     if len(choices) == 1:
         return choices[0]
-    return _fastest(tuple(choices), task, device, dtype, torch.get_num_threads())
+    return _fastest(tuple(choices), task, device, dtype, numerics, torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)
-def _fastest(choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, threads: int) -> Backend:
+def _fastest(
+    choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
+) -> Backend:
     """Time a few steps of each choice, from the smallest; `threads` only keys the cache."""
     seconds: dict[Backend, float] = {}
     for choice in choices:
-        seconds[choice] = _seconds_per_step(choice, task, device, dtype)
+        seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
         if choice.name == "stacked" and seconds[choice] > _HOPELESS * min(seconds.values()):
             break  # a larger block of the same will not catch up, and measuring it would take seconds
     # Cores that share one child wait for each other at every operation, which costs dearly as soon as anything else
@@ -96,13 +107,13 @@ def _fastest(choices: tuple[Backend, ...], task: Task, device: str, dtype: torch
     return min(seconds, key=lambda choice: seconds[choice])
 
 
-def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype) -> float:
+def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics) -> float:
     """Wall time of one step of one child."""
     from lr_env.children.children import Children  # Children chooses its backend here
 
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
     together = max(backend.block, 2 * backend.workers)
-    children = Children(short, range(together), device, backend, dtype)
+    children = Children(short, range(together), device, backend, dtype, numerics)
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
     best = float("inf")

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
 from lr_env.children.backend import Backend, choose_backend, network_of
+from lr_env.children.batches import Batches
 from lr_env.children.loop import LoopEngine
+from lr_env.children.losses import mean_loss, score
 from lr_env.children.memory import Need, activations_per_example
+from lr_env.children.noise import keys as keys_of
+from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.order import DataOrder
 from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
@@ -47,11 +50,14 @@ class Children:
         backend: "loop" (one after another, plain torch), "stacked" (one computation), or "auto", which measures once
             a process which of the two is faster for this task and number of children. A `Backend` fixes the block too.
         dtype: of parameters and inputs.
+        numerics: precision of the arithmetic, and whether it must be deterministic.
 
     Attributes:
         steps: optimizer steps done by each child, (children,).
         seeds: seed of each child's initial weights, (children,).
         backend: the backend in use.
+        step_losses: training loss of every step of the last segment trained, nats per example, (children, segment);
+            NaN for children that were not trained in it.
 
     Raises:
         UserError: bad seeds, device or backend; more children than memory can hold; a network not supported.
@@ -64,37 +70,43 @@ class Children:
         device: str = "cpu",
         backend: str | Backend = "auto",
         dtype: torch.dtype = torch.float32,
+        numerics: Numerics = EXACT,
     ) -> None:
         self.task = task
         self.device = find_device(device)
         self.dtype = dtype
+        self.numerics = numerics
+        numerics.check(self.device)
         template = network_of(task, dtype)
         layout = Layout.of(template)
-        activations = activations_per_example(template, task.source.input_shape)
+        activations = activations_per_example(template, task.source)
         self.need = _need(task, layout, activations, dtype)
         self.need.check(len(seeds), self.device)
         self.seeds = check_seeds(seeds)
         self.steps = np.zeros(len(self.seeds), dtype=np.int64)
-        self.data = load(task.data, str(self.device), dtype)
+        self.data = load(task.data, str(self.device), dtype, task.train_fraction, task.label_noise)
 
         self.backend = (
             backend
             if isinstance(backend, Backend)
-            else choose_backend(backend, task, len(self.seeds), str(self.device), dtype)
+            else choose_backend(backend, task, len(self.seeds), str(self.device), dtype, numerics)
         )
         self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype)
         self._last_logits = torch.zeros(
-            len(self.seeds), task.val_subset, task.source.num_classes, device=self.device, dtype=dtype
+            len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
         )
         self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on them
-        self.order = DataOrder(task.source.sizes["train"], task.batch_size, self.seeds.tolist())
+        self.order = DataOrder(len(self.data.splits["train"]), task.batch_size, self.seeds.tolist())
+        self.batches = Batches(self.data.splits["train"], task.augment)
+        self._random = layout.key is not None or task.augment is not None
         self._template = template.to(self.device)
-        train = self.data.splits["train"]
+        common = self.state, self._template, self.batches, task.clip_norm, numerics
         self.engine: LoopEngine | StackedEngine = (
-            LoopEngine(self.state, self._template, train, self.backend.workers)
+            LoopEngine(*common, workers=self.backend.workers)
             if self.backend.name == "loop"
-            else StackedEngine(self.state, self._template, train, self.backend.block)
+            else StackedEngine(*common, block=self.backend.block, key=(task.network, task.data))
         )
+        self.step_losses = np.full((len(self.seeds), task.segment), np.nan)
         self._evaluation_chunk = max(32, _EVALUATION_ELEMENTS // (activations * self.backend.block))
         self.reset(range(len(self.seeds)), self.seeds)
 
@@ -135,13 +147,15 @@ class Children:
         active = self._chosen(rows)
         if not (np.isfinite(rates[active]).all() and (rates[active] > 0).all()):
             raise UserError("learning rates must be finite and above 0")
-        losses = np.full(len(self), np.nan)
+        self.step_losses = np.full((len(self), self.task.segment), np.nan)
         if active:
-            batches = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
-            found = self.engine.train(batches, rates, self.steps, active).double().cpu().numpy()
-            losses[active] = found[active]
+            index = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
+            keys = self._keys(self.task.segment)
+            with self.numerics.active(self.device):
+                found = self.engine.train(index, keys, rates, self.steps, active)
+            self.step_losses[active] = found.double().cpu().numpy()[active]
             self.steps[active] += self.task.segment
-        return losses
+        return self.step_losses.mean(1)
 
     def measure(self, rows: Sequence[int] | None = None) -> dict[str, Floats]:
         """Measure children on the fixed validation subset, at a segment's end.
@@ -155,14 +169,15 @@ class Children:
         where = slice(None) if len(chosen) == len(self) else chosen  # a slice needs no gather
         split = self.data.splits["val"]
         labels = split.labels[: self.task.val_subset]
-        logits = self.engine.logits(chosen, split.inputs[: self.task.val_subset])
+        with self.numerics.active(self.device):
+            logits = self.engine.logits(chosen, split.inputs[: self.task.val_subset])
         weights = self.state.output_weights[where].flatten(1)
         change = (logits - self._last_logits[where]).flatten(1)
         fresh = self.steps[where] == 0
         if fresh.any():
             change[torch.from_numpy(fresh).to(self.device)] = 0
         self._last_logits[where] = logits
-        loss, accuracy = _score(logits, labels)
+        loss, accuracy = score(logits, labels)
         # One tensor, so that there is one transfer and one wait.
         table = torch.stack(
             [
@@ -194,9 +209,13 @@ class Children:
         chosen = self._chosen(rows)
         examples = self.data.splits[split]
         totals = torch.zeros(2, len(chosen), device=self.device, dtype=torch.float64)
-        for start in range(0, len(examples), self._evaluation_chunk):
-            part = slice(start, start + self._evaluation_chunk)
-            loss, accuracy = _score(self.engine.logits(chosen, examples.inputs[part]), examples.labels[part])
+        size = min(self._evaluation_chunk, len(examples))
+        for start in range(0, len(examples), size):
+            first = min(start, len(examples) - size)  # all chunks of one size: another would have to be traced
+            part = slice(first, first + size)
+            with self.numerics.active(self.device):
+                logits = self.engine.logits(chosen, examples.inputs[part])
+            loss, accuracy = (x[:, start - first :] for x in score(logits, examples.labels[part]))
             totals += torch.stack([loss.double().sum(1), accuracy.double().sum(1)])
         loss, accuracy = (totals / len(examples)).cpu().numpy()
         return loss, accuracy
@@ -204,14 +223,17 @@ class Children:
     def first_batch_loss(self, rows: Sequence[int]) -> Floats:
         """Training loss, nats per example, of the batch that each child will train on next, (rows,)."""
         chosen = self._chosen(rows)
-        batches = self.order.batches(self.steps, 1)[chosen, 0]
-        train = self.data.splits["train"]
+        index = torch.from_numpy(self.order.batches(self.steps, 1)[chosen, 0]).to(self.device)
+        keys = self._keys(1)
         losses = []
-        for row, batch in zip(chosen, batches, strict=True):
-            index = torch.from_numpy(batch).to(self.device)
-            with torch.no_grad():  # one child at a time, as every child has its own examples
-                logits = functional_call(self._template, self.state.child(row), (train.inputs.index_select(0, index),))
-            losses.append(_score(logits[None], train.labels.index_select(0, index))[0].mean())
+        for place, row in enumerate(chosen):  # one child at a time, as every child has its own examples
+            child = self.state.child(row)
+            now = None if keys is None else keys[row, 0]
+            if self.state.layout.key is not None and now is not None:
+                child[self.state.layout.key] = now
+            with torch.no_grad(), self.numerics.active(self.device):
+                inputs, labels = self.batches.take(index[place], now)
+                losses.append(mean_loss(functional_call(self._template, child, (inputs,)), labels))
         return torch.stack(losses).double().cpu().numpy()
 
     def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:
@@ -251,6 +273,12 @@ class Children:
         self.restore(self.snapshot(sources), targets)
         if not same_batches:
             self.order.assign(list(targets), own_order)
+
+    def _keys(self, count: int) -> Tensor | None:
+        """Keys of the random numbers of the next steps, (children, count, 2); None where nothing is random."""
+        if not self._random:
+            return None
+        return torch.from_numpy(keys_of(self.order.seeds, self.steps, count)).to(self.device)
 
     def _chosen(self, rows: Sequence[int] | None) -> list[int]:
         chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
@@ -305,13 +333,6 @@ def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
 
 
-def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and correctness of every example: (children, examples, classes) -> two of (children, examples)."""
-    index = labels.expand(len(logits), -1).unsqueeze(2)
-    loss = -F.log_softmax(logits, dim=2).gather(2, index).squeeze(2)
-    return loss, (logits.argmax(2) == labels).to(logits.dtype)
-
-
 def _variance(values: Tensor) -> Tensor:
     """Population variance along rows: (rows, n) -> (rows,).
 
@@ -325,12 +346,11 @@ def _variance(values: Tensor) -> Tensor:
 def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> Need:
     item = dtype.itemsize
     source = task.source
-    flat = 1 + len(task.optimizer.slots)
-    kept = flat * layout.size + task.val_subset * source.num_classes
-    indices = 4 * source.sizes["train"] + 8 * task.segment * task.batch_size
+    train, inputs = task.train_size, math.prod(source.input_shape)
+    kept = (1 + len(task.optimizer.slots)) * layout.size + task.val_subset * math.prod(source.output_shape)
+    indices = 4 * train + 8 * task.segment * task.batch_size
     # Gradients and what the update makes of them; inputs as gathered; activations, forward and backward. One block may
     # hold all children.
-    inputs = math.prod(source.input_shape)
     working = 3 * layout.size + 2 * (inputs + activations) * task.batch_size
     data = sum(source.sizes.values()) * inputs
     return Need(per_child=item * (kept + working) + indices, shared=item * (_EVALUATION_ELEMENTS + data))

@@ -33,7 +33,10 @@ class DrawFrom(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags:
             if self.generator is None:
-                raise UserError(f"the network draws random numbers in training ({func})")
+                raise UserError(
+                    f"the network draws random numbers in training ({func}): use nn.Dropout layers, which draw from "
+                    "each child's own seed"
+                )
             if not any(argument.name == "generator" for argument in func._schema.arguments):
                 # aten::rand(size) has a twin aten::rand.generator(size, generator), and so on.
                 name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"

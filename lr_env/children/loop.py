@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lr_env.children.batches import Batches
+from lr_env.children.losses import mean_loss
+from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.state import ChildrenState
-from lr_env.tasks.data import Split
 
 
 class LoopEngine:
@@ -28,14 +32,26 @@ class LoopEngine:
     Args:
         state: the children; changed in place.
         template: a module of the children's kind, copied for each.
-        train: the training split.
+        batches: the training examples.
+        clip_norm: norm to which a child's gradient is scaled down, if it is above.
+        numerics: how to compute.
         workers: children trained at the same time, each by a thread that computes on one core. Children do not share
             anything, so that this changes who waits for whom and nothing else.
     """
 
-    def __init__(self, state: ChildrenState, template: nn.Module, train: Split, workers: int = 1) -> None:
+    def __init__(
+        self,
+        state: ChildrenState,
+        template: nn.Module,
+        batches: Batches,
+        clip_norm: float | None = None,
+        numerics: Numerics = EXACT,
+        workers: int = 1,
+    ) -> None:
         self.state = state
-        self.train_split = train
+        self.batches = batches
+        self.clip_norm = clip_norm
+        self.numerics = numerics
         # Networks without buffers evaluate as they train, and switching costs as much as a small forward pass.
         self.has_modes = bool(state.layout.buffers)
         self._gradients = torch.zeros_like(state.parameters)
@@ -46,29 +62,45 @@ class LoopEngine:
             weakref.finalize(self, self._pool.shutdown, wait=False)
 
     def train(
-        self, batches: Tensor, lr: NDArray[np.float64], steps: NDArray[np.int64], active: Sequence[int]
+        self,
+        index: Tensor,
+        keys: Tensor | None,
+        lr: NDArray[np.float64],
+        steps: NDArray[np.int64],
+        active: Sequence[int],
     ) -> Tensor:
         """Train the active children; see `StackedEngine.train`."""
-        losses = torch.zeros(len(self.modules), device=batches.device, dtype=self.state.parameters.dtype)
+        layout = self.state.layout
+        losses = torch.zeros(index.shape[:2], device=index.device, dtype=self.state.parameters.dtype)
+        autocast = partial(self.numerics.autocast, index.device)
 
         def train_child(row: int) -> None:
             optimizer, module = self.optimizers[row], self.modules[row]
             for state in optimizer.state.values():
                 if "step" in state:
                     state["step"].fill_(int(steps[row]))
-            total, group, gradients = losses[row], optimizer.param_groups[0], self._gradients[row]
-            all_inputs, all_labels = self.train_split.inputs, self.train_split.labels
-            for batch, rate in zip(batches[row].unbind(), lr[row].tolist(), strict=True):
-                inputs, labels = all_inputs.index_select(0, batch), all_labels.index_select(0, batch)
+            group, gradients = optimizer.param_groups[0], self._gradients[row]
+            key = self.state.buffers(row)[layout.key] if layout.key else None
+            of_row = itertools.repeat(None) if keys is None else keys[row].unbind()
+            found = []
+            for batch, now, rate in zip(index[row].unbind(), of_row, lr[row].tolist(), strict=False):
+                if key is not None and now is not None:
+                    key.copy_(now)
+                inputs, labels = self.batches.take(batch, now)
                 group["lr"] = rate
                 gradients.zero_()
-                loss = F.cross_entropy(module(inputs), labels)
+                with autocast():
+                    logits = module(inputs)
+                    loss = F.cross_entropy(logits, labels) if logits.dim() == 2 else mean_loss(logits, labels)
                 loss.backward()
+                if self.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
                 optimizer.step()
-                total += loss.detach()
+                found.append(loss.detach())
+            torch.stack(found, out=losses[row])
 
         self._each(train_child, active)
-        return losses / batches.shape[1]
+        return losses
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
         """What children answer to the same inputs; see `StackedEngine.logits`."""
@@ -97,9 +129,11 @@ class LoopEngine:
         for name, parameter in module.named_parameters():
             parameter.data = views[name]
             parameter.grad = gradients[name]  # backward adds to it in place
-        for name, _ in list(module.named_buffers()):
+        names = {id(buffer): name for name, buffer in module.named_buffers()}
+        buffers = self.state.buffers(row)
+        for name, buffer in list(module.named_buffers(remove_duplicate=False)):
             owner, _, leaf = name.rpartition(".")
-            module.get_submodule(owner)._buffers[leaf] = self.state.tensors[f"buffer.{name}"][row]
+            module.get_submodule(owner)._buffers[leaf] = buffers[names[id(buffer)]]
         return module.train()
 
     def _optimizer(self, row: int) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from lr_env.children.initial import DrawFrom
 from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.tasks.data import DataSource
 
 
 class _CountOutputs(TorchDispatchMode):
@@ -37,16 +40,23 @@ class _CountOutputs(TorchDispatchMode):
         return result
 
 
-def activations_per_example(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+def activations_per_example(module: nn.Module, source: DataSource) -> int:
     """Numbers that one forward pass computes for one example.
 
     Raises:
-        UserError: the network is random in training, which would draw from torch's global generator.
+        UserError: the network is random in training other than through `nn.Dropout`, which would draw from torch's
+            global generator, or its logits have another shape than the labels ask for.
     """
     module = copy.deepcopy(module).to("meta").train()
     examples = 2  # batch norm refuses a single one
+    dtype = torch.int64 if source.tokens else next(module.parameters()).dtype
     with torch.no_grad(), DrawFrom(None), _CountOutputs() as count:
-        module(torch.empty(examples, *input_shape, device="meta", dtype=next(module.parameters()).dtype))
+        logits = module(torch.empty(examples, *source.input_shape, device="meta", dtype=dtype))
+    if logits.shape[1:] != source.output_shape:
+        raise UserError(
+            f"the network answers with logits of shape {tuple(logits.shape[1:])} an example, but the data need "
+            f"{source.output_shape}"
+        )
     return count.elements // examples
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lr_env.children.noise import KEY_BUFFER
 from lr_env.children.optimizers import Optimizer
+from lr_env.errors import UserError
 
 Rows = slice | NDArray[np.int64] | Sequence[int]
 
@@ -19,38 +22,60 @@ Rows = slice | NDArray[np.int64] | Sequence[int]
 class Layout:
     """Where each parameter of a child lies in its row of the flat parameters.
 
+    The kernels of 2-d convolutions lie channels-last, (outputs, height, width, inputs), whatever their shape says:
+    convolutions then compute channels-last, which on CPUs is up to 1.5 times as fast and was never slower.
+
     Attributes:
         shapes: parameter name -> shape, in the order of `nn.Module.named_parameters` (tied parameters once).
-        buffers: buffer name -> shape.
+        buffers: buffer name -> shape, shared buffers once.
         output_weight: name of the output layer's weight.
+        key: name of the buffer that holds the key of a step's random numbers, where the network draws any.
         size: parameters of one child.
     """
 
     shapes: Mapping[str, torch.Size]
     buffers: Mapping[str, torch.Size]
     output_weight: str
+    key: str | None
     size: int
 
     @staticmethod
     def of(module: nn.Module) -> Layout:
-        """The layout of a network."""
+        """The layout of a network.
+
+        Raises:
+            UserError: it has no parameter of at least two dimensions.
+        """
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
-        linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+        own = {id(parameter): name for name, parameter in module.named_parameters()}
+        linear = [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
         matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
-        output = f"{linear[-1]}.weight".removeprefix(".") if linear else matrices[-1]
-        if output not in shapes:  # tied: the weight is listed under the name of its first use
-            output = matrices[-1]
+        if not matrices:
+            raise UserError("the network has no weights: it needs an nn.Linear or another parameter of 2 dimensions")
+        output = own[id(linear[-1])] if linear else matrices[-1]  # a tied weight has the name of its first use
         buffers = {name: buffer.shape for name, buffer in module.named_buffers()}
-        return Layout(shapes, buffers, output, sum(shape.numel() for shape in shapes.values()))
+        key = next((name for name in buffers if name.rpartition(".")[2] == KEY_BUFFER), None)
+        return Layout(shapes, buffers, output, key, sum(shape.numel() for shape in shapes.values()))
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view of flat rows (..., size)."""
         views = {}
         start = 0
+        lead = flat.shape[:-1]
         for name, shape in self.shapes.items():
-            views[name] = flat[..., start : start + shape.numel()].view(*flat.shape[:-1], *shape)
+            part = flat[..., start : start + shape.numel()]
+            if len(shape) == 4:
+                outputs, inputs, height, width = shape
+                views[name] = part.view(*lead, outputs, height, width, inputs).movedim(-1, -3)
+            else:
+                views[name] = part.view(*lead, *shape)
             start += shape.numel()
         return views
+
+    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The opposite of `views`, as a new tensor: name -> (rows, *shape) to (rows, size)."""
+        parts = [parameters[name] for name in self.shapes]
+        return torch.cat([(part.movedim(-3, -1) if part.dim() == 5 else part).flatten(1) for part in parts], dim=1)
 
 
 class ChildrenState:
@@ -92,10 +117,23 @@ class ChildrenState:
             for slot in self.slots.values():
                 slot[row].zero_()
 
+    def buffers(self, rows: int | slice) -> dict[str, Tensor]:
+        """Views of the buffers of a child or of neighbouring children, by the names that the module has for them."""
+        return {name: self.tensors[f"buffer.{name}"][rows] for name in self.layout.buffers}
+
     def child(self, row: int) -> dict[str, Tensor]:
         """Parameters and copies of the buffers of one child, by the names that its module has for them."""
-        buffers = {name: self.tensors[f"buffer.{name}"][row].clone() for name in self.layout.buffers}
+        buffers = {name: buffer.clone() for name, buffer in self.buffers(row).items()}
         return {**self.layout.views(self.parameters[row]), **buffers}
+
+    @contextmanager
+    def kept(self, rows: slice) -> Iterator[None]:
+        """Put neighbouring children back as they were at the end."""
+        before = self.get(rows)
+        try:
+            yield
+        finally:
+            self.set(rows, before)
 
     def get(self, rows: Rows) -> dict[str, Tensor]:
         """Copies of the rows of every tensor."""

@@ -1,6 +1,7 @@
 """What is trained: data, child networks, and the catalogue of tasks."""
 
+from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.catalogue import TASKS, Task, find_task
-from lr_env.tasks.networks import MLP, LeNet5, Network
+from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
 
-__all__ = ["MLP", "TASKS", "LeNet5", "Network", "Task", "find_task"]
+__all__ = ["CNN", "GPT", "MLP", "TASKS", "Augment", "CropFlip", "LeNet5", "Network", "ResNet", "Task", "find_task"]

@@ -9,7 +9,8 @@ from typing import Any
 
 from lr_env.children.optimizers import SGD, Optimizer
 from lr_env.errors import UserError, unknown
-from lr_env.tasks.data import DataSource, find_source
+from lr_env.tasks.augment import Augment
+from lr_env.tasks.data import DataSource, find_source, train_size
 from lr_env.tasks.networks import MLP, LeNet5, Network
 
 
@@ -32,6 +33,10 @@ class Task:
         tuning_range: smallest and largest peak rate that a sweep tries by default.
         target_val_loss: nats per example on the validation subset; "steps to target" counts the steps until a run
             is there. About what a tuned constant rate reaches at the end of the budget.
+        clip_norm: norm to which a child's gradient is scaled down where it is above; None for no clipping.
+        augment: random changes of the training inputs, if any.
+        train_fraction: share of the training split that is used, in (0, 1]; smaller shares are parts of larger ones.
+        label_noise: share of the training labels that is replaced by a wrong one, in [0, 1).
     """
 
     name: str
@@ -46,6 +51,10 @@ class Task:
     lr_range: tuple[float, float]
     tuning_range: tuple[float, float]
     target_val_loss: float | None = None
+    clip_norm: float | None = None
+    augment: Augment | None = None
+    train_fraction: float = 1.0
+    label_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "budget", "segment", "val_subset"):
@@ -59,7 +68,7 @@ class Task:
                 f"the budget of {self.budget} steps is not a multiple of the segment of {self.segment} steps: "
                 f"use a budget of {near}"
             )
-        sizes = self.source.sizes
+        sizes = {**self.source.sizes, "train": self.train_size}
         for field, split in (("batch_size", "train"), ("val_subset", "val")):
             if getattr(self, field) > sizes[split]:
                 raise UserError(f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples")
@@ -67,6 +76,10 @@ class Task:
             low, high = getattr(self, field)
             if not (math.isfinite(high) and 0 < low < high):
                 raise UserError(f"{field} is ({low}, {high}): it must hold two finite rates, 0 < low < high")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise UserError(f"clip_norm is {self.clip_norm}: it must be a finite number above 0, or None")
+        if not 0 <= self.label_noise < 1:
+            raise UserError(f"label_noise is {self.label_noise}: it must be at least 0 and below 1")
         if not self.lr_range[0] <= self.lr_start <= self.lr_range[1]:
             raise UserError(f"lr_start is {self.lr_start}: it must lie in lr_range {self.lr_range}")
 
@@ -76,6 +89,11 @@ class Task:
         return find_source(self.data)
 
     @property
+    def train_size(self) -> int:
+        """Training examples in use."""
+        return train_size(self.source, self.train_fraction)
+
+    @property
     def num_segments(self) -> int:
         """Decisions in a run."""
         return self.budget // self.segment
@@ -83,8 +101,9 @@ class Task:
     def settings(self) -> dict[str, Any]:
         """The task as JSON-able values, for records and for telling two tasks apart."""
         fields = asdict(self)
-        for part in ("network", "optimizer"):
-            fields[part] = {"class": type(getattr(self, part)).__name__, **fields[part]}
+        for part in ("network", "optimizer", "augment"):
+            if fields[part] is not None:
+                fields[part] = {"class": type(getattr(self, part)).__name__, **fields[part]}
         return fields
 
 

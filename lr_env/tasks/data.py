@@ -1,52 +1,28 @@
-"""Data sets and their fixed splits, as tensors that live on the device where the children train."""
+"""The fixed splits of the data sets and their variations, as tensors on the device where the children train."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from types import MappingProxyType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lr_env.errors import UserError, unknown
-from lr_env.tasks.files import DataFile, read
+from lr_env.errors import UserError
+from lr_env.tasks.sources import SOURCES, Arrays, DataSource, Parts, find_source
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images (examples, ...) and labels (examples,)."""
+__all__ = ["SOURCES", "Data", "DataSource", "Split", "find_source", "forget", "load", "train_size"]
 
 SPLIT_SEED = 20260101
-"""Seeds the permutation that cuts a data set into splits: part of every task's definition, never to be changed."""
+"""Seeds the permutations that cut a data set into splits: part of every task's definition, never to be changed."""
 
-
-@dataclass(frozen=True)
-class DataSource:
-    """A data set: where it comes from and how it is cut.
-
-    Attributes:
-        description: one line, with the origin.
-        sizes: examples in "train", "val" and "test".
-        input_shape: of one example as the network gets it.
-        num_classes: number of labels.
-        scale: the grey level that becomes 1.
-        mean, std: of the scaled training inputs; the network gets (x / scale - mean) / std.
-        fetch: returns the examples that train and val are cut from, and the official test examples (or None, where
-            the test split is cut from the same examples).
-    """
-
-    description: str
-    sizes: Mapping[str, int]
-    input_shape: tuple[int, ...]
-    num_classes: int
-    scale: float
-    mean: float
-    std: float
-    fetch: Callable[[], tuple[Arrays, Arrays | None]]
+_NOISE_SEED = SPLIT_SEED + 1
+"""Seeds which labels are made wrong, and how; never to be changed either."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +30,8 @@ class Split:
     """Examples and their labels, on one device.
 
     Attributes:
-        inputs: (examples, *input_shape), floating point, normalised.
-        labels: (examples,) int64.
+        inputs: (examples, *input_shape), floating point, normalised; for text (examples, context) int64.
+        labels: (examples,) int64; for text (examples, context) int64, the token after each of the inputs.
     """
 
     inputs: Tensor
@@ -67,145 +43,134 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of a data set. `sha256` is the hash of the raw examples in the order of the splits."""
+    """The splits of a data set.
+
+    Attributes:
+        splits: "train", "val" and "test".
+        sha256: hash of the raw examples of the whole data set in the order of the splits: what was read, before a
+            part of it was left out or labels were made wrong.
+    """
 
     splits: Mapping[str, Split]
     sha256: str
 
 
-def find_source(name: str) -> DataSource:
-    """The data set of that name.
+def load(
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    train_fraction: float = 1.0,
+    label_noise: float = 0.0,
+) -> Data:
+    """The splits "train", "val" and "test" of a data set; loaded once a process for each device and dtype.
+
+    A variation changes the training split alone and shares all tensors that it leaves as they are. The same
+    variation has the same examples and labels everywhere, on every device.
+
+    Args:
+        name: of the data set.
+        device: where the tensors are to live.
+        dtype: of the inputs; text is int64 whatever it says.
+        train_fraction: share of the training split that is kept, in (0, 1]: its first examples, which are a random
+            sample, since the split is shuffled. What a smaller fraction keeps, a larger one keeps too.
+        label_noise: share of the training labels (of the target tokens, for text) that are wrong, in [0, 1); each is
+            drawn uniformly from the other classes. What a smaller share gets wrong, a larger one gets wrong alike.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such data set, its files cannot be had (see `files.read`), or a share out of range.
     """
-    try:
-        return SOURCES[name]
-    except KeyError:
-        raise unknown("data set", name, SOURCES) from None
+    source = find_source(name)
+    size = train_size(source, train_fraction)
+    if not (isinstance(label_noise, Real) and 0 <= label_noise < 1):
+        raise UserError(f"label_noise is {label_noise!r}: it must be a share of the labels, at least 0 and below 1")
+    kept_dtype = torch.int64 if source.tokens else dtype
+    whole = _whole(name, device, kept_dtype)
+    train = whole.splits["train"]
+    wrong = round(float(label_noise) * size * source.positions)
+    if wrong == 0 and size == len(train):
+        return whole
+    labels = _noisy_labels(name, device, kept_dtype, size, wrong) if wrong else train.labels[:size]
+    return Data(MappingProxyType({**whole.splits, "train": Split(train.inputs[:size], labels)}), whole.sha256)
+
+
+def train_size(data: str | DataSource, fraction: float = 1.0) -> int:
+    """Examples in that share of the training split, at least 1; nothing is loaded.
+
+    Args:
+        data: the data set, or its name.
+        fraction: share that is kept, in (0, 1].
+
+    Raises:
+        UserError: there is no such data set, or the share is out of range.
+    """
+    source = find_source(data) if isinstance(data, str) else data
+    if not (isinstance(fraction, Real) and 0 < fraction <= 1):
+        raise UserError(f"train_fraction is {fraction!r}: it must be a share of the examples, above 0 and at most 1")
+    return max(1, round(float(fraction) * source.sizes["train"]))
+
+
+def forget() -> None:
+    """Let go of all that `load` keeps: the next call reads the files anew."""
+    _whole.cache_clear()
+    _noisy_labels.cache_clear()
 
 
 @lru_cache(maxsize=8)
-def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
-    """The splits "train", "val" and "test" of a data set; loaded once a process for each device and dtype.
-
-    Raises:
-        UserError: there is no such data set, or its files cannot be had (see `files.read`).
-    """
+def _whole(name: str, device: str, dtype: torch.dtype) -> Data:
     source = find_source(name)
-    raw = _split(source, *source.fetch())
     digest = hashlib.sha256()
     splits = {}
-    for split, (images, labels) in raw.items():
-        digest.update(images.tobytes())
+    for split, (examples, labels) in _cut(source, source.fetch()).items():
+        digest.update(examples.tobytes())
         digest.update(labels.tobytes())
-        inputs = torch.tensor(images, device=device).to(dtype).reshape(-1, *source.input_shape)
-        inputs.div_(source.scale).sub_(source.mean).div_(source.std)
+        inputs = torch.tensor(examples, device=device).to(dtype).reshape(-1, *source.input_shape)
+        if not source.tokens:
+            _normalise(inputs, source)
         splits[split] = Split(inputs, torch.tensor(labels, device=device))
     return Data(MappingProxyType(splits), digest.hexdigest())
 
 
-def _split(source: DataSource, pool: Arrays, test: Arrays | None) -> dict[str, Arrays]:
-    images, labels = pool
-    # RandomState's streams are frozen by numpy's policy, a Generator's are not: the splits must never move.
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+def _normalise(inputs: Tensor, source: DataSource) -> None:
+    """Scale and shift in place, by channel where each has its own numbers."""
+    channels = [inputs] if len(source.mean) == 1 else inputs.unbind(1)
+    for channel, mean, std in zip(channels, source.mean, source.std, strict=True):
+        channel.div_(source.scale).sub_(mean).div_(std)
+
+
+def _cut(source: DataSource, parts: Parts) -> dict[str, Arrays]:
+    """Shuffle each part and cut it into its splits; what is for tests alone stays in its published order."""
     splits: dict[str, Arrays] = {}
-    start = 0
-    for split in ("test", "val", "train") if test is None else ("val", "train"):
-        rows = order[start : start + source.sizes[split]]
-        splits[split] = images[rows], labels[rows]
-        start += len(rows)
-    if test is not None:
-        splits["test"] = test
+    exact = True
+    for names, (examples, labels) in parts.items():
+        order = np.arange(len(labels))
+        if names != ("test",):
+            # RandomState's streams are frozen by numpy's policy, a Generator's are not: the splits must never move.
+            order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+        start = 0
+        for split in names:
+            rows = order[start : start + source.sizes[split]]
+            splits[split] = examples[rows], labels[rows]
+            start += len(rows)
+        exact &= start == len(labels)
     found = {split: len(y) for split, (_, y) in splits.items()}
-    if start != len(labels) or found != dict(source.sizes):
+    if not exact or found != dict(source.sizes):
         raise UserError(
             f"the data set has {found} examples, not {dict(source.sizes)}: its files are of another version"
         )
     return {split: splits[split] for split in ("train", "val", "test")}
 
 
-def _digits() -> tuple[Arrays, None]:
-    from sklearn.datasets import (
-        load_digits,
-    )  # here, because importing scikit-learn takes longer than the data
-
-    inputs, labels = load_digits(return_X_y=True)
-    return (np.asarray(inputs, dtype=np.uint8), np.asarray(labels, dtype=np.int64)), None
-
-
-def _idx(content: bytes) -> NDArray[np.uint8]:
-    """An array in the IDX format: two zero bytes, type 8 (uint8), the number of dimensions, the sizes, the data."""
-    dims = content[3]
-    shape = np.frombuffer(content, ">u4", count=dims, offset=4)
-    return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(shape)
-
-
-def _fashion() -> tuple[Arrays, Arrays]:
-    arrays = {key: _idx(read(file)) for key, file in FASHION_FILES.items()}
-    return (
-        (arrays["train-images"], arrays["train-labels"].astype(np.int64)),
-        (arrays["t10k-images"], arrays["t10k-labels"].astype(np.int64)),
-    )
-
-
-def _fashion_file(key: str, rank: int, sha256: str, content_sha256: str) -> DataFile:
-    name = f"{key}-idx{rank}-ubyte.gz"
-    return DataFile(
-        name,
-        ("FashionMNIST/raw", "fashion-mnist"),
-        f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{name}",
-        sha256,
-        content_sha256,
-    )
-
-
-FASHION_FILES: Mapping[str, DataFile] = {
-    "train-images": _fashion_file(
-        "train-images",
-        3,
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    ),
-    "train-labels": _fashion_file(
-        "train-labels",
-        1,
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    ),
-    "t10k-images": _fashion_file(
-        "t10k-images",
-        3,
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    ),
-    "t10k-labels": _fashion_file(
-        "t10k-labels",
-        1,
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
-
-SOURCES: Mapping[str, DataSource] = {
-    "digits": DataSource(
-        "1,797 handwritten digits, 8x8, from scikit-learn (Alpaydin & Kaynak, UCI, 1998)",
-        {"train": 997, "val": 400, "test": 400},
-        (64,),
-        10,
-        16.0,
-        0.3053,
-        0.3760,
-        _digits,
-    ),
-    "fashion-mnist": DataSource(
-        "70,000 images of clothing, 28x28 (Xiao, Rasul & Vollgraf, arXiv 1708.07747)",
-        {"train": 50_000, "val": 10_000, "test": 10_000},
-        (1, 28, 28),
-        10,
-        255.0,
-        0.2860,
-        0.3530,
-        _fashion,
-    ),
-}
+@lru_cache(maxsize=8)
+def _noisy_labels(name: str, device: str, dtype: torch.dtype, size: int, wrong: int) -> Tensor:
+    """The labels of the first `size` training examples, `wrong` of them made wrong."""
+    source = find_source(name)
+    right = _whole(name, device, dtype).splits["train"].labels
+    # Drawn for the whole split, so that an example's wrong label is the same whatever is left out.
+    random = np.random.RandomState(_NOISE_SEED)
+    order = random.permutation(right.numel())
+    shift = random.randint(1, source.num_classes, right.numel(), dtype=np.int64)
+    labels = right[:size].cpu().numpy().copy()
+    flat = labels.reshape(-1)  # a view
+    rows = order[order < flat.size][:wrong]
+    flat[rows] = (flat[rows] + shift[rows]) % source.num_classes
+    return torch.tensor(labels, device=device)

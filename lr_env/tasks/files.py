@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
+import tarfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +16,63 @@ from lr_env.errors import UserError
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """One published file.
+class Published:
+    """What is published at one address.
 
     Attributes:
-        name: file name as published, gzip-compressed, e.g. "train-images-idx3-ubyte.gz".
-        folders: where it may lie below the data folder, in order of search: torchvision's layout, then a plain one.
-            The unpacked file (without ".gz") is accepted too.
+        name: file name as published, e.g. "train-images-idx3-ubyte.gz".
+        folders: where it may lie below the data folder ("" is the data folder itself), in order of search:
+            torchvision's layout, then a plain one.
         url: where it is downloaded from.
-        sha256: of the published, compressed file: what a download must match.
-        content_sha256: of the unpacked content: what every copy must match, however it was compressed.
+        sha256: of the published file: what a download must match.
     """
 
     name: str
     folders: tuple[str, ...]
     url: str
     sha256: str
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The names under which it is accepted, in order of search."""
+        return (self.name,)
+
+
+@dataclass(frozen=True)
+class DataFile(Published):
+    """One published file, plain or gzip-compressed; the unpacked file (without ".gz") is accepted too.
+
+    Attributes:
+        content_sha256: of the unpacked content: what every copy must match, however it was compressed.
+    """
+
     content_sha256: str
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """As published, and the unpacked file."""
+        return self.name, self.name.removesuffix(".gz")
+
+
+@dataclass(frozen=True)
+class Archive(Published):
+    """A published tar.gz file; the folder that it unpacks into is accepted too.
+
+    Of the folder's files only the sizes are checked, because copies with other content go by the same names: who
+    reads the archive checks what is inside, and keeps a hash of it.
+
+    Attributes:
+        unpacked: the folder in the archive that holds the members.
+        members: name of each file wanted -> its size in bytes.
+    """
+
+    unpacked: str
+    members: Mapping[str, int]
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """As published, and the unpacked folder."""
+        return self.name, self.unpacked
 
 
 def read(file: DataFile) -> bytes:
@@ -41,18 +84,35 @@ def read(file: DataFile) -> bytes:
     Raises:
         UserError: the folder cannot be read, the file is truncated or altered, or there is no network.
     """
-    local = os.environ.get("LR_ENV_DATA")
-    if local:
-        found = _find(
-            Path(local).expanduser(), file, "set LR_ENV_DATA to one that can be read, or unset it to download"
-        )
-        if found is not None:
-            return _unpack(found, file, f"replace it with the published file ({file.url}), or unset LR_ENV_DATA")
-    cache = cache_folder()
-    found = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if cache.is_dir() else None
-    if found is None:
-        found = _download(file, cache)
-    return _unpack(found, file, "delete it: it will be downloaded again")
+    path, remedy = _locate(file)
+    content = _bytes(path, remedy)
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{str(path)!r} is truncated or not a gzip file ({error}): {remedy}") from error
+    _check(content, file.content_sha256, path, remedy)
+    return content
+
+
+def read_archive(archive: Archive) -> dict[str, bytes]:
+    """The content of each member of an archive, which is looked for as by `read`; nothing is unpacked to disk.
+
+    Raises:
+        UserError: as from `read`; also if a file of the unpacked folder is missing or of another size.
+    """
+    path, remedy = _locate(archive)
+    if path.is_dir():
+        contents = {name: _bytes(path / name, remedy) for name in archive.members}
+    else:
+        packed = _bytes(path, remedy)
+        _check(packed, archive.sha256, path, remedy)
+        contents = _untar(packed, archive)
+    for name, size in archive.members.items():
+        if len(contents[name]) != size:
+            found = f"{str(path / name)!r} has {len(contents[name]):,} bytes, not {size:,}"
+            raise UserError(f"{found}: it is truncated or another file: {remedy}")
+    return contents
 
 
 def cache_folder() -> Path:
@@ -64,32 +124,60 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("lr_env"))
 
 
-def _find(root: Path, file: DataFile, remedy: str) -> Path | None:
+def _locate(file: Published) -> tuple[Path, str]:
+    """Where a file is, downloaded if need be, and what to do about it if it is bad."""
+    local = os.environ.get("LR_ENV_DATA")
+    if local:
+        found = _find(
+            Path(local).expanduser(), file, "set LR_ENV_DATA to one that can be read, or unset it to download"
+        )
+        if found is not None:
+            return found, f"replace it with what is published ({file.url}), or unset LR_ENV_DATA"
+    cache = cache_folder()
+    found = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if cache.is_dir() else None
+    if found is None:
+        found = _download(file, cache)
+    bad = f"the folder {str(found)!r}" if found.is_dir() else "it"  # not just the one file in it that is bad
+    return found, f"delete {bad}: it will be downloaded again"
+
+
+def _find(root: Path, file: Published, remedy: str) -> Path | None:
     try:
-        list(root.iterdir())  # is_file() answers no, rather than raising, for a folder that may not be read
+        list(root.iterdir())  # exists() answers no, rather than raising, for a folder that may not be read
         for folder in file.folders:
-            for name in (file.name, file.name.removesuffix(".gz")):
-                if (root / folder / name).is_file():
-                    return root / folder / name
+            for form in file.forms:
+                if (root / folder / form).exists():
+                    return root / folder / form
     except OSError as error:
         raise UserError(f"cannot read the data folder {str(root)!r} ({error.strerror}): {remedy}") from error
     return None
 
 
-def _unpack(path: Path, file: DataFile, remedy: str) -> bytes:
+def _bytes(path: Path, remedy: str) -> bytes:
     try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{str(path)!r} is truncated or not a gzip file ({error}): {remedy}") from error
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r} ({error.strerror}): make it readable, or {remedy}") from error
-    if hashlib.sha256(content).hexdigest() != file.content_sha256:
+
+
+def _check(content: bytes, sha256: str, path: Path, remedy: str) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{str(path)!r} is not the published file (its SHA-256 differs): {remedy}")
-    return content
 
 
-def _download(file: DataFile, cache: Path) -> Path:
+def _untar(packed: bytes, archive: Archive) -> dict[str, bytes]:
+    """The members wanted, out of an archive whose hash was checked: so they are there."""
+    wanted = {f"{archive.unpacked}/{name}": name for name in archive.members}
+    contents = {}
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
+        for member in tar:  # in their order in the file: going back would decompress it all again
+            stream = tar.extractfile(member) if member.name in wanted else None
+            if stream is not None:
+                contents[wanted[member.name]] = stream.read()
+    return contents
+
+
+def _download(file: Published, cache: Path) -> Path:
     import pooch
     import requests
 

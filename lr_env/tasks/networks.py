@@ -10,20 +10,47 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lr_env.errors import UserError
 
 
 class Network(Protocol):
     """Settings of a child network.
 
-    The module that `build` returns maps (batch, *input_shape) to logits (batch, num_classes). Its last `nn.Linear` is
+    The module that `build` returns maps (batch, *input_shape) to logits (batch, num_classes), or to logits (batch,
+    context, num_classes) where each token of the input is followed by one to be predicted. Its last `nn.Linear` is
     taken for the output layer. Its initial weights must come from torch's random functions, which draw from the
-    child's own generator (see `children.initial`).
+    child's own generator (see `children.initial`). What is random in training must be an `nn.Dropout`.
     """
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """A new module with initial weights."""
         ...
+
+
+def whole(network: object, **settings: int) -> None:
+    """Check settings that count something.
+
+    Raises:
+        UserError: one is not a whole number of at least 1.
+    """
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{type(network).__name__}: {name} is {value!r}, it must be a whole number of at least 1")
+
+
+def fraction(network: object, **settings: float) -> None:
+    """Check settings that are probabilities.
+
+    Raises:
+        UserError: one is not in [0, 1).
+    """
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{type(network).__name__}: {name} is {value!r}, it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,11 @@ class MLP:
     """
 
     hidden: tuple[int, ...] = (128, 128)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # a list, e.g. from JSON, could not be hashed
+        for width in self.hidden:
+            whole(self, hidden=width)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Layers input -> hidden... -> classes; inputs are flattened."""
@@ -68,3 +100,185 @@ class LeNet5:
             nn.ReLU(),
             nn.Linear(84, num_classes),
         )
+
+
+@dataclass(frozen=True)
+class CNN:
+    """The convolutional network of the latent-ODE scheduler's paper (Sampson & Melchior, arXiv 2509.23052).
+
+    Two 3x3 convolutions, 2x2 max pooling, two with twice the channels, pooling, a dense layer with dropout.
+
+    Attributes:
+        width: channels of the first two convolutions; the paper has 64.
+        dense: units of the dense layer.
+        dropout: fraction of them that is dropped in training.
+    """
+
+    width: int = 64
+    dense: int = 256
+    dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        whole(self, width=self.width, dense=self.dense)
+        fraction(self, dropout=self.dropout)
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The network for images (channels, height, width)."""
+        channels, height, width = input_shape
+        layers: list[nn.Module] = []
+        for outputs in (self.width, 2 * self.width):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = outputs
+        features = channels * (height // 4) * (width // 4)
+        layers += [nn.Flatten(), nn.Linear(features, self.dense), nn.ReLU(), nn.Dropout(self.dropout)]
+        return nn.Sequential(*layers, nn.Linear(self.dense, num_classes))
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """A residual network with batch norm and a 3x3 stem, for small images (He et al., arXiv 1512.03385).
+
+    Every stage after the first halves the image and doubles the channels, in its first block, whose shortcut is a 1x1
+    convolution. `ResNet((2, 2, 2, 2), 64)` is ResNet-18 with a 3x3 stem; `ResNet((1, 1, 1), 16)` has 8 layers.
+
+    Attributes:
+        blocks: blocks of two 3x3 convolutions, in each stage.
+        width: channels of the first stage.
+        stem_stride: 2 halves the image in the first convolution, which makes the network 4 times as fast.
+    """
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    stem_stride: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if not self.blocks:
+            raise UserError("ResNet: it needs at least one stage of blocks")
+        for blocks in self.blocks:
+            whole(self, blocks=blocks)
+        whole(self, width=self.width, stem_stride=self.stem_stride)
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The network for images (channels, height, width)."""
+        stem = nn.Conv2d(input_shape[0], self.width, 3, self.stem_stride, padding=1, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(self.width), nn.ReLU()]
+        channels = self.width
+        for stage, blocks in enumerate(self.blocks):
+            for block in range(blocks):
+                outputs = self.width * 2**stage
+                layers.append(_Residual(channels, outputs, 2 if stage and not block else 1))
+                channels = outputs
+        return nn.Sequential(*layers, _MeanOverImage(), nn.Linear(channels, num_classes))
+
+
+class _MeanOverImage(nn.Module):
+    """Mean over height and width: plainer under vmap, and faster on a CPU, than `nn.AdaptiveAvgPool2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1))
+
+
+class _Residual(nn.Module):
+    """relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+@dataclass(frozen=True)
+class GPT:
+    """A character transformer after GPT-2 (Radford et al., 2019): pre-norm, causal, learned positions, tied weights.
+
+    Initial weights are normal with standard deviation 0.02, those that end a residual branch with 0.02 / sqrt(2
+    layers); biases are 0.
+
+    Attributes:
+        width: of the residual stream.
+        layers: blocks of attention and a two-layer network.
+        heads: of the attention; divides the width.
+        dropout: fraction dropped of the embeddings and of each branch's output in training.
+    """
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole(self, width=self.width, layers=self.layers, heads=self.heads)
+        fraction(self, dropout=self.dropout)
+        if self.width % self.heads:
+            raise UserError(f"GPT: the width of {self.width} is not a multiple of the {self.heads} heads")
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        """The network for tokens (context,)."""
+        return _GPT(self, input_shape[0], num_classes)
+
+
+class _GPT(nn.Module):
+    def __init__(self, settings: GPT, context: int, num_classes: int) -> None:
+        super().__init__()
+        width = settings.width
+        self.tokens = nn.Embedding(num_classes, width)
+        self.positions = nn.Embedding(context, width)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.blocks = nn.Sequential(*[_Block(settings) for _ in range(settings.layers)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes, bias=False)
+        self.head.weight = self.tokens.weight
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                ends_branch = name.endswith("out.weight")
+                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * settings.layers) if ends_branch else 1))
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[-1], device=x.device)
+        return self.head(self.norm(self.blocks(self.dropout(self.tokens(x) + self.positions(places)))))
+
+
+class _Block(nn.Module):
+    def __init__(self, settings: GPT) -> None:
+        super().__init__()
+        width = settings.width
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = _Attention(width, settings.heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.out(F.gelu(self.up(self.norm2(x)), approximate="tanh")))
+
+
+class _Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, context, width = x.shape
+        split = self.qkv(x).view(batch, context, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind()
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(batch, context, width))

@@ -1,48 +1,39 @@
-"""What the promises of speed and size are worth on this machine: `python -m lr_env.bench --out results/bench`.
-
-Machines are noisy, so that no figure here is a time alone: both sides of a comparison run in turns (A B A B ...), and
-what is told is the median of the rounds' ratios with the smallest and the largest.
-"""
+"""What is measured against plain torch, on one process: speed, time of imports, memory."""
 
 from __future__ import annotations
 
 import json
-import operator
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from numpy.typing import NDArray
 
+from lr_env.bench.table import Bar, Figure
 from lr_env.children import Children
-from lr_env.children.children import find_device
 from lr_env.children.initial import build_seeded
 from lr_env.compare.job import device_name, versions
 from lr_env.env import LREnv
 from lr_env.errors import UserError
-from lr_env.tasks import TASKS, Task
+from lr_env.tasks import Task
 from lr_env.tasks.data import Data, load
 
 LOCKSTEP = 32
 """Children in the measures of many against one."""
 
-COMPARED = {"<=": operator.le, "<": operator.lt, ">=": operator.ge}
-
-Bar = tuple[str, float]
-"""A key of `COMPARED`, and the value that a figure is held against."""
+RESET_BAR: Bar = ("<", 20.0)
+"""Milliseconds of a reset of LeNet-5."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +45,10 @@ class Effort:
         run_segments: segments of a whole run, at most.
         segments: segments in one turn of the lockstep measures.
         import_rounds: turns of the imports.
+        resets: resets timed.
+        peer_rounds: turns of both sides where one of them is a peer.
+        peer_decisions: optimizer steps in a turn of a peer that decides anew for each.
+        peer_examples: published training examples that a peer gets, which fixes its epoch; all by default.
         compare: options of the comparison whose memory is measured; none for the default one.
     """
 
@@ -61,56 +56,45 @@ class Effort:
     run_segments: int = 100
     segments: int = 8
     import_rounds: int = 7
+    resets: int = 50
+    peer_rounds: int = 7
+    peer_decisions: int = 10
+    peer_examples: int | None = None
     compare: tuple[str, ...] = ()
 
 
-QUICK = Effort(2, 5, 1, 1, ("--planners", "constant", "--rates", "0.1", "--tune-seeds", "1", "--seeds", "2"))
+QUICK = Effort(
+    rounds=2,
+    run_segments=5,
+    segments=1,
+    import_rounds=1,
+    resets=3,
+    peer_rounds=1,
+    peer_decisions=2,
+    peer_examples=6_400,
+    compare=("--planners", "constant", "--rates", "0.1", "--tune-seeds", "1", "--seeds", "2"),
+)
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table.
+def in_turns(*jobs: Callable[[], Any], rounds: int) -> tuple[NDArray[np.float64], ...]:
+    """What the jobs return, done A B A B ...; the first turn of each warms up and is not kept.
 
-    Attributes:
-        measure: what was measured.
-        values: one a round.
-        unit: "x", "%", "s" or "GiB".
-        absolute: what is behind it, in words.
-        bar: what is promised, if anything.
+    Returns:
+        One array a job, (rounds, ...).
     """
-
-    measure: str
-    values: Sequence[float]
-    unit: str
-    absolute: str = ""
-    bar: Bar | None = None
-
-    @property
-    def value(self) -> float:
-        """The median, which is held against the bar."""
-        return float(np.median(self.values))
-
-    @property
-    def verdict(self) -> str:
-        """Whether the bar is met."""
-        if self.bar is None:
-            return "no bar"
-        return "met" if COMPARED[self.bar[0]](self.value, self.bar[1]) else "NOT MET"
-
-    def cells(self) -> tuple[str, ...]:
-        """The line as text."""
-        unit = self.unit if self.unit == "x" else f" {self.unit}"
-        places = {"x": 2, "GiB": 2}.get(self.unit, 1)
-        spread = f"{min(self.values):.{places}f} to {max(self.values):.{places}f}, {len(self.values)} rounds"
-        figure = f"{self.value:.{places}f}{unit}" + (f" ({spread})" if len(self.values) > 1 else "")
-        bar = f"{self.bar[0]} {self.bar[1]:g}{unit}" if self.bar else ""
-        return self.measure, figure, self.absolute, bar, self.verdict
+    found = [[job() for job in jobs] for _ in range(rounds + 1)][1:]
+    return tuple(np.array(column) for column in zip(*found, strict=True))
 
 
-def in_turns(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[NDArray[np.float64], ...]:
-    """What two jobs return, done A B A B ...; the first turn of each warms up and is not kept."""
-    found = [(first(), second()) for _ in range(rounds + 1)][1:]
-    return np.array([a for a, _ in found]), np.array([b for _, b in found])
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes with one thread in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def environment_seconds(env: LREnv, seed: int) -> float:
@@ -166,7 +150,7 @@ def overhead(task: Task, device: torch.device, effort: Effort) -> Figure:
     env = LREnv(task, budget=segments * task.segment, score=(), device=str(device))
     data = load(task.data, str(device))
     ours, plain = in_turns(
-        lambda: environment_seconds(env, 0), lambda: plain_seconds(env.task, data, device, 0), effort.rounds
+        lambda: environment_seconds(env, 0), lambda: plain_seconds(env.task, data, device, 0), rounds=effort.rounds
     )
     absolute = f"{np.median(ours):.3f} s and {np.median(plain):.3f} s for {env.task.budget} steps"
     measure = f"{task.name}: time of LREnv with 1 child / plain torch loop"
@@ -192,7 +176,9 @@ def lockstep(task: Task, device: torch.device, effort: Effort, bar: Bar | None) 
     one = Children(task, [0], str(device), "loop")
     many = Children(task, range(LOCKSTEP), str(device))
     times = in_turns(
-        lambda: segment_seconds(one, effort.segments), lambda: segment_seconds(many, effort.segments), effort.rounds
+        lambda: segment_seconds(one, effort.segments),
+        lambda: segment_seconds(many, effort.segments),
+        rounds=effort.rounds,
     )
     steps = effort.segments * task.segment
     figures = []
@@ -211,6 +197,22 @@ def lockstep(task: Task, device: torch.device, effort: Effort, bar: Bar | None) 
     return figures
 
 
+def reset_seconds(env: LREnv, seed: int) -> float:
+    """Time in which an episode starts: the weights of its seed, its batches, and the first signals."""
+    start = time.perf_counter()
+    env.reset(seed=seed)
+    return time.perf_counter() - start
+
+
+def reset(task: Task, effort: Effort, bar: Bar | None = RESET_BAR) -> Figure:
+    """Time of `reset` of the environment with one child, on one thread; the data are there already."""
+    with one_thread():
+        env = LREnv(task)
+        reset_seconds(env, 0)
+        values = [1000 * reset_seconds(env, seed) for seed in range(1, effort.resets + 1)]
+    return Figure(f"{task.name}: time of reset() of LREnv with 1 child, 1 thread", values, "ms", "", bar)
+
+
 def import_seconds(statement: str) -> float:
     """Time of an import in a fresh process, without the start of Python itself."""
     code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
@@ -227,7 +229,9 @@ def imports(effort: Effort) -> list[Figure]:
         ("import lr_env", "import torch", ("<", 1.3)),
         ("from lr_env import LREnv, Children", "import torch, gymnasium", None),
     ):
-        a, b = in_turns(lambda s=ours: import_seconds(s), lambda s=theirs: import_seconds(s), effort.import_rounds)
+        a, b = in_turns(
+            lambda s=ours: import_seconds(s), lambda s=theirs: import_seconds(s), rounds=effort.import_rounds
+        )
         absolute = f"{np.median(a):.2f} s and {np.median(b):.2f} s"
         figures.append(Figure(f"time of `{ours}` / `{theirs}`", (a / b).tolist(), "x", absolute, bar))
     return figures
@@ -269,93 +273,3 @@ def machine(device: str) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "versions": {**versions(), "gymnasium": gymnasium.__version__},
     }
-
-
-def report(figures: Sequence[Figure], skipped: Sequence[str], about: Mapping[str, Any], quick: bool) -> str:
-    """The table in Markdown, aligned so that it reads as well in a terminal."""
-    lines = [("measure", "median (min to max)", "absolute", "bar", "verdict"), *(f.cells() for f in figures)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    grid = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    grid.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    missed = sum(figure.verdict == "NOT MET" for figure in figures)
-    barred = sum(figure.bar is not None for figure in figures)
-    kept = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    parts = [
-        f"# Measured on {about['device']}, {about['cores']} cores",
-        f"{barred - missed} of {barred} bars met, {missed} NOT MET.",
-        "A quick look: few and short rounds, not figures to rely on." if quick else "",
-        "\n".join(grid),
-        *skipped,
-        f"Threads: {about['threads']}; {about['system']}; load average before: {about['load_before']}; {kept}.",
-        "Machines are noisy: neighbours, clocks and caches move these figures from one start to the next. Both sides "
-        "of a ratio ran in turns in one process (imports: each in a fresh one); the median of the rounds' ratios is "
-        "held against the bar. The plain loop trains from tensors on the device with torch.optim, and at the same "
-        "steps as LREnv it takes the mean training loss, and the loss and accuracy on the same validation examples.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Measure speed and memory against plain torch, side by side, and hold the figures against the project's bars."""
-
-    out: Path | None = None
-    """Folder in which <machine>.md and <machine>.json are kept; without it the table is only printed."""
-    quick: bool = False
-    """Few and short rounds: whether it runs rather than how fast. Kept as <machine>-quick."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ... or auto."""
-
-    def run(self) -> None:
-        """Measure, print the table and keep it."""
-        effort = QUICK if self.quick else Effort()
-        device = find_device(self.device)
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-        about = machine(str(device))
-        bars: dict[str, Bar] = {"DigitsMLP": (">=", 5.0), "FashionMLP": (">=", 2.0)}
-        figures: list[Figure] = []
-        skipped: list[str] = []
-        for task in TASKS.values():
-            print(f"{task.name} ...", file=sys.stderr)
-            try:
-                load(task.data, str(device))
-            except UserError as error:
-                skipped.append(f"{task.name} is not measured: the data set {task.data} is not there (see LR_ENV_DATA).")
-                print(f"{skipped[-1]} {error}", file=sys.stderr)
-                continue
-            figures += [overhead(task, device, effort), *lockstep(task, device, effort, bars.get(task.name))]
-        print("imports and a comparison ...", file=sys.stderr)
-        figures += [*imports(effort), *comparison(str(device), effort)]
-        text = report(figures, skipped, about, self.quick)
-        print(text, end="")
-        if self.out is not None:
-            name = re.sub(r"\((r|tm)\)", "", f"{about['device']} {about['cores']} cores".lower())
-            path = self.out / (re.sub(r"[^a-z0-9]+", "-", name).strip("-") + ("-quick" if self.quick else ""))
-            kept = {"machine": about, "quick": self.quick, "skipped": skipped}
-            kept["figures"] = [{**asdict(f), "median": f.value, "verdict": f.verdict} for f in figures]
-            write(path.with_name(f"{path.name}.json"), json.dumps(kept, indent=2) + "\n")
-            write(path.with_name(f"{path.name}.md"), text)
-
-
-def main() -> None:
-    """Entry point: bad input is one line and exit code 2."""
-    try:
-        tyro.cli(Bench, prog="python -m lr_env.bench").run()
-    except (UserError, OSError) as error:
-        print(f"lr_env.bench: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,83 @@
+"""Functions of stacked children as flat lists of torch operations, traced once a process."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+_KEPT = 64
+_graphs: OrderedDict[Hashable, GraphModule] = OrderedDict()
+
+
+def traced(key: Hashable, function: Callable[[], Callable[..., Any]], *inputs: Any) -> GraphModule:
+    """A function's graph, from an earlier call with the same key where there was one: tracing takes seconds.
+
+    Args:
+        key: all that the graph depends on, the shapes of the inputs included.
+        function: returns the function.
+        inputs: to trace it with.
+    """
+    if key not in _graphs:
+        _graphs[key] = trace(function(), *inputs)
+        while len(_graphs) > _KEPT:
+            _graphs.popitem(last=False)
+    _graphs.move_to_end(key)
+    return _graphs[key]
+
+
+def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
+    """A function as a flat list of torch operations."""
+    # functorch has no rule for the CPU's own attention kernel; spelled out, attention batches like anything else.
+    on_cpu = not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_leaves(inputs))
+    with sdpa_kernel([SDPBackend.MATH]) if on_cpu else nullcontext():
+        return simplify(make_fx(function)(*inputs))
+
+
+@contextmanager
+def kept(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put tensors back as they were at the end."""
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        for name, tensor in tensors.items():
+            tensor.copy_(before[name])
+
+
+def simplify(graph: GraphModule) -> GraphModule:
+    """Leave out the operations that change nothing: functorch adds many, and each costs microseconds a step."""
+    aten = torch.ops.aten
+    reshapes = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
+    for node in graph.graph.nodes:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, torch.fx.Node):
+            continue
+        same_shape = node.target in reshapes and node.meta["val"].shape == source.meta["val"].shape
+        same_order = node.target is aten.permute.default and list(cast("list[int]", node.args[1])) == sorted(
+            node.args[1]
+        )
+        times_one = node.target is aten.mul.Scalar and node.args[1] == 1
+        if same_shape or same_order or times_one or node.target is aten.detach.default:
+            node.replace_all_uses_with(source)
+            continue
+        both = (node.target, source.target)
+        if both == (aten.transpose.int, aten.transpose.int) and set(_dims(node)) == set(_dims(source)):
+            node.replace_all_uses_with(source.args[0])  # there and back
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _dims(node: torch.fx.Node) -> tuple[int, ...]:
+    """The dimensions that a transpose or a permutation is given."""
+    given = cast("tuple[Any, ...]", node.args)[1:]
+    return tuple(given if len(given) > 1 else given[0])

@@ -1,0 +1,30 @@
+"""The loss of children, in nats per example (per token for text)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, mean over all predictions: logits (..., classes), labels (...) -> ().
+
+    Without the class to ignore that `F.cross_entropy` looks for, which under vmap is a third of all operations.
+    """
+    return -F.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).mean()
+
+
+def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and share of right predictions of every example.
+
+    Args:
+        logits: (children, examples, classes), or (children, examples, context, classes).
+        labels: (examples,) or (examples, context), the same for all children.
+
+    Returns:
+        Two of (children, examples).
+    """
+    labels = labels.expand(len(logits), *labels.shape)
+    loss = -F.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    right = (logits.argmax(-1) == labels).to(logits.dtype)
+    return (loss, right) if loss.dim() == 2 else (loss.flatten(2).mean(2), right.flatten(2).mean(2))

@@ -1,0 +1,288 @@
+"""Where the data sets come from: what is published, how it is read, and into which splits it is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError, unknown
+from lr_env.tasks.files import Archive, DataFile, read, read_archive
+
+Arrays = tuple[NDArray[Any], NDArray[np.int64]]
+"""Examples, (examples, ...) uint8 for images and int64 for text, and their labels."""
+
+Parts = Mapping[tuple[str, ...], Arrays]
+"""What is published together, by the names of the splits that it is cut into, in the order of cutting."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set: where it comes from and how it is cut.
+
+    Attributes:
+        description: one line, with the origin.
+        sizes: examples in "train", "val" and "test".
+        input_shape: of one example as the network gets it; (context,) for text.
+        num_classes: number of labels; for text, the size of the vocabulary.
+        fetch: returns the raw examples.
+        scale: the grey level that becomes 1.
+        mean, std: of the scaled training inputs, one number a channel, or one for all; the network gets
+            (x / scale - mean) / std.
+        tokens: whether examples are text: inputs and labels are (examples, context) int64, the labels being the
+            token after each of the inputs; nothing is scaled.
+    """
+
+    description: str
+    sizes: Mapping[str, int]
+    input_shape: tuple[int, ...]
+    num_classes: int
+    fetch: Callable[[], Parts]
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    tokens: bool = False
+
+    @property
+    def positions(self) -> int:
+        """Predictions an example: one, or one a token of the context."""
+        return self.input_shape[0] if self.tokens else 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the logits of one example: (classes,), or (context, classes) for text."""
+        return (*self.input_shape, self.num_classes) if self.tokens else (self.num_classes,)
+
+
+def find_source(name: str) -> DataSource:
+    """The data set of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return SOURCES[name]
+    except KeyError:
+        raise unknown("data set", name, SOURCES) from None
+
+
+# Digits ------------------------------------------------------------------------------------------------------------
+
+
+def _digits() -> Parts:
+    from sklearn.datasets import (
+        load_digits,
+    )  # here, because importing scikit-learn takes longer than the data
+
+    inputs, labels = load_digits(return_X_y=True)
+    return {("test", "val", "train"): (np.asarray(inputs, dtype=np.uint8), np.asarray(labels, dtype=np.int64))}
+
+
+# MNIST and Fashion-MNIST -------------------------------------------------------------------------------------------
+
+
+def _idx(content: bytes) -> NDArray[np.uint8]:
+    """An array in the IDX format: two zero bytes, type 8 (uint8), the number of dimensions, the sizes, the data."""
+    dims = content[3]
+    shape = np.frombuffer(content, ">u4", count=dims, offset=4)
+    return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(shape)
+
+
+def _idx_parts(idx_files: Mapping[str, DataFile]) -> Parts:
+    arrays = {key: _idx(read(file)) for key, file in idx_files.items()}
+    return {
+        ("val", "train"): (arrays["train-images"], arrays["train-labels"].astype(np.int64)),
+        ("test",): (arrays["t10k-images"], arrays["t10k-labels"].astype(np.int64)),
+    }
+
+
+def _idx_files(folders: tuple[str, ...], url: str, hashes: Mapping[str, tuple[str, str]]) -> dict[str, DataFile]:
+    """The four files; hashes are of the published file and of its content."""
+    found = {}
+    for key, (sha256, content_sha256) in hashes.items():
+        name = f"{key}-idx{3 if key.endswith('images') else 1}-ubyte.gz"
+        found[key] = DataFile(name, folders, url + name, sha256, content_sha256)
+    return found
+
+
+MNIST_FILES: Mapping[str, DataFile] = _idx_files(
+    ("MNIST/raw", "mnist"),
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    {
+        "train-images": (
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        ),
+        "train-labels": (
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        ),
+        "t10k-images": (
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        ),
+        "t10k-labels": (
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    },
+)
+
+FASHION_FILES: Mapping[str, DataFile] = _idx_files(
+    ("FashionMNIST/raw", "fashion-mnist"),
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    {
+        "train-images": (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        ),
+        "train-labels": (
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        ),
+        "t10k-images": (
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        ),
+        "t10k-labels": (
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    },
+)
+
+
+# CIFAR-10 ----------------------------------------------------------------------------------------------------------
+
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+"""Bytes of an image: its label, then 1,024 red, 1,024 green and 1,024 blue levels."""
+
+CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+CIFAR_TEST = "test_batch.bin"
+
+CIFAR_ARCHIVE = Archive(
+    "cifar-10-binary.tar.gz",
+    ("", "cifar10"),
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "cifar-10-batches-bin",
+    dict.fromkeys((*CIFAR_TRAIN, CIFAR_TEST), 10_000 * _CIFAR_RECORD),
+)
+
+
+def _cifar_parts(archive: Archive) -> Parts:
+    """The images, (images, 3, 32, 32) uint8, and their labels.
+
+    Raises:
+        UserError: as from `files.read_archive`; also for a label above 9.
+    """
+    batches = {}
+    for name, content in read_archive(archive).items():
+        records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD)
+        if records[:, 0].max() > 9:
+            raise UserError(
+                f"{name} has labels above 9, so it is no batch of CIFAR-10: replace the folder {archive.unpacked!r} "
+                f"with that of the published archive ({archive.url})"
+            )
+        batches[name] = records
+    train = np.concatenate([batches[name] for name in CIFAR_TRAIN])
+    return {names: _cifar_arrays(part) for names, part in ((("val", "train"), train), (("test",), batches[CIFAR_TEST]))}
+
+
+def _cifar_arrays(records: NDArray[np.uint8]) -> Arrays:
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+
+
+# Tiny Shakespeare --------------------------------------------------------------------------------------------------
+
+SHAKESPEARE_FILE = DataFile(
+    "input.txt",
+    ("tinyshakespeare",),
+    "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/"
+    "data/tinyshakespeare/input.txt",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+
+
+def _shakespeare(context: int) -> Parts:
+    return _text_parts(read(SHAKESPEARE_FILE), context)
+
+
+def _text_parts(content: bytes, context: int) -> Parts:
+    """The first 90 % of a text for training, the next 5 % for validation, the rest for tests.
+
+    Args:
+        content: a text of one byte a character. A character's token is its rank among the distinct ones.
+        context: characters an example. Examples do not overlap, and a label is never from another split: the last
+            characters of a split, too few for an example and the label after it, are dropped.
+    """
+    tokens = np.unique(np.frombuffer(content, np.uint8), return_inverse=True)[1].astype(np.int64)
+    cuts = len(tokens) * 90 // 100, len(tokens) * 95 // 100
+    parts = {}
+    for split, part in zip(("train", "val", "test"), np.split(tokens, cuts), strict=True):
+        used = (len(part) - 1) // context * context
+        parts[split,] = part[:used].reshape(-1, context), part[1 : used + 1].reshape(-1, context)
+    return parts
+
+
+def _shakespeare_source(context: int, train: int, val: int, test: int) -> DataSource:
+    return DataSource(
+        f"1.1 million characters of Shakespeare's plays, {context} at a time (Karpathy, char-rnn, 2015)",
+        {"train": train, "val": val, "test": test},
+        (context,),
+        65,
+        partial(_shakespeare, context),
+        tokens=True,
+    )
+
+
+SOURCES: Mapping[str, DataSource] = {
+    "digits": DataSource(
+        "1,797 handwritten digits, 8x8, from scikit-learn (Alpaydin & Kaynak, UCI, 1998)",
+        {"train": 997, "val": 400, "test": 400},
+        (64,),
+        10,
+        _digits,
+        scale=16.0,
+        mean=(0.3053,),
+        std=(0.3760,),
+    ),
+    "mnist": DataSource(
+        "70,000 handwritten digits, 28x28 (LeCun, Bottou, Bengio & Haffner, Proc. IEEE, 1998)",
+        {"train": 50_000, "val": 10_000, "test": 10_000},
+        (1, 28, 28),
+        10,
+        partial(_idx_parts, MNIST_FILES),
+        scale=255.0,
+        mean=(0.1307,),
+        std=(0.3081,),
+    ),
+    "fashion-mnist": DataSource(
+        "70,000 images of clothing, 28x28 (Xiao, Rasul & Vollgraf, arXiv 1708.07747)",
+        {"train": 50_000, "val": 10_000, "test": 10_000},
+        (1, 28, 28),
+        10,
+        partial(_idx_parts, FASHION_FILES),
+        scale=255.0,
+        mean=(0.2860,),
+        std=(0.3530,),
+    ),
+    "cifar10": DataSource(
+        "60,000 colour photographs of 10 classes, 32x32 (Krizhevsky, Learning Multiple Layers of Features, 2009)",
+        {"train": 45_000, "val": 5_000, "test": 10_000},
+        (3, 32, 32),
+        10,
+        partial(_cifar_parts, CIFAR_ARCHIVE),
+        scale=255.0,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    "tiny-shakespeare-64": _shakespeare_source(64, 15_685, 871, 871),
+    "tiny-shakespeare-256": _shakespeare_source(256, 3_921, 217, 217),
+}

@@ -1,0 +1,368 @@
+"""Every kind of child: stacked, in a loop, and written out in plain torch, the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lr_env.children import Backend, Children
+from lr_env.children.initial import build_seeded
+from lr_env.children.noise import SeededDropout, bits, keys
+from lr_env.children.numerics import Numerics
+from lr_env.children.optimizers import SGD, Adam, AdamW
+from lr_env.children.stacked import clip_
+from lr_env.errors import UserError
+from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, Task
+from lr_env.tasks.sources import SOURCES, DataSource
+
+LOOP = Backend("loop")
+STACK = Backend("stacked", 3)  # of five children: blocks of two and of three
+
+
+def images(size: int, channels: int) -> DataSource:
+    random = np.random.RandomState(0)
+    pixels = random.randint(0, 256, (110, channels, size, size)).astype(np.uint8)
+    labels = (pixels[:, 0, : size // 2].mean((1, 2)) > 127).astype(np.int64) + 2 * (pixels[:, 0, 0, 0] > 127)
+    sizes = {"train": 60, "val": 30, "test": 20}
+    return DataSource(
+        "noise",
+        sizes,
+        (channels, size, size),
+        4,
+        lambda: {("train", "val", "test"): (pixels, labels)},
+        255,
+        (0.5,),
+        (0.3,),
+    )
+
+
+def text() -> DataSource:
+    random = np.random.RandomState(1)
+    tokens = np.cumsum(random.randint(0, 3, 110 * 6 + 1)) % 7
+    pair = tokens[:-1].reshape(110, 6).astype(np.uint8), tokens[1:].reshape(110, 6).astype(np.int64)
+    sizes = {"train": 60, "val": 30, "test": 20}
+    return DataSource("text", sizes, (6,), 7, lambda: {("train", "val", "test"): pair}, tokens=True)
+
+
+SOURCES.update({"small": images(8, 1), "colour": images(8, 3), "large": images(28, 1), "text": text()})
+
+BASE = Task("small", "small", MLP((8,)), SGD(), 6, 40, 5, 12, 0.01, (1e-10, 10.0), (0.003, 0.3))
+TASKS_OF = {
+    "cnn": replace(BASE, network=CNN(2, 8, 0.0)),
+    "cnn-dropout": replace(BASE, network=CNN(2, 8, 0.4), optimizer=Adam()),
+    "lenet": replace(BASE, data="large", network=LeNet5()),
+    "resnet": replace(BASE, data="colour", network=ResNet((1, 2), 2), optimizer=SGD(nesterov=True, weight_decay=0.01)),
+    "resnet-stride": replace(BASE, network=ResNet((1, 1), 3, stem_stride=2), optimizer=AdamW()),
+    "gpt": replace(BASE, data="text", network=GPT(8, 2, 2), optimizer=AdamW(), clip_norm=0.5),
+    "gpt-dropout": replace(BASE, data="text", network=GPT(8, 1, 2, dropout=0.3)),
+    "crop-flip": replace(BASE, data="colour", network=CNN(2, 8), augment=CropFlip(2)),
+    "clip": replace(BASE, network=MLP((8,)), clip_norm=0.05),
+}
+
+
+def trained(task: Task, backend: Backend, seeds=(3, 1, 4, 1, 5), segments: int = 5, dtype=torch.float64) -> Children:
+    children = Children(task, seeds, backend=backend, dtype=dtype)
+    scale = 0.1 if isinstance(task.optimizer, Adam) else 1.0
+    for segment in range(segments):
+        children.train(scale * np.geomspace(0.005, 0.05, len(seeds)) * (1 + 0.5 * np.sin(segment)))
+    return children
+
+
+@pytest.mark.parametrize("name", TASKS_OF)
+def test_stacked_equals_loop(name):
+    loop, stack = (trained(TASKS_OF[name], backend) for backend in (LOOP, STACK))
+    for key, tensor in loop.state.tensors.items():
+        if not key.endswith("noise_key"):  # which the stack has no use for
+            torch.testing.assert_close(stack.state.tensors[key], tensor, rtol=1e-8, atol=1e-9, msg=f"{name} {key}")
+    np.testing.assert_allclose(stack.step_losses, loop.step_losses, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(stack.evaluate("test"), loop.evaluate("test"), rtol=1e-8, atol=1e-9)
+    ours, theirs = stack.measure(), loop.measure()
+    for signal in ours:
+        np.testing.assert_allclose(ours[signal], theirs[signal], rtol=1e-7, atol=1e-9, err_msg=signal)
+    np.testing.assert_allclose(stack.first_batch_loss([0, 3]), loop.first_batch_loss([0, 3]), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "gpt", "clip"])
+def test_loop_equals_plain_torch(name):
+    task = TASKS_OF[name]
+    children = Children(task, [3], backend=LOOP, dtype=torch.float64)
+    source, train = task.source, children.data.splits["train"]
+    module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), 3, torch.float64)
+    optimizer = task.optimizer.build(module.parameters())
+    losses = []
+    for batch in children.order.batches(np.array([0]), task.budget)[0]:
+        optimizer.param_groups[0]["lr"] = 0.01
+        optimizer.zero_grad()
+        logits = module(train.inputs[batch])
+        loss = F.cross_entropy(logits.reshape(-1, source.num_classes), train.labels[batch].reshape(-1))
+        loss.backward()
+        if task.clip_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), task.clip_norm)
+        optimizer.step()
+        losses.append(loss.item())
+    ours = [children.train([0.01]) and children.step_losses[0] for _ in range(task.num_segments)]
+    np.testing.assert_allclose(np.concatenate(ours), losses, rtol=1e-8)
+    mine = children.state.child(0)
+    for key, value in module.state_dict(keep_vars=True).items():
+        if key in mine:  # a tied weight is there once
+            torch.testing.assert_close(mine[key], value.detach(), rtol=1e-8, atol=1e-10, msg=key)
+    module.eval()
+    test = children.data.splits["test"]
+    with torch.no_grad():
+        logits = module(test.inputs).reshape(-1, source.num_classes)
+    loss, accuracy = children.evaluate("test")
+    assert loss[0] == pytest.approx(F.cross_entropy(logits, test.labels.reshape(-1)).item(), rel=1e-9)
+    assert accuracy[0] == pytest.approx((logits.argmax(1) == test.labels.reshape(-1)).double().mean().item())
+
+
+def test_running_statistics_are_each_childs_own_and_measuring_leaves_them_alone():
+    children = trained(TASKS_OF["resnet"], STACK)
+    before = children.snapshot()
+    names = [name for name in before["tensors"] if "running" in name]
+    assert len(names) >= 6
+    assert not torch.equal(before["tensors"][names[0]][0], before["tensors"][names[0]][1])
+    children.measure()
+    children.evaluate("val")
+    children.first_batch_loss([0, 1])
+    after = children.snapshot()
+    for name in names:
+        assert torch.equal(before["tensors"][name], after["tensors"][name])
+
+
+@pytest.mark.parametrize("backend", [LOOP, STACK], ids=str)
+@pytest.mark.parametrize("name", ["resnet", "cnn-dropout", "crop-flip", "gpt-dropout"])
+def test_snapshot_and_restore_give_the_same_bytes(name, backend):
+    task = TASKS_OF[name]
+    children = Children(task, [0, 1, 2], backend=backend)
+    children.train([0.01] * 3)
+    kept = children.snapshot()
+    first = [children.train([0.01] * 3) for _ in range(3)]
+    end = children.snapshot()
+    children.restore(kept)
+    again = [children.train([0.01] * 3) for _ in range(3)]
+    np.testing.assert_array_equal(first, again)
+    for key, tensor in children.snapshot()["tensors"].items():
+        assert torch.equal(tensor, end["tensors"][key]), key
+
+
+@pytest.mark.parametrize("name", ["resnet", "cnn-dropout", "crop-flip"])
+@pytest.mark.parametrize("backend", [LOOP, STACK], ids=str)
+def test_a_child_does_not_depend_on_its_neighbours(name, backend):
+    alone = trained(TASKS_OF[name], LOOP, seeds=(4,))
+    among = Children(TASKS_OF[name], (9, 4, 7, 7), backend=backend, dtype=torch.float64)
+    scale = 0.1 if isinstance(among.task.optimizer, Adam) else 1.0
+    for segment in range(5):
+        among.train(scale * 0.005 * (1 + 0.5 * np.sin(segment)) * np.array([30, 1, 1, 1]), [0, 1, 2])
+    torch.testing.assert_close(among.state.parameters[1], alone.state.parameters[0], rtol=1e-8, atol=1e-9)
+    assert among.steps.tolist() == [25, 25, 25, 0]
+
+
+def test_a_fork_draws_its_own_noise():
+    """With the same batches and rate, forks of one child part only by what they drop."""
+    children = Children(TASKS_OF["cnn-dropout"], [0, 1, 2], backend=LOOP)
+    children.train([0.01] * 3)
+    children.fork([0, 0], [1, 2])
+    assert torch.equal(children.state.parameters[0], children.state.parameters[1])
+    losses = children.train([0.01] * 3)
+    assert len(set(losses)) == 3
+
+
+def test_tied_weights_stay_tied_and_are_the_output_layers():
+    for backend in (LOOP, STACK):
+        children = trained(TASKS_OF["gpt"], backend)
+        assert "head.weight" not in children.state.layout.shapes
+        assert children.state.layout.output_weight == "tokens.weight"
+    with torch.device("meta"):
+        module = children.task.network.build((6,), 7)
+    assert module.head.weight is module.tokens.weight
+
+
+def test_text_is_scored_by_the_token():
+    children = trained(TASKS_OF["gpt"], LOOP, seeds=(0,), segments=0)
+    loss, accuracy = children.evaluate("val")
+    assert loss[0] == pytest.approx(np.log(7), abs=0.05)  # an untrained network knows nothing
+    assert 0 < accuracy[0] < 0.5
+
+
+def lowbias32(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.uint32)
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+        x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def test_noise_is_the_published_hash_in_unsigned_arithmetic(device):
+    key = keys(np.array([5, 2**62]), np.array([0, 3]), 2)
+    found = bits(torch.from_numpy(key).to(device), 1000, 2).cpu().numpy()
+    assert found.shape == (2, 2, 1000)
+    with np.errstate(over="ignore"):
+        counter = np.arange(1000, dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(0x85EBCA6B * 3 & 0xFFFFFFFF)
+    words = key.view(np.uint32)
+    wanted = lowbias32(lowbias32(counter ^ words[..., :1]) ^ words[..., 1:]) & np.uint32(2**24 - 1)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_noise_is_uniform_and_independent():
+    """Of steps, seeds, places and neighbouring positions: correlations within 5 standard errors of 0."""
+    key = torch.from_numpy(keys(np.arange(40), np.zeros(40, dtype=np.int64), 5))
+    drawn = torch.stack([bits(key, 500, place) for place in (-1, 0, 1)]).double() / 2**24
+    assert torch.histc(drawn, 16).sub(drawn.numel() / 16).abs().max() < 5 * (drawn.numel() / 16) ** 0.5
+    centred = (drawn - 0.5) * 12**0.5
+    for axis in range(4):  # place, seed, step, position
+        near = centred.roll(1, axis)
+        assert abs((centred * near).mean().item()) < 5 / drawn.numel() ** 0.5, axis
+    low = (drawn * 2**24).long() & 1
+    assert abs(low.double().mean().item() - 0.5) < 2.5 / drawn.numel() ** 0.5
+
+
+def test_dropout_drops_its_share_keeps_the_mean_and_rests_in_evaluation():
+    key = torch.tensor([12, -7], dtype=torch.int32)
+    layer, other = SeededDropout(0.25, 0, key), SeededDropout(0.25, 1, key)
+    x = torch.ones(400, 50, dtype=torch.float64)
+    dropped = layer(x)
+    assert set(dropped.unique().tolist()) == {0.0, 1 / 0.75}
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / x.numel()) ** 0.5)
+    assert torch.equal(dropped, layer(x))
+    assert not torch.equal(dropped, other(x))
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_crop_and_flip_against_padding_and_slicing(device):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 3, 7, 9, generator=random).to(device)
+    draws = torch.randint(2**24, (50, 3), generator=random, dtype=torch.int32).to(device)
+    found = CropFlip(padding=3).apply(x, draws)
+    padded = F.pad(x, (3, 3, 3, 3))
+    corners, flips = set(), 0
+    for image, out, (down, right, flip) in zip(padded, found, draws.tolist(), strict=True):
+        top, left = down % 7, right % 7
+        crop = image[:, top : top + 7, left : left + 9]
+        assert torch.equal(out, crop if flip < 2**23 else crop.flip(-1))
+        corners.add((top, left))
+        flips += flip >= 2**23
+    assert len(corners) > 25
+    assert 10 < flips < 40
+
+
+def test_clipping_is_torchs():
+    module = build_seeded(lambda: MLP((5,)).build((4,), 3), 0, torch.float64)
+    for scale, limit in ((10.0, 1.0), (0.01, 1.0)):
+        grads = [
+            torch.randn(2, *p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * scale
+            for p in module.parameters()
+        ]
+        ours = [grad.clone() for grad in grads]
+        clip_(ours, limit)
+        for row in range(2):
+            for parameter, grad in zip(module.parameters(), grads, strict=True):
+                parameter.grad = grad[row].clone()
+            nn.utils.clip_grad_norm_(module.parameters(), limit)
+            for parameter, mine in zip(module.parameters(), ours, strict=True):
+                torch.testing.assert_close(mine[row], parameter.grad)
+
+
+def test_bf16_trains_nearly_alike_and_leaves_nothing_set():
+    runs = {}
+    for precision in ("float32", "bf16"):
+        for backend in (LOOP, STACK):
+            children = Children(BASE, [0, 1, 2], backend=backend, numerics=Numerics(precision))
+            runs[precision, backend.name] = np.array([children.train([0.05] * 3) for _ in range(8)])
+            assert not torch.is_autocast_enabled("cpu")
+    np.testing.assert_allclose(runs["bf16", "loop"], runs["float32", "loop"], rtol=0.05)
+    np.testing.assert_allclose(runs["bf16", "stacked"], runs["float32", "stacked"], rtol=0.05)
+    assert not np.array_equal(runs["bf16", "loop"], runs["float32", "loop"])
+    assert not np.array_equal(runs["bf16", "stacked"], runs["float32", "stacked"])
+
+
+def test_variations_change_the_training_split_alone():
+    whole = Children(BASE, [0], backend=LOOP)
+    half = Children(replace(BASE, train_fraction=0.5, label_noise=0.2), [0], backend=LOOP)
+    assert half.order.num_examples == 30
+    a, b = whole.data.splits["train"], half.data.splits["train"]
+    assert torch.equal(b.inputs, a.inputs[:30])
+    assert (b.labels != a.labels[:30]).sum() == 6
+    for split in ("val", "test"):
+        assert torch.equal(whole.data.splits[split].labels, half.data.splits[split].labels)
+
+
+@dataclass(frozen=True)
+class Functional:
+    def build(self, input_shape, num_classes):
+        class Module(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(64, num_classes)
+
+            def forward(self, x):
+                return self.linear(F.dropout(x.flatten(1), training=self.training))
+
+        return Module()
+
+
+@dataclass(frozen=True)
+class Answers:
+    layer: str
+
+    def build(self, input_shape, num_classes):
+        return nn.Sequential(
+            nn.Flatten(), nn.Dropout2d() if self.layer == "dropout2d" else nn.Identity(), nn.Linear(64, 3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: Children(replace(BASE, network=Functional()), [0]), "use nn.Dropout layers"),
+        (lambda: Children(replace(BASE, network=Answers("dropout2d")), [0]), "Dropout2d, which is not supported"),
+        (lambda: Children(replace(BASE, network=Answers("")), [0]), r"logits of shape \(3,\)"),
+        (lambda: CNN(width=0), "CNN: width is 0"),
+        (lambda: CNN(dropout=1.0), "dropout is 1.0"),
+        (lambda: ResNet(()), "at least one stage"),
+        (lambda: ResNet((1, -1)), "blocks is -1"),
+        (lambda: GPT(width=10, heads=4), "not a multiple of the 4 heads"),
+        (lambda: MLP((0,)), "hidden is 0"),
+        (lambda: CropFlip(padding=-1), "padding is -1"),
+        (lambda: replace(BASE, clip_norm=0.0), "clip_norm is 0.0"),
+        (lambda: replace(BASE, label_noise=1.0), "label_noise is 1.0"),
+        (lambda: replace(BASE, train_fraction=0.0), "train_fraction is 0.0"),
+        (lambda: replace(BASE, train_fraction=0.05), "batch_size is 6, but the train split has 3"),
+        (lambda: Children(BASE, [0], numerics=Numerics("tf32")), "tf32"),
+        (lambda: Numerics("fp8"), "unknown precision 'fp8'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        change()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "parameters"),
+    [
+        (CNN(), (1, 28, 28), 1_867_466),  # counted by hand from the layers of arXiv 2509.23052
+        (ResNet(), (3, 32, 32), 11_173_962),  # ResNet-18 with a 3x3 stem, as widely published
+        (ResNet((1, 1, 1), 16), (3, 32, 32), 78_042),
+        (LeNet5(), (1, 28, 28), 61_706),
+        (
+            GPT(384, 6, 6),
+            (256,),
+            10_770_816,
+        ),  # nanoGPT's for this text, without its biases' absence: 12 w^2 + 13 w a block
+    ],
+    ids=str,
+)
+def test_parameters_are_as_many_as_published(network, shape, parameters):
+    with torch.device("meta"):
+        module = network.build(shape, 65 if isinstance(network, GPT) else 10)
+    assert sum(p.numel() for p in module.parameters()) == parameters
+
+
+def test_every_task_of_the_catalogue_can_be_recorded():
+    for task in TASKS.values():
+        assert task.settings()["network"]["class"] == type(task.network).__name__
