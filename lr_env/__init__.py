@@ -49,7 +49,17 @@ __all__ = [
 ]
 
 # By name, so that registering does not load torch; a test holds this list against TASKS.
-for _task in ("DigitsMLP", "FashionMLP", "FashionLeNet5"):
+for _task in (
+    "DigitsMLP",
+    "FashionMLP",
+    "FashionLeNet5",
+    "FashionResNet8",
+    "ShakespeareGPT",
+    "FashionCNN",
+    "FashionResNet18",
+    "CIFAR10ResNet18",
+    "ShakespeareGPTLarge",
+):
     gymnasium.register(
         id=f"lr_env/{_task}-v0",
         entry_point="lr_env.env:LREnv",

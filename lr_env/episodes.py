@@ -63,6 +63,7 @@ class Episodes:
             validation loss of a run that has diverged reads as the bound of divergence, its training loss at most.
         over: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
+        loss_bound: the loss above which it diverges, nats per example.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Episodes:
         table = np.zeros((len(SIGNALS), num_envs))
         table[SIGNALS.index("lr")] = self.task.lr_start
         self._set_table(table)
-        self._loss_bound = np.zeros(num_envs)
+        self.loss_bound = np.zeros(num_envs)
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -144,7 +145,7 @@ class Episodes:
             "train_loss": self.children.first_batch_loss(rows),
             **self.children.measure(rows),
         }
-        self._loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(
+        self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(
             first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0
         )
         self.over[rows] = self.diverged[rows] = False
@@ -183,7 +184,7 @@ class Episodes:
             "over": self.over.copy(),
             "diverged": self.diverged.copy(),
             "started": self.started.copy(),
-            "loss_bound": self._loss_bound.copy(),
+            "loss_bound": self.loss_bound.copy(),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -193,13 +194,13 @@ class Episodes:
         self.over = snapshot["over"].copy()
         self.diverged = snapshot["diverged"].copy()
         self.started = snapshot["started"].copy()
-        self._loss_bound = snapshot["loss_bound"].copy()
+        self.loss_bound = snapshot["loss_bound"].copy()
 
     def _update(self, rows: Sequence[int], measured: Mapping[str, Floats]) -> None:
         """Take over what was measured, as a new table: what was handed out before never changes."""
         steps = self.children.steps[rows].astype(np.float64)
         measured = {"step": steps, "progress": steps / self.task.budget, **measured}
-        bound = self._loss_bound[rows]
+        bound = self.loss_bound[rows]
         train_exploded = ~(measured["train_loss"] <= bound)  # true for NaN, too
         diverged = train_exploded | ~(measured["val_loss"] <= bound)
         if diverged.any():
@@ -223,7 +224,7 @@ class Episodes:
         scores: dict[str, Floats] = {}
         for split in self.score if len(ended) else ():
             loss, accuracy = self.children.evaluate(split, ended.tolist())
-            loss = np.where(self.diverged[ended], self._loss_bound[ended], loss)
+            loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
             for name, values in zip(SCORED[split], (loss, accuracy), strict=True):
                 scores[name] = np.full(self.num_envs, np.nan)
                 scores[name][ended] = values

@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 
-Signals = Mapping[str, NDArray[Any]]
-"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,)."""
+Signals = Mapping[str, Any]
+"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,).
+
+A planner that names "probe" among its needs also gets a `Probe` under that name, where there are forks."""
+
+PROBE = "probe"
+"""The name under which signals hold a `Probe`."""
+
+Foresight = Mapping[str, NDArray[np.float64]]
+"""What forks measured: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
+nats per example, infinite from the segment on in which a fork diverges."""
 
 State = Any
 """A tree of numpy arrays and JSON values; owned by the planner, never looked into by anybody else."""
@@ -46,6 +55,33 @@ class RunSpec:
     def num_segments(self) -> int:
         """Answers that a planner gives in one run."""
         return self.budget // self.segment
+
+
+class Probe(Protocol):
+    """Looks ahead on the real thing: trains forks of the runs, which go on as if nothing had happened.
+
+    Every step that a fork is trained for is booked as a child step of its run. All forks of one run that are asked for
+    at the same step see the same batches and the same noise, which are not those that the run will see. A fork that
+    diverges, as the environment defines it for runs, ends there.
+
+    The runs that go on are all at the same step; there is no leaving some of them out.
+    """
+
+    def __call__(self, lr: NDArray[np.float64], segments: int) -> Foresight:
+        """Train forks.
+
+        Args:
+            lr: rates of each run's forks, (num_runs, forks), or (num_runs, forks, segments) to change them between
+                segments.
+            segments: how long; beyond the end of the budget is allowed.
+
+        Returns:
+            What was measured; infinite for runs that have ended, which are not forked, whatever the rates given.
+
+        Raises:
+            UserError: wrong shapes, or rates outside the task's range.
+        """
+        ...
 
 
 @runtime_checkable
@@ -96,6 +132,7 @@ def require(planner: Planner, signals: Signals) -> None:
     missing = sorted(planner.needs - signals.keys())
     if missing:
         raise UserError(
-            f"planner {planner.name!r} needs the signal {missing[0]!r}, which this loop does not measure "
-            f"(it measures: {', '.join(sorted(signals))})"
+            f"planner {planner.name!r} needs the signal {missing[0]!r}, which this loop does not "
+            f"{'offer: it has no forks' if missing[0] == PROBE else 'measure'} "
+            f"(it measures: {', '.join(sorted(signals.keys() - {PROBE}))})"
         )

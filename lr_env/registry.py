@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from lr_env.errors import UserError, unknown
-from lr_env.planner import Planner
+from lr_env.planner import PROBE, Planner
 
 GROUP = "lr_env.planners"
 
@@ -45,6 +45,15 @@ def find_planner(name: str) -> Any:
     if found.name != name:
         raise UserError(f"planner {name!r} ({entry.value}) calls itself {found.name!r}: make the two names equal")
     return found
+
+
+def needs_forks(name: str) -> bool:
+    """Whether the planner of that name looks ahead with forks, which costs many times the child steps of its runs.
+
+    Raises:
+        UserError: see `find_planner`.
+    """
+    return PROBE in find_planner(name).needs
 
 
 def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:

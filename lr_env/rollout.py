@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from lr_env.children import Backend
 from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError
-from lr_env.planner import Planner, require
+from lr_env.planner import PROBE, Foresight, Planner, Signals, require
+from lr_env.probe import Forks
 from lr_env.records.record import SCORES, SIGNALS, RunRecord
 from lr_env.tasks import Task
 
@@ -65,7 +67,8 @@ class Rollout:
         segment: segments done.
     """
 
-    _OWN = ("segment", "_states", "_infos", "_seconds", "_scores", "_ended")  # what changes, besides the environment
+    # What changes, besides the environment.
+    _OWN = ("segment", "_states", "_infos", "_seconds", "_scores", "_ended", "_extra_steps")
 
     def __init__(
         self,
@@ -95,6 +98,10 @@ class Rollout:
                 self._planners.append(run.planner)
                 self._rows.append([row])
         self._seconds = np.zeros(len(self.runs))
+        self._looking = 0.0
+        self._extra_steps = np.zeros(len(self.runs), dtype=np.int64)
+        looking = any(PROBE in planner.needs for planner in self._planners)
+        self._forks = Forks(self.env.episodes) if looking else None
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
         _, self._infos = self.env.reset(seed=[run.seed for run in self.runs])
@@ -139,6 +146,7 @@ class Rollout:
             status="finished" if self._ended[row] else "running",
             diverged=bool(self._infos["diverged"][row]),
             steps=int(self._infos["step"][row]),
+            extra_steps=int(self._extra_steps[row]),
             scores=scores,
             planning_seconds=float(self._seconds[row]),
         )
@@ -155,7 +163,7 @@ class Rollout:
             setattr(self, name, value)
 
     def _start(self, planner: Planner, rows: Sequence[int]) -> Any:
-        require(planner, {name: self._infos[name] for name in SIGNALS})
+        require(planner, self._signals(planner, rows))
         began = time.perf_counter()
         state = planner.start(self.env.run_spec, [self.runs[row].seed for row in rows])
         self._seconds[rows] += (time.perf_counter() - began) / len(rows)
@@ -168,10 +176,11 @@ class Rollout:
             if self._ended[rows].all():
                 answers.append(self._infos["lr"][rows])  # not used: these runs rest
                 continue
-            signals = {name: self._infos[name][rows] for name in SIGNALS}
+            signals = self._signals(planner, rows)
+            self._looking = 0.0
             began = time.perf_counter()
             answer, self._states[index] = planner.plan(self._states[index], signals)
-            self._seconds[rows] += (time.perf_counter() - began) / len(rows)
+            self._seconds[rows] += (time.perf_counter() - began - self._looking) / len(rows)
             answers.append(self._checked(planner, np.asarray(answer, dtype=np.float64), rows))
         inside = any(answer.ndim == 2 for answer in answers)
         shape = (len(self.runs), self.env.task.segment) if inside else (len(self.runs),)
@@ -179,6 +188,23 @@ class Rollout:
         for rows, answer in zip(self._rows, answers, strict=True):
             lr[rows] = answer[:, None] if inside and answer.ndim == 1 else answer
         return lr
+
+    def _signals(self, planner: Planner, rows: Sequence[int]) -> Signals:
+        """What a planner is told; forks only if it names them among its needs."""
+        measured = {name: self._infos[name][rows] for name in SIGNALS}
+        return {**measured, PROBE: partial(self._probe, planner, rows)} if PROBE in planner.needs else measured
+
+    def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> Foresight:
+        """Look ahead for the runs of a planner, and book it; see `lr_env.planner.Probe`."""
+        began = time.perf_counter()
+        assert self._forks is not None
+        try:
+            found, steps = self._forks.look(rows, lr, segments)
+        except UserError as error:
+            raise UserError(f"planner {planner.name!r} ({planner_settings(planner)}): {error}") from None
+        self._extra_steps[rows] += steps
+        self._looking += time.perf_counter() - began  # is training, not planning
+        return found
 
     def _checked(self, planner: Planner, answer: Floats, rows: Sequence[int]) -> Floats:
         segment = self.env.task.segment

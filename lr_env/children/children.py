@@ -169,8 +169,10 @@ class Children:
         where = slice(None) if len(chosen) == len(self) else chosen  # a slice needs no gather
         split = self.data.splits["val"]
         labels = split.labels[: self.task.val_subset]
+        inputs = split.inputs[: self.task.val_subset]
         with self.numerics.active(self.device):
-            logits = self.engine.logits(chosen, split.inputs[: self.task.val_subset])
+            parts = [self.engine.logits(chosen, part) for part in inputs.split(self._evaluation_chunk)]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         weights = self.state.output_weights[where].flatten(1)
         change = (logits - self._last_logits[where]).flatten(1)
         fresh = self.steps[where] == 0

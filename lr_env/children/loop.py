@@ -99,7 +99,7 @@ class LoopEngine:
                 found.append(loss.detach())
             torch.stack(found, out=losses[row])
 
-        self._each(train_child, active)
+        self.each(train_child, active)
         return losses
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
@@ -115,12 +115,13 @@ class LoopEngine:
                 module.train()
             return logits
 
-        return torch.stack(self._each(answer, rows))
+        return torch.stack(self.each(answer, rows))
 
-    def _each(self, work: Callable[[int], Any], rows: Sequence[int]) -> list[Any]:
-        if self._pool is None or len(rows) == 1:
-            return [work(row) for row in rows]
-        return list(self._pool.map(work, rows))
+    def each(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Do the same for each of several children, or sets of them, by the engine's threads where it has any."""
+        if self._pool is None or len(items) == 1:
+            return [work(item) for item in items]
+        return list(self._pool.map(work, items))
 
     def _bind(self, template: nn.Module, row: int) -> nn.Module:
         module = copy.deepcopy(template)

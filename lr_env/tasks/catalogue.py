@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lr_env.children.optimizers import SGD, Optimizer
+from lr_env.children.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.errors import UserError, unknown
-from lr_env.tasks.augment import Augment
+from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
-from lr_env.tasks.networks import MLP, LeNet5, Network
+from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
 
 
 @dataclass(frozen=True)
@@ -119,50 +119,128 @@ def find_task(name: str) -> Task:
         raise unknown("task", name, TASKS) from None
 
 
+def _task(name: str, data: str, network: Network, optimizer: Optimizer, **fields: Any) -> Task:
+    return Task(name, data, network, optimizer, lr_range=(1e-10, 10.0), **fields)
+
+
+_FOR_SGD: dict[str, Any] = {"lr_start": 0.01, "tuning_range": (0.003, 0.3)}
+_FOR_ADAM: dict[str, Any] = {"lr_start": 0.001, "tuning_range": (0.0003, 0.03)}
+_MOMENTUM = SGD(momentum=0.9)
+_DECAYED = SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)
+
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            name="DigitsMLP",
-            data="digits",
-            network=MLP((32, 32)),
-            optimizer=SGD(momentum=0.9),
+        # For a CPU: one run takes at most about ten seconds of one core.
+        _task(
+            "DigitsMLP",
+            "digits",
+            MLP((32, 32)),
+            _MOMENTUM,
             batch_size=16,
             budget=1000,
             segment=10,
             val_subset=100,
-            lr_start=0.01,
-            lr_range=(1e-10, 10.0),
-            tuning_range=(0.003, 0.3),
             target_val_loss=0.18,
+            **_FOR_SGD,
         ),
-        Task(
-            name="FashionMLP",
-            data="fashion-mnist",
-            network=MLP((128, 128)),
-            optimizer=SGD(momentum=0.9),
+        _task(
+            "FashionMLP",
+            "fashion-mnist",
+            MLP((128, 128)),
+            _MOMENTUM,
             batch_size=64,
             budget=1000,
             segment=10,
             val_subset=250,
-            lr_start=0.01,
-            lr_range=(1e-10, 10.0),
-            tuning_range=(0.003, 0.3),
             target_val_loss=0.38,
+            **_FOR_SGD,
         ),
-        Task(
-            name="FashionLeNet5",
-            data="fashion-mnist",
-            network=LeNet5(),
-            optimizer=SGD(momentum=0.9),
+        _task(
+            "FashionLeNet5",
+            "fashion-mnist",
+            LeNet5(),
+            _MOMENTUM,
             batch_size=64,
             budget=600,
             segment=6,
             val_subset=150,
-            lr_start=0.01,
-            lr_range=(1e-10, 10.0),
-            tuning_range=(0.003, 0.3),
             target_val_loss=0.38,
+            **_FOR_SGD,
+        ),
+        _task(
+            "FashionResNet8",
+            "fashion-mnist",
+            ResNet((1, 1, 1), 8, stem_stride=2),
+            _DECAYED,
+            batch_size=64,
+            budget=600,
+            segment=6,
+            val_subset=150,
+            lr_start=0.03,
+            tuning_range=(0.01, 1.0),
+            target_val_loss=0.4,
+        ),
+        _task(
+            "ShakespeareGPT",
+            "tiny-shakespeare-64",
+            GPT(48, 2, 4),
+            AdamW(betas=(0.9, 0.99)),
+            batch_size=8,
+            budget=1000,
+            segment=10,
+            val_subset=32,
+            clip_norm=1.0,
+            lr_start=0.003,
+            tuning_range=(0.001, 0.1),
+            target_val_loss=2.15,
+        ),
+        # For a GPU: twenty or thirty epochs.
+        _task(
+            "FashionCNN",
+            "fashion-mnist",
+            CNN(),
+            Adam(),
+            batch_size=128,
+            budget=7800,
+            segment=78,
+            val_subset=3000,
+            **_FOR_ADAM,
+        ),
+        _task(
+            "FashionResNet18",
+            "fashion-mnist",
+            ResNet(),
+            _DECAYED,
+            batch_size=128,
+            budget=7800,
+            segment=78,
+            val_subset=3000,
+            **_FOR_SGD,
+        ),
+        _task(
+            "CIFAR10ResNet18",
+            "cifar10",
+            ResNet(),
+            _DECAYED,
+            batch_size=128,
+            budget=10_500,
+            segment=105,
+            val_subset=5000,
+            augment=CropFlip(),
+            **_FOR_SGD,
+        ),
+        _task(
+            "ShakespeareGPTLarge",
+            "tiny-shakespeare-256",
+            GPT(384, 6, 6, dropout=0.2),
+            AdamW(betas=(0.9, 0.99), weight_decay=0.1),
+            batch_size=64,
+            budget=5000,
+            segment=50,
+            val_subset=217,
+            clip_norm=1.0,
+            **_FOR_ADAM,
         ),
     )
 }

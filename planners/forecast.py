@@ -1,0 +1,101 @@
+"""Where a loss is going: an exponential fitted to a short, noisy series, and read off at a later time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+Array = NDArray[np.float64]
+
+FEWEST = 5
+"""Points that a fit of three numbers needs at least."""
+
+_GRID = 40
+_ROUNDS = 3
+_OUTLIER = 4.0
+_SLOWEST = 0.1
+_FASTEST = 10.0
+
+
+def fit_exponential(t: Array, y: Array) -> tuple[float, float, float] | None:
+    """Least squares for y = a exp(b t) + c with a > 0, b < 0 and c >= 0: a loss that falls to a floor.
+
+    For a given b the best a and c are known in closed form, so that the search is over b alone (variable projection,
+    as in Jin et al. 2021): on a grid of log(-b), then between its neighbours. The time constant -1/b is sought between
+    a tenth of the mean distance of points and ten times the series, beyond which a line would do as well.
+
+    Args:
+        t: times, increasing, (points,).
+        y: losses, (points,).
+
+    Returns:
+        (a, b, c); None where a falling exponential is no better than a constant.
+    """
+    length = float(t[-1] - t[0])
+    x = (t - t[0]) / length  # in these units b is in the range below, whatever the unit of time
+    log_b = np.linspace(math.log(_SLOWEST), math.log(_FASTEST * (len(t) - 1)), _GRID)
+    errors = [_project(x, y, b)[0] for b in np.exp(log_b)]
+    best = int(np.argmin(errors))
+    bounds = log_b[max(0, best - 1)], log_b[min(_GRID - 1, best + 1)]
+    refined = minimize_scalar(
+        lambda b: _project(x, y, math.exp(b))[0], bounds=bounds, method="bounded", options={"xatol": 1e-10}
+    )
+    b = math.exp(refined.x if refined.fun <= errors[best] else log_b[best])
+    _, a, c = _project(x, y, b)
+    if not a > 0:
+        return None
+    b /= length
+    return a * math.exp(min(b * float(t[0]), 700.0)), -b, c
+
+
+def forecast(t: Array, y: Array, end: float) -> float:
+    """The loss to be expected at a later time.
+
+    Points that lie more than four robust standard deviations off the fit are left out of the next one, three times at
+    most: single batches can be far off. A loss that does not fall is expected to stay as it is.
+
+    Args:
+        t: times of the measurements, increasing, (points,).
+        y: losses, (points,).
+        end: the time asked for, at or after the last.
+
+    Returns:
+        nats per example; infinite if a loss is not finite.
+    """
+    if not np.isfinite(y).all():
+        return math.inf
+    latest = float(y[-max(3, len(y) // 10) :].mean()) if len(y) >= FEWEST else float(y[-1])
+    kept = np.ones(len(y), dtype=bool)
+    value = latest
+    for _ in range(_ROUNDS):
+        if kept.sum() < FEWEST:
+            break
+        fit = fit_exponential(t[kept], y[kept])
+        if fit is None:
+            return latest
+        a, b, c = fit
+        value = float(a * np.exp(b * end) + c)
+        off = np.abs(y - a * np.exp(b * t) - c)
+        # 1.4826 medians are one standard deviation where the noise is normal.
+        inside = off <= _OUTLIER * 1.4826 * np.median(off[kept]) + 1e-12
+        if (inside == kept).all():
+            break
+        kept = inside
+    return value
+
+
+def _project(x: Array, y: Array, b: float) -> tuple[float, float, float]:
+    """Squared error, a and c of the best a exp(-b x) + c for a given b, with a >= 0 and c >= 0."""
+    e = np.exp(-b * x)
+    deviation = e - e.mean()
+    a = float(deviation @ y / (deviation @ deviation))
+    c = float(y.mean() - a * e.mean())
+    if c < 0:
+        a, c = max(0.0, float(e @ y / (e @ e))), 0.0
+    elif not a > 0:
+        a, c = 0.0, max(0.0, float(y.mean()))
+    residual = y - a * e - c
+    return float(residual @ residual), a, c
