@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, stacked
 from lr_env.children.initial import build_seeded
 from lr_env.children.noise import SeededDropout, bits, keys
 from lr_env.children.numerics import Numerics
 from lr_env.children.optimizers import SGD, Adam, AdamW
+from lr_env.children.replay import Replay
 from lr_env.children.stacked import clip_
 from lr_env.errors import UserError
 from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, Task
@@ -65,8 +67,8 @@ TASKS_OF = {
 }
 
 
-def trained(task: Task, backend: Backend, seeds=(3, 1, 4, 1, 5), segments: int = 5, dtype=torch.float64) -> Children:
-    children = Children(task, seeds, backend=backend, dtype=dtype)
+def trained(task: Task, backend: Backend, seeds=(3, 1, 4, 1, 5), segments: int = 5, device: str = "cpu") -> Children:
+    children = Children(task, seeds, device, backend, torch.float64)
     scale = 0.1 if isinstance(task.optimizer, Adam) else 1.0
     for segment in range(segments):
         children.train(scale * np.geomspace(0.005, 0.05, len(seeds)) * (1 + 0.5 * np.sin(segment)))
@@ -118,6 +120,47 @@ def test_loop_equals_plain_torch(name):
     loss, accuracy = children.evaluate("test")
     assert loss[0] == pytest.approx(F.cross_entropy(logits, test.labels.reshape(-1)).item(), rel=1e-9)
     assert accuracy[0] == pytest.approx((logits.argmax(1) == test.labels.reshape(-1)).double().mean().item())
+
+
+class Eager(Replay):
+    """Replays by doing the step again, where there is no graph to capture: all but the calls of CUDA."""
+
+    started = staticmethod(nullcontext)
+
+    def _warm_up(self):
+        return [self._step(self._row()) for _ in range(3)][-1]
+
+    def join(self):
+        pass
+
+    def _capture(self):
+        pass
+
+    def _play(self):
+        self._once()
+
+
+@pytest.mark.parametrize("name", ["resnet-stride", "cnn-dropout", "gpt"])
+def test_replaying_steps_from_tables_on_the_device_changes_nothing(name, monkeypatch):
+    monkeypatch.setattr(stacked, "Replay", Eager)
+    runs = [Children(TASKS_OF[name], range(5), backend=STACK, dtype=torch.float64) for _ in range(2)]
+    runs[1].engine._replayed = True
+    for children in runs:
+        children.train([0.01] * 5)
+        children.train([0.02, 0.01, 0.01, 0.03, 0.01], [0, 1, 3])
+    for key, tensor in runs[0].state.tensors.items():
+        assert torch.equal(tensor, runs[1].state.tensors[key]), key
+    np.testing.assert_array_equal(runs[0].step_losses, runs[1].step_losses)
+
+
+@pytest.mark.parametrize("name", TASKS_OF)
+def test_cuda_equals_cpu(name):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    truth = trained(TASKS_OF[name], LOOP)
+    for backend in (LOOP, STACK, Backend("stacked", 1)):
+        children = trained(TASKS_OF[name], backend, device="cuda")
+        torch.testing.assert_close(children.state.parameters.cpu(), truth.state.parameters, rtol=1e-7, atol=1e-8)
 
 
 def test_running_statistics_are_each_childs_own_and_measuring_leaves_them_alone():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lr_env.tasks.catalogue import Task
 
 BACKENDS = ("auto", "loop", "stacked")
-_BLOCKS = (8, 32, 128)
+_BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and several at the same time
 _PROBE_STEPS = 3
 _HOPELESS = 1.3
 _SHARING_HANDICAP = 1.25
@@ -83,7 +83,8 @@ def choose_backend(
         threads = torch.get_num_threads() if device == "cpu" else 1
         choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
     if wanted != "loop":
-        choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in _BLOCKS})]
+        blocks = _BLOCKS if device == "cpu" else (1, *_BLOCKS)
+        choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in blocks})]
     if len(choices) == 1:
         return choices[0]
     return _fastest(tuple(choices), task, device, dtype, numerics, torch.get_num_threads())

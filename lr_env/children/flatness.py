@@ -36,7 +36,7 @@ MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_erro
 # Tells the stream of start and probe vectors from other uses of the same seed.
 _STREAM = 0xF1A7
 # Elements of activations that one graph may be made of; with what their derivatives keep, about 6 times as many.
-_ELEMENTS = 2**23
+_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
 
 
 def flatness(
@@ -224,7 +224,7 @@ def _portions(children: Children, examples: int) -> tuple[int, list[tuple[Tensor
     engine = children.engine
     template = engine.modules[0] if isinstance(engine, LoopEngine) else engine.template
     activations = activations_per_example(template, children.task.source)
-    room = max(1, _ELEMENTS // (activations * children.backend.workers))  # examples of all children in one graph
+    room = max(1, _ELEMENTS[children.device.type] // (activations * children.backend.workers))  # examples of all children in one graph
     count = math.ceil(examples / room)
     edges = [examples * i // count for i in range(count + 1)]
     batches = [(split.inputs[start:end], split.labels[start:end]) for start, end in itertools.pairwise(edges)]

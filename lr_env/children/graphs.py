@@ -79,5 +79,5 @@ def simplify(graph: GraphModule) -> GraphModule:
 
 def _dims(node: torch.fx.Node) -> tuple[int, ...]:
     """The dimensions that a transpose or a permutation is given."""
-    given = cast("tuple[Any, ...]", node.args)[1:]
+    _, *given = cast("list[Any]", list(node.args))
     return tuple(given if len(given) > 1 else given[0])

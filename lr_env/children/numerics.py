@@ -56,7 +56,7 @@ class Numerics:
 
     @contextmanager
     def active(self, device: torch.device) -> Iterator[None]:
-        """Inside, the process-wide settings are these; afterwards as they were before."""
+        """Inside, the process-wide settings are these, and the device is the current one; afterwards as before."""
         if device.type != "cuda":
             yield
             return
@@ -70,7 +70,8 @@ class Numerics:
         try:
             products.allow_tf32 = convolutions.allow_tf32 = self.precision == "tf32"
             torch.use_deterministic_algorithms(self.deterministic)
-            yield
+            with torch.cuda.device(device):
+                yield
         finally:
             products.allow_tf32, convolutions.allow_tf32 = before[:2]
             torch.use_deterministic_algorithms(before[2], warn_only=before[3])

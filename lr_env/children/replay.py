@@ -8,53 +8,75 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+Tables = Mapping[str, Tensor]
 _WARM_UP = 3
 
 
 class Replay:
     """Steps of one block of children without the host in between.
 
-    What differs from step to step lies in tables on the device, with one row a step; the graph reads the row that its
-    own counter points at and counts on. So a segment is as many replays, one short call each.
+    What differs from step to step lies in tables on the device, with one row a step; a step reads the row that its own
+    counter points at and counts on. So a segment is as many replays of one graph, one short call each. Blocks have a
+    stream each, so that a device that one block does not fill works on several.
 
     Args:
         step: does one step, given one row of each table; returns the losses, (block,). It must work on the same memory
             every time, and never wait for the device.
         tables: name -> (steps, ...), as `run` will get them.
-        kept: a context that puts back what `step` changes: warming up and capturing run it.
+        kept: a context that puts back what `step` changes: warming up runs it.
     """
 
     def __init__(
         self,
-        step: Callable[[Mapping[str, Tensor]], Tensor],
-        tables: Mapping[str, Tensor],
+        step: Callable[[Tables], Tensor],
+        tables: Tables,
         kept: Callable[[], AbstractContextManager[None]],
     ) -> None:
+        self._step = step
         self._tables = {name: table.clone() for name, table in tables.items()}
-        device = next(iter(self._tables.values())).device
-        self._counter = torch.zeros(1, dtype=torch.int64, device=device)
+        index = tables["index"]
+        self._counter = torch.zeros(1, dtype=torch.int64, device=index.device)
+        with kept():
+            self._losses = self._warm_up().expand(len(index), -1).clone()
+            self._capture()
 
-        def one() -> Tensor:
-            return step({name: table.index_select(0, self._counter)[0] for name, table in self._tables.items()})
-
-        with kept(), torch.cuda.device(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                losses = [one() for _ in range(_WARM_UP)][-1]
-            torch.cuda.current_stream().wait_stream(stream)
-            steps = len(next(iter(self._tables.values())))
-            self._losses = torch.zeros(steps, *losses.shape, dtype=losses.dtype, device=device)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._losses.index_copy_(0, self._counter, one()[None])
-                self._counter.add_(1)
-
-    def run(self, tables: Mapping[str, Tensor]) -> Tensor:
+    def run(self, tables: Tables) -> Tensor:
         """All steps of one segment; returns their losses, (steps, block), valid until the next call."""
         for name, table in self._tables.items():
             table.copy_(tables[name])
         self._counter.zero_()
         for _ in range(len(self._losses)):
-            self._graph.replay()
+            self._play()
         return self._losses
+
+    def join(self) -> None:
+        """Make what follows on the current stream wait for what was started."""
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def started(self) -> AbstractContextManager[object]:
+        """A context in which `run` goes on the block's own stream, after what the current stream has to do."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self.stream)
+
+    def _row(self) -> dict[str, Tensor]:
+        return {name: table.index_select(0, self._counter)[0] for name, table in self._tables.items()}
+
+    def _once(self) -> None:
+        self._losses.index_copy_(0, self._counter, self._step(self._row())[None])
+        self._counter.add_(1)
+
+    def _warm_up(self) -> Tensor:
+        """Run a few steps outside of the graph, as capturing asks for; returns the losses of the last."""
+        self.stream = torch.cuda.Stream()
+        with self.started():
+            losses = [self._step(self._row()) for _ in range(_WARM_UP)][-1]
+        self.join()
+        return losses
+
+    def _capture(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._once()
+
+    def _play(self) -> None:
+        self._graph.replay()

@@ -68,6 +68,7 @@ class StackedEngine:
         self.blocks = list(itertools.pairwise(edges))
         self._gradient_graphs: dict[int, Graph] = {}
         self._logit_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
+        self._replayed = state.parameters.is_cuda
         self._replays: dict[int, Replay] = {}
 
     def train(
@@ -99,28 +100,36 @@ class StackedEngine:
             for name, values in self.state.optimizer.coefficients(lr, number).items()
         }
         losses = torch.zeros(index.shape[1], len(lr), device=device, dtype=dtype)
+        unwanted: list[tuple[NDArray[np.int64], Tensors]] = []
+        running: list[tuple[slice, Replay, Tensor]] = []
         for start, end in self.blocks:
-            idle = start + np.flatnonzero(resting[start:end])
+            rows = slice(start, end)
+            idle = start + np.flatnonzero(resting[rows])
             if len(idle) == end - start:
                 continue
-            kept = self.state.get(idle) if len(idle) else {}
-            inputs = {
-                "index": index[start:end].transpose(0, 1).flatten(1),
-                **({} if keys is None else {"keys": keys[start:end].transpose(0, 1)}),
-                **{name: values[:, start:end] for name, values in coefficients.items()},
+            if len(idle):  # the others of the block are trained along, which is cheaper than a stack of another size
+                unwanted.append((idle, self.state.get(idle)))
+            tables = {
+                "index": index[rows].transpose(0, 1).flatten(1),
+                **({} if keys is None else {"keys": keys[rows].transpose(0, 1)}),
+                **{name: values[:, rows] for name, values in coefficients.items()},
             }
-            step = partial(self._step, start, end)
-            if device.type == "cuda":
+            step = partial(self._step, rows)
+            if self._replayed:
                 if start not in self._replays:
-                    rows = slice(start, end)
-                    self._replays[start] = Replay(step, inputs, lambda rows=rows: self.state.kept(rows))
-                losses[:, start:end] = self._replays[start].run(inputs)
+                    self._replays[start] = Replay(step, tables, partial(self.state.kept, rows))
+                replay = self._replays[start]
+                with replay.started():
+                    running.append((rows, replay, replay.run(tables)))
             else:
-                tables = {name: table.unbind() for name, table in inputs.items()}
+                of_step = {name: table.unbind() for name, table in tables.items()}
                 for number in range(len(losses)):
-                    losses[number, start:end] = step({name: table[number] for name, table in tables.items()})
-            if kept:  # the others of the block were trained along, which is cheaper than a stack of another size
-                self.state.set(idle, kept)
+                    losses[number, rows] = step({name: table[number] for name, table in of_step.items()})
+        for rows, replay, found in running:
+            replay.join()
+            losses[:, rows] = found
+        for idle, before in unwanted:
+            self.state.set(idle, before)
         return losses.T
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
@@ -151,10 +160,10 @@ class StackedEngine:
                 answers.append(block if len(inside) == end - start else block[inside])
         return torch.cat(answers)
 
-    def _step(self, start: int, end: int, now: Mapping[str, Tensor]) -> Tensor:
+    def _step(self, rows: slice, now: Mapping[str, Tensor]) -> Tensor:
         """One step of a block, given one row of each table; returns the losses, (block,)."""
-        rows, count, layout = slice(start, end), end - start, self.state.layout
-        parameters = self.state.parameters[rows]
+        layout, parameters = self.state.layout, self.state.parameters[rows]
+        count = len(parameters)
         views, buffers = layout.views(parameters), self.state.buffers(rows)
         keys = now.get("keys")
         if layout.key is not None and keys is not None:
