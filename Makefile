@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: compare test lint bench install clean
+.PHONY: compare test lint bench bench-gpu install clean
 
 compare: $(INSTALLED)
 	$(BIN)/lr-env compare DigitsMLP --seeds 10
@@ -21,6 +21,10 @@ lint: $(INSTALLED)
 # Installs DACBench, which it measures against, into .venv-peers; without a network it says so and goes on.
 bench: $(INSTALLED)
 	$(BIN)/python -m lr_env.bench --out results/bench
+
+# On a machine with a CUDA device, with a torch that was built for it.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m lr_env.bench --out results/bench --device cuda --only cuda growth
 
 install: $(INSTALLED)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lr_env.children import Backend, Children, stacked
+from lr_env.children.backend import compiler
 from lr_env.children.initial import build_seeded
 from lr_env.children.noise import SeededDropout, bits, keys
 from lr_env.children.numerics import Numerics
@@ -161,6 +162,17 @@ def test_cuda_equals_cpu(name):
     for backend in (LOOP, STACK, Backend("stacked", 1)):
         children = trained(TASKS_OF[name], backend, device="cuda")
         torch.testing.assert_close(children.state.parameters.cpu(), truth.state.parameters, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, in compiling
+def test_compiled_equals_loop():
+    if compiler() is None:
+        pytest.skip("needs a C++ compiler")
+    task = replace(TASKS_OF["cnn-dropout"], network=Normed(), segment=2)
+    loop, compiled = (trained(task, backend, range(2), 3) for backend in (LOOP, Backend("compiled", 2)))
+    for key, tensor in loop.state.tensors.items():
+        if not key.endswith("noise_key"):
+            torch.testing.assert_close(compiled.state.tensors[key], tensor, rtol=1e-8, atol=1e-9, msg=key)
 
 
 def test_running_statistics_are_each_childs_own_and_measuring_leaves_them_alone():
@@ -332,6 +344,14 @@ def test_variations_change_the_training_split_alone():
     assert (b.labels != a.labels[:30]).sum() == 6
     for split in ("val", "test"):
         assert torch.equal(whole.data.splits[split].labels, half.data.splits[split].labels)
+
+
+@dataclass(frozen=True)
+class Normed:
+    """Small enough to be compiled in seconds, with all that is not a plain function of the inputs."""
+
+    def build(self, input_shape, num_classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def plain_seconds(task: Task, data: Data, device: torch.device, seed: int) -> fl
     """Time of the same run as a loop in plain torch, which keeps the same losses and accuracy, after its set-up."""
     source = task.source
     module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, torch.float32)
-    module.to(device)
+    module.to(device).train()
     optimizer = task.optimizer.build(module.parameters())
     train, val = data.splits["train"], data.splits["val"]
     val_inputs, val_labels = val.inputs[: task.val_subset], val.labels[: task.val_subset]
@@ -131,15 +131,23 @@ def plain_seconds(task: Task, data: Data, device: torch.device, seed: int) -> fl
             batch = order[position : position + task.batch_size]
             position += task.batch_size
             inputs, labels = train.inputs.index_select(0, batch), train.labels.index_select(0, batch)
+            if task.augment is not None:
+                drawn = (len(inputs), task.augment.draws)
+                draws = torch.randint(2**24, drawn, generator=generator, device=device, dtype=torch.int32)
+                inputs = task.augment.apply(inputs, draws)
             optimizer.zero_grad()
-            loss = F.cross_entropy(module(inputs), labels)
+            loss = F.cross_entropy(module(inputs).flatten(0, -2), labels.flatten())
             loss.backward()
+            if task.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(module.parameters(), task.clip_norm)
             optimizer.step()
             total += loss.detach()
+        module.eval()
         with torch.no_grad():
             logits = module(val_inputs)
-            val_loss = F.cross_entropy(logits, val_labels).item()
-            accuracy = (logits.argmax(1) == val_labels).float().mean().item()
+            val_loss = F.cross_entropy(logits.flatten(0, -2), val_labels.flatten()).item()
+            accuracy = (logits.argmax(-1) == val_labels).float().mean().item()
+        module.train()
         history.append((total.item() / task.segment, val_loss, accuracy))
     return time.perf_counter() - start
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,8 +21,9 @@ from lr_env.errors import UserError, unknown
 if TYPE_CHECKING:
     from lr_env.tasks.catalogue import Task
 
-BACKENDS = ("auto", "loop", "stacked")
+BACKENDS = ("auto", "loop", "stacked", "compiled")
 _BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and several at the same time
+_COMPILED_BLOCK = 8
 _PROBE_STEPS = 3
 _HOPELESS = 1.3
 _SHARING_HANDICAP = 1.25
@@ -31,7 +34,10 @@ class Backend:
     """How children are trained.
 
     Attributes:
-        name: "loop" or "stacked".
+        name: "loop"; "stacked"; or "compiled", which is a stack whose operations `torch.compile` has fused. Compiling
+            takes a minute or two, and on a CPU a C++ compiler, so that it pays for hundreds of runs of children that
+            spend their time on small operations: the character transformer is then 2.5 times as fast. "auto" never
+            takes it.
         block: children in one computation at most; 1 for the loop.
         workers: threads of the loop, each with its own child on one core; 1 for the stack.
     """
@@ -43,14 +49,19 @@ class Backend:
     def __post_init__(self) -> None:
         if self.name not in BACKENDS[1:]:
             raise unknown("backend", self.name, BACKENDS)
-        other = self.workers if self.name == "stacked" else self.block
+        other = self.block if self.name == "loop" else self.workers
         if min(self.block, self.workers) < 1 or other != 1:
             raise UserError(f"{self!r}: a loop has workers of at least 1, a stack has a block of at least 1")
 
     def __str__(self) -> str:
-        if self.name == "stacked":
-            return f"stacked in blocks of {self.block}"
+        if self.name != "loop":
+            return f"{self.name} in blocks of {self.block}"
         return "loop" if self.workers == 1 else f"loop with {self.workers} workers"
+
+
+def compiler() -> str | None:
+    """Where the C++ compiler is that `torch.compile` needs on a CPU, if there is one."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
 def network_of(task: Task, dtype: torch.dtype, seed: int = 0) -> nn.Module:
@@ -76,6 +87,10 @@ def choose_backend(
     """
     if wanted not in BACKENDS:
         raise unknown("backend", wanted, BACKENDS)
+    if wanted == "compiled":
+        if device == "cpu" and not compiler():
+            raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")
+        return Backend("compiled", min(_COMPILED_BLOCK, num_children))
     if num_children == 1 and wanted != "stacked":
         return Backend("loop")
     choices = []

@@ -47,8 +47,9 @@ class Children:
         task: what to train.
         seeds: one for each child, >= 0; equal seeds are allowed and give equal children.
         device: "cpu", "cuda", "cuda:1", ...; "auto" takes CUDA where there is one.
-        backend: "loop" (one after another, plain torch), "stacked" (one computation), or "auto", which measures once
-            a process which of the two is faster for this task and number of children. A `Backend` fixes the block too.
+        backend: "loop" (one after another, plain torch), "stacked" (one computation), "compiled" (the same, fused by
+            `torch.compile`), or "auto", which measures once a process whether the loop or the stack is faster for this
+            task and number of children. A `Backend` fixes the block too.
         dtype: of parameters and inputs.
         numerics: precision of the arithmetic, and whether it must be deterministic.
 
@@ -104,7 +105,12 @@ class Children:
         self.engine: LoopEngine | StackedEngine = (
             LoopEngine(*common, workers=self.backend.workers)
             if self.backend.name == "loop"
-            else StackedEngine(*common, block=self.backend.block, key=(task.network, task.data))
+            else StackedEngine(
+                *common,
+                block=self.backend.block,
+                key=(task.network, task.data),
+                compiled=self.backend.name == "compiled",
+            )
         )
         self.step_losses = np.full((len(self.seeds), task.segment), np.nan)
         self._evaluation_chunk = max(32, _EVALUATION_ELEMENTS // (activations * self.backend.block))

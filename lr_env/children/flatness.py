@@ -11,8 +11,9 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from lr_env.children.losses import mean_loss
 from lr_env.children.memory import activations_per_example
 from lr_env.errors import UserError
 
+if TYPE_CHECKING:
+    from lr_env.tasks.catalogue import Task
+
 Floats = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]
 """The Hessian of each child times a vector of its own: (children, size) -> (children, size)."""
@@ -36,14 +40,14 @@ MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_erro
 # Tells the stream of start and probe vectors from other uses of the same seed.
 _STREAM = 0xF1A7
 # Elements of activations that one graph may be made of; with what their derivatives keep, about 6 times as many.
-_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
 
 
 def flatness(
     children: Children,
     rows: Sequence[int] | None = None,
     *,
-    examples: int = 256,
+    examples: int | None = None,
     iterations: int = 50,
     tolerance: float = 1e-3,
     probes: int = 32,
@@ -58,22 +62,22 @@ def flatness(
     "hessian_max" is the largest eigenvalue, the most positive one: power iteration finds the one of largest
     magnitude, and its sign by the Rayleigh quotient; where that is negative, the iteration is run once more on the
     Hessian less that eigenvalue, whose dominant eigenvector is that of the largest. Where it has not converged after
-    `iterations`, the last Rayleigh quotient is given, which is never above the true value. "hessian_trace" is
+    `iterations`, the last Rayleigh quotient is given; none is ever above the true value. "hessian_trace" is
     Hutchinson's estimate (Communications in Statistics 1989): the mean over `probes` random vectors v of +-1 of
     v' H v, whose expectation is the trace. Start and probes follow from the child's seed alone.
 
-    A product costs as much as training on about 0.4 (small networks) to 1.5 (convolutions) times `examples` examples,
-    and there are `probes` of them and up to `iterations` (twice that where the dominant eigenvalue is negative; in
-    trained networks about 10). With the defaults this is up to about 16,000 examples' worth: 250 steps of a batch of
-    64, which are not counted as steps.
+    A product costs about as much as training on twice `examples` examples (on three times where the graph is too big
+    to be kept). There are `probes` of them, and up to `iterations` for the eigenvalue, in trained networks 5 to 20;
+    twice as many where the dominant one is negative. So by default a child costs about 50 * 2 * 256 / batch_size child
+    steps: 400 with a batch of 64. They are not counted as steps.
 
     Args:
         children: whose loss.
         rows: which of them; all by default.
-        examples: of the training split; all of it where it has fewer.
+        examples: of the training split; all of it where it has fewer. See `usual_examples` for the default.
         iterations: products with the Hessian that a power iteration takes at most.
-        tolerance: an iteration stops when the Rayleigh quotient changes by less than this share of the eigenvalue of
-            largest magnitude.
+        tolerance: an iteration stops when the error that is left, extrapolated from the last two changes of the
+            Rayleigh quotient, is below this share of the eigenvalue of largest magnitude.
         probes: random vectors that the trace is estimated with.
 
     Returns:
@@ -88,6 +92,7 @@ def flatness(
     for row in chosen:
         if not 0 <= row < len(children):
             raise UserError(f"row {row}: give rows from 0 to {len(children) - 1}")
+    examples = usual_examples(children.task) if examples is None else examples
     for name, value, least in (("examples", examples, 1), ("iterations", iterations, 1), ("probes", probes, 2)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
@@ -114,12 +119,18 @@ def flatness(
     return dict(zip(MEASURED, table, strict=True))
 
 
-DEFAULTS: Mapping[str, int | float] = {
-    name: parameter.default
-    for name, parameter in inspect.signature(flatness).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-}
-"""What `flatness` does unless it is told otherwise, e.g. in a comparison."""
+def usual_examples(task: Task) -> int:
+    """256; for text, where an example has a prediction for each token, so many that there are about 2,048."""
+    return max(1, min(256, 2048 // task.source.positions))
+
+
+def usual_settings(task: Task) -> dict[str, int | float]:
+    """What `flatness` does unless it is told otherwise, e.g. in a comparison; JSON-able."""
+    fixed = inspect.signature(flatness).parameters
+    return {
+        "examples": usual_examples(task),
+        **{name: fixed[name].default for name in ("iterations", "tolerance", "probes")},
+    }
 
 
 def largest_eigenvalue(product: Product, start: Tensor, iterations: int, tolerance: float) -> Tensor:
@@ -147,19 +158,24 @@ def trace(product: Product, probes: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _iterate(product: Product, start: Tensor, shift: Tensor, iterations: int, tolerance: float) -> Tensor:
     """Power iteration on matrices with `shift` added to their diagonals, (rows,); returns the eigenvalues without."""
+    tiny, rounding = torch.finfo(start.dtype).tiny, 4 * torch.finfo(start.dtype).eps
     vector = start / start.norm(dim=1, keepdim=True)
-    value = torch.full_like(shift, math.nan)
+    value, before = torch.full_like(shift, math.nan), torch.full_like(shift, math.nan)
     done = torch.zeros_like(shift, dtype=torch.bool)
     for _ in range(iterations):
         image = product(vector)
         quotient = (vector * image).sum(1)
-        change = (quotient - value).abs() <= tolerance * torch.maximum(quotient.abs(), shift)
-        value = torch.where(done, value, quotient)  # rows that are done stay as they would be alone
-        done |= change | ~quotient.isfinite()
+        scale = torch.maximum(quotient.abs(), shift)
+        change = (quotient - value).abs()
+        # Changes fall by a constant factor in the end: the sum of those to come, of their geometric series.
+        left = torch.where(change < before, change * change / (before - change).clamp_min(tiny), math.inf)
+        converged = (left <= tolerance * scale) | (change <= rounding * scale)
+        value, before = torch.where(done, value, quotient), change  # what is done stays as it would be alone
+        done |= converged | ~quotient.isfinite()
         if done.all():
             break
         image = image + shift[:, None] * vector
-        vector = image / image.norm(dim=1, keepdim=True).clamp_min(torch.finfo(image.dtype).tiny)
+        vector = image / image.norm(dim=1, keepdim=True).clamp_min(tiny)
     return value
 
 
@@ -224,7 +240,8 @@ def _portions(children: Children, examples: int) -> tuple[int, list[tuple[Tensor
     engine = children.engine
     template = engine.modules[0] if isinstance(engine, LoopEngine) else engine.template
     activations = activations_per_example(template, children.task.source)
-    room = max(1, _ELEMENTS[children.device.type] // (activations * children.backend.workers))  # examples of all children in one graph
+    elements = _ELEMENTS[children.device.type] // children.backend.workers
+    room = max(1, elements // activations)  # examples, of all children in a graph together
     count = math.ceil(examples / room)
     edges = [examples * i // count for i in range(count + 1)]
     batches = [(split.inputs[start:end], split.labels[start:end]) for start, end in itertools.pairwise(edges)]

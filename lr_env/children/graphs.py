@@ -15,19 +15,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 _KEPT = 64
-_graphs: OrderedDict[Hashable, GraphModule] = OrderedDict()
+_graphs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 
 
-def traced(key: Hashable, function: Callable[[], Callable[..., Any]], *inputs: Any) -> GraphModule:
+def traced(
+    key: Hashable, function: Callable[[], Callable[..., Any]], *inputs: Any, compiled: bool = False
+) -> Callable[..., Any]:
     """A function's graph, from an earlier call with the same key where there was one: tracing takes seconds.
 
     Args:
         key: all that the graph depends on, the shapes of the inputs included.
         function: returns the function.
         inputs: to trace it with.
+        compiled: whether `torch.compile` fuses its operations, when it is first called.
     """
     if key not in _graphs:
-        _graphs[key] = trace(function(), *inputs)
+        graph = trace(function(), *inputs)
+        _graphs[key] = torch.compile(graph, dynamic=False) if compiled else graph
         while len(_graphs) > _KEPT:
             _graphs.popitem(last=False)
     _graphs.move_to_end(key)

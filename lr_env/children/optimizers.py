@@ -112,12 +112,16 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    slots: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     torch_class: ClassVar[type[torch.optim.Adam]] = torch.optim.Adam
 
     def __post_init__(self) -> None:
         if not (all(0 <= beta < 1 for beta in self.betas) and self.eps > 0 and 0 <= self.weight_decay < math.inf):
             raise UserError(f"{self}: betas must be in [0, 1), eps above 0, weight_decay finite and at least 0")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The averages of the gradient and of its square."""
+        return "exp_avg", "exp_avg_sq"
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch's optimizer of the same name."""

@@ -44,6 +44,7 @@ class StackedEngine:
         numerics: how to compute.
         block: children in one computation at most.
         key: tells the children's kind from all others, for keeping what was traced.
+        compiled: whether `torch.compile` fuses the operations of a step.
     """
 
     def __init__(
@@ -55,13 +56,15 @@ class StackedEngine:
         numerics: Numerics = EXACT,
         block: int = 1,
         key: Hashable = None,
+        compiled: bool = False,
     ) -> None:
         self.state = state
         self.template = template
         self.batches = batches
         self.clip_norm = clip_norm
         self.numerics = numerics
-        self._key = (key, numerics, state.parameters.device, state.parameters.dtype)
+        self._compiled = compiled
+        self._key = (key, compiled, numerics, state.parameters.device, state.parameters.dtype)
         num_children = len(state.parameters)
         count = math.ceil(num_children / block)
         edges = [num_children * i // count for i in range(count + 1)]  # blocks of at most two sizes
@@ -175,7 +178,10 @@ class StackedEngine:
         if count not in self._gradient_graphs:
             with kept(buffers):  # tracing runs the network, which moves running averages
                 self._gradient_graphs[count] = traced(
-                    (self._key, count, inputs.shape), self._gradients, views, buffers, inputs, labels
+                    (self._key, count, inputs.shape),
+                    self._gradients,
+                    *(views, buffers, inputs, labels),
+                    compiled=self._compiled,
                 )
         with torch.no_grad():
             found, loss = self._gradient_graphs[count](views, buffers, inputs, labels)
