@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests run, too
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -22,10 +24,25 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def global_states() -> tuple[Any, ...]:
+    """Where the global random generators of torch, numpy and Python are."""
+    key, position = np.random.get_state()[1:3]
+    return torch.random.get_rng_state().tolist(), key.tolist(), position, random.getstate()
+
+
+@pytest.fixture
+def global_generators_kept():
+    """For what seeds the global generators on purpose, as stable-baselines3 does: they are put back."""
+    before = torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+    yield
+    torch.random.set_rng_state(before[0])
+    np.random.set_state(before[1])
+    random.setstate(before[2])
+
+
 @pytest.fixture(autouse=True)
 def _global_generators_untouched():
     """No test may find a global random generator where it was not before: nothing of ours draws from one."""
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    before = global_states()
     yield
-    assert torch.equal(before[0], torch.random.get_rng_state())
-    assert (before[1] == np.random.get_state()[1]).all()
+    assert global_states() == before

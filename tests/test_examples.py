@@ -22,9 +22,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
         ("own_loop.py", [], "test accuracy"),
         ("own_planner.py", ["--seeds", "2"], "halving    test loss"),
         ("own_task.py", ["--budget", "100"], "learning rate 0.10000  test loss"),
+        ("train_ppo.py", ["--budget", "50", "--steps", "20", "--children", "2"], "test loss of 2 fresh runs"),
     ],
 )
-def test_example(script, arguments, prints, monkeypatch, capsys):
+def test_example(script, arguments, prints, monkeypatch, capsys, global_generators_kept):
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     assert prints in capsys.readouterr().out
@@ -46,4 +47,5 @@ def test_the_code_in_the_readme_runs(capsys):
 
 
 def test_every_example_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"own_loop.py", "own_planner.py", "own_task.py"}
+    tested = {"own_loop.py", "own_planner.py", "own_task.py", "train_ppo.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 
@@ -34,16 +33,6 @@ ALGORITHMS = {
     "SAC": (SAC, {"learning_starts": 6, "batch_size": 6, "buffer_size": 100}),
     "DQN": (DQN, {"learning_starts": 6, "batch_size": 6, "buffer_size": 100, "target_update_interval": 5}),
 }
-
-
-@pytest.fixture
-def _global_generators_kept():
-    """SB3 seeds the global generators and draws from them: put them back."""
-    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    yield
-    random.setstate(before[0])
-    np.random.set_state(before[1])
-    torch.random.set_rng_state(before[2])
 
 
 def small(num_envs: int = 3, **settings) -> LRVecEnv:
@@ -123,7 +112,7 @@ def test_a_seed_starts_run_i_from_seed_plus_i_once():
     assert len({info["seed"] for info in env.reset_infos}) == 3
 
 
-@pytest.mark.usefixtures("_global_generators_kept")
+@pytest.mark.usefixtures("global_generators_kept")
 @pytest.mark.parametrize(
     ("name", "action"), [("PPO", "scale"), ("PPO", "discrete"), ("PPO", "lr"), ("A2C", "scale"), ("SAC", "scale")]
 )
@@ -146,7 +135,7 @@ def test_algorithms_learn_and_the_same_seed_gives_the_same_policy(name, action):
     assert not torch.equal(policies[0], policies[2])
 
 
-@pytest.mark.usefixtures("_global_generators_kept")
+@pytest.mark.usefixtures("global_generators_kept")
 def test_dqn_learns_from_discrete_actions():
     algorithm, settings = ALGORITHMS["DQN"]
     model = algorithm("MlpPolicy", VecMonitor(small(action="discrete")), device="cpu", seed=0, **settings)

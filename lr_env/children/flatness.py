@@ -169,7 +169,7 @@ def _iterate(product: Product, start: Tensor, shift: Tensor, iterations: int, to
         change = (quotient - value).abs()
         # Changes fall by a constant factor in the end: the sum of those to come, of their geometric series.
         left = torch.where(change < before, change * change / (before - change).clamp_min(tiny), math.inf)
-        converged = (left <= tolerance * scale) | (change <= rounding * scale)
+        converged = (torch.maximum(left, change) <= tolerance * scale) | (change <= rounding * scale)
         value, before = torch.where(done, value, quotient), change  # what is done stays as it would be alone
         done |= converged | ~quotient.isfinite()
         if done.all():
