@@ -21,6 +21,7 @@ from lr_env.children.replay import Replay
 from lr_env.children.stacked import clip_
 from lr_env.errors import UserError
 from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, Task
+from lr_env.tasks.networks import _MaxPool2
 from lr_env.tasks.sources import SOURCES, DataSource
 
 LOOP = Backend("loop")
@@ -424,6 +425,15 @@ def test_parameters_are_as_many_as_published(network, shape, parameters):
     with torch.device("meta"):
         module = network.build(shape, 65 if isinstance(network, GPT) else 10)
     assert sum(p.numel() for p in module.parameters()) == parameters
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (1, 2, 7, 9)])
+def test_pooling_without_a_gradient_is_pooling(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    pool = _MaxPool2()
+    with torch.no_grad():
+        assert torch.equal(pool(x), F.max_pool2d(x, 2))
+    assert torch.equal(pool(x), F.max_pool2d(x, 2))
 
 
 def test_every_task_of_the_catalogue_can_be_recorded():

@@ -89,10 +89,10 @@ class LeNet5:
         return nn.Sequential(
             nn.Conv2d(input_shape[0], 6, 5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            _MaxPool2(),
             nn.Conv2d(6, 16, 5),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            _MaxPool2(),
             nn.Flatten(),
             nn.Linear(400, 120),
             nn.ReLU(),
@@ -128,7 +128,7 @@ class CNN:
         layers: list[nn.Module] = []
         for outputs in (self.width, 2 * self.width):
             layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU()]
-            layers += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(), _MaxPool2()]
             channels = outputs
         features = channels * (height // 4) * (width // 4)
         layers += [nn.Flatten(), nn.Linear(features, self.dense), nn.ReLU(), nn.Dropout(self.dropout)]
@@ -171,6 +171,17 @@ class ResNet:
                 layers.append(_Residual(channels, outputs, 2 if stage and not block else 1))
                 channels = outputs
         return nn.Sequential(*layers, _MeanOverImage(), nn.Linear(channels, num_classes))
+
+
+class _MaxPool2(nn.Module):
+    """2x2 max pooling; where no gradient is asked for, by slices, which on a CPU is 2 to 15 times as fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return F.max_pool2d(x, 2)
+        height, width = (2 * (size // 2) for size in x.shape[-2:])
+        rows = torch.maximum(x[..., 0:height:2, :width], x[..., 1:height:2, :width])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
 class _MeanOverImage(nn.Module):
