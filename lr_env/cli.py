@@ -174,6 +174,9 @@ class Compare(Common):
     """Fresh seeds of the comparison: how many (from 0 up), or a list 3,5,8."""
     results: Path = Path("results")
     """Folder for the reports; this one goes to its subfolder NAME."""
+    flatness: bool = False
+    """Measure the training loss's Hessian at the end of the final runs: its largest eigenvalue and its trace. Takes as
+    long as training a run on some 25,000 examples."""
 
     def run(self) -> None:
         """Run the comparison, write its report and print the table."""
@@ -184,7 +187,7 @@ class Compare(Common):
         from lr_env.compare.table import summarise
         from lr_env.records.store import Store
 
-        job, name = self.job(parse_seeds(self.seeds)), self.experiment()
+        job, name = replace(self.job(parse_seeds(self.seeds)), flatness=self.flatness), self.experiment()
         if not job.seeds:
             raise UserError("no seeds: give at least one with --seeds")
         folder = self.results / name

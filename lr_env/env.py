@@ -67,12 +67,14 @@ class LREnv(gymnasium.Env[Any, Any]):
 
     ## Info
     The signals (`step`, `progress`, `lr`, `train_loss`, `val_loss`, ...), `diverged`, `seed`, and at the end of a run
-    `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole splits (see `score`).
+    `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole splits (see `score`), and with
+    "flatness" in `score` `hessian_max` and `hessian_trace` of the training loss (NaN for a run that diverged).
 
     ## Arguments
     task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps, in place of the task's own.
-    action, max_change (1.05), reward: as above. score (("val", "test")): splits scored at the end of a run; `()` saves
-    the time in reinforcement learning. device ("cpu"), backend ("auto"): see `lr_env.Children`.
+    action, max_change (1.05), reward: as above. score (("val", "test")): what is measured at the end of a run, of
+    "val", "test" and "flatness"; `()` saves the time in reinforcement learning. device ("cpu"), backend ("auto"): see
+    `lr_env.Children`.
 
     ## Versions
     v0: first release.

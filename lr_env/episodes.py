@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from lr_env import observations
 from lr_env.actions import find_action
 from lr_env.children import Backend, Children
+from lr_env.children.flatness import flatness
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from lr_env.records.record import SIGNALS
+from lr_env.records.record import FLATNESS_SCORES, SIGNALS
 from lr_env.rewards import find_reward
 from lr_env.tasks import Task, find_task
 
@@ -28,6 +29,9 @@ DIVERGED_MULTIPLE = 10.0
 SCORED = {"val": ("final_val_loss", "final_val_accuracy"), "test": ("test_loss", "test_accuracy")}
 """Split scored at the end of a run -> the names of its loss and accuracy."""
 
+FLATNESS = "flatness"
+"""What else can be measured at the end of a run: the scores in `FLATNESS_SCORES`."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -37,7 +41,7 @@ class Outcome:
         rewards: (num_envs,) float64.
         terminated: the run diverged, (num_envs,).
         truncated: the budget is spent, (num_envs,).
-        scores: name -> (num_envs,), NaN but for runs that ended in this segment; see `SCORED`.
+        scores: name -> (num_envs,), NaN but for runs that ended in this segment; see `SCORED` and `FLATNESS`.
     """
 
     rewards: Floats
@@ -55,7 +59,8 @@ class Episodes:
         action: "lr", "scale" or "discrete"; see `lr_env.actions`.
         max_change: largest factor of one relative action.
         reward: "improvement", "neg_val_loss" or "final"; see `lr_env.rewards`.
-        score: splits that are scored whole at the end of a run: of "val" and "test".
+        score: what is measured at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian
+            (see `lr_env.children.flatness`; NaN for a run that diverged).
         device, backend: see `Children`.
 
     Attributes:
@@ -91,9 +96,10 @@ class Episodes:
         self.num_envs = num_envs = int(num_envs)
         self.action = find_action(action, max_change)
         self.reward = find_reward(reward)
-        wrong = [split for split in score if split not in SCORED]
+        kinds = (*SCORED, FLATNESS)
+        wrong = [kind for kind in score if kind not in kinds]
         if wrong:
-            raise UserError(f"cannot score {wrong[0]!r} (there are: {', '.join(SCORED)})")
+            raise UserError(f"cannot score {wrong[0]!r} (there are: {', '.join(kinds)})")
         self.score = tuple(score)
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
@@ -145,9 +151,7 @@ class Episodes:
             "train_loss": self.children.first_batch_loss(rows),
             **self.children.measure(rows),
         }
-        self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(
-            first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0
-        )
+        self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0)
         self.over[rows] = self.diverged[rows] = False
         self.started[rows] = True
         self._update(rows, first)
@@ -220,12 +224,19 @@ class Episodes:
         self.signals = dict(zip(SIGNALS, table, strict=True))
 
     def _scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
-        """Score ended runs; a diverged run has the loss at which it was stopped."""
+        """Score ended runs; a diverged run has the loss at which it was stopped, and no flatness."""
         scores: dict[str, Floats] = {}
-        for split in self.score if len(ended) else ():
-            loss, accuracy = self.children.evaluate(split, ended.tolist())
-            loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
-            for name, values in zip(SCORED[split], (loss, accuracy), strict=True):
+        for kind in self.score if len(ended) else ():
+            rows = ended
+            if kind == FLATNESS:
+                rows = ended[~self.diverged[ended]]
+                found = flatness(self.children, rows.tolist())
+                measured = {name: found[name] for name in FLATNESS_SCORES}
+            else:
+                loss, accuracy = self.children.evaluate(kind, ended.tolist())
+                loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
+                measured = dict(zip(SCORED[kind], (loss, accuracy), strict=True))
+            for name, values in measured.items():
                 scores[name] = np.full(self.num_envs, np.nan)
-                scores[name][ended] = values
+                scores[name][rows] = values
         return scores

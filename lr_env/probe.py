@@ -83,7 +83,7 @@ class Forks:
         seeds = self._seeds(sources)
         for start in range(0, len(wanted), len(self._crew)):
             part = wanted[start : start + len(self._crew)]
-            self._crew.restore(self.episodes.children.snapshot(sources[part]), range(len(part)))
+            self._crew.restore(self.episodes.children.snapshot(sources[part].tolist()), range(len(part)))
             self._crew.order.assign(range(len(part)), seeds[part])
             self._train(part, lr.reshape(-1, segments)[part], self.episodes.loss_bound[sources[part]], found, steps)
         foresight = {name: values.reshape(runs, forks, -1) for name, values in found.items()}
@@ -124,7 +124,7 @@ class Forks:
         try:
             rates = np.asarray(lr, dtype=np.float64)
         except (TypeError, ValueError):
-            raise UserError(f"a probe with the rates {lr!r}: give an array of numbers") from None
+            raise UserError("a probe with rates that are no numbers: give an array of floats") from None
         if rates.ndim == 2:
             rates = np.repeat(rates[:, :, None], segments, axis=2)
         if rates.ndim != 3 or rates.shape[::2] != (len(live), segments) or not rates.shape[1]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from planners.autolrs import AutoLRS
+from planners.lookahead import Lookahead
 from planners.schedules import (
     SGDR,
     WSD,
@@ -36,6 +38,8 @@ PLANNERS: dict[str, type] = {
         WSDSqrt,
         SGDR,
         Cyclic,
+        Lookahead,
+        AutoLRS,
     )
 }
 """Name -> planner, in the order in which they are listed; the same as the entry points in pyproject.toml."""

@@ -7,47 +7,81 @@ from typing import ClassVar
 
 import numpy as np
 
-from lr_env.planner import PROBE, Signals, State
+from lr_env.errors import UserError
+from lr_env.planner import PROBE, Foresight, Signals, State
 from planners.bayes import Search
 from planners.forecast import forecast
-from planners.probing import COUNT, FROM_0, POSITIVE, Probing
-from planners.schedule import Array, Rules, Shapes
+from planners.probing import FROM_0, Probing
+from planners.schedule import COUNT, POSITIVE, Array, Rule, Rules, Shapes
+
+FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", whole=True)
 
 _STREAM = 0xA0705
 
 
 @dataclass(frozen=True)
 class AutoLRS(Probing):
+    """Bayesian search for the rate of each stage, on short forks with extrapolated losses (Jin et al. 2021).
+
+    The budget is cut into stages, each under one rate. Before a stage, `trials` rates are tried one after another: a
+    fork is trained under the rate for `trial` segments, its losses are extrapolated to the end of the stage by a
+    falling exponential (`planners.forecast`), and a Gaussian process over the log rate picks the next one
+    (`planners.bayes`). The rate with the lowest forecast is used for the stage. All runs search at the same time, each
+    for itself.
+
+    Origin: ICLR 2021, arXiv:2105.10762. There a first stage has 1000 steps, the next are twice as long until they have
+    8000; a trial lasts a tenth of its stage, ten are made, so that searching costs as much as training; training losses
+    are extrapolated, and in stages of full length validation losses. The authors' code (github.com/YuchenJin/autolrs)
+    starts from one random rate, takes a kappa of 1e6, which fills the largest gap whatever was measured, removes
+    outliers by splines, and searches from 0.001 to 0.1 with momentum SGD. Here trials are longer by default: a tenth of
+    the stages of a small task is too few steps to extrapolate from, and the rates found are then far too large.
+
+    Child steps: trials * trial / stage times those of the run.
+
+    Attributes:
+        stage: length of the first stage in segments; the last is cut where the budget ends.
+        doublings: so many times the next stage is twice as long as the one before, and its trials too.
+        trials: rates tried before a stage.
+        trial: length of a trial of the first stage in segments.
+        kappa: how much a trial may cost to learn something; see `planners.bayes.Search`.
+        loss: what is extrapolated: "train", the losses of all steps, or "val", the validation loss after each segment
+            (the last one taken as it is where there are fewer than five).
+    """
+
     name = "autolrs"
-    rules: ClassVar[Rules] = {
-        "stage": COUNT, "doublings": FROM_0, "trials": COUNT, "trial": COUNT, "kappa": POSITIVE
-    }
-    shapes: ClassVar[Shapes] = ({},)
-    stage: int = 10
-    doublings: int = 3
+    rules: ClassVar[Rules] = {"stage": COUNT, "doublings": FROM_0, "trials": FEW, "trial": COUNT, "kappa": POSITIVE}
+    shapes: ClassVar[Shapes] = ({}, {"stage": 10, "doublings": 2, "trial": 5})
+    stage: int = 20
+    doublings: int = 0
     trials: int = 10
-    trial: int = 1
+    trial: int = 10
     kappa: float = 2.0
     loss: str = "train"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trial > self.stage:
+            raise UserError(f"planner {self.name!r}: trial must be at most stage, not {self.trial} > {self.stage}")
+        if self.loss not in ("train", "val"):
+            raise UserError(f"planner {self.name!r}: loss must be 'train' or 'val', not {self.loss!r}")
+
     def stages(self, num_segments: int) -> dict[int, tuple[int, int]]:
+        """First segment of each stage -> (segments of the stage, segments of one of its trials)."""
         stages = {}
-        start = 0
-        number = 0
+        start = factor = 0
         while start < num_segments:
-            factor = 2 ** min(number, self.doublings)
+            factor = min(2 * factor, 2**self.doublings) or 1
             length = min(self.stage * factor, num_segments - start)
-            stages[start] = (length, min(self.trial * factor, length))
+            stages[start] = length, min(self.trial * factor, length)
             start += length
-            number += 1
         return stages
 
     def decide(self, state: State, signals: Signals, now: int) -> Array | None:
+        """The rate with the best forecast, at the start of a stage."""
         stages = self.stages(state["num_segments"])
         if now not in stages:
             return None
         length, trial = stages[now]
-        segment = state["segment"]
         low = self.low(state)
         searches = [
             Search(low, self.peak, self.kappa, np.random.Generator(np.random.PCG64([_STREAM, seed, now])))
@@ -56,10 +90,14 @@ class AutoLRS(Probing):
         for _ in range(self.trials):
             lr = np.array([search.ask() for search in searches])
             found = signals[PROBE](lr[:, None], trial)
-            if self.loss == "train":
-                y = found["step_losses"][:, 0]; t = np.arange(y.shape[1], dtype=float)
-            else:
-                y = found["val_loss"][:, 0]; t = segment * np.arange(1., y.shape[1]+1)
-            for search, row in zip(searches, y, strict=True):
-                search.tell(forecast(t, row, float(length * segment)))
+            for run, search in enumerate(searches):
+                search.tell(self._forecast(found, run, length * state["segment"], state["segment"]))
         return np.array([search.best for search in searches])
+
+    def _forecast(self, found: Foresight, run: int, end: int, segment: int) -> float:
+        """The loss of a run at the end of a stage, so many steps after its start, from that of the trial."""
+        if self.loss == "train":  # the loss of a step is that before its update
+            losses = found["step_losses"][run, 0]
+            return forecast(np.arange(len(losses), dtype=np.float64), losses, end)
+        losses = found["val_loss"][run, 0]
+        return forecast(segment * np.arange(1.0, len(losses) + 1), losses, end)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+Floats = NDArray[np.float64]
 
 _POINTS = 201
 _BAD = 2.0
+# Of the Gaussian process: length scales as shares of the range, and variances of the noise as shares of that of the
+# losses.
+_LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
+_NOISES = (1e-4, 1e-2, 0.1)
 
 
 class Search:
@@ -34,7 +37,6 @@ class Search:
         self.kappa = kappa
         self._x = np.linspace(0.0, 1.0, _POINTS)
         self._first = int(generator.integers(_POINTS))
-        self._random_state = int(generator.integers(2**31))
         self._tried: list[int] = []
         self._losses: list[float] = []
 
@@ -70,19 +72,27 @@ class Search:
             score = mean - self.kappa * deviation
         return int(np.flatnonzero(free)[np.argmin(score[free])])
 
-    def _posterior(self, losses: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _posterior(self, losses: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the loss at all rates, each (_POINTS,)."""
-        kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(0.3, (0.05, 3.0), nu=2.5) + WhiteKernel(1e-2, (1e-6, 1.0))
-        process = GaussianProcessRegressor(
-            kernel, normalize_y=True, n_restarts_optimizer=1, random_state=self._random_state
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a setting at its bound is as good as any
-            process.fit(self._x[self._tried, None], losses)
-            mean, deviation = process.predict(self._x[:, None], return_std=True)
-        return np.asarray(mean), np.asarray(deviation)
+        # Here, because it takes two seconds, which those who only list planners should not wait.
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+
+        kernel = Matern(_LENGTHS[0], nu=2.5) + WhiteKernel(_NOISES[0])
+        optimizer: Any = _likeliest  # scikit-learn's own hint knows names only
+        process = GaussianProcessRegressor(kernel, optimizer=optimizer, normalize_y=True)
+        process.fit(self._x[self._tried, None], losses)
+        mean, deviation = process.predict(self._x[:, None], return_std=True)
+        return np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
 
 
-def no_finite(losses: list[float]) -> bool:
-    """Whether nothing that was tried went well."""
-    return not any(map(math.isfinite, losses))
+def _likeliest(negative: Callable[..., float], initial: Floats, bounds: Floats) -> tuple[Floats, float]:
+    """The likeliest of a few length scales and noises, in the form that scikit-learn asks for.
+
+    Ten points do not tell more, climbing from several starts takes ten times as long, and noise without a bound
+    explains anything.
+    """
+    settings = [np.log([length, noise]) for length in _LENGTHS for noise in _NOISES]
+    scores = [negative(theta, eval_gradient=False) for theta in settings]
+    best = int(np.argmin(scores))
+    return settings[best], scores[best]

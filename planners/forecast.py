@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 Array = NDArray[np.float64]
 
@@ -34,6 +33,8 @@ def fit_exponential(t: Array, y: Array) -> tuple[float, float, float] | None:
     Returns:
         (a, b, c); None where a falling exponential is no better than a constant.
     """
+    from scipy.optimize import minimize_scalar  # takes most of a second, which those who only list planners save
+
     length = float(t[-1] - t[0])
     x = (t - t[0]) / length  # in these units b is in the range below, whatever the unit of time
     log_b = np.linspace(math.log(_SLOWEST), math.log(_FASTEST * (len(t) - 1)), _GRID)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.planner import PROBE, Signals, State
-from planners.probing import COUNT, FROM_0, Probing
-from planners.schedule import Array, Rules, Shapes
+from planners.probing import FROM_0, Probing
+from planners.schedule import COUNT, Array, Rules, Shapes
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Lookahead(Probing):
 
     name = "lookahead"
     rules: ClassVar[Rules] = {"count": COUNT, "every": COUNT, "horizon": COUNT, "cooldown": FROM_0}
-    shapes: ClassVar[Shapes] = ({}, {"horizon": 10}, {"cooldown": 5})
+    shapes: ClassVar[Shapes] = ({}, {"cooldown": 0}, {"horizon": 20, "cooldown": 0})
     count: int = 9
     every: int = 5
     horizon: int = 5
-    cooldown: int = 0
+    cooldown: int = 20
 
     def course(self, left: int) -> Array:
         """The rate of a fork in each of its segments as a share of the rate that it tries, (segments,).

@@ -5,19 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 from lr_env.planner import PROBE, RunSpec, Signals, State, require
-from planners.schedule import COUNT, POSITIVE, Array, Rule, Rules, Shapes
+from planners.schedule import POSITIVE, Array, Rule, Rules, Shapes
 
 DECADES = Rule(lambda v: 0 < v <= 12, "a number above 0 and at most 12")
 FROM_0 = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
-
-__all__ = ["COUNT", "DECADES", "FROM_0", "POSITIVE", "Probing"]
 
 
 @dataclass(frozen=True)

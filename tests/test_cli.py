@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lr_env.cli import main
+from lr_env.tasks import TASKS
 from lr_env.tasks.data import forget
 
 QUICK = ["--budget", "40", "--segment", "10", "--rates", "0.01,0.1", "--tune-seeds", "1", "--seeds", "3"]
@@ -42,7 +43,7 @@ def timeless(path: Path) -> list[dict[str, str]]:
 
 def test_lists(tmp_path):
     tasks = lr_env("tasks", cwd=tmp_path)
-    assert [line.split()[0] for line in tasks.stdout.splitlines()] == ["DigitsMLP", "FashionMLP", "FashionLeNet5"]
+    assert [line.split()[0] for line in tasks.stdout.splitlines()] == list(TASKS)
     planners = lr_env("planners", cwd=tmp_path)
     assert len(planners.stdout.splitlines()) >= 14
     assert not tasks.stderr + planners.stderr
@@ -86,6 +87,7 @@ def test_a_sweep_is_kept_in_the_store(tmp_path):
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path):
     arguments = [*SMALL, "--seeds", "4", "--checkpoint-seconds", "0.05", "--lockstep", "4", "--backend", "stacked"]
+    arguments += ["--flatness"]
     arguments[arguments.index("40")] = "1000"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
@@ -105,6 +107,8 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path):
     assert done.returncode == 0, done.stderr
     ours, theirs = (folder / "results" / "DigitsMLP" / "summary.csv" for folder in (broken, whole))
     assert timeless(ours) == timeless(theirs)
+    assert all(float(row["hessian_trace"]) > float(row["hessian_max"]) > 0 for row in timeless(ours))
+    assert query(store, "SELECT DISTINCT phase FROM scores JOIN runs ON run = id") == [("final",)]
     assert _curves(broken) == _curves(whole)
     assert not list(broken.glob("results/*.checkpoint"))
 
@@ -214,6 +218,7 @@ def test_two_at_once_on_one_store(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
+@pytest.mark.usefixtures("global_generators_kept")  # rich draws the ids of its styles
 def test_bad_input_is_one_line_that_names_the_fix(tmp_path, monkeypatch, capsys, arguments, says):
     (tmp_path / "text.sqlite").write_text("no database, but long enough for a header\n" * 100)
     newer = sqlite3.connect(tmp_path / "newer.sqlite")
@@ -254,6 +259,7 @@ def test_the_same_name_for_another_comparison_is_refused_and_nothing_is_lost(tmp
     assert other.returncode == 2
     assert "was begun with seeds [0, 1, 2], not [0, 1, 2, 3]" in other.stderr
     assert "--fresh" in other.stderr
+    assert "was begun without flatness" in lr_env(*SMALL, "--flatness", cwd=tmp_path).stderr
     assert lr_env(*SMALL, cwd=tmp_path).returncode == 0
     assert lr_env(*SMALL, "--seeds", "4", "--fresh", cwd=tmp_path).returncode == 0
 

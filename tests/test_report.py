@@ -198,6 +198,39 @@ def test_the_same_comparison_gives_the_same_bytes_but_for_seconds(written, tmp_p
     assert (tmp_path / "same" / "summary.csv").read_bytes() == (folder / "summary.csv").read_bytes()
 
 
+def test_flatness_is_shown_where_it_was_measured(written, tmp_path):
+    records = [
+        record if record.diverged else dataclasses.replace(record, scores={**record.scores, **flatness_of(record)})
+        for record in final()
+    ]
+    summary = summary_of(records)
+    write_report(tmp_path, records, [tuning("cosine", 0.1)], summary, {})
+    rows = {row["planner"]: row for row in csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text()))}
+    for planner, row in rows.items():
+        values = [r.scores["hessian_max"] for r in records if r.planner == planner and not r.diverged]
+        assert float(row["hessian_max"]) == pytest.approx(np.mean(values))
+        assert len(values) == (11 if planner == "cyclic" else 12)
+        assert float(row["hessian_trace_low"]) < 10 * np.mean(values) < float(row["hessian_trace_high"])
+    page = (tmp_path / "summary.md").read_text()
+    assert "| Hessian max | Hessian trace |" in page
+    assert "- **Hessian max**: largest eigenvalue of the training loss's Hessian" in page
+    runs = pq.read_table(tmp_path / "runs.parquet")
+    assert runs["hessian_max"].null_count == 2  # the diverged run and that of the sweep
+    out = io.StringIO()
+    print_summary(summary, Console(file=out, width=120))
+    assert "only in the files" in out.getvalue()
+    assert "Hessian trace" in out.getvalue().split("only in the files")[1]
+    # Without it, the files are as they were.
+    for file, folder in (("summary.csv", written[0]), ("summary.md", written[0])):
+        assert "essian" not in (folder / file).read_text()
+    assert "hessian_max" not in pq.read_table(written[0] / "runs.parquet").column_names
+
+
+def flatness_of(record: RunRecord) -> dict[str, float]:
+    largest = 10 + np.random.default_rng([record.seed, len(record.planner)]).normal()
+    return {"hessian_max": largest, "hessian_trace": 10 * largest}
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_printed_table_fits_and_says_tie(written, width):
     summary = written[2]

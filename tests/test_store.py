@@ -111,6 +111,24 @@ def test_rewinding_forgets_what_came_after(store: Store) -> None:
     assert steps(store) == [[0], [0], [0, 1, 2]]
 
 
+def test_scores_that_not_every_run_has_and_a_store_made_before_there_were_any(store: Store, path: Path) -> None:
+    begun(store, seeds=3)
+    store._db.execute("DROP TABLE scores")
+    store.close()
+    again = Store(path)
+    ended = RunRecord(
+        "final", "cosine", {}, 0, scores={"test_loss": 0.5, "hessian_max": 12.5, "hessian_trace": math.nan}
+    )
+    again.finish_runs([(2, ended), (1, replace(ended, scores={"test_loss": 0.25}))])
+    again.close()
+    again = Store(path)
+    assert [run.scores for run in again.runs("e")] == [{"test_loss": 0.25}, {"test_loss": 0.5, "hessian_max": 12.5}, {}]
+    assert again.runs("e", "tune") == []
+    again.delete_experiment("e")
+    assert again._db.execute("SELECT COUNT(*) FROM scores").fetchone() == (0,)
+    again.close()
+
+
 def test_deleting_an_experiment_leaves_the_others(store: Store) -> None:
     begun(store)
     store.begin_experiment("kept", {})

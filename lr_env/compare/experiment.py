@@ -166,5 +166,7 @@ def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) 
             continue
         if isinstance(before, dict) and isinstance(now, dict):
             return _difference(name, before, now).replace("with ", f"with {key} ", 1)
+        if key not in known or key not in wanted:  # what is measured only on demand
+            return f"{name!r} was begun {'with' if key in known else 'without'} {key}"
         return f"{name!r} was begun with {key} {json.dumps(before)}, not {json.dumps(now)}"
     return f"{name!r} was begun with other settings"

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Summary, settings_key
-from lr_env.records.record import SCORES, SIGNALS, RunRecord
+from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
 
 
 def summary_csv(summary: Summary) -> str:
     """The rows with every digit; empty where there is nothing to tell."""
     out = io.StringIO()
     writer = None
+    flatness = any(row.hessian_max is not None or row.hessian_trace is not None for row in summary.rows)
     for row in summary.rows:
         cells: dict[str, Any] = {
             "planner": row.planner,
@@ -40,6 +41,8 @@ def summary_csv(summary: Summary) -> str:
             cells |= _ends(f"test_loss_less_{name}", None if versus is None else versus.difference)
             cells[f"verdict_to_{name}"] = "" if versus is None else versus.verdict
         cells |= _ends("improvement", row.improvement)
+        if flatness:
+            cells |= _ends("hessian_max", row.hessian_max) | _ends("hessian_trace", row.hessian_trace)
         cells["steps_to_target"] = "" if row.steps_to_target is None else row.steps_to_target
         cells["tuning_steps"] = row.tuning_steps
         cells["extra_steps"] = row.extra_steps
@@ -75,7 +78,8 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
         "steps": pa.array([int(r.steps) for r in runs], pa.int64()),
         "extra_steps": pa.array([int(r.extra_steps) for r in runs], pa.int64()),
     }
-    for name in SCORES:
+    further = [name for name in FLATNESS_SCORES if any(name in r.scores for r in runs)]
+    for name in (*SPLIT_SCORES, *further):
         columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64())
     columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
     for name in SIGNALS:

@@ -15,8 +15,10 @@ import torch
 from lr_env.children import Backend, Children
 from lr_env.children.backend import choose_backend
 from lr_env.children.children import find_device
+from lr_env.children.flatness import usual_settings
 from lr_env.children.memory import available_bytes
 from lr_env.compare.experiment import Experiment, only_process, start_over
+from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
@@ -47,6 +49,7 @@ class Job:
         backend: "auto", "loop" or "stacked".
         lockstep: children at a time; None for as many as pay and fit.
         checkpoint_seconds: wall time between checkpoints.
+        flatness: whether to measure the Hessian at the end of the final runs.
     """
 
     task: Task
@@ -58,6 +61,7 @@ class Job:
     backend: str = "auto"
     lockstep: int | None = None
     checkpoint_seconds: float = 60.0
+    flatness: bool = False
 
     def __post_init__(self) -> None:
         if not self.planners:
@@ -116,6 +120,11 @@ class Job:
                     )
 
     @property
+    def measurements(self) -> dict[str, Any]:
+        """How what is measured only on demand is measured; empty where nothing is."""
+        return {FLATNESS: usual_settings(self.task)} if self.flatness else {}
+
+    @property
     def child_steps(self) -> int:
         """Optimizer steps of all runs."""
         runs = len(self.planners) * (len(self.rates) * len(self.tune_seeds) + len(self.seeds))
@@ -140,6 +149,7 @@ class Job:
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "training": training,
+            **self.measurements,
         }
 
     def _lockstep(self) -> int:
@@ -215,7 +225,7 @@ def run_job(
         tuning = store.runs(name, "tune")
         chosen = {planner: best_setting(planner, job.rates, tuning) for planner in job.planners}
         final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in job.planners]
-        experiment.run(final, "final", ("val", "test"), lambda steps: report("comparing", steps))
+        experiment.run(final, "final", ("val", "test", *job.measurements), lambda steps: report("comparing", steps))
         records = store.runs(name, "final", curves=True) if job.seeds else []
     return Result(tuning, records, chosen, spec, time.monotonic() - began)
 
@@ -280,6 +290,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
         "device": device_name(job.device),
         "threads": result.spec["threads"],
         "backend": f"{backend}, {training['lockstep']} children in lockstep",
+        **job.measurements,
         "versions": dict(result.spec["versions"]),
         "wall_seconds": round(result.seconds, 1),
     }

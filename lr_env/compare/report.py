@@ -158,6 +158,7 @@ def _columns(summary: Summary) -> list[_Column]:
         )
         iqms = [number_text(q.value * 100, places) for _, q in both]
         columns.append(_Column(f"{split} accuracy IQM [%]", "its interquartile mean", iqms))
+    columns += _flatness(rows)
     if summary.reference not in (None, summary.baseline):
         meaning = "paired difference in test loss to the best constant rate; negative is better"
         columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
@@ -188,6 +189,22 @@ def _columns(summary: Summary) -> list[_Column]:
         columns.append(_Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 9))
     seconds = [f"{r.planning_seconds:.2g}" for r in rows]
     columns.append(_Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
+    return columns
+
+
+def _flatness(rows: Sequence[Row]) -> list[_Column]:
+    """The columns of what was measured only on demand, if it was."""
+    columns = []
+    for name, what, rank in (("max", "largest eigenvalue", 12), ("trace", "trace", 13)):
+        found = [r.hessian_max if name == "max" else r.hessian_trace for r in rows]
+        places = decimals_of(found)
+        cells = ["not measured" if e is None else estimate_text(e, places) for e in found]
+        meaning = (
+            f"{what} of the training loss's Hessian at the end of a run, lower is flatter; mean over the runs that did "
+            "not diverge"
+        )
+        if any(e is not None for e in found):
+            columns.append(_Column(f"Hessian {name}", meaning, cells, rank))
     return columns
 
 

@@ -56,6 +56,9 @@ class Row:
         tuning_steps: child steps spent on choosing the setting.
         extra_steps: child steps a run took beyond its budget, e.g. in forks; mean.
         planning_seconds: wall time in the planner, mean of a run.
+        hessian_max: mean over the runs that did not diverge of the largest eigenvalue of the training loss's
+            Hessian; None where it was not measured.
+        hessian_trace: likewise, of its trace.
     """
 
     planner: str
@@ -78,6 +81,8 @@ class Row:
     tuning_steps: int
     extra_steps: float
     planning_seconds: float
+    hessian_max: Estimate | None = None
+    hessian_trace: Estimate | None = None
 
     @property
     def setting(self) -> str:
@@ -180,6 +185,8 @@ def summarise(
             tuning_steps=int(tuning_steps[p]),
             extra_steps=float(np.mean([r.extra_steps for r in runs[p]])),
             planning_seconds=float(np.mean([r.planning_seconds for r in runs[p]])),
+            hessian_max=_mean_where_measured(runs[p], "hessian_max"),
+            hessian_trace=_mean_where_measured(runs[p], "hessian_trace"),
         )
         for p in planners
     )
@@ -287,6 +294,12 @@ def _scores(runs: Sequence[RunRecord], name: str) -> NDArray[np.float64]:
             )
         values.append(value)
     return np.array(values)
+
+
+def _mean_where_measured(runs: Sequence[RunRecord], name: str) -> Estimate | None:
+    """Mean of a score that only some runs have."""
+    found = np.array([run.scores[name] for run in runs if name in run.scores])
+    return st.mean_interval(found) if len(found) else None
 
 
 def _median_steps(runs: Sequence[RunRecord], target: float) -> float:

@@ -23,8 +23,14 @@ SIGNALS: tuple[str, ...] = (
 )
 """The numbers measured at the end of every segment, in the order in which they are stored."""
 
-SCORES: tuple[str, ...] = ("final_val_loss", "final_val_accuracy", "test_loss", "test_accuracy")
+SPLIT_SCORES: tuple[str, ...] = ("final_val_loss", "final_val_accuracy", "test_loss", "test_accuracy")
 """The numbers measured once, at the end of a run, on the whole validation and test splits."""
+
+FLATNESS_SCORES: tuple[str, ...] = ("hessian_max", "hessian_trace")
+"""The numbers measured at the end of a run where they are asked for; see `lr_env.children.flatness`."""
+
+SCORES = SPLIT_SCORES + FLATNESS_SCORES
+"""All that is measured at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class RunRecord:
         diverged: whether the run was ended by a loss that exploded or was not finite.
         steps: optimizer steps that the child was trained for.
         extra_steps: child steps beyond the run's own, e.g. of forks that a planner looked ahead with.
-        scores: name in `SCORES` -> value, nats per example or fraction; a score that was not taken is absent.
+        scores: name in `SCORES` -> value, nats per example, fraction, or what `flatness` says; a score that was not
+            taken is absent.
         planning_seconds: wall time spent in the planner.
         curves: name in `SIGNALS` -> (segments,) values at segment ends; empty unless asked for.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.records.record import SCORES, SIGNALS, RunRecord
+from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
 
 SCHEMA_VERSION = 1
 
@@ -34,7 +35,7 @@ CREATE TABLE runs (
     steps INTEGER NOT NULL DEFAULT 0,
     extra_steps INTEGER NOT NULL DEFAULT 0,
     planning_seconds REAL NOT NULL DEFAULT 0,
-    {", ".join(f"{name} REAL" for name in SCORES)},
+    {", ".join(f"{name} REAL" for name in SPLIT_SCORES)},
     UNIQUE (experiment, phase, planner, settings, seed)
 );
 CREATE TABLE segments (
@@ -43,6 +44,16 @@ CREATE TABLE segments (
     {", ".join(f"{name} REAL" for name in SIGNALS)},
     PRIMARY KEY (run, segment)
 ) WITHOUT ROWID;
+"""
+
+# Scores that only some runs have, by name: another one needs no new version. Made in stores of before on opening.
+_FURTHER_SCORES = """
+CREATE TABLE IF NOT EXISTS scores (
+    run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value REAL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID
 """
 
 RunKey = tuple[str, str, str, int]
@@ -119,6 +130,7 @@ class Store:
                 raise UserError(
                     f"{str(self.path)!r} is a database, but not a record store: choose another file with --store"
                 )
+            self._db.execute(_FURTHER_SCORES)
 
     def _use_wal(self) -> None:
         """Change the journal's mode; SQLite does not wait for other processes here, so that we do."""
@@ -212,7 +224,9 @@ class Store:
 
     def finish_runs(self, rows: Iterable[tuple[int, RunRecord]]) -> None:
         """Write how runs ended."""
-        scores = ", ".join(f"{name} = ?" for name in SCORES)
+        rows = list(rows)
+        scores = ", ".join(f"{name} = ?" for name in SPLIT_SCORES)
+        further = [(run, name, r.scores[name]) for run, r in rows for name in FLATNESS_SCORES if name in r.scores]
         with self.transaction():
             self._db.executemany(
                 "UPDATE runs SET status = 'finished', diverged = ?, steps = ?, extra_steps = ?, planning_seconds = ?, "
@@ -223,12 +237,13 @@ class Store:
                         record.steps,
                         record.extra_steps,
                         record.planning_seconds,
-                        *(record.scores.get(name) for name in SCORES),
+                        *(record.scores.get(name) for name in SPLIT_SCORES),
                         run,
                     )
                     for run, record in rows
                 ],
             )
+            self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", further)
 
     def finished(self, experiment: str) -> set[RunKey]:
         """The runs of an experiment that are finished."""
@@ -243,12 +258,23 @@ class Store:
     def runs(self, experiment: str, phase: str | None = None, *, curves: bool = False) -> list[RunRecord]:
         """The runs of an experiment, in the order of phase, planner, settings and seed."""
         columns = "id, phase, planner, settings, seed, status, diverged, steps, extra_steps, planning_seconds"
+        which = "experiment = ? AND (phase = ? OR ? IS NULL)"
+        wanted = experiment, phase, phase
         with _told_plainly(self.path):
             found = self._db.execute(
-                f"SELECT {columns}, {', '.join(SCORES)} FROM runs WHERE experiment = ? AND (phase = ? OR ? IS NULL) "
+                f"SELECT {columns}, {', '.join(SPLIT_SCORES)} FROM runs WHERE {which} "
                 "ORDER BY phase, planner, settings, seed",
-                (experiment, phase, phase),
+                wanted,
             ).fetchall()
+            further: dict[int, dict[str, float | None]] = {}
+            for run, name, value in self._db.execute(
+                f"SELECT run, name, value FROM scores JOIN runs ON run = id WHERE {which}", wanted
+            ):
+                further.setdefault(run, {})[name] = value
+
+            def taken(row: Sequence[Any]) -> Iterator[tuple[str, float | None]]:
+                return itertools.chain(zip(SPLIT_SCORES, row[10:], strict=True), further.get(row[0], {}).items())
+
             return [
                 RunRecord(
                     phase=row[1],
@@ -260,7 +286,7 @@ class Store:
                     steps=row[7],
                     extra_steps=row[8],
                     planning_seconds=row[9],
-                    scores={name: value for name, value in zip(SCORES, row[10:], strict=True) if value is not None},
+                    scores={name: value for name, value in taken(row) if value is not None},
                     curves=self._curves(row[0]) if curves else {},
                 )
                 for row in found
