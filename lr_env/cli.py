@@ -21,6 +21,9 @@ from lr_env.errors import UserError
 if TYPE_CHECKING:
     from lr_env.compare.job import Job
 
+_VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise")
+"""Fields of a task that options replace."""
+
 _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds people choose
 
 
@@ -34,7 +37,7 @@ class Tasks:
 
         for task in TASKS.values():
             print(
-                f"{task.name:15} {task.network}, {type(task.optimizer).__name__}, batch {task.batch_size}, "
+                f"{task.name:19} {task.network}, {type(task.optimizer).__name__}, batch {task.batch_size}, "
                 f"{task.budget} steps; {task.source.description}"
             )
 
@@ -45,10 +48,11 @@ class Planners:
 
     def run(self) -> None:
         """Print one line a planner."""
-        from lr_env.registry import find_planner, planner_names
+        from lr_env.registry import find_planner, needs_forks, planner_names
 
         for name in planner_names():
-            print(f"{name:15} {(find_planner(name).__doc__ or '-').strip().splitlines()[0]}")
+            forks = ' [trains forks: many child steps a run; not in "all"]' if needs_forks(name) else ""
+            print(f"{name:15} {(find_planner(name).__doc__ or '-').strip().splitlines()[0]}{forks}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Common:
     task: Annotated[str, tyro.conf.Positional, arg(metavar="TASK")]
     """Name of a task; `lr-env tasks` lists them."""
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
-    """Planners, by name, or "all"; `lr-env planners` lists them."""
+    """Planners, by name; "all" are those that need no forks. `lr-env planners` lists them."""
     rates: Annotated[str, arg(metavar="RATES")] = ""
     """Peak rates to try: LOW:HIGH:COUNT for a log grid, or a list 0.01,0.1,1. Default: 12 over the task's range."""
     tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "2"
@@ -67,10 +71,20 @@ class Common:
     """Optimizer steps in a run, in place of the task's."""
     segment: Annotated[int | None, arg(metavar="STEPS")] = None
     """Optimizer steps between two decisions, in place of the task's."""
+    batch_size: Annotated[int | None, arg(metavar="N")] = None
+    """Examples a step, in place of the task's."""
+    train_fraction: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Share of the training examples that is used, in place of the task's."""
+    label_noise: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Share of the training labels that are wrong, in place of the task's."""
     device: Annotated[str, arg(metavar="NAME")] = "cpu"
     """cpu, cuda, cuda:1, ... or auto."""
     backend: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto, loop (children one after another) or stacked (as one computation)."""
+    """auto, loop (children one after another), stacked (as one computation) or compiled (the same, fused)."""
+    precision: Annotated[str, arg(metavar="NAME")] = "float32"
+    """float32, tf32 (CUDA) or bf16 (autocast)."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits every time (CPUs do so anyway)."""
     lockstep: Annotated[int | None, arg(metavar="N")] = None
     """Children trained together. Default: up to 128, as memory allows."""
     threads: Annotated[int | None, arg(metavar="N")] = None
@@ -100,23 +114,22 @@ class Common:
         import torch
 
         from lr_env.children.children import find_device
+        from lr_env.children.numerics import Numerics
         from lr_env.compare.job import Job
-        from lr_env.registry import find_planner, planner_names
+        from lr_env.registry import find_planner, needs_forks, planner_names
         from lr_env.tasks import find_task
 
         task = find_task(self.task)
-        task = replace(
-            task,
-            budget=task.budget if self.budget is None else self.budget,
-            segment=task.segment if self.segment is None else self.segment,
-        )
-        names = tuple(name for part in self.planners for name in part.split(",") if name)
-        if names == ("all",):
-            names = tuple(planner_names())
-        elif "all" in names:
-            raise UserError("planners: name them, or say all, not both")
-        for name in names:
-            find_planner(name)
+        own = {name: getattr(self, name) for name in _VARIED}
+        task = replace(task, **{name: value for name, value in own.items() if value is not None})
+        given = [name for part in self.planners for name in part.split(",") if name]
+        names: list[str] = []
+        for name in given:  # a planner besides "all" is one that needs forks
+            if name != "all":
+                find_planner(name)
+            names += [other for other in planner_names() if not needs_forks(other)] if name == "all" else [name]
+        numerics = Numerics(self.precision, self.deterministic)
+        numerics.check(find_device(self.device))
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         if self.threads is not None:
@@ -125,7 +138,7 @@ class Common:
             torch.set_num_threads(self.threads)
         return Job(
             task=task,
-            planners=names,
+            planners=tuple(names),
             rates=parse_rates(self.rates) if self.rates else log_grid(*task.tuning_range, 12),
             tune_seeds=parse_seeds(self.tune_seeds, first=_TUNE_SEED),
             seeds=seeds,
@@ -133,6 +146,7 @@ class Common:
             backend=self.backend,
             lockstep=self.lockstep,
             checkpoint_seconds=self.checkpoint_seconds,
+            numerics=numerics,
         )
 
 

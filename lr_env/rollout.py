@@ -62,6 +62,7 @@ class Rollout:
         runs: planner and seed of each run.
         score: splits scored whole at the end of a run, of "val" and "test".
         device, backend: see `lr_env.Children`.
+        precision, deterministic: see `lr_env.children.numerics.Numerics`.
 
     Attributes:
         segment: segments done.
@@ -78,6 +79,8 @@ class Rollout:
         score: Sequence[str] = ("val", "test"),
         device: str = "cpu",
         backend: str | Backend = "auto",
+        precision: str = "float32",
+        deterministic: bool = False,
     ) -> None:
         self.runs = list(runs)
         self.env = LRVectorEnv(
@@ -87,6 +90,8 @@ class Rollout:
             score=score,
             device=device,
             backend=backend,
+            precision=precision,
+            deterministic=deterministic,
         )
         self.segment = 0
         self._planners: list[Planner] = []

@@ -8,12 +8,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lr_env.children import Backend
+from lr_env.children.numerics import EXACT, Numerics
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import RunKey, Store, settings_json
@@ -32,7 +34,7 @@ class Experiment:
         name: of the experiment.
         task: what is trained.
         spec: everything that the results depend on, JSON-able. Going on with another spec is refused.
-        device, backend, lockstep: how the runs are trained; `lockstep` children at a time.
+        device, backend, numerics, lockstep: how the runs are trained; `lockstep` children at a time.
         checkpoint_seconds: wall time between two checkpoints of the runs in flight.
 
     Raises:
@@ -49,6 +51,7 @@ class Experiment:
         device: str,
         backend: Backend,
         lockstep: int,
+        numerics: Numerics = EXACT,
         checkpoint_seconds: float = 60.0,
     ) -> None:
         self.store = store
@@ -56,6 +59,7 @@ class Experiment:
         self.task = task
         self.device = device
         self.backend = backend
+        self.numerics = numerics
         self.lockstep = lockstep
         self.checkpoint_seconds = checkpoint_seconds
         self.checkpoint = _beside(store, name, "checkpoint")
@@ -93,7 +97,8 @@ class Experiment:
         progress: Progress,
     ) -> None:
         ids = self.store.begin_runs(self.name, keys)
-        rollout = Rollout(self.task, chunk, score=score, device=self.device, backend=self.backend)
+        how = {"device": self.device, "backend": self.backend, **asdict(self.numerics)}
+        rollout = Rollout(self.task, chunk, score=score, **how)
         tag = hashlib.sha256(json.dumps([self.store.experiment(self.name), keys]).encode()).hexdigest()
         if (saved := self._saved(tag, ids)) is not None:
             rollout.restore(saved)

@@ -17,6 +17,7 @@ from lr_env.children.backend import choose_backend
 from lr_env.children.children import find_device
 from lr_env.children.flatness import usual_settings
 from lr_env.children.memory import available_bytes
+from lr_env.children.numerics import EXACT, Numerics
 from lr_env.compare.experiment import Experiment, only_process, start_over
 from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError
@@ -46,10 +47,11 @@ class Job:
         tune_seeds: seeds of every setting's runs in the sweep.
         seeds: seeds of the final runs; none for a sweep alone.
         device: where children are trained.
-        backend: "auto", "loop" or "stacked".
+        backend: "auto", "loop", "stacked" or "compiled".
         lockstep: children at a time; None for as many as pay and fit.
         checkpoint_seconds: wall time between checkpoints.
         flatness: whether to measure the Hessian at the end of the final runs.
+        numerics: precision and determinism.
     """
 
     task: Task
@@ -62,6 +64,7 @@ class Job:
     lockstep: int | None = None
     checkpoint_seconds: float = 60.0
     flatness: bool = False
+    numerics: Numerics = EXACT
 
     def __post_init__(self) -> None:
         if not self.planners:
@@ -132,12 +135,12 @@ class Job:
 
     def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
         """Everything that the results depend on; what was measured for an earlier start is taken from it."""
-        wanted = {"backend": self.backend, "lockstep": self.lockstep}
+        wanted = {"backend": self.backend, "lockstep": self.lockstep, **asdict(self.numerics)}
         if known and known.get("training", {}).get("wanted") == wanted:
             training = known["training"]
         else:
             lockstep = self._lockstep()
-            backend = choose_backend(self.backend, self.task, lockstep, self.device, torch.float32)
+            backend = choose_backend(self.backend, self.task, lockstep, self.device, torch.float32, self.numerics)
             training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
         return {
             "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
@@ -219,6 +222,7 @@ def run_job(
             device=job.device,
             backend=Backend(**training["backend"]),
             lockstep=training["lockstep"],
+            numerics=job.numerics,
             checkpoint_seconds=job.checkpoint_seconds,
         )
         experiment.run(job.sweep_runs, "tune", ("val",), lambda steps: report("tuning", steps))
@@ -290,6 +294,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
         "device": device_name(job.device),
         "threads": result.spec["threads"],
         "backend": f"{backend}, {training['lockstep']} children in lockstep",
+        "numerics": asdict(job.numerics),
         **job.measurements,
         "versions": dict(result.spec["versions"]),
         "wall_seconds": round(result.seconds, 1),
