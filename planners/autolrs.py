@@ -50,7 +50,7 @@ class AutoLRS(Probing):
 
     name = "autolrs"
     rules: ClassVar[Rules] = {"stage": COUNT, "doublings": FROM_0, "trials": FEW, "trial": COUNT, "kappa": POSITIVE}
-    shapes: ClassVar[Shapes] = ({}, {"stage": 10, "doublings": 2, "trial": 5})
+    shapes: ClassVar[Shapes] = ({}, {"loss": "val"})
     stage: int = 20
     doublings: int = 0
     trials: int = 10

@@ -35,9 +35,10 @@ def test_the_code_in_the_readme_runs(capsys):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
     blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
-    step, planner, task = blocks
+    step, ppo, planner, task = blocks
     exec(step, {})
     assert len(capsys.readouterr().out.split()) == 2
+    exec(ppo, {})
     names = {"np": np, "dataclass": dataclass}
     exec(planner, names)
     (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])

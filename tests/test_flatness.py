@@ -34,16 +34,16 @@ def source(inputs: np.ndarray, labels: np.ndarray, classes: int, **settings) -> 
 random = np.random.RandomState(0)
 pixels = random.randint(0, 256, (80, 1, 4, 4)).astype(np.uint8)
 tokens = np.cumsum(random.randint(0, 3, 80 * 5 + 1)) % 6
-SOURCES["flat-images"] = source(pixels, random.randint(0, 3, 80), 3, scale=255, mean=(0.5,), std=(0.3,))
-SOURCES["flat-text"] = source(
+SOURCES["test-flat-images"] = source(pixels, random.randint(0, 3, 80), 3, scale=255, mean=(0.5,), std=(0.3,))
+SOURCES["test-flat-text"] = source(
     tokens[:-1].reshape(80, 5).astype(np.uint8), tokens[1:].reshape(80, 5).astype(np.int64), 6, tokens=True
 )
-BASE = Task("flat", "flat-images", MLP((5,)), SGD(), 8, 40, 10, 12, 0.01, (1e-10, 10.0), (0.003, 0.3))
+BASE = Task("flat", "test-flat-images", MLP((5,)), SGD(), 8, 40, 10, 12, 0.01, (1e-10, 10.0), (0.003, 0.3))
 TASKS_OF = {
     "mlp": BASE,
     "cnn-dropout": replace(BASE, network=CNN(2, 5, dropout=0.3)),
     "resnet": replace(BASE, network=ResNet((1, 1), 2)),
-    "gpt-dropout": replace(BASE, data="flat-text", network=GPT(4, 1, 2, dropout=0.2)),
+    "gpt-dropout": replace(BASE, data="test-flat-text", network=GPT(4, 1, 2, dropout=0.2)),
 }
 
 

@@ -53,18 +53,22 @@ def text() -> DataSource:
     return DataSource("text", sizes, (6,), 7, lambda: {("train", "val", "test"): pair}, tokens=True)
 
 
-SOURCES.update({"small": images(8, 1), "colour": images(8, 3), "large": images(28, 1), "text": text()})
+SOURCES.update(
+    {"test-small": images(8, 1), "test-colour": images(8, 3), "test-large": images(28, 1), "test-text": text()}
+)
 
-BASE = Task("small", "small", MLP((8,)), SGD(), 6, 40, 5, 12, 0.01, (1e-10, 10.0), (0.003, 0.3))
+BASE = Task("small", "test-small", MLP((8,)), SGD(), 6, 40, 5, 12, 0.01, (1e-10, 10.0), (0.003, 0.3))
 TASKS_OF = {
     "cnn": replace(BASE, network=CNN(2, 8, 0.0)),
     "cnn-dropout": replace(BASE, network=CNN(2, 8, 0.4), optimizer=Adam()),
-    "lenet": replace(BASE, data="large", network=LeNet5()),
-    "resnet": replace(BASE, data="colour", network=ResNet((1, 2), 2), optimizer=SGD(nesterov=True, weight_decay=0.01)),
+    "lenet": replace(BASE, data="test-large", network=LeNet5()),
+    "resnet": replace(
+        BASE, data="test-colour", network=ResNet((1, 2), 2), optimizer=SGD(nesterov=True, weight_decay=0.01)
+    ),
     "resnet-stride": replace(BASE, network=ResNet((1, 1), 3, stem_stride=2), optimizer=AdamW()),
-    "gpt": replace(BASE, data="text", network=GPT(8, 2, 2), optimizer=AdamW(), clip_norm=0.5),
-    "gpt-dropout": replace(BASE, data="text", network=GPT(8, 1, 2, dropout=0.3)),
-    "crop-flip": replace(BASE, data="colour", network=CNN(2, 8), augment=CropFlip(2)),
+    "gpt": replace(BASE, data="test-text", network=GPT(8, 1, 2), optimizer=AdamW(), clip_norm=0.5),
+    "gpt-dropout": replace(BASE, data="test-text", network=GPT(8, 1, 2, dropout=0.3)),
+    "crop-flip": replace(BASE, data="test-colour", network=CNN(2, 8), augment=CropFlip(2)),
     "clip": replace(BASE, network=MLP((8,)), clip_norm=0.05),
 }
 
