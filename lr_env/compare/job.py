@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store, settings_json
-from lr_env.registry import candidates, find_planner
+from lr_env.registry import candidates, find_planner, needs_forks
 from lr_env.rollout import PlannedRun, planner_settings
 from lr_env.tasks import Task
 from lr_env.tasks.data import load
@@ -158,6 +159,8 @@ class Job:
     def _lockstep(self) -> int:
         """Children at a time: what was asked for, if it fits, or what pays."""
         need = Children(self.task, [0], self.device, "loop").need
+        if any(needs_forks(name) for name in self.planners):
+            need = replace(need, per_child=2 * need.per_child)  # a second child for each run, see `probe.Forks`
         device = find_device(self.device)
         most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
         if self.lockstep is not None:
@@ -268,6 +271,8 @@ def versions() -> dict[str, str]:
         "lr_env": lr_env.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "scikit-learn": version("scikit-learn"),  # of AutoLRS's Gaussian process
+        "scipy": version("scipy"),
     }
 
 
