@@ -31,7 +31,7 @@ def test_example(script, arguments, prints, monkeypatch, capsys, global_generato
     assert prints in capsys.readouterr().out
 
 
-def test_the_code_in_the_readme_runs(capsys):
+def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
     blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]

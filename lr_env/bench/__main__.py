@@ -85,8 +85,9 @@ class Bench:
                 try:
                     load(TASKS[name].data, str(device))
                 except UserError as error:
-                    skipped.append(f"{name} is not measured: the data set {TASKS[name].data} is not there.")
-                    print(f"{skipped[-1]} {error}", file=sys.stderr)
+                    line = f"{name} is not measured: the data set {TASKS[name].data} is not there."
+                    print(f"{line} {error}", file=sys.stderr)
+                    skipped.extend([line] if line not in skipped else [])
                 else:
                     yield TASKS[name]
 
