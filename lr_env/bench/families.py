@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lr_env.bench.measures import Effort, in_turns, plain_seconds, segment_seconds
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Backend, Children
-from lr_env.children.backend import network_of
+from lr_env.children.backend import network_of, wait
 from lr_env.children.losses import mean_loss
 from lr_env.errors import UserError
 from lr_env.tasks import Task
@@ -78,10 +78,10 @@ def product_rate(device: torch.device, size: int = 2048) -> float:
     a, b = torch.randn(2, size, size, device=device, generator=torch.Generator(device).manual_seed(0)).unbind()
     best = float("inf")
     for _ in range(4):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         torch.mm(a, b)
-        _wait(device)
+        wait(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
@@ -116,10 +116,10 @@ def snapshots(task: Task, device: torch.device, effort: Effort) -> Figure:
     children = Children(task, range(SNAPSHOTS), str(device))
 
     def save_and_restore() -> float:
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         children.restore(children.snapshot())
-        _wait(device)
+        wait(device)
         return time.perf_counter() - start
 
     saved, trained = in_turns(save_and_restore, lambda: lockstep_seconds(children, 1), rounds=effort.rounds)
@@ -223,8 +223,3 @@ def _peak_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

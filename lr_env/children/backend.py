@@ -134,14 +134,15 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
     children.train(rates)  # traces, and warms caches up
     best = float("inf")
     for _ in range(2):
-        _wait(children.device)
+        wait(children.device)
         start = time.perf_counter()
         children.train(rates)
-        _wait(children.device)
+        wait(children.device)
         best = min(best, time.perf_counter() - start)
     return best / (_PROBE_STEPS * together)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that it can be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

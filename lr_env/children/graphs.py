@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -44,17 +44,6 @@ def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
     on_cpu = not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_leaves(inputs))
     with sdpa_kernel([SDPBackend.MATH]) if on_cpu else nullcontext():
         return simplify(make_fx(function)(*inputs))
-
-
-@contextmanager
-def kept(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put tensors back as they were at the end."""
-    before = {name: tensor.clone() for name, tensor in tensors.items()}
-    try:
-        yield
-    finally:
-        for name, tensor in tensors.items():
-            tensor.copy_(before[name])
 
 
 def simplify(graph: GraphModule) -> GraphModule:

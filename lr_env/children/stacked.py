@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from lr_env.children.batches import Batches
-from lr_env.children.graphs import kept, traced
+from lr_env.children.graphs import traced
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.replay import Replay
-from lr_env.children.state import ChildrenState
+from lr_env.children.state import ChildrenState, kept
 
 # Up to so many numbers, joining the gradients into one tensor and stepping once costs less than stepping each layer.
 _FLAT_ELEMENTS = 2**19

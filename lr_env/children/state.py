@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,17 @@ class Layout:
         return torch.cat([(part.movedim(-3, -1) if part.dim() == 5 else part).flatten(1) for part in parts], dim=1)
 
 
+@contextmanager
+def kept(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put tensors back as they were at the end."""
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        for name, tensor in tensors.items():
+            tensor.copy_(before[name])
+
+
 class ChildrenState:
     """The tensors of N children: `tensors[name]` has one row a child.
 
@@ -126,14 +137,9 @@ class ChildrenState:
         buffers = {name: buffer.clone() for name, buffer in self.buffers(row).items()}
         return {**self.layout.views(self.parameters[row]), **buffers}
 
-    @contextmanager
-    def kept(self, rows: slice) -> Iterator[None]:
-        """Put neighbouring children back as they were at the end."""
-        before = self.get(rows)
-        try:
-            yield
-        finally:
-            self.set(rows, before)
+    def kept(self, rows: slice) -> AbstractContextManager[None]:
+        """A context that puts neighbouring children back as they were at its end."""
+        return kept({name: tensor[rows] for name, tensor in self.tensors.items()})
 
     def get(self, rows: Rows) -> dict[str, Tensor]:
         """Copies of the rows of every tensor."""
