@@ -26,6 +26,7 @@ _BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and s
 _COMPILED_BLOCK = 8
 _PROBE_STEPS = 3
 _HOPELESS = 1.3
+_WORTHWHILE = 0.9
 _SHARING_HANDICAP = 1.25
 
 
@@ -111,10 +112,13 @@ def _fastest(
 ) -> Backend:
     """Time a few steps of each choice, from the smallest; `threads` only keys the cache."""
     seconds: dict[Backend, float] = {}
+    smaller = float("inf")
     for choice in choices:
-        seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
-        if choice.name == "stacked" and seconds[choice] > _HOPELESS * min(seconds.values()):
-            break  # a larger block of the same will not catch up, and measuring it would take seconds
+        found = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
+        if choice.name == "stacked":
+            if found > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
+                break  # a larger block of the same will not gain much, and measuring it would take up to a minute
+            smaller = found
     # Cores that share one child wait for each other at every operation, which costs dearly as soon as anything else
     # runs on one of them; cores that have a child each do not. So sharing must be clearly faster.
     shared = Backend("loop")

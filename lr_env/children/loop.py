@@ -155,6 +155,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     started = threading.Barrier(workers + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # a thread's first operation fetches the process's number, unless it has asked before
         torch.set_num_threads(1)  # holds for this thread, but is also what threads made later begin with
         started.wait()
 
