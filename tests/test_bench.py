@@ -15,14 +15,32 @@ import pytest
 import torch
 
 from lr_env.bench import measures, peers
+from lr_env.bench.kept import Kept
 from lr_env.bench.peer_process import Peer, PeerError, interpreter, parse
-from lr_env.bench.table import Figure, report
+from lr_env.bench.table import Figure, Part, report
 from lr_env.children.backend import network_of
 from lr_env.env import LREnv
+from lr_env.errors import UserError
 from lr_env.tasks import MLP, TASKS
 from lr_env.tasks.sources import _idx
 
-ABOUT = {"device": "a CPU", "cores": 2, "threads": 1, "system": "any", "load_before": 0.1, "versions": {"torch": "2"}}
+ABOUT = {"device": "a CPU", "cores": 2, "threads": 1, "system": "any", "versions": {"torch": "2"}}
+PART = Part(
+    0.5,
+    [
+        Figure("speed", [7.0, 8.0, 9.0], "x", "80 and 10", (">=", 7.0)),
+        Figure("reset", [30.0], "ms", "", ("<", 20.0)),
+        Figure("share", [1.0, 2.0], "%"),
+    ],
+    ["DACBench is not measured: no network."],
+    ["How."],
+)
+GROWN = Part(
+    0.1,
+    growth=[
+        {"task": "MLP", "children": 8, "backend": "loop", "steps_per_second": 1234.4, "estimated_gib": 0.5},
+    ],
+)
 DIGITS = replace(
     peers.CASES[0],
     title="digits",
@@ -54,17 +72,30 @@ def test_the_median_is_held_against_the_bar(values, bar, verdict):
 
 
 def test_report():
-    figures = [
-        Figure("speed", [7.0, 8.0, 9.0], "x", "80 and 10", (">=", 7.0)),
-        Figure("reset", [30.0], "ms", "", ("<", 20.0)),
-    ]
-    text = report(figures, ["DACBench is not measured: no network."], ["How."], ABOUT, quick=True)
+    text = report({"plain": PART, "growth": GROWN}, ABOUT, quick=True)
     lines = text.splitlines()
     assert "1 of 2 bars met, 1 NOT MET." in lines
     assert "| speed   | 8.00x (7.00 to 9.00, 3 rounds) | 80 and 10 | >= 7x   | met     |" in lines
     assert "| reset   | 30.0 ms                        |           | < 20 ms | NOT MET |" in lines
     assert "DACBench is not measured: no network." in lines
     assert any(line.startswith("A quick look") for line in lines)
+    assert "| MLP  | 8        | loop    | 1,234         | 0.500                   |" in lines
+
+
+def test_parts_are_kept_until_they_are_measured_anew_or_the_machine_changes(tmp_path):
+    order = ("plain", "growth")
+    Kept(tmp_path, ABOUT, order, quick=False).add("growth", GROWN)
+    Kept(tmp_path, ABOUT, order, quick=False).add("plain", replace(PART, figures=[]))
+    Kept(tmp_path, ABOUT, order, quick=False).add("plain", PART)
+    again = Kept(tmp_path, ABOUT, order, quick=False)
+    assert list(again.parts.items()) == [("plain", PART), ("growth", GROWN)]
+    assert (tmp_path / "a-cpu-2-cores.md").read_text().startswith(report(again.parts, ABOUT, quick=False))
+    assert (tmp_path / "a-cpu-2-cores-growth.png").stat().st_size > 10_000
+    assert Kept(tmp_path, ABOUT, order, quick=True).parts == {}
+    assert Kept(tmp_path, {**ABOUT, "versions": {"torch": "3"}}, order, quick=False).parts == {}
+    (tmp_path / "a-cpu-2-cores.json").write_text("{}")
+    with pytest.raises(UserError, match="not what a bench keeps"):
+        Kept(tmp_path, ABOUT, order, quick=False)
 
 
 def test_turns_are_kept_by_job_without_the_first():
@@ -207,6 +238,9 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     assert table.read_text().startswith(done.stdout)
     content = json.loads(kept.read_text())
     assert content["quick"]
-    assert len(content["skipped"]) == 7
-    assert {row["task"] for row in content["growth"]} == {"DigitsMLP"}
-    assert all(figure["verdict"] in ("met", "NOT MET", "no bar") for figure in content["figures"])
+    parts = content["parts"]
+    assert list(parts) == ["plain", "families", "peers", "process", "growth"]
+    assert sum(len(part["skipped"]) for part in parts.values()) == 12
+    assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
+    figures = [figure for part in parts.values() for figure in part["figures"]]
+    assert all(figure["verdict"] in ("met", "NOT MET", "no bar") for figure in figures)

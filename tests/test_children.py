@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,36 +228,6 @@ def test_measure_and_evaluate_say_what_torch_says():
         loss, accuracy = children.evaluate("val")
         assert loss[row] == pytest.approx(float(F.cross_entropy(full, val.labels)), rel=1e-9)
         assert accuracy[row] == pytest.approx(float((full.argmax(1) == val.labels).double().mean()), rel=1e-9)
-
-
-def test_auto_loops_one_child_and_measures_for_many():
-    assert Children(TASK, [0]).backend == LOOP
-    assert Children(TASK, range(32)).backend.name == "stacked"
-
-
-def test_each_worker_computes_on_one_core_and_the_caller_on_as_many_as_before():
-    class Watched(nn.Linear):
-        threads: ClassVar[list[int]] = []
-
-        def forward(self, inputs):
-            self.threads.append(torch.get_num_threads())
-            return super().forward(inputs)
-
-    @dataclass(frozen=True)
-    class Network:
-        def build(self, input_shape, num_classes):
-            return nn.Sequential(nn.Flatten(), Watched(64, num_classes))
-
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        children = Children(replace(TASK, network=Network()), range(4), backend=POOL)
-        Watched.threads.clear()
-        children.train(np.full(4, 0.01))
-        assert set(Watched.threads) == {1}
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

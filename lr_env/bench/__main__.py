@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 import tyro
 
 from lr_env.bench import families, measures, peers
-from lr_env.bench.table import Bar, Figure, report, write
+from lr_env.bench.kept import Kept
+from lr_env.bench.table import Bar, Part, report
 from lr_env.children.children import find_device
 from lr_env.errors import UserError, unknown
 from lr_env.tasks import TASKS, Task
@@ -52,7 +52,8 @@ class Bench:
     """Measure speed and memory side by side, against plain torch and DACBench, and hold the figures against bars."""
 
     out: Path | None = None
-    """Folder in which <machine>.md and <machine>.json are kept; without it the table is only printed."""
+    """Folder in which <machine>.md and <machine>.json are kept, with the parts that are there already; without it the
+    table is only printed."""
     quick: bool = False
     """Few and short rounds: whether it runs rather than how fast. Kept as <machine>-quick. Installs nothing."""
     device: str = "cpu"
@@ -65,78 +66,111 @@ class Bench:
     and a comparison), growth (1 to 256 children), cuda (against plain loops on a CUDA device)."""
 
     def run(self) -> None:
-        """Measure, print the table and keep it."""
-        effort = measures.QUICK if self.quick else measures.Effort()
+        """Measure, keep each part as soon as it is done, and print the table."""
         device = find_device(self.device)
-        wrong = [part for part in self.only if part not in (*PARTS, "cuda")]
+        wrong = [part for part in self.only if part not in MEASURES]
         if wrong:
-            raise unknown("part", wrong[0], (*PARTS, "cuda"))
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
-        about = measures.machine(str(device))
-        figures: list[Figure] = []
-        skipped: list[str] = []
-        notes: list[str] = []
-        grown: list[dict[str, Any]] = []
+            raise unknown("part", wrong[0], MEASURES)
+        kept = Kept(self.out, measures.machine(str(device)), tuple(MEASURES), self.quick)
+        for name in dict.fromkeys(self.only):
+            part = Part(load_before=round(os.getloadavg()[0], 2))
+            MEASURES[name](Measuring(part, device, measures.QUICK if self.quick else measures.Effort(), self.peers))
+            kept.add(name, part)
+        print(report(kept.parts, kept.about, self.quick), end="")
 
-        def tasks(names: Iterable[str], what: str) -> Iterator[Task]:
-            for name in names:
-                print(f"{name}: {what} ...", file=sys.stderr)
-                try:
-                    load(TASKS[name].data, str(device))
-                except UserError as error:
-                    line = f"{name} is not measured: the data set {TASKS[name].data} is not there."
-                    print(f"{line} {error}", file=sys.stderr)
-                    skipped.extend([line] if line not in skipped else [])
-                else:
-                    yield TASKS[name]
 
-        if "plain" in self.only:
-            for task in tasks(LOCKSTEP_BARS, "against plain torch"):
-                bar = LOCKSTEP_BARS[task.name]
-                figures += [measures.overhead(task, device, effort), *measures.lockstep(task, device, effort, bar)]
-                if task.name == RESET_TASK:
-                    figures.append(measures.reset(task, effort))
-        if "families" in self.only:
-            for task in tasks(FAMILIES, "in lockstep and one after another"):
-                figures += families.family(task, device, effort, (">=", FAMILIES[task.name]))
-                if task.name == SNAPSHOT_TASK:
-                    figures.append(families.snapshots(task, device, effort))
-        if "cuda" in self.only:
-            for task in tasks(ON_CUDA, "against a plain loop"):
-                count, least = ON_CUDA[task.name]
-                figures += families.against_plain(task, count, device, effort, (">=", least))
-        if "peers" in self.only:
-            found, left_out, notes = peers.measure(self.peers, effort, install=not self.quick)
-            figures += found
-            skipped += left_out
-        if "process" in self.only:
-            print("imports and a comparison ...", file=sys.stderr)
-            figures += [*measures.imports(effort), *measures.comparison(str(device), effort)]
-        if "growth" in self.only:
-            counts = families.GROWTH[:3] if self.quick else families.GROWTH
-            for task in tasks(GROWING, "as the number of children grows"):
-                grown += families.growth(task, device, effort, counts)
-        text = report(figures, skipped, [PLAIN, *notes], about, self.quick)
-        if grown:
-            text += f"\n## Growth\n\n{families.growth_table(grown)}\n"
-        print(text, end="")
-        if self.out is not None:
-            name = re.sub(r"\((r|tm)\)", "", f"{about['device']} {about['cores']} cores".lower())
-            path = self.out / (re.sub(r"[^a-z0-9]+", "-", name).strip("-") + ("-quick" if self.quick else ""))
-            kept = {"machine": about, "quick": self.quick, "skipped": skipped, "notes": notes, "growth": grown}
-            kept["figures"] = [{**asdict(f), "median": f.value, "verdict": f.verdict} for f in figures]
-            write(path.with_name(f"{path.name}.json"), json.dumps(kept, indent=2) + "\n")
-            if grown:
-                families.draw_growth(grown, path.with_name(f"{path.name}-growth.png"), about["device"])
-                text += f"\n![Growth]({path.name}-growth.png)\n"
-            write(path.with_name(f"{path.name}.md"), text)
+@dataclass(frozen=True)
+class Measuring:
+    """A part while it is measured.
+
+    Attributes:
+        part: what was found.
+        device: where.
+        effort: how long.
+        peers: folder of the peers' virtual environment.
+    """
+
+    part: Part
+    device: torch.device
+    effort: measures.Effort
+    peers: Path
+
+    @property
+    def quick(self) -> bool:
+        """Whether the rounds are few and short."""
+        return self.effort is measures.QUICK
+
+    def tasks(self, names: Iterable[str], what: str) -> Iterator[Task]:
+        """Those tasks of which the data are there."""
+        for name in names:
+            print(f"{name}: {what} ...", file=sys.stderr)
+            try:
+                load(TASKS[name].data, str(self.device))
+            except UserError as error:
+                line = f"{name} is not measured: the data set {TASKS[name].data} is not there."
+                print(f"{line} {error}", file=sys.stderr)
+                self.part.skipped.append(line)
+            else:
+                yield TASKS[name]
+
+    def plain(self) -> None:
+        """Against plain torch."""
+        self.part.notes.append(PLAIN)
+        for task in self.tasks(LOCKSTEP_BARS, "against plain torch"):
+            bar = LOCKSTEP_BARS[task.name]
+            self.part.figures += [
+                measures.overhead(task, self.device, self.effort),
+                *measures.lockstep(task, self.device, self.effort, bar),
+            ]
+            if task.name == RESET_TASK:
+                self.part.figures.append(measures.reset(task, self.effort))
+
+    def families(self) -> None:
+        """Kinds of children in lockstep."""
+        for task in self.tasks(FAMILIES, "in lockstep and one after another"):
+            bar: Bar = (">=", FAMILIES[task.name])
+            self.part.figures += families.family(task, self.device, self.effort, bar)
+            if task.name == SNAPSHOT_TASK:
+                self.part.figures.append(families.snapshots(task, self.device, self.effort))
+
+    def against_peers(self) -> None:
+        """Against DACBench."""
+        found = peers.measure(self.peers, self.effort, install=not self.quick)
+        self.part.figures, self.part.skipped, self.part.notes = found
+
+    def process(self) -> None:
+        """Imports, and a comparison as a whole."""
+        print("imports and a comparison ...", file=sys.stderr)
+        self.part.notes.append("Imports are timed in a fresh process each.")
+        self.part.figures += [*measures.imports(self.effort), *measures.comparison(str(self.device), self.effort)]
+
+    def growth(self) -> None:
+        """As the number of children grows."""
+        counts = families.GROWTH[:3] if self.quick else families.GROWTH
+        for task in self.tasks(GROWING, "as the number of children grows"):
+            self.part.growth += families.growth(task, self.device, self.effort, counts)
+
+    def cuda(self) -> None:
+        """Against plain loops on a CUDA device."""
+        for task in self.tasks(ON_CUDA, "against a plain loop"):
+            count, least = ON_CUDA[task.name]
+            self.part.figures += families.against_plain(task, count, self.device, self.effort, (">=", least))
+
+
+MEASURES: dict[str, Callable[[Measuring], None]] = {
+    "plain": Measuring.plain,
+    "families": Measuring.families,
+    "peers": Measuring.against_peers,
+    "process": Measuring.process,
+    "growth": Measuring.growth,
+    "cuda": Measuring.cuda,
+}
+"""The parts, in the order of the table."""
 
 
 PLAIN = (
     "The plain loop trains from tensors on the device with torch.optim, in the same process, and at the same steps as "
-    "LREnv it takes the mean training loss, and the loss and accuracy on the same validation examples. Imports are "
-    "timed in a fresh process each."
+    "LREnv it takes the mean training loss, and the loss and accuracy on the same validation examples."
 )
 
 

@@ -129,25 +129,30 @@ def snapshots(task: Task, device: torch.device, effort: Effort) -> Figure:
 
 
 def growth(task: Task, device: torch.device, effort: Effort, counts: Sequence[int]) -> list[dict[str, float | str]]:
-    """Child steps a second and memory as the number of children grows; stops where memory ends."""
+    """Child steps a second and memory as the number of children grows; stops where memory ends.
+
+    Segments get shorter as children get more, so that each count trains for about as many child steps as the others.
+    """
     rows: list[dict[str, float | str]] = []
     for count in counts:
+        segment = min(task.segment, max(2, 1024 // count)) if device.type == "cpu" else task.segment
+        short = replace(task, segment=segment, budget=segment)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
-            children = Children(task, range(count), str(device))
+            children = Children(short, range(count), str(device))
         except UserError as error:
             print(f"{task.name}: {error}", file=sys.stderr)
             break
         lockstep_seconds(children, 1)
-        seconds = [lockstep_seconds(children, 1) for _ in range(max(2, effort.rounds // 4))]
+        seconds = [lockstep_seconds(children, 1) for _ in range(max(2, effort.rounds // 5))]
         need = children.need.per_child * count / 2**30
         rows.append(
             {
                 "task": task.name,
                 "children": count,
                 "backend": str(children.backend),
-                "steps_per_second": count * task.segment / min(seconds),
+                "steps_per_second": count * segment / min(seconds),
                 "estimated_gib": need,
                 "peak_gib": _peak_gib(device),
             }
@@ -205,18 +210,7 @@ def draw_growth(rows: Sequence[dict[str, float | str]], path: Path, machine: str
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     speed.legend(frameon=False)
-    canvas.savefig(path, dpi=110)
-
-
-def growth_table(rows: Sequence[dict[str, float | str]]) -> str:
-    """The table of growth in Markdown."""
-    lines = ["| task | children | backend | child steps/s | memory, estimated [GiB] |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {r['task']} | {r['children']} | {r['backend']} | {float(r['steps_per_second']):,.0f} | "
-        f"{float(r['estimated_gib']):.3f} |"
-        for r in rows
-    ]
-    return "\n".join(lines)
+    canvas.savefig(path, dpi=110, format="png")
 
 
 def _peak_gib(device: torch.device) -> float:

@@ -278,6 +278,5 @@ def machine(device: str) -> dict[str, Any]:
         "cores": cores,
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        "load_before": round(os.getloadavg()[0], 2),
         "versions": {**versions(), "gymnasium": gymnasium.__version__},
     }

@@ -1,13 +1,11 @@
-"""The table that `lr_env.bench` prints and keeps."""
+"""The table that `lr_env.bench` prints: figures, held against bars."""
 
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,44 +55,80 @@ class Figure:
         return self.measure, figure, self.absolute, bar, self.verdict
 
 
-def report(
-    figures: Sequence[Figure], skipped: Sequence[str], notes: Sequence[str], about: Mapping[str, Any], quick: bool
-) -> str:
+@dataclass
+class Part:
+    """What one part of the bench found.
+
+    Attributes:
+        load_before: load average before it.
+        figures: lines of the table.
+        skipped: what was not measured, and why, in sentences.
+        notes: how it was measured, in sentences.
+        growth: lines of the table of growth; see `families.growth`.
+    """
+
+    load_before: float
+    figures: list[Figure] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    growth: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it, with what follows from the figures."""
+        figures = [{**asdict(f), "median": f.value, "verdict": f.verdict} for f in self.figures]
+        return {**vars(self), "figures": figures}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        figures = [
+            Figure(f["measure"], f["values"], f["unit"], f["absolute"], f["bar"] and (f["bar"][0], f["bar"][1]))
+            for f in content["figures"]
+        ]
+        return cls(**{**content, "figures": figures})
+
+
+def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> str:
     """The table in Markdown, aligned so that it reads as well in a terminal.
 
     Args:
-        figures: the lines.
-        skipped: what was not measured, and why, in sentences.
-        notes: how it was measured, in sentences.
+        parts: what was measured, by the part's name.
         about: the machine; see `measures.machine`.
         quick: whether the rounds were few and short.
     """
+    figures = [figure for part in parts.values() for figure in part.figures]
+    growth = [row for part in parts.values() for row in part.growth]
     lines = [("measure", "median (min to max)", "absolute", "bar", "verdict"), *(f.cells() for f in figures)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    grid = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    grid.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     missed = sum(figure.verdict == "NOT MET" for figure in figures)
     barred = sum(figure.bar is not None for figure in figures)
     kept = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    parts = [
+    loads = ", ".join(f"{name} {part.load_before:g}" for name, part in parts.items())
+    paragraphs = [
         f"# Measured on {about['device']}, {about['cores']} cores",
         f"{barred - missed} of {barred} bars met, {missed} NOT MET.",
         "A quick look: few and short rounds, not figures to rely on." if quick else "",
-        "\n".join(grid),
-        *skipped,
-        f"Threads: {about['threads']}; {about['system']}; load average before: {about['load_before']}; {kept}.",
+        _grid(lines) if figures else "",
+        *dict.fromkeys(line for part in parts.values() for line in part.skipped),
+        f"Threads: {about['threads']}; {about['system']}; {kept}. Load average before each part: {loads}.",
         "Machines are noisy: neighbours, clocks and caches move these figures from one start to the next. Both sides "
         "of a ratio ran in turns; the median of the rounds' ratios is held against the bar.",
-        *notes,
+        *dict.fromkeys(line for part in parts.values() for line in part.notes),
+        f"## Growth\n\n{_grid([GROWTH_COLUMNS, *map(_growth_cells, growth)])}" if growth else "",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+GROWTH_COLUMNS = ("task", "children", "backend", "child steps/s", "memory, estimated [GiB]")
+
+
+def _growth_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    rate, gib = f"{row['steps_per_second']:,.0f}", f"{row['estimated_gib']:.3f}"
+    return row["task"], str(row["children"]), row["backend"], rate, gib
+
+
+def _grid(lines: Sequence[tuple[str, ...]]) -> str:
+    """A table in Markdown, of which the first line is the head."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    grid = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    grid.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(grid)

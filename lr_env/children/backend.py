@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ _PROBE_STEPS = 3
 _HOPELESS = 1.3
 _WORTHWHILE = 0.9
 _SHARING_HANDICAP = 1.25
+_LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two minutes
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,8 @@ class Backend:
 
     Attributes:
         name: "loop"; "stacked"; or "compiled", which is a stack whose operations `torch.compile` has fused. Compiling
-            takes a minute or two, and on a CPU a C++ compiler, so that it pays for hundreds of runs of children that
-            spend their time on small operations: the character transformer is then 2.5 times as fast. "auto" never
-            takes it.
+            takes up to a minute or two, and on a CPU a C++ compiler, so that it pays for hundreds of runs of children
+            that spend their time on reading and writing memory, as transformers and batch norm do.
         block: children in one computation at most; 1 for the loop.
         workers: threads of the loop, each with its own child on one core; 1 for the stack.
     """
@@ -78,10 +79,12 @@ def choose_backend(
     device: str,
     dtype: torch.dtype,
     numerics: Numerics = EXACT,
+    child_steps: float = 0.0,
 ) -> Backend:
     """The fastest way to train so many children, of those that the name allows.
 
-    One child is looped: it must not pay for a stack that it does not need.
+    One child is looped: it must not pay for a stack that it does not need. Where `child_steps` optimizer steps are
+    known to come, and would keep a CPU busy for more than 20 minutes, "auto" tries "compiled", too.
 
     Raises:
         UserError: there is no such backend.
@@ -103,14 +106,24 @@ def choose_backend(
         choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in blocks})]
     if len(choices) == 1:
         return choices[0]
-    return _fastest(tuple(choices), task, device, dtype, numerics, torch.get_num_threads())
+    common = task, device, dtype, numerics, torch.get_num_threads()
+    fastest, seconds = _fastest(tuple(choices), *common)
+    if wanted == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
+        compiled = Backend("compiled", min(_COMPILED_BLOCK, num_children))
+        if _compiled_seconds(compiled, *common) < _WORTHWHILE * seconds:
+            return compiled
+    return fastest
 
 
 @lru_cache(maxsize=64)
 def _fastest(
     choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
-) -> Backend:
-    """Time a few steps of each choice, from the smallest; `threads` only keys the cache."""
+) -> tuple[Backend, float]:
+    """Time a few steps of each choice, from the smallest; `threads` only keys the cache.
+
+    Returns:
+        The fastest, and its seconds for one step of one child.
+    """
     seconds: dict[Backend, float] = {}
     smaller = float("inf")
     for choice in choices:
@@ -121,10 +134,25 @@ def _fastest(
             smaller = found
     # Cores that share one child wait for each other at every operation, which costs dearly as soon as anything else
     # runs on one of them; cores that have a child each do not. So sharing must be clearly faster.
-    shared = Backend("loop")
+    handicaps = dict.fromkeys(choices, 1.0)
     if threads > 1 and device == "cpu" and any(choice.workers > 1 for choice in choices):
-        seconds[shared] *= _SHARING_HANDICAP
-    return min(seconds, key=lambda choice: seconds[choice])
+        handicaps[Backend("loop")] = _SHARING_HANDICAP
+    fastest = min(seconds, key=lambda choice: handicaps[choice] * seconds[choice])
+    return fastest, seconds[fastest]
+
+
+@lru_cache(maxsize=16)
+def _compiled_seconds(
+    choice: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
+) -> float:
+    """Time a few steps; infinite where the compiler fails, which is no reason not to train."""
+    try:
+        return _seconds_per_step(choice, task, device, dtype, numerics)
+    except Exception as error:  # whatever a compiler raises
+        warnings.warn(
+            f"backend 'compiled' was tried and failed, and is not used: {error}", RuntimeWarning, stacklevel=2
+        )
+        return float("inf")
 
 
 def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics) -> float:

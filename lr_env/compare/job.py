@@ -141,7 +141,8 @@ class Job:
             training = known["training"]
         else:
             lockstep = self._lockstep()
-            backend = choose_backend(self.backend, self.task, lockstep, self.device, torch.float32, self.numerics)
+            how = self.device, torch.float32, self.numerics, self.child_steps
+            backend = choose_backend(self.backend, self.task, lockstep, *how)
             training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
         return {
             "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from lr_env.compare.table import (
     settings_key,
 )
 from lr_env.records.record import RunRecord
+from lr_env.replacing import replacing
 
 STYLES = {"better": "green", "worse": "red", "tie": "bold yellow"}
 LONGEST_SETTING = 26
@@ -65,17 +65,17 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = str(manifest.get("title") or _title(summary, manifest))
-    with _replacing(folder / "manifest.json") as path:
+    with replacing(folder / "manifest.json") as path:
         path.write_text(json.dumps(dict(manifest), indent=2, default=str) + "\n", encoding="utf-8")
-    with _replacing(folder / "runs.parquet") as path:
+    with replacing(folder / "runs.parquet") as path:
         pq.write_table(runs_table([*tuning_records, *records]), path)
-    with _replacing(folder / "summary.csv") as path:
+    with replacing(folder / "summary.csv") as path:
         path.write_text(summary_csv(summary), encoding="utf-8", newline="")
-    with _replacing(folder / "curves.png") as path:
+    with replacing(folder / "curves.png") as path:
         draw_curves(records, path, title)
-    with _replacing(folder / "scores.png") as path:
+    with replacing(folder / "scores.png") as path:
         draw_scores(summary, path, title)
-    with _replacing(folder / "summary.md") as path:
+    with replacing(folder / "summary.md") as path:
         path.write_text(_markdown(summary, tuning_records, manifest, title), encoding="utf-8")
 
 
@@ -347,14 +347,3 @@ def _title(summary: Summary, manifest: Mapping[str, Any]) -> str:
     task = f"{manifest['task']}: " if manifest.get("task") else ""
     planners = "1 planner" if len(summary.rows) == 1 else f"{len(summary.rows)} planners"
     return f"{task}{planners} on {seeds_text(len(summary.seeds))}"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside a file, which takes the file's place once it is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lr_env.errors import UserError
+from lr_env.replacing import replacing
 
 _FORMAT = 1
 
@@ -27,16 +27,11 @@ def save_tree(path: Path, tree: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _take_apart(tree, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata={"format": str(_FORMAT), "tree": json.dumps(skeleton)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": str(_FORMAT), "tree": json.dumps(skeleton)})
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(f"cannot write {str(path)!r}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tree(path: Path) -> Any:

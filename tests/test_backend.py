@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lr_env.children import Backend, Children, backend
+from lr_env.tasks import TASKS
+
+TASK = TASKS["DigitsMLP"]
+LOOP, POOL = Backend("loop"), Backend("loop", workers=2)
+COMPILED = Backend("compiled", 8)
+
+
+def test_auto_loops_one_child_and_measures_for_many():
+    assert Children(TASK, [0]).backend == LOOP
+    assert Children(TASK, range(32)).backend.name == "stacked"
+
+
+def test_each_worker_computes_on_one_core_and_the_caller_on_as_many_as_before():
+    class Watched(nn.Linear):
+        threads: ClassVar[list[int]] = []
+
+        def forward(self, inputs):
+            self.threads.append(torch.get_num_threads())
+            return super().forward(inputs)
+
+    @dataclass(frozen=True)
+    class Network:
+        def build(self, input_shape, num_classes):
+            return nn.Sequential(nn.Flatten(), Watched(64, num_classes))
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        children = Children(replace(TASK, network=Network()), range(4), backend=POOL)
+        Watched.threads.clear()
+        children.train(np.full(4, 0.01))
+        assert set(Watched.threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Tells the choice how long a step takes on each backend, in place of timing it; returns what was asked for."""
+    asked = []
+
+    def with_times(times, threads=2):
+        def seconds(choice, *rest):
+            asked.append(choice)
+            found = times[choice]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        for cached in (backend._fastest, backend._compiled_seconds):
+            cached.cache_clear()
+        monkeypatch.setattr(backend, "_seconds_per_step", seconds)
+        monkeypatch.setattr(backend, "compiler", lambda: "g++")
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        return asked
+
+    yield with_times
+    for cached in (backend._fastest, backend._compiled_seconds):
+        cached.cache_clear()
+
+
+def chosen(child_steps=0.0, wanted="auto"):
+    return backend.choose_backend(wanted, TASK, 64, "cpu", torch.float32, child_steps=child_steps)
+
+
+BLOCKS = {block: Backend("stacked", block) for block in (8, 32, 64)}
+
+
+def test_the_fastest_is_chosen_and_larger_blocks_are_timed_while_they_gain(timed):
+    asked = timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.005, BLOCKS[32]: 0.0035, BLOCKS[64]: 0.0034})
+    assert chosen() == BLOCKS[64]
+    assert chosen(wanted="loop") == POOL
+    asked.clear()
+    timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.0070, BLOCKS[32]: 0.0069, BLOCKS[64]: 0.0001})
+    assert chosen() == POOL
+    assert asked == [LOOP, POOL, BLOCKS[8], BLOCKS[32]]
+    asked.clear()
+    timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.009, BLOCKS[32]: 0.0001, BLOCKS[64]: 0.0001})
+    assert chosen() == POOL
+    assert asked == [LOOP, POOL, BLOCKS[8]]
+
+
+def test_cores_that_share_a_child_must_be_clearly_faster(timed):
+    timed({LOOP: 0.0050, POOL: 0.0060, BLOCKS[8]: 1.0})
+    assert chosen() == POOL
+    timed({LOOP: 0.0045, POOL: 0.0060, BLOCKS[8]: 1.0})
+    assert chosen() == LOOP
+
+
+def test_compiling_is_tried_for_long_work_only_and_its_failure_is_no_reason_not_to_train(timed):
+    times = {LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.009}
+    asked = timed({**times, COMPILED: 0.004})
+    assert chosen(child_steps=190_000) == POOL
+    assert COMPILED not in asked
+    assert chosen(child_steps=210_000) == COMPILED
+    timed({**times, COMPILED: 0.0059})
+    assert chosen(child_steps=210_000) == POOL
+    timed({**times, COMPILED: RuntimeError("no header")})
+    with pytest.warns(RuntimeWarning, match="'compiled' was tried and failed, and is not used: no header"):
+        assert chosen(child_steps=210_000) == POOL
+    assert chosen(child_steps=210_000, wanted="loop") == POOL
