@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from lr_env.children import Backend, Children
+    from lr_env.children import Backend, Children, Numerics
     from lr_env.env import LREnv, LRVectorEnv
     from lr_env.errors import UserError
     from lr_env.observations import FEATURES
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Backend": "lr_env.children",
     "Children": "lr_env.children",
+    "Numerics": "lr_env.children",
     "LREnv": "lr_env.env",
     "LRVectorEnv": "lr_env.env",
     "UserError": "lr_env.errors",
@@ -41,6 +42,7 @@ __all__ = [
     "Children",
     "LREnv",
     "LRVectorEnv",
+    "Numerics",
     "Planner",
     "RunSpec",
     "Task",

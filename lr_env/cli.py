@@ -83,6 +83,8 @@ class Common:
     """auto, loop (children one after another), stacked (as one computation) or compiled (the same, fused)."""
     precision: Annotated[str, arg(metavar="NAME")] = "float32"
     """float32, tf32 (CUDA) or bf16 (autocast)."""
+    channels_last: bool | None = None
+    """Compute convolutions channels-last. Default: on CPUs."""
     deterministic: bool = False
     """Use only algorithms that give the same bits every time (CPUs do so anyway)."""
     lockstep: Annotated[int | None, arg(metavar="N")] = None
@@ -128,7 +130,7 @@ class Common:
             if name != "all":
                 find_planner(name)
             names += [other for other in planner_names() if not needs_forks(other)] if name == "all" else [name]
-        numerics = Numerics(self.precision, self.deterministic)
+        numerics = Numerics(self.precision, self.deterministic, self.channels_last)
         numerics.check(find_device(self.device))
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")

@@ -74,8 +74,7 @@ class LREnv(gymnasium.Env[Any, Any]):
     task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps, in place of the task's own.
     action, max_change (1.05), reward: as above. score (("val", "test")): what is measured at the end of a run, of
     "val", "test" and "flatness"; `()` saves the time in reinforcement learning. device ("cpu"), backend ("auto"): see
-    `lr_env.Children`. precision ("float32", "tf32", "bf16"), deterministic (False): see
-    `lr_env.children.numerics.Numerics`.
+    `lr_env.Children`. numerics (`lr_env.Numerics()`): precision, determinism, order of convolutions' kernels.
 
     ## Versions
     v0: first release.

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from lr_env import observations
 from lr_env.actions import find_action
-from lr_env.children import Backend, Children
+from lr_env.children import EXACT, Backend, Children, Numerics
 from lr_env.children.flatness import flatness
-from lr_env.children.numerics import Numerics
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS
@@ -63,7 +62,7 @@ class Episodes:
         score: what is measured at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian
             (see `lr_env.children.flatness`; NaN for a run that diverged).
         device, backend: see `Children`.
-        precision, deterministic: see `lr_env.children.numerics.Numerics`.
+        numerics: how numbers are computed.
 
     Attributes:
         signals: name in `SIGNALS` -> (num_envs,), measured at the end of the last segment, always finite: the
@@ -86,8 +85,7 @@ class Episodes:
         segment: int | None = None,
         device: str = "cpu",
         backend: str | Backend = "auto",
-        precision: str = "float32",
-        deterministic: bool = False,
+        numerics: Numerics = EXACT,
     ) -> None:
         task = find_task(task) if isinstance(task, str) else task
         if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
@@ -107,7 +105,6 @@ class Episodes:
         self.score = tuple(score)
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
-        numerics = Numerics(precision, deterministic)
         self.children = Children(self.task, range(num_envs), device, backend, numerics=numerics)
         self.over = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lr_env.children import Backend
+from lr_env.children import EXACT, Backend, Numerics
 from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError
 from lr_env.planner import PROBE, Foresight, Planner, Signals, require
@@ -62,7 +62,7 @@ class Rollout:
         runs: planner and seed of each run.
         score: splits scored whole at the end of a run, of "val" and "test".
         device, backend: see `lr_env.Children`.
-        precision, deterministic: see `lr_env.children.numerics.Numerics`.
+        numerics: how numbers are computed.
 
     Attributes:
         segment: segments done.
@@ -79,8 +79,7 @@ class Rollout:
         score: Sequence[str] = ("val", "test"),
         device: str = "cpu",
         backend: str | Backend = "auto",
-        precision: str = "float32",
-        deterministic: bool = False,
+        numerics: Numerics = EXACT,
     ) -> None:
         self.runs = list(runs)
         self.env = LRVectorEnv(
@@ -90,8 +89,7 @@ class Rollout:
             score=score,
             device=device,
             backend=backend,
-            precision=precision,
-            deterministic=deterministic,
+            numerics=numerics,
         )
         self.segment = 0
         self._planners: list[Planner] = []

@@ -63,7 +63,7 @@ def make_vec_env(
             learning amplifies: name one where the same seed must give the same policy in another process.
         seed: run i starts from `seed + i` at the first reset, unless the algorithm seeds the environment again, as
             `PPO(..., seed=0)` does.
-        settings: `max_change`, `reward`, `budget`, `segment`, as `LREnv` takes them.
+        settings: `max_change`, `reward`, `budget`, `segment`, `numerics`, as `LREnv` takes them.
 
     Raises:
         UserError: bad arguments.

@@ -34,7 +34,8 @@ class AutoLRS(Probing):
     are extrapolated, and in stages of full length validation losses. The authors' code (github.com/YuchenJin/autolrs)
     starts from one random rate, takes a kappa of 1e6, which fills the largest gap whatever was measured, removes
     outliers by splines, and searches from 0.001 to 0.1 with momentum SGD. Here trials are longer by default: a tenth of
-    the stages of a small task is too few steps to extrapolate from, and the rates found are then far too large.
+    the stages of a small task is too few steps to extrapolate from, and the rates found are then far too large; and one
+    kind of loss is extrapolated throughout. A sweep also tries the published proportions, its third shape.
 
     Child steps: trials * trial / stage times those of the run.
 
@@ -50,7 +51,7 @@ class AutoLRS(Probing):
 
     name = "autolrs"
     rules: ClassVar[Rules] = {"stage": COUNT, "doublings": FROM_0, "trials": FEW, "trial": COUNT, "kappa": POSITIVE}
-    shapes: ClassVar[Shapes] = ({}, {"loss": "val"})
+    shapes: ClassVar[Shapes] = ({}, {"loss": "val"}, {"doublings": 1, "trial": 2, "kappa": 1e6})
     stage: int = 20
     doublings: int = 0
     trials: int = 10

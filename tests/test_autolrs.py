@@ -102,5 +102,9 @@ def test_the_search_goes_down_while_everything_diverges():
     found, tried = told(lambda lr: math.inf)
     assert found == pytest.approx(0.001)
     assert tried[1] == pytest.approx(0.001)
-    found, _ = told(lambda lr: 1.0)  # all the same
-    assert 0.001 <= found <= 1.0
+
+
+def test_where_all_rates_are_the_same_the_search_spreads_out():
+    found, tried = told(lambda lr: 1.0, 1e6)
+    assert found in tried
+    assert np.diff(np.sort(np.log10(tried))).max() < 0.8  # of 3 decades

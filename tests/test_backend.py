@@ -93,9 +93,9 @@ def test_the_fastest_is_chosen_and_larger_blocks_are_timed_while_they_gain(timed
 
 
 def test_cores_that_share_a_child_must_be_clearly_faster(timed):
-    timed({LOOP: 0.0050, POOL: 0.0060, BLOCKS[8]: 1.0})
+    timed({LOOP: 0.0056, POOL: 0.0060, BLOCKS[8]: 1.0})
     assert chosen() == POOL
-    timed({LOOP: 0.0045, POOL: 0.0060, BLOCKS[8]: 1.0})
+    timed({LOOP: 0.0053, POOL: 0.0060, BLOCKS[8]: 1.0})
     assert chosen() == LOOP
 
 

@@ -27,6 +27,8 @@ from lr_env.tasks.sources import _idx
 ABOUT = {"device": "a CPU", "cores": 2, "threads": 1, "system": "any", "versions": {"torch": "2"}}
 PART = Part(
     0.5,
+    "today",
+    "abc",
     [
         Figure("speed", [7.0, 8.0, 9.0], "x", "80 and 10", (">=", 7.0)),
         Figure("reset", [30.0], "ms", "", ("<", 20.0)),
@@ -38,7 +40,7 @@ PART = Part(
 GROWN = Part(
     0.1,
     growth=[
-        {"task": "MLP", "children": 8, "backend": "loop", "steps_per_second": 1234.4, "estimated_gib": 0.5},
+        {"task": "MLP", "children": 8, "backend": "loop", "steps_per_second": 1234.4, "gib": 0.4, "estimated_gib": 0.5},
     ],
 )
 DIGITS = replace(
@@ -79,7 +81,8 @@ def test_report():
     assert "| reset   | 30.0 ms                        |           | < 20 ms | NOT MET |" in lines
     assert "DACBench is not measured: no network." in lines
     assert any(line.startswith("A quick look") for line in lines)
-    assert "| MLP  | 8        | loop    | 1,234         | 0.500                   |" in lines
+    assert "| MLP  | 8        | loop    | 1,234         | 0.400                | 0.500                  |" in lines
+    assert "When each part was measured: plain: today, code abc, load average before 0.5; growth" in text
 
 
 def test_parts_are_kept_until_they_are_measured_anew_or_the_machine_changes(tmp_path):
@@ -242,5 +245,6 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     assert list(parts) == ["plain", "families", "peers", "process", "growth"]
     assert sum(len(part["skipped"]) for part in parts.values()) == 12
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
-    figures = [figure for part in parts.values() for figure in part["figures"]]
-    assert all(figure["verdict"] in ("met", "NOT MET", "no bar") for figure in figures)
+    assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
+    measures_ = {part: [figure["measure"] for figure in found["figures"]] for part, found in parts.items()}
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0]

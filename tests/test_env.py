@@ -213,6 +213,17 @@ def test_snapshot_and_restore_replay_the_same_future():
         assert futures[0] == futures[1]
 
 
+def test_snapshot_and_restore_below_the_wrappers_of_make():
+    env = gymnasium.make("lr_env/DigitsMLP-v0", budget=50, segment=10)
+    env.reset(seed=3)
+    snapshot = env.unwrapped.snapshot()
+    first = repr([env.step(0.05) for _ in range(2)])
+    other = gymnasium.make("lr_env/DigitsMLP-v0", budget=50, segment=10)
+    other.reset(seed=4)
+    other.unwrapped.restore(snapshot)
+    assert repr([other.step(0.05) for _ in range(2)]) == first
+
+
 def test_same_seed_same_run_whatever_came_before():
     env = LREnv(**SMALL)
     runs = []

@@ -14,6 +14,7 @@ import pytest
 from lr_env.children import Backend
 from lr_env.errors import UserError
 from lr_env.planner import PROBE, Planner, RunSpec
+from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import AutoLRS, Constant, Lookahead
@@ -204,7 +205,7 @@ def test_a_run_does_not_depend_on_its_neighbours(planner):
     assert stacked.scores["test_loss"] == pytest.approx(alone.scores["test_loss"], rel=1e-3)
 
 
-def test_a_rollout_resumes_to_the_same_bytes():
+def test_a_rollout_resumes_from_a_file_to_the_same_bytes(tmp_path):
     runs = [PlannedRun(planner, seed) for seed in (0, 1) for planner in (*SHORT, Constant(9.0))]
 
     def end(rollout: Rollout) -> str:
@@ -216,7 +217,8 @@ def test_a_rollout_resumes_to_the_same_bytes():
     for _ in range(5):
         first.advance()
     assert first._ended.sum() == 2
-    snapshot = first.snapshot()
+    save_tree(tmp_path / "checkpoint", first.snapshot())
+    snapshot = load_tree(tmp_path / "checkpoint")
     whole = end(first)
     second = Rollout(TASK, runs, backend=Backend("stacked", 4))
     second.restore(snapshot)

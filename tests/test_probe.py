@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,15 +130,16 @@ def test_batches_of_forks_follow_from_the_seed_of_the_runs_batches():
     differ(other[1], same[1])
 
 
-def test_a_fork_is_the_same_alone_and_among_many():
-    episodes = started()
+@pytest.mark.parametrize(("backend", "rtol"), [*zip(BACKENDS, (0.0, 1e-4), strict=True)], ids=str)
+def test_a_fork_is_the_same_alone_and_among_many(backend, rtol):
+    episodes = started(backend=backend)
     forks = Forks(episodes)
     rates = np.geomspace(0.001, 0.3, 5)  # 10 forks on 2 children: in turns
     many = forks.look([0, 1], np.tile(rates, (2, 1)), 2)[0]
     for fork, rate in enumerate(rates):
         alone = forks.look([1], [[rate]], 2)[0]
         for name, values in alone.items():
-            np.testing.assert_array_equal(values[0, 0], many[name][1, fork])
+            np.testing.assert_allclose(values[0, 0], many[name][1, fork], rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
@@ -186,14 +188,16 @@ def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
 def test_mixed_planners_share_the_forks_of_one_rollout():
     planners = [Curious(0.05), Constant(0.05), Curious(9.0), Curious(0.05, (0.2,), 3)]
     runs = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], backend="loop")
+    began = time.perf_counter()
     while not runs.done:
         runs.advance()
+    seconds = time.perf_counter() - began
     records = [runs.record(row, "final") for row in range(4)]
     ended = records[2].steps
     assert records[2].diverged
     assert [record.extra_steps for record in records] == [240, 0, ended * 4, 180]
     assert records[0].scores == records[1].scores == records[3].scores
-    assert 0 < records[0].planning_seconds < 0.1  # the forks' training is not planning
+    assert 0 < records[0].planning_seconds < 0.1 * seconds  # the forks' training is not planning
 
 
 BAD = [

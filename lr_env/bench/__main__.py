@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -73,10 +75,22 @@ class Bench:
             raise unknown("part", wrong[0], MEASURES)
         kept = Kept(self.out, measures.machine(str(device)), tuple(MEASURES), self.quick)
         for name in dict.fromkeys(self.only):
-            part = Part(load_before=round(os.getloadavg()[0], 2))
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+            part = Part(round(os.getloadavg()[0], 2), now, commit())
             MEASURES[name](Measuring(part, device, measures.QUICK if self.quick else measures.Effort(), self.peers))
             kept.add(name, part)
         print(report(kept.parts, kept.about, self.quick), end="")
+
+
+def commit() -> str:
+    """The commit of the code that runs, with a "+" where it has been changed since; "" where git does not know."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        found = subprocess.run([*here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run([*here, "status", "--porcelain", "."], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from lr_env.bench.measures import Effort, in_turns, plain_seconds, segment_seconds
+from lr_env.bench import memory
+from lr_env.bench.measures import Effort, in_turns, one_thread, plain_seconds, segment_seconds
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Backend, Children
-from lr_env.children.backend import network_of, wait
+from lr_env.children.backend import choose_backend, network_of, wait
 from lr_env.children.losses import mean_loss
 from lr_env.errors import UserError
 from lr_env.tasks import Task
@@ -87,7 +87,14 @@ def product_rate(device: torch.device, size: int = 2048) -> float:
 
 
 def limit(children: Children) -> str:
-    """What a segment's time goes to, in words: products and convolutions, other operations, and what is around them."""
+    """What a segment's time goes to, in words: products and convolutions, other operations, and what is around them.
+
+    The profiler sees the thread that started it only, so that one child stands for those of a loop with workers, which
+    do the same, each on one core.
+    """
+    if children.backend.workers > 1:
+        with one_thread():
+            return limit(Children(children.task, [0], str(children.device), Backend("loop")))
     rates = np.full(len(children), children.task.lr_start)
     on_cuda = children.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
@@ -102,8 +109,7 @@ def limit(children: Children) -> str:
             products += spent
         elif event.key.startswith("aten::") or on_cuda:
             others += spent
-    workers = children.backend.workers
-    whole = max(wall * workers, products + others)
+    whole = max(wall, products + others)
     shares = [round(100 * part / whole) for part in (products, others)]
     return (
         f"time: {shares[0]} % products and convolutions, {shares[1]} % other operations (reading and writing memory), "
@@ -137,26 +143,26 @@ def growth(task: Task, device: torch.device, effort: Effort, counts: Sequence[in
     for count in counts:
         segment = min(task.segment, max(2, 1024 // count)) if device.type == "cpu" else task.segment
         short = replace(task, segment=segment, budget=segment)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         try:
-            children = Children(short, range(count), str(device))
+            backend = choose_backend("auto", short, count, str(device), torch.float32)
+            before = memory.start_peak(device)
+            children = Children(short, range(count), str(device), backend)
         except UserError as error:
             print(f"{task.name}: {error}", file=sys.stderr)
             break
         lockstep_seconds(children, 1)
-        seconds = [lockstep_seconds(children, 1) for _ in range(max(2, effort.rounds // 5))]
-        need = children.need.per_child * count / 2**30
+        seconds = [lockstep_seconds(children, 1) for _ in range(max(3, effort.rounds // 5))]
         rows.append(
             {
                 "task": task.name,
                 "children": count,
-                "backend": str(children.backend),
-                "steps_per_second": count * segment / min(seconds),
-                "estimated_gib": need,
-                "peak_gib": _peak_gib(device),
+                "backend": str(backend),
+                "steps_per_second": count * segment / float(np.median(seconds)),
+                "gib": (memory.peak(device) - before) / 2**30,
+                "estimated_gib": children.need.bytes(count, backend.at_once(count, device)) / 2**30,
             }
         )
+        del children
     return rows
 
 
@@ -195,13 +201,13 @@ def draw_growth(rows: Sequence[dict[str, float | str]], path: Path, machine: str
     canvas = Canvas(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(canvas)
     canvas.suptitle(f"Children in lockstep on {machine}", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    speed, memory = canvas.subplots(1, 2)
+    speed, room = canvas.subplots(1, 2)
     for name in dict.fromkeys(str(row["task"]) for row in rows):
         of_task = [row for row in rows if row["task"] == name]
         counts = [float(row["children"]) for row in of_task]
         speed.plot(counts, [float(row["steps_per_second"]) for row in of_task], "o-", label=name)
-        memory.plot(counts, [float(row["estimated_gib"]) for row in of_task], "o-", label=name)
-    for axes, label in ((speed, "child steps per second"), (memory, "memory of the children [GiB], estimated")):
+        room.plot(counts, [max(float(row["gib"]), 1e-3) for row in of_task], "o-", label=name)
+    for axes, label in ((speed, "child steps per second"), (room, "memory of the children [GiB]")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sorted({float(row["children"]) for row in rows}))
@@ -211,9 +217,3 @@ def draw_growth(rows: Sequence[dict[str, float | str]], path: Path, machine: str
         axes.grid(alpha=0.3)
     speed.legend(frameon=False)
     canvas.savefig(path, dpi=110, format="png")
-
-
-def _peak_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -61,6 +62,8 @@ class Part:
 
     Attributes:
         load_before: load average before it.
+        when: day and time, UTC.
+        commit: of the code, where it is known.
         figures: lines of the table.
         skipped: what was not measured, and why, in sentences.
         notes: how it was measured, in sentences.
@@ -68,6 +71,8 @@ class Part:
     """
 
     load_before: float
+    when: str = ""
+    commit: str = ""
     figures: list[Figure] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -102,14 +107,18 @@ def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> 
     missed = sum(figure.verdict == "NOT MET" for figure in figures)
     barred = sum(figure.bar is not None for figure in figures)
     kept = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    loads = ", ".join(f"{name} {part.load_before:g}" for name, part in parts.items())
+    taken = "; ".join(
+        f"{name}: {part.when}, code {part.commit or 'unknown'}, load average before {part.load_before:g}"
+        for name, part in parts.items()
+    )
     paragraphs = [
         f"# Measured on {about['device']}, {about['cores']} cores",
         f"{barred - missed} of {barred} bars met, {missed} NOT MET.",
         "A quick look: few and short rounds, not figures to rely on." if quick else "",
         _grid(lines) if figures else "",
         *dict.fromkeys(line for part in parts.values() for line in part.skipped),
-        f"Threads: {about['threads']}; {about['system']}; {kept}. Load average before each part: {loads}.",
+        f"Threads: {about['threads']}; {about['system']}; {kept}.",
+        f"When each part was measured: {taken}.",
         "Machines are noisy: neighbours, clocks and caches move these figures from one start to the next. Both sides "
         "of a ratio ran in turns; the median of the rounds' ratios is held against the bar.",
         *dict.fromkeys(line for part in parts.values() for line in part.notes),
@@ -118,12 +127,13 @@ def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> 
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
-GROWTH_COLUMNS = ("task", "children", "backend", "child steps/s", "memory, estimated [GiB]")
+GROWTH_COLUMNS = ("task", "children", "backend", "child steps/s", "memory at most [GiB]", "estimated before [GiB]")
 
 
 def _growth_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    rate, gib = f"{row['steps_per_second']:,.0f}", f"{row['estimated_gib']:.3f}"
-    return row["task"], str(row["children"]), row["backend"], rate, gib
+    gib = "not measured" if math.isnan(row["gib"]) else f"{row['gib']:.3f}"
+    rate, estimate = f"{row['steps_per_second']:,.0f}", f"{row['estimated_gib']:.3f}"
+    return row["task"], str(row["children"]), row["backend"], rate, gib, estimate
 
 
 def _grid(lines: Sequence[tuple[str, ...]]) -> str:

@@ -2,5 +2,6 @@
 
 from lr_env.children.backend import Backend
 from lr_env.children.children import Children
+from lr_env.children.numerics import EXACT, Numerics
 
-__all__ = ["Backend", "Children"]
+__all__ = ["EXACT", "Backend", "Children", "Numerics"]

@@ -26,9 +26,10 @@ BACKENDS = ("auto", "loop", "stacked", "compiled")
 _BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and several at the same time
 _COMPILED_BLOCK = 8
 _PROBE_STEPS = 3
+_PROBE_SECONDS = 0.2
 _HOPELESS = 1.3
 _WORTHWHILE = 0.9
-_SHARING_HANDICAP = 1.25
+_SHARING_HANDICAP = 1.1
 _LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two minutes
 
 
@@ -54,6 +55,12 @@ class Backend:
         other = self.block if self.name == "loop" else self.workers
         if min(self.block, self.workers) < 1 or other != 1:
             raise UserError(f"{self!r}: a loop has workers of at least 1, a stack has a block of at least 1")
+
+    def at_once(self, num_children: int, device: torch.device) -> int:
+        """How many of some children are trained at the same time, and so need memory to work in."""
+        if self.name == "loop":
+            return self.workers
+        return num_children if device.type == "cuda" else self.block  # a captured step keeps its memory
 
     def __str__(self) -> str:
         if self.name != "loop":
@@ -127,13 +134,18 @@ def _fastest(
     seconds: dict[Backend, float] = {}
     smaller = float("inf")
     for choice in choices:
-        found = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
+        try:
+            found = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
+        except UserError:  # there is no memory for it
+            continue
         if choice.name == "stacked":
             if found > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
                 break  # a larger block of the same will not gain much, and measuring it would take up to a minute
             smaller = found
     # Cores that share one child wait for each other at every operation, which costs dearly as soon as anything else
     # runs on one of them; cores that have a child each do not. So sharing must be clearly faster.
+    if not seconds:
+        return choices[0], 0.0  # which will say what is wrong
     handicaps = dict.fromkeys(choices, 1.0)
     if threads > 1 and device == "cpu" and any(choice.workers > 1 for choice in choices):
         handicaps[Backend("loop")] = _SHARING_HANDICAP
@@ -164,14 +176,15 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
     children = Children(short, range(together), device, backend, dtype, numerics)
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
-    best = float("inf")
-    for _ in range(2):
+    seconds: list[float] = []
+    # Small networks are timed often: one hiccup of a busy machine must not choose for hours of training.
+    while len(seconds) < 2 or (sum(seconds) < _PROBE_SECONDS and len(seconds) < 20):
         wait(children.device)
         start = time.perf_counter()
         children.train(rates)
         wait(children.device)
-        best = min(best, time.perf_counter() - start)
-    return best / (_PROBE_STEPS * together)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / (_PROBE_STEPS * together)
 
 
 def wait(device: torch.device) -> None:

@@ -79,10 +79,10 @@ class Children:
         self.numerics = numerics
         numerics.check(self.device)
         template = network_of(task, dtype)
-        layout = Layout.of(template)
+        layout = Layout.of(template, numerics.kernels_last(self.device))
         activations = activations_per_example(template, task.source)
         self.need = _need(task, layout, activations, dtype)
-        self.need.check(len(seeds), self.device)
+        self.need.check(len(seeds), 1, self.device)
         self.seeds = check_seeds(seeds)
         self.steps = np.zeros(len(self.seeds), dtype=np.int64)
         self.data = load(task.data, str(self.device), dtype, task.train_fraction, task.label_noise)
@@ -92,11 +92,14 @@ class Children:
             if isinstance(backend, Backend)
             else choose_backend(backend, task, len(self.seeds), str(self.device), dtype, numerics)
         )
+        self.need.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
         self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype)
         self._last_logits = torch.zeros(
             len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
         )
-        self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on them
+        self._measured = torch.zeros(len(self.seeds), 1, device=self.device, dtype=torch.bool)
+        self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on both
+        self.state.tensors["measured"] = self._measured
         self.order = DataOrder(len(self.data.splits["train"]), task.batch_size, self.seeds.tolist())
         self.batches = Batches(self.data.splits["train"], task.augment)
         self._random = layout.key is not None or task.augment is not None
@@ -125,6 +128,7 @@ class Children:
         for row, seed in zip(rows, seeds.tolist(), strict=True):
             self.state.initialise(row, network_of(self.task, self.dtype, seed))
         chosen = np.asarray(rows, dtype=np.int64)
+        self._measured[chosen] = False
         self.seeds[chosen] = seeds
         self.order.assign(chosen, seeds)
         self.steps[chosen] = 0
@@ -181,10 +185,9 @@ class Children:
         logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         weights = self.state.output_weights[where].flatten(1)
         change = (logits - self._last_logits[where]).flatten(1)
-        fresh = self.steps[where] == 0
-        if fresh.any():
-            change[torch.from_numpy(fresh).to(self.device)] = 0
+        change = torch.where(self._measured[where], change, 0)
         self._last_logits[where] = logits
+        self._measured[where] = True
         loss, accuracy = score(logits, labels)
         # One tensor, so that there is one transfer and one wait.
         table = torch.stack(
@@ -239,7 +242,7 @@ class Children:
             now = None if keys is None else keys[row, 0]
             if self.state.layout.key is not None and now is not None:
                 child[self.state.layout.key] = now
-            with torch.no_grad(), self.numerics.active(self.device):
+            with torch.no_grad(), self.numerics.active(self.device), self.numerics.autocast(self.device):
                 inputs, labels = self.batches.take(index[place], now)
                 losses.append(mean_loss(functional_call(self._template, child, (inputs,)), labels))
         return torch.stack(losses).double().cpu().numpy()
@@ -355,10 +358,10 @@ def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> N
     item = dtype.itemsize
     source = task.source
     train, inputs = task.train_size, math.prod(source.input_shape)
-    kept = (1 + len(task.optimizer.slots)) * layout.size + task.val_subset * math.prod(source.output_shape)
+    # Parameters, gradients (which the loop keeps) and optimizer; logits at the last measurement.
+    kept = (2 + len(task.optimizer.slots)) * layout.size + task.val_subset * math.prod(source.output_shape)
     indices = 4 * train + 8 * task.segment * task.batch_size
-    # Gradients and what the update makes of them; inputs as gathered; activations, forward and backward. One block may
-    # hold all children.
-    working = 3 * layout.size + 2 * (inputs + activations) * task.batch_size
+    # What the update makes of gradients; inputs as gathered; activations, forward and backward.
+    working = 2 * layout.size + 2 * (inputs + activations) * task.batch_size
     data = sum(source.sizes.values()) * inputs
-    return Need(per_child=item * (kept + working) + indices, shared=item * (_EVALUATION_ELEMENTS + data))
+    return Need(item * kept + indices, item * working, shared=item * (_EVALUATION_ELEMENTS + data))

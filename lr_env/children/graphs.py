@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 
 _KEPT = 64
 _graphs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
@@ -40,9 +37,9 @@ def traced(
 
 def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
     """A function as a flat list of torch operations."""
-    # functorch has no rule for the CPU's own attention kernel; spelled out, attention batches like anything else.
-    on_cpu = not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_leaves(inputs))
-    with sdpa_kernel([SDPBackend.MATH]) if on_cpu else nullcontext():
+    # functorch has no rules for the backward passes of attention kernels, and would unroll them child by child; spelled
+    # out, attention batches like anything else.
+    with sdpa_kernel([SDPBackend.MATH]):
         return simplify(make_fx(function)(*inputs))
 
 
@@ -55,9 +52,9 @@ def simplify(graph: GraphModule) -> GraphModule:
         if not isinstance(source, torch.fx.Node):
             continue
         same_shape = node.target in reshapes and node.meta["val"].shape == source.meta["val"].shape
-        same_order = node.target is aten.permute.default and list(cast("list[int]", node.args[1])) == sorted(
-            node.args[1]
-        )
+        same_order = node.target is aten.permute.default and [*cast("list[int]", node.args[1])] == [
+            *range(len(cast("list[int]", node.args[1])))
+        ]
         times_one = node.target is aten.mul.Scalar and node.args[1] == 1
         if same_shape or same_order or times_one or node.target is aten.detach.default:
             node.replace_all_uses_with(source)

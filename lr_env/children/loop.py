@@ -7,7 +7,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -52,8 +52,9 @@ class LoopEngine:
         self.batches = batches
         self.clip_norm = clip_norm
         self.numerics = numerics
-        # Networks without buffers evaluate as they train, and switching costs as much as a small forward pass.
-        self.has_modes = bool(state.layout.buffers)
+        # torch's own modules without buffers evaluate as they train, and switching costs a small network dearly.
+        foreign = any(not type(part).__module__.startswith("torch.") for part in template.modules())
+        self.has_modes = bool(state.layout.buffers) or foreign
         self._gradients = torch.zeros_like(state.parameters)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(row) for row in range(len(self.modules))]
@@ -121,7 +122,13 @@ class LoopEngine:
         """Do the same for each of several children, or sets of them, by the engine's threads where it has any."""
         if self._pool is None or len(items) == 1:
             return [work(item) for item in items]
-        return list(self._pool.map(work, items))
+        doing = [self._pool.submit(work, item) for item in items]
+        try:
+            return [job.result() for job in doing]
+        finally:  # whatever happened, nobody goes on writing into children that somebody else may have by now
+            for job in doing:
+                job.cancel()
+            wait(doing)
 
     def _bind(self, template: nn.Module, row: int) -> nn.Module:
         module = copy.deepcopy(template)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lr_env.children.initial import DrawFrom
+from lr_env.children.noise import SeededDropout
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,9 +46,13 @@ def activations_per_example(module: nn.Module, source: DataSource) -> int:
 
     Raises:
         UserError: the network is random in training other than through `nn.Dropout`, which would draw from torch's
-            global generator, or its logits have another shape than the labels ask for.
+            global generator, or uses one dropout layer twice, or its logits have another shape than the labels ask for.
     """
     module = copy.deepcopy(module).to("meta").train()
+    used: set[str] = set()
+    for name, part in module.named_modules():
+        if isinstance(part, SeededDropout):
+            part.register_forward_pre_hook(lambda *_, name=name: _once(used, name))
     examples = 2  # batch norm refuses a single one
     dtype = torch.int64 if source.tokens else next(module.parameters()).dtype
     with torch.no_grad(), DrawFrom(None), _CountOutputs() as count:
@@ -60,38 +65,62 @@ def activations_per_example(module: nn.Module, source: DataSource) -> int:
     return count.elements // examples
 
 
+def _once(used: set[str], name: str) -> None:
+    """Refuse the second use of a dropout layer in one pass, which would drop the same places again."""
+    if name in used:
+        raise UserError(
+            f"the network uses the dropout layer {name!r} more than once: give each place its own nn.Dropout"
+        )
+    used.add(name)
+
+
 @dataclass(frozen=True)
 class Need:
     """Bytes that children will take.
 
     Attributes:
-        per_child: for every child, for as long as it lives.
-        shared: besides, while training or evaluating.
+        kept: for every child, for as long as it lives.
+        working: for every child that is trained at the same time as others.
+        shared: besides, whatever the number of children.
     """
 
-    per_child: int
+    kept: int
+    working: int
     shared: int
 
-    def check(self, num_children: int, device: torch.device) -> None:
+    def bytes(self, num_children: int, at_once: int) -> int:
+        """What so many children need, of which so many are trained at the same time."""
+        return self.kept * num_children + self.working * min(at_once, num_children) + self.shared
+
+    def fitting(self, available: float, at_once: int) -> int:
+        """How many children fit, of which so many are trained at the same time."""
+        count = int((available - self.bytes(0, 0)) // (self.kept + self.working))
+        if count > at_once:
+            count = int((available - self.shared - self.working * at_once) // self.kept)
+        return max(0, count)
+
+    def check(self, num_children: int, at_once: int, device: torch.device) -> None:
         """Refuse what cannot fit.
 
         Raises:
             UserError: naming how many children would fit.
         """
         available = available_bytes(device)
-        total = self.per_child * num_children + self.shared
+        total = self.bytes(num_children, at_once)
         if total > available:
-            fit = max(0, (available - self.shared) // self.per_child)
+            fit = self.fitting(available, at_once)
+            hint = f"ask for at most {fit} at a time" if fit else "there is room for none: take a smaller task"
             raise UserError(
                 f"{num_children} children need about {total / 2**30:.3g} GiB, but {available / 2**30:.3g} GiB are free "
-                f"on {device}: ask for at most {fit} at a time"
+                f"on {device}: {hint}"
             )
 
 
 def available_bytes(device: torch.device) -> int:
     """Bytes that can still be allocated on a device, the limits of a container included."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
+        return torch.cuda.mem_get_info(device)[0] + unused
     bounds = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -94,12 +94,14 @@ def seed_dropout(module: nn.Module) -> nn.Module:
         UserError: another kind of dropout layer.
     """
     key = torch.zeros(2, dtype=torch.int32)
-    found = [(parent, name, child) for parent in module.modules() for name, child in parent.named_children()]
-    place = 0
+    # Not named_children(), which passes over a module's second name.
+    found = [(parent, *item) for parent in module.modules() for item in parent._modules.items() if item[1] is not None]
+    replaced: dict[nn.Module, SeededDropout] = {}
     for parent, name, child in found:
         if type(child) is nn.Dropout:
-            setattr(parent, name, SeededDropout(child.p, place, key))
-            place += 1
+            if child not in replaced:
+                replaced[child] = SeededDropout(child.p, len(replaced), key)
+            setattr(parent, name, replaced[child])
         elif isinstance(child, _ELEMENTWISE):
             raise UserError(f"the network has a {type(child).__name__}, which is not supported: use nn.Dropout")
     return module

@@ -32,13 +32,12 @@ class Replay:
         tables: Tables,
         kept: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._step = step
         self._tables = {name: table.clone() for name, table in tables.items()}
         index = tables["index"]
         self._counter = torch.zeros(1, dtype=torch.int64, device=index.device)
         with kept():
-            self._losses = self._warm_up().expand(len(index), -1).clone()
-            self._capture()
+            self._losses = self._warm_up(step).expand(len(index), -1).clone()
+            self._capture(step)
 
     def run(self, tables: Tables) -> Tensor:
         """All steps of one segment; returns their losses, (steps, block), valid until the next call."""
@@ -61,22 +60,35 @@ class Replay:
     def _row(self) -> dict[str, Tensor]:
         return {name: table.index_select(0, self._counter)[0] for name, table in self._tables.items()}
 
-    def _once(self) -> None:
-        self._losses.index_copy_(0, self._counter, self._step(self._row())[None])
+    def _once(self, step: Callable[[Tables], Tensor]) -> None:
+        self._losses.index_copy_(0, self._counter, step(self._row())[None])
         self._counter.add_(1)
 
-    def _warm_up(self) -> Tensor:
+    # The step is handed on and not kept: it belongs to the engine that keeps this, and in a circle the memory of both
+    # would live until the garbage collector comes by.
+
+    def _warm_up(self, step: Callable[[Tables], Tensor]) -> Tensor:
         """Run a few steps outside of the graph, as capturing asks for; returns the losses of the last."""
         self.stream = torch.cuda.Stream()
         with self.started():
-            losses = [self._step(self._row()) for _ in range(_WARM_UP)][-1]
+            losses = [step(self._row()) for _ in range(_WARM_UP)][-1]
         self.join()
         return losses
 
-    def _capture(self) -> None:
+    def _capture(self, step: Callable[[Tables], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._once()
+        # cuBLAS keeps one workspace a stream, for all graphs captured on it. Graphs that run at the same time must not
+        # share one, nor may one graph's end free another's (pytorch/pytorch#193402): each gets its own.
+        _forget_workspaces()
+        with torch.cuda.graph(self._graph, stream=self.stream):
+            self._once(step)
+        _forget_workspaces()
 
     def _play(self) -> None:
         self._graph.replay()
+
+
+def _forget_workspaces() -> None:
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear is not None:
+        clear()

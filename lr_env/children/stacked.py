@@ -104,7 +104,7 @@ class StackedEngine:
         }
         losses = torch.zeros(index.shape[1], len(lr), device=device, dtype=dtype)
         unwanted: list[tuple[NDArray[np.int64], Tensors]] = []
-        running: list[tuple[slice, Replay, Tensor]] = []
+        running: list[tuple[slice, Replay, Tensors, Tensor]] = []
         for start, end in self.blocks:
             rows = slice(start, end)
             idle = start + np.flatnonzero(resting[rows])
@@ -123,12 +123,12 @@ class StackedEngine:
                     self._replays[start] = Replay(step, tables, partial(self.state.kept, rows))
                 replay = self._replays[start]
                 with replay.started():
-                    running.append((rows, replay, replay.run(tables)))
+                    running.append((rows, replay, tables, replay.run(tables)))
             else:
                 of_step = {name: table.unbind() for name, table in tables.items()}
                 for number in range(len(losses)):
                     losses[number, rows] = step({name: table[number] for name, table in of_step.items()})
-        for rows, replay, found in running:
+        for rows, replay, _, found in running:  # the tables are kept until the block's stream has read them
             replay.join()
             losses[:, rows] = found
         for idle, before in unwanted:

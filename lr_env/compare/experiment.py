@@ -1,4 +1,8 @@
-"""Many runs, made so that a kill at any moment loses at most a minute and changes nothing in the result."""
+"""Many runs, made so that a kill at any moment changes nothing in the result.
+
+It loses the work since the last checkpoint: a minute of it, or the segment that is being trained if that takes longer,
+as it can where planners look ahead on forks of many runs (fewer in lockstep make it shorter).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +100,7 @@ class Experiment:
         progress: Progress,
     ) -> None:
         ids = self.store.begin_runs(self.name, keys)
-        how = {"device": self.device, "backend": self.backend, **asdict(self.numerics)}
+        how = {"device": self.device, "backend": self.backend, "numerics": self.numerics}
         rollout = Rollout(self.task, chunk, score=score, **how)
         tag = hashlib.sha256(json.dumps([self.store.experiment(self.name), keys]).encode()).hexdigest()
         if (saved := self._saved(tag, ids)) is not None:

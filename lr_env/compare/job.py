@@ -161,14 +161,14 @@ class Job:
         """Children at a time: what was asked for, if it fits, or what pays."""
         need = Children(self.task, [0], self.device, "loop").need
         if any(needs_forks(name) for name in self.planners):
-            need = replace(need, per_child=2 * need.per_child)  # a second child for each run, see `probe.Forks`
+            need = replace(need, kept=2 * need.kept)  # a second child for each run, see `probe.Forks`
         device = find_device(self.device)
         most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
         if self.lockstep is not None:
-            need.check(min(self.lockstep, most), device)
+            need.check(min(self.lockstep, most), 1, device)
             return min(self.lockstep, most)
-        free = _MEMORY_SHARE * available_bytes(device) - need.shared
-        return max(1, min(LOCKSTEP, most, int(free // need.per_child)))
+        at_once = torch.get_num_threads() if self.backend == "loop" else LOCKSTEP  # what "auto" finds is not known yet
+        return max(1, min(LOCKSTEP, most, need.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,9 @@ def run_job(
     report = progress or (lambda what, steps: None)
     with only_process(store, name):
         job.check_rates()
-        if fresh:
+        spec = job.spec(None if fresh else store.experiment(name))
+        if fresh:  # once the job is known to be possible
             start_over(store, name)
-        spec = job.spec(store.experiment(name))
         training = spec["training"]
         experiment = Experiment(
             store,
@@ -295,7 +295,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
         },
         "child_steps": {
             "tuning": sum(tuning_steps(result.tuning).values()),
-            "final": sum(r.steps for r in result.final),
+            "final": sum(r.steps + r.extra_steps for r in result.final),
         },
         "device": device_name(job.device),
         "threads": result.spec["threads"],

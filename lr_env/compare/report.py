@@ -163,8 +163,8 @@ def _columns(summary: Summary) -> list[_Column]:
         meaning = "paired difference in test loss to the best constant rate; negative is better"
         columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
     meaning = (
-        "paired difference in test loss to the best baseline, the planner with the lowest mean final "
-        "validation loss; a tie where the interval contains 0"
+        "paired difference in test loss to the best baseline, the planner with the lowest mean final validation loss "
+        "of those that take no steps beyond their budget; a tie where the interval contains 0"
     )
     columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 0))
     chances = [r.improvement for r in rows]
@@ -178,7 +178,7 @@ def _columns(summary: Summary) -> list[_Column]:
         )
     )
     if summary.target_val_loss is not None:
-        meaning = f"median optimizer steps to a validation loss of {summary.target_val_loss:g} nats/example"
+        meaning = f"median optimizer steps of a run to a validation loss of {summary.target_val_loss:g} nats/example"
         steps = [r.steps_to_target for r in rows]
         text = ["never" if s is None or np.isinf(s) else f"{s:.0f}" for s in steps]
         columns.append(_Column("to target", meaning, text, 5))
@@ -186,7 +186,7 @@ def _columns(summary: Summary) -> list[_Column]:
     columns.append(_Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
     if any(r.extra_steps for r in rows):
         extra = [f"{r.extra_steps:.0f}" for r in rows]
-        columns.append(_Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 9))
+        columns.append(_Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 0))
     seconds = [f"{r.planning_seconds:.2g}" for r in rows]
     columns.append(_Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
     return columns

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -271,11 +272,12 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.out = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout1 = nn.Dropout(settings.dropout)
+        self.dropout2 = nn.Dropout(settings.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.out(F.gelu(self.up(self.norm2(x)), approximate="tanh")))
+        x = x + self.dropout1(self.attention(self.norm1(x)))
+        return x + self.dropout2(self.out(F.gelu(self.up(self.norm2(x)), approximate="tanh")))
 
 
 class _Attention(nn.Module):
@@ -291,5 +293,8 @@ class _Attention(nn.Module):
         batch, context, width = x.shape
         split = self.qkv(x).view(batch, context, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind()
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        # Inside torch.autocast, torch.func cannot differentiate attention (torch 2.13), which needs no cast any more.
+        lower = query.dtype == torch.bfloat16
+        with torch.autocast(x.device.type, enabled=False) if lower else nullcontext():
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.out(mixed.transpose(1, 2).reshape(batch, context, width))
