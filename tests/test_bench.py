@@ -81,7 +81,7 @@ def test_report():
     assert "| reset   | 30.0 ms                        |           | < 20 ms | NOT MET |" in lines
     assert "DACBench is not measured: no network." in lines
     assert any(line.startswith("A quick look") for line in lines)
-    assert "| MLP  | 8        | loop    | 1,234         | 0.400                | 0.500                  |" in lines
+    assert "| MLP  | 8        | loop    | 1,234         | 0.400                         | 0.500           |" in lines
     assert "When each part was measured: plain: today, code abc, load average before 0.5; growth" in text
 
 

@@ -84,7 +84,7 @@ class Bench:
 
 def commit() -> str:
     """The commit of the code that runs, with a "+" where it has been changed since; "" where git does not know."""
-    here = ["git", "-C", str(Path(__file__).parent)]
+    here = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         found = subprocess.run([*here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         changed = subprocess.run([*here, "status", "--porcelain", "."], capture_output=True, text=True)

@@ -159,7 +159,8 @@ def growth(task: Task, device: torch.device, effort: Effort, counts: Sequence[in
                 "backend": str(backend),
                 "steps_per_second": count * segment / float(np.median(seconds)),
                 "gib": (memory.peak(device) - before) / 2**30,
-                "estimated_gib": children.need.bytes(count, backend.at_once(count, device)) / 2**30,
+                "estimated_gib": (children.need.bytes(count, backend.at_once(count, device)) - children.need.shared)
+                / 2**30,
             }
         )
         del children

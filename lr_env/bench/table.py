@@ -127,7 +127,7 @@ def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> 
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
-GROWTH_COLUMNS = ("task", "children", "backend", "child steps/s", "memory at most [GiB]", "estimated before [GiB]")
+GROWTH_COLUMNS = ("task", "children", "backend", "child steps/s", "memory besides the data [GiB]", "estimated [GiB]")
 
 
 def _growth_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

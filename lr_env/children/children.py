@@ -97,9 +97,8 @@ class Children:
         self._last_logits = torch.zeros(
             len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
         )
-        self._measured = torch.zeros(len(self.seeds), 1, device=self.device, dtype=torch.bool)
-        self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on both
-        self.state.tensors["measured"] = self._measured
+        self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on them
+        self._measured = np.zeros(len(self.seeds), dtype=bool)
         self.order = DataOrder(len(self.data.splits["train"]), task.batch_size, self.seeds.tolist())
         self.batches = Batches(self.data.splits["train"], task.augment)
         self._random = layout.key is not None or task.augment is not None
@@ -185,21 +184,14 @@ class Children:
         logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         weights = self.state.output_weights[where].flatten(1)
         change = (logits - self._last_logits[where]).flatten(1)
-        change = torch.where(self._measured[where], change, 0)
+        if not self._measured[where].all():
+            change[torch.from_numpy(~self._measured[where]).to(self.device)] = 0
         self._last_logits[where] = logits
         self._measured[where] = True
         loss, accuracy = score(logits, labels)
+        means = [loss.mean(1), accuracy.mean(1)]
         # One tensor, so that there is one transfer and one wait.
-        table = torch.stack(
-            [
-                loss.mean(1),
-                accuracy.mean(1),
-                _variance(logits.flatten(1)),
-                _variance(change),
-                weights.mean(1),
-                _variance(weights),
-            ]
-        )
+        table = torch.stack([*means, _variance(logits.flatten(1)), _variance(change), *_mean_and_variance(weights)])
         return dict(zip(MEASURED, table.double().cpu().numpy(), strict=True))
 
     def evaluate(self, split: str, rows: Sequence[int] | None = None) -> tuple[Floats, Floats]:
@@ -255,6 +247,7 @@ class Children:
             "steps": self.steps[chosen].copy(),
             "seeds": self.seeds[chosen].copy(),
             "order_seeds": self.order.seeds[chosen].copy(),
+            "measured": self._measured[chosen].copy(),
         }
 
     def restore(self, snapshot: Mapping[str, Any], rows: Sequence[int] | None = None) -> None:
@@ -266,6 +259,7 @@ class Children:
         self.steps[chosen] = snapshot["steps"]
         self.seeds[chosen] = snapshot["seeds"]
         self.order.assign(chosen, snapshot["order_seeds"])
+        self._measured[chosen] = snapshot["measured"]
 
     def fork(self, sources: Sequence[int], targets: Sequence[int], *, same_batches: bool = False) -> None:
         """Copy children onto others, to look ahead on the real thing.
@@ -349,17 +343,25 @@ def _variance(values: Tensor) -> Tensor:
 
     torch.var is careful and, for many rows, several times slower than this; for few it saves three calls.
     """
+    return values.var(1, correction=0) if len(values) < 8 else _mean_and_variance(values)[1]
+
+
+def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population variance along rows: (rows, n) -> two of (rows,)."""
     if len(values) < 8:
-        return values.var(1, correction=0)
-    return (values - values.mean(1, keepdim=True)).square().mean(1)
+        variance, mean = torch.var_mean(values, 1, correction=0)
+        return mean, variance
+    mean = values.mean(1, keepdim=True)
+    return mean[:, 0], (values - mean).square().mean(1)
 
 
 def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> Need:
     item = dtype.itemsize
     source = task.source
     train, inputs = task.train_size, math.prod(source.input_shape)
-    # Parameters, gradients (which the loop keeps) and optimizer; logits at the last measurement.
-    kept = (2 + len(task.optimizer.slots)) * layout.size + task.val_subset * math.prod(source.output_shape)
+    # Parameters, gradients (which the loop keeps) and optimizer; logits at the last measurement, and four times as much
+    # while all children are measured together.
+    kept = (2 + len(task.optimizer.slots)) * layout.size + 5 * task.val_subset * math.prod(source.output_shape)
     indices = 4 * train + 8 * task.segment * task.batch_size
     # What the update makes of gradients; inputs as gathered; activations, forward and backward.
     working = 2 * layout.size + 2 * (inputs + activations) * task.batch_size
