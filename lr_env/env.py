@@ -72,9 +72,11 @@ class LREnv(gymnasium.Env[Any, Any]):
 
     ## Arguments
     task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps, in place of the task's own.
-    action, max_change (1.05), reward: as above. score (("val", "test")): what is measured at the end of a run, of
-    "val", "test" and "flatness"; `()` saves the time in reinforcement learning. device ("cpu"), backend ("auto"): see
-    `lr_env.Children`. numerics (`lr_env.Numerics()`): precision, determinism, order of convolutions' kernels.
+    action, max_change (1.05), reward: as above. start_rates (): rates of which each run starts from one, drawn from its
+    seed, for relative actions. noise (0): standard deviation of Gaussian noise on the log of the rates asked for.
+    score (("val", "test")): what is measured at the end of a run, of "val", "test" and "flatness"; `()` saves the time
+    in reinforcement learning. device ("cpu"), backend ("auto"): see `lr_env.Children`. numerics (`lr_env.Numerics()`):
+    precision, determinism, order of convolutions' kernels.
 
     ## Versions
     v0: first release.
@@ -296,7 +298,8 @@ def _single_info(infos: Info) -> Info:
 def _masked(infos: Info, mask: NDArray[np.bool_]) -> Info:
     """Infos as Gymnasium's vector environments give them: 0 and a False mask where there is nothing to tell."""
     masked: Info = {}
+    everyone = bool(mask.all())
     for name, values in infos.items():
-        masked[name] = np.where(mask, values, np.zeros((), values.dtype))
+        masked[name] = values if everyone else np.where(mask, values, np.zeros((), values.dtype))
         masked[f"_{name}"] = mask.copy()
     return masked

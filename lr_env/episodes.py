@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +15,8 @@ from lr_env import observations
 from lr_env.actions import find_action
 from lr_env.children import EXACT, Backend, Children, Numerics
 from lr_env.children.flatness import flatness
-from lr_env.errors import UserError
-from lr_env.planner import RunSpec
+from lr_env.errors import UserError, unknown
+from lr_env.planner import UPDATE_SIGNALS, RunSpec
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS
 from lr_env.rewards import find_reward
 from lr_env.tasks import Task, find_task
@@ -31,6 +32,13 @@ SCORED = {"val": ("final_val_loss", "final_val_accuracy"), "test": ("test_loss",
 
 FLATNESS = "flatness"
 """What else can be measured at the end of a run: the scores in `FLATNESS_SCORES`."""
+
+
+_START, _NOISE = 0x57A7, 0x7015  # tell the draws of one seed apart
+
+
+def _drawn(*origin: Any) -> np.random.Generator:
+    return np.random.default_rng([int(number) for number in origin])
 
 
 @dataclass(frozen=True)
@@ -61,15 +69,21 @@ class Episodes:
         reward: "improvement", "neg_val_loss" or "final"; see `lr_env.rewards`.
         score: what is measured at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian
             (see `lr_env.children.flatness`; NaN for a run that diverged).
+        start_rates: rates of which each run starts from one, drawn from its seed, where none is given; the task's own
+            by default. It matters to relative actions only.
+        noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
+            seed at each segment.
+        also: further signals to measure, of `lr_env.planner.UPDATE_SIGNALS`.
         device, backend: see `Children`.
         numerics: how numbers are computed.
 
     Attributes:
-        signals: name in `SIGNALS` -> (num_envs,), measured at the end of the last segment, always finite: the
+        signals: name in `SIGNALS` and `also` -> (num_envs,), measured at the end of the last segment, finite: the
             validation loss of a run that has diverged reads as the bound of divergence, its training loss at most.
         over: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
         loss_bound: the loss above which it diverges, nats per example.
+        child_seconds: wall time spent on starting, training and measuring children.
     """
 
     def __init__(
@@ -81,6 +95,9 @@ class Episodes:
         max_change: float = 1.05,
         reward: str = "improvement",
         score: Sequence[str] = ("val", "test"),
+        start_rates: Sequence[float] = (),
+        noise: float = 0.0,
+        also: Sequence[str] = (),
         budget: int | None = None,
         segment: int | None = None,
         device: str = "cpu",
@@ -97,6 +114,12 @@ class Episodes:
         )
         self.num_envs = num_envs = int(num_envs)
         self.action = find_action(action, max_change)
+        self.start_rates = np.array(start_rates or [self.task.lr_start], dtype=np.float64)
+        self._check_rates(self.start_rates)
+        if not 0 <= noise < np.inf:
+            raise UserError(f"noise is {noise}: it must be a finite number of at least 0")
+        self.noise = noise
+        self.child_seconds = 0.0
         self.reward = find_reward(reward)
         kinds = (*SCORED, FLATNESS)
         wrong = [kind for kind in score if kind not in kinds]
@@ -105,11 +128,16 @@ class Episodes:
         self.score = tuple(score)
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
-        self.children = Children(self.task, range(num_envs), device, backend, numerics=numerics)
+        wrong = [name for name in also if name not in UPDATE_SIGNALS]
+        if wrong:
+            raise unknown("signal", wrong[0], UPDATE_SIGNALS)
+        self.names = (*SIGNALS, *(name for name in UPDATE_SIGNALS if name in also))
+        aligned = len(self.names) > len(SIGNALS)
+        self.children = Children(self.task, range(num_envs), device, backend, numerics=numerics, aligned=aligned)
         self.over = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
         self.started = np.zeros(num_envs, dtype=bool)
-        table = np.zeros((len(SIGNALS), num_envs))
+        table = np.zeros((len(self.names), num_envs))
         table[SIGNALS.index("lr")] = self.task.lr_start
         self._set_table(table)
         self.loss_bound = np.zeros(num_envs)
@@ -139,20 +167,23 @@ class Episodes:
             seeds: one for each.
             lr: the rate that relative actions start from, one or one for each; the task's own by default.
         """
-        rates = np.asarray(self.task.lr_start if lr is None else lr, dtype=np.float64)
+        if lr is None:
+            lr = [self.start_rates[_drawn(_START, seed).integers(len(self.start_rates))] for seed in seeds]
+        rates = np.asarray(lr, dtype=np.float64)
         if rates.shape not in ((), (1,), (len(rows),)):
             raise UserError(f"{rates.size} starting rates for {len(rows)} runs: give one, or one for each")
         rates = np.broadcast_to(rates, (len(rows),))
-        low, high = self.task.lr_range
-        if not ((rates >= low) & (rates <= high)).all():
-            raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
+        self._check_rates(rates)
         rows = list(rows)
+        began = time.perf_counter()
         self.children.reset(rows, seeds)
         first = {
             "lr": rates,
             "train_loss": self.children.first_batch_loss(rows),
             **self.children.measure(rows),
+            **dict.fromkeys(UPDATE_SIGNALS, np.zeros(len(rows))),
         }
+        self.child_seconds += time.perf_counter() - began
         self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0)
         self.over[rows] = self.diverged[rows] = False
         self.started[rows] = True
@@ -165,11 +196,18 @@ class Episodes:
         lr = self.action.decode(actions, self.signals["lr"], self.task.lr_range, self.task.segment)
         live = ~self.over
         rows = np.flatnonzero(live).tolist()
+        if self.noise:
+            lr = self._noisy(lr, rows)
         before = self.signals["val_loss"]
         if rows:
+            began = time.perf_counter()
             losses = self.children.train(lr, rows)[rows]
             last = lr if lr.ndim == 1 else lr[:, -1]
-            self._update(rows, {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)})
+            measured = {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)}
+            if self.children.step_alignment is not None:
+                measured.update(zip(UPDATE_SIGNALS, self.children.step_alignment[rows].mean(1).T, strict=True))
+            self.child_seconds += time.perf_counter() - began
+            self._update(rows, measured)
         terminated = live & self.diverged
         truncated = live & ~self.diverged & (self.children.steps >= self.task.budget)
         self.over |= terminated | truncated
@@ -202,6 +240,19 @@ class Episodes:
         self.started = snapshot["started"].copy()
         self.loss_bound = snapshot["loss_bound"].copy()
 
+    def _check_rates(self, rates: Floats) -> None:
+        low, high = self.task.lr_range
+        if not ((rates >= low) & (rates <= high)).all():
+            raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
+
+    def _noisy(self, lr: Floats, rows: Sequence[int]) -> Floats:
+        """Rates times the exponential of noise that follows from each run's seed and step."""
+        lr = lr.copy()
+        for row in rows:
+            drawn = _drawn(_NOISE, self.children.seeds[row], self.children.steps[row]).standard_normal()
+            lr[row] = np.clip(lr[row] * np.exp(self.noise * drawn), *self.task.lr_range)
+        return lr
+
     def _update(self, rows: Sequence[int], measured: Mapping[str, Floats]) -> None:
         """Take over what was measured, as a new table: what was handed out before never changes."""
         steps = self.children.steps[rows].astype(np.float64)
@@ -213,7 +264,7 @@ class Episodes:
             self.diverged[rows] |= diverged
             measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
             measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
-        found = np.array([measured[name] for name in SIGNALS])
+        found = np.array([measured[name] for name in self.names])
         found = found if np.isfinite(found).all() else np.nan_to_num(found, nan=0.0)
         if len(rows) == self.num_envs:
             return self._set_table(found)
@@ -223,7 +274,7 @@ class Episodes:
 
     def _set_table(self, table: Floats) -> None:
         self._table = table
-        self.signals = dict(zip(SIGNALS, table, strict=True))
+        self.signals = dict(zip(self.names, table, strict=True))
 
     def _scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
         """Score ended runs; a diverged run has the loss at which it was stopped, and no flatness."""

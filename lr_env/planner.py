@@ -23,6 +23,10 @@ A planner that names "probe" among its needs also gets a `Probe` under that name
 PROBE = "probe"
 """The name under which signals hold a `Probe`."""
 
+UPDATE_SIGNALS = ("update_product", "update_cosine")
+"""Signals that are measured only for planners that need them: inner product and cosine of the gradient of a step and
+the update before it over its rate, mean over the last segment's steps; see `lr_env.children.alignment`."""
+
 Foresight = Mapping[str, NDArray[np.float64]]
 """What forks measured: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
 nats per example, infinite from the segment on in which a fork diverges."""
@@ -90,6 +94,10 @@ class Planner(Protocol):
 
     To be tuned in a comparison and kept in records, a planner is a frozen dataclass with JSON-able fields and has
     `candidates`; to be found by name it is declared in the entry-point group `lr_env.planners`.
+
+    It may have: `optimizer`, settings of an optimizer (see `lr_env.children.optimizers`) that trains its runs in place
+    of the task's; `prior_steps`, child steps that were spent before any sweep, say on training a policy, which
+    are counted as tuning; `preview(num_decisions)`, its rates if they follow from time alone.
     """
 
     @property

@@ -49,6 +49,7 @@ class Forks:
                 children.backend,
                 children.dtype,
                 children.numerics,
+                aligned=children.state.direction is not None,
             )
         except UserError as error:
             raise UserError(f"a planner that looks ahead needs a second child for each run: {error}") from None

@@ -56,6 +56,15 @@ def needs_forks(name: str) -> bool:
     return PROBE in find_planner(name).needs
 
 
+def is_plain(name: str) -> bool:
+    """Whether the planner of that name needs neither forks nor an optimizer of its own: one of "all".
+
+    Raises:
+        UserError: see `find_planner`.
+    """
+    return not needs_forks(name) and not hasattr(find_planner(name), "optimizer")
+
+
 def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
     """The settings that a sweep tries, one for each peak rate.
 

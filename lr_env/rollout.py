@@ -15,9 +15,10 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Numerics
+from lr_env.children.optimizers import Optimizer
 from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError
-from lr_env.planner import PROBE, Foresight, Planner, Signals, require
+from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
 from lr_env.probe import Forks
 from lr_env.records.record import SCORES, SIGNALS, RunRecord
 from lr_env.tasks import Task
@@ -82,9 +83,13 @@ class Rollout:
         numerics: Numerics = EXACT,
     ) -> None:
         self.runs = list(runs)
+        task, backend = _own_optimizer(task, backend, self.runs)
+        needs = frozenset().union(*(run.planner.needs for run in self.runs))
+        self.also = [name for name in UPDATE_SIGNALS if name in needs]
         self.env = LRVectorEnv(
             task,
             len(self.runs),
+            also=self.also,
             autoreset_mode=AutoresetMode.DISABLED,
             score=score,
             device=device,
@@ -194,7 +199,7 @@ class Rollout:
 
     def _signals(self, planner: Planner, rows: Sequence[int]) -> Signals:
         """What a planner is told; forks only if it names them among its needs."""
-        measured = {name: self._infos[name][rows] for name in SIGNALS}
+        measured = {name: self._infos[name][rows] for name in (*SIGNALS, *self.also)}
         return {**measured, PROBE: partial(self._probe, planner, rows)} if PROBE in planner.needs else measured
 
     def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> Foresight:
@@ -229,6 +234,27 @@ class Rollout:
                 f"outside the task's range: from {low:g} to {high:g}"
             )
         return answer
+
+
+def optimizer_of(run: PlannedRun) -> Optimizer | None:
+    """The optimizer that a planner brings along; None for the task's own."""
+    return getattr(run.planner, "optimizer", None)
+
+
+def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun]) -> tuple[Task, str | Backend]:
+    """The task under the optimizer of its planners, and a backend that can train it."""
+    optimizer = optimizer_of(runs[0])
+    for run in runs:
+        if optimizer_of(run) != optimizer:
+            raise UserError(
+                f"planners {runs[0].planner.name!r} and {run.planner.name!r} bring optimizers of their own: roll them "
+                "out one after the other"
+            )
+    if optimizer is None:
+        return task, backend
+    if not optimizer.stackable:
+        backend = "loop"
+    return replace(task, optimizer=optimizer), backend
 
 
 def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any) -> list[RunRecord]:

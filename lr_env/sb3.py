@@ -63,7 +63,7 @@ def make_vec_env(
             learning amplifies: name one where the same seed must give the same policy in another process.
         seed: run i starts from `seed + i` at the first reset, unless the algorithm seeds the environment again, as
             `PPO(..., seed=0)` does.
-        settings: `max_change`, `reward`, `budget`, `segment`, `numerics`, as `LREnv` takes them.
+        settings: `max_change`, `reward`, `budget`, `segment`, `start_rates`, `noise` and `numerics`, as for `LREnv`.
 
     Raises:
         UserError: bad arguments.
@@ -133,8 +133,9 @@ class LRVecEnv(VecEnv):
 
     def reset(self) -> NDArray[np.float32]:
         """Start every run; how each began is in `reset_infos`."""
+        given = [options.get("lr") for options in self._options]
         default = self.vector_env.task.lr_start
-        rates = [options.get("lr", default) for options in self._options]
+        rates = [default if rate is None else rate for rate in given] if any(given) else None
         observations, infos = self.vector_env.reset(seed=self._seeds, options={"lr": rates})
         self.reset_infos = [_of_run(infos, row) for row in range(self.num_envs)]
         self._reset_seeds()
@@ -153,14 +154,12 @@ class LRVecEnv(VecEnv):
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
         dones = terminated | truncated
         final_observations, final_infos = infos.pop("final_obs", None), infos.pop("final_info", None)
-        told: list[Info] = []
+        told = _of_all_runs(infos)
         for row in range(self.num_envs):
-            info = _of_run(infos, row)
             if dones[row]:
-                self.reset_infos[row] = info
-                info = {**_of_run(final_infos, row), "terminal_observation": final_observations[row]}
-            info["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
-            told.append(info)
+                self.reset_infos[row] = told[row]
+                told[row] = {**_of_run(final_infos, row), "terminal_observation": final_observations[row]}
+            told[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
         return observations, rewards.astype(np.float32), dones, told
 
     def close(self) -> None:
@@ -240,6 +239,12 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         return {"lr": np.asarray(options["lr"], dtype=np.float64).item()}
     except (TypeError, ValueError):
         raise UserError(f"the starting rate {options['lr']!r} is not a number") from None
+
+
+def _of_all_runs(infos: Info) -> list[Info]:
+    """What infos that are there for all runs say of each, as `_of_run` has it; this is done at every step."""
+    names = [name for name in infos if not name.startswith("_")]
+    return [dict(zip(names, row, strict=True)) for row in zip(*(infos[name].tolist() for name in names), strict=True)]
 
 
 def _of_run(infos: Info, row: int) -> Info:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from planners.autolrs import AutoLRS
 from planners.lookahead import Lookahead
+from planners.lrtuner import LRTuner
+from planners.ppo import PPO
+from planners.reactive import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, Plateau
+from planners.rivals import DAdaptAdam, DAdaptSGD, MechanicSGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from planners.schedules import (
     SGDR,
     WSD,
@@ -13,6 +17,7 @@ from planners.schedules import (
     Cyclic,
     Exponential,
     InverseSqrt,
+    Knee,
     Linear,
     MultiStep,
     OneCycle,
@@ -20,6 +25,7 @@ from planners.schedules import (
     Step,
     WSDSqrt,
 )
+from planners.stochastic import LEAP, PLRS, PLRSMidpoint, ShuffledCosine
 
 PLANNERS: dict[str, type] = {
     planner.name: planner
@@ -36,10 +42,28 @@ PLANNERS: dict[str, type] = {
         InverseSqrt,
         WSD,
         WSDSqrt,
+        Knee,
         SGDR,
         Cyclic,
+        PLRS,
+        PLRSMidpoint,
+        ShuffledCosine,
+        LEAP,
+        Plateau,
+        GreedyLR,
+        LossSlope,
+        Hypergradient,
+        HypergradientMultiplicative,
+        PPO,
         Lookahead,
         AutoLRS,
+        LRTuner,
+        ScheduleFreeSGD,
+        ScheduleFreeAdamW,
+        Prodigy,
+        DAdaptSGD,
+        DAdaptAdam,
+        MechanicSGD,
     )
 }
 """Name -> planner, in the order in which they are listed; the same as the entry points in pyproject.toml."""

@@ -11,8 +11,8 @@ from lr_env.errors import UserError
 from lr_env.planner import PROBE, Foresight, Signals, State
 from planners.bayes import Search
 from planners.forecast import forecast
-from planners.probing import FROM_0, Probing
-from planners.schedule import COUNT, POSITIVE, Array, Rule, Rules, Shapes
+from planners.probing import Probing
+from planners.settings import COUNT, FROM_0, POSITIVE, Array, Rule, Rules, Shapes
 
 FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", whole=True)
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.planner import PROBE, Signals, State
-from planners.probing import FROM_0, Probing
-from planners.schedule import COUNT, Array, Rules, Shapes
+from planners.probing import Probing
+from planners.settings import COUNT, FROM_0, Array, Rules, Shapes
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,6 @@ class Lookahead(Probing):
             return None
         rates = np.geomspace(self.low(state), self.peak, self.count) if self.count > 1 else np.array([self.peak])
         course = self.course(state["num_segments"] - now)
-        ahead = np.maximum(rates[:, None] * course, state["floor"])
+        ahead = np.maximum(rates[:, None] * course, state["range"][0])
         found = signals[PROBE](np.broadcast_to(ahead, (len(state["lr"]), *ahead.shape)), len(course))
         return rates[found["val_loss"][:, :, -1].argmin(axis=1)]

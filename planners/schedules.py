@@ -19,7 +19,8 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.errors import UserError
-from planners.schedule import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Index, Rules, Schedule, Shapes
+from planners.schedule import Index, Schedule
+from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, Shapes
 
 
 def _decisions(fraction: float, n: int) -> int:
@@ -293,6 +294,27 @@ class WSDSqrt(WSD):
     @staticmethod
     def _cool_down(u: Array) -> Array:
         return 1 - np.sqrt(u)
+
+
+@dataclass(frozen=True)
+class Knee(Schedule):
+    """Explore at the peak, then exploit down a straight line to 0 (Iyer et al. 2020).
+
+    f(k) = 1 for k < E, else 1 - (k-E)/(n-E); the warm-up of the original, 0 by default there too, is `wsd`'s. Torch:
+    `SequentialLR` of `ConstantLR` and `LinearLR`. Origin: arXiv:2003.03977, which advises half of the budget.
+
+    Attributes:
+        explore: fraction of the budget spent at the peak; E in decisions.
+    """
+
+    name = "knee"
+    rules: ClassVar[Rules] = {"explore": FRACTION}
+    shapes: ClassVar[Shapes] = ({}, {"explore": 0.3}, {"explore": 0.7})
+    explore: float = 0.5
+
+    def _at(self, k: Index, n: int) -> Array:
+        E = _decisions(self.explore, n)
+        return 1 - np.maximum(0, k - E) / max(1, n - E)
 
 
 @dataclass(frozen=True)

@@ -218,8 +218,8 @@ def test_two_at_once_on_one_store(tmp_path):
         (["compare", "DigitsMLP", "--seed", "3"], "did you mean --seeds?"),
         (["compare", "DigitsMLP", "--budget", "ten"], "Error parsing --budget"),
         (["compare"], "TASK"),
-        (["train", "DigitsMLP"], "Available subcommands: tasks, planners, sweep, compare"),
-        ([], "Expected one of {tasks, planners, sweep, compare}"),
+        (["train", "DigitsMLP"], "Available subcommands: tasks, planners, preview"),
+        ([], "Expected one of {tasks, planners, preview"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -227,7 +227,7 @@ def test_a_probe_has_a_row_for_each_run():
 
 
 def test_only_planners_that_ask_for_forks_get_them():
-    assert [name for name in planner_names() if needs_forks(name)] == ["autolrs", "lookahead"]
+    assert [name for name in planner_names() if needs_forks(name)] == ["autolrs", "lookahead", "lrtuner"]
     everything = {name: np.zeros(1) for name in SIGNALS}
     with pytest.raises(UserError, match=r"^planner 'lookahead' needs the signal 'probe'.*it has no forks[^\n]*$"):
         require(Lookahead(0.1), everything)

@@ -160,8 +160,8 @@ def test_a_job_tunes_on_validation_with_equal_budgets_and_runs_on_fresh_seeds(tm
             means.setdefault(str(record.settings), []).append(record.scores["final_val_loss"])
         best = min(means, key=lambda settings: np.mean(means[settings]))
         assert str(final[0].settings) == best
-        assert best_setting(planner, job.rates, result.tuning) == result.chosen[planner]
-    steps = tuning_steps(result.tuning)
+        assert best_setting(planner, job.candidates(planner), result.tuning) == result.chosen[planner]
+    steps = tuning_steps(result.tuning, result.chosen)
     assert steps["constant"] == sum(r.steps for r in result.tuning if r.planner == "constant") < 600  # 9.0 diverged
     assert all(len(r.curves["val_loss"]) == 10 for r in result.final)
 

@@ -98,6 +98,8 @@ def choose_backend(
     """
     if wanted not in BACKENDS:
         raise unknown("backend", wanted, BACKENDS)
+    if wanted == "auto" and not task.optimizer.stackable:
+        wanted = "loop"
     if wanted == "compiled":
         if device == "cpu" and not compiler():
             raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")

@@ -52,6 +52,7 @@ class Children:
             task and number of children. A `Backend` fixes the block too.
         dtype: of parameters and inputs.
         numerics: precision of the arithmetic, and whether it must be deterministic.
+        aligned: whether to measure `step_alignment`, which costs some passes over the parameters a step.
 
     Attributes:
         steps: optimizer steps done by each child, (children,).
@@ -59,6 +60,8 @@ class Children:
         backend: the backend in use.
         step_losses: training loss of every step of the last segment trained, nats per example, (children, segment);
             NaN for children that were not trained in it.
+        step_alignment: of the same steps, inner product and cosine of the gradient and the update before (see
+            `lr_env.children.alignment`), (children, segment, 2); None unless `aligned`.
 
     Raises:
         UserError: bad seeds, device or backend; more children than memory can hold; a network not supported.
@@ -72,6 +75,7 @@ class Children:
         backend: str | Backend = "auto",
         dtype: torch.dtype = torch.float32,
         numerics: Numerics = EXACT,
+        aligned: bool = False,
     ) -> None:
         self.task = task
         self.device = find_device(device)
@@ -81,7 +85,7 @@ class Children:
         template = network_of(task, dtype)
         layout = Layout.of(template, numerics.kernels_last(self.device))
         activations = activations_per_example(template, task.source)
-        self.need = _need(task, layout, activations, dtype)
+        self.need = _need(task, layout, activations, dtype, aligned)
         self.need.check(len(seeds), 1, self.device)
         self.seeds = check_seeds(seeds)
         self.steps = np.zeros(len(self.seeds), dtype=np.int64)
@@ -92,8 +96,10 @@ class Children:
             if isinstance(backend, Backend)
             else choose_backend(backend, task, len(self.seeds), str(self.device), dtype, numerics)
         )
+        if self.backend.name != "loop" and not task.optimizer.stackable:
+            raise UserError(f"{task.optimizer} is trained by the loop: use backend 'loop' or 'auto'")
         self.need.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
-        self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype)
+        self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype, aligned)
         self._last_logits = torch.zeros(
             len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
         )
@@ -114,7 +120,7 @@ class Children:
                 compiled=self.backend.name == "compiled",
             )
         )
-        self.step_losses = np.full((len(self.seeds), task.segment), np.nan)
+        self._forget_steps()
         self._evaluation_chunk = max(32, _EVALUATION_ELEMENTS // (activations * self.backend.block))
         self.reset(range(len(self.seeds)), self.seeds)
 
@@ -126,6 +132,8 @@ class Children:
         seeds = check_seeds(seeds)
         for row, seed in zip(rows, seeds.tolist(), strict=True):
             self.state.initialise(row, network_of(self.task, self.dtype, seed))
+            if isinstance(self.engine, LoopEngine):
+                self.engine.renew(row)
         chosen = np.asarray(rows, dtype=np.int64)
         self._measured[chosen] = False
         self.seeds[chosen] = seeds
@@ -156,13 +164,16 @@ class Children:
         active = self._chosen(rows)
         if not (np.isfinite(rates[active]).all() and (rates[active] > 0).all()):
             raise UserError("learning rates must be finite and above 0")
-        self.step_losses = np.full((len(self), self.task.segment), np.nan)
+        self._forget_steps()
         if active:
             index = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
             keys = self._keys(self.task.segment)
             with self.numerics.active(self.device):
                 found = self.engine.train(index, keys, rates, self.steps, active)
-            self.step_losses[active] = found.double().cpu().numpy()[active]
+            measured = found.double().cpu().numpy()[active]
+            self.step_losses[active] = measured[..., 0]
+            if self.step_alignment is not None:
+                self.step_alignment[active] = measured[..., 1:]
             self.steps[active] += self.task.segment
         return self.step_losses.mean(1)
 
@@ -247,6 +258,7 @@ class Children:
             "steps": self.steps[chosen].copy(),
             "seeds": self.seeds[chosen].copy(),
             "order_seeds": self.order.seeds[chosen].copy(),
+            "optimizers": self.engine.save_optimizers(chosen.tolist()) if isinstance(self.engine, LoopEngine) else [],
             "measured": self._measured[chosen].copy(),
         }
 
@@ -259,6 +271,8 @@ class Children:
         self.steps[chosen] = snapshot["steps"]
         self.seeds[chosen] = snapshot["seeds"]
         self.order.assign(chosen, snapshot["order_seeds"])
+        if isinstance(self.engine, LoopEngine):
+            self.engine.load_optimizers(chosen.tolist(), snapshot["optimizers"])
         self._measured[chosen] = snapshot["measured"]
 
     def fork(self, sources: Sequence[int], targets: Sequence[int], *, same_batches: bool = False) -> None:
@@ -278,6 +292,11 @@ class Children:
         self.restore(self.snapshot(sources), targets)
         if not same_batches:
             self.order.assign(list(targets), own_order)
+
+    def _forget_steps(self) -> None:
+        self.step_losses = np.full((len(self), self.task.segment), np.nan)
+        aligned = self.state.direction is not None
+        self.step_alignment = np.full((len(self), self.task.segment, 2), np.nan) if aligned else None
 
     def _keys(self, count: int) -> Tensor | None:
         """Keys of the random numbers of the next steps, (children, count, 2); None where nothing is random."""
@@ -355,13 +374,15 @@ def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean[:, 0], (values - mean).square().mean(1)
 
 
-def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype) -> Need:
+def _need(task: Task, layout: Layout, activations: int, dtype: torch.dtype, aligned: bool) -> Need:
     item = dtype.itemsize
     source = task.source
     train, inputs = task.train_size, math.prod(source.input_shape)
     # Parameters, gradients (which the loop keeps) and optimizer; logits at the last measurement, and four times as much
     # while all children are measured together.
-    kept = (2 + len(task.optimizer.slots)) * layout.size + 5 * task.val_subset * math.prod(source.output_shape)
+    kept = (2 + aligned + len(task.optimizer.slots)) * layout.size + 5 * task.val_subset * math.prod(
+        source.output_shape
+    )
     indices = 4 * train + 8 * task.segment * task.batch_size
     # What the update makes of gradients; inputs as gathered; activations, forward and backward.
     working = 2 * layout.size + 2 * (inputs + activations) * task.batch_size

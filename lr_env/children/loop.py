@@ -6,10 +6,11 @@ import copy
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lr_env.children.alignment import alignment
 from lr_env.children.batches import Batches
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.children.state import ChildrenState
+from lr_env.children.packaged import load_state, save_state
+from lr_env.children.state import ChildrenState, kept
 
 
 class LoopEngine:
@@ -71,15 +74,15 @@ class LoopEngine:
         active: Sequence[int],
     ) -> Tensor:
         """Train the active children; see `StackedEngine.train`."""
-        layout = self.state.layout
-        losses = torch.zeros(index.shape[:2], device=index.device, dtype=self.state.parameters.dtype)
+        layout, direction = self.state.layout, self.state.direction
+        columns = 1 if direction is None else 3
+        measured = torch.zeros(*index.shape[:2], columns, device=index.device, dtype=self.state.parameters.dtype)
         autocast = partial(self.numerics.autocast, index.device)
 
         def train_child(row: int) -> None:
             optimizer, module = self.optimizers[row], self.modules[row]
-            for state in optimizer.state.values():
-                if "step" in state:
-                    state["step"].fill_(int(steps[row]))
+            if "exp_avg" in self.state.slots:
+                optimizer.state[optimizer.param_groups[0]["params"][0]]["step"].fill_(int(steps[row]))
             group, gradients = optimizer.param_groups[0], self._gradients[row]
             key = self.state.buffers(row)[layout.key] if layout.key else None
             of_row = itertools.repeat(None) if keys is None else keys[row].unbind()
@@ -94,14 +97,20 @@ class LoopEngine:
                     logits = module(inputs)
                     loss = F.cross_entropy(logits, labels) if logits.dim() == 2 else mean_loss(logits, labels)
                 loss.backward()
+                now_measured = [loss.detach()]
+                before = self.state.parameters[row].clone() if direction is not None else None
+                if direction is not None:
+                    now_measured += alignment(gradients[None], direction[row][None])
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
                 optimizer.step()
-                found.append(loss.detach())
-            torch.stack(found, out=losses[row])
+                if direction is not None and before is not None:
+                    torch.sub(before, self.state.parameters[row], out=direction[row]).div_(rate)
+                found += [part.view(()) for part in now_measured]
+            torch.stack(found, out=measured[row].view(-1))
 
         self.each(train_child, active)
-        return losses
+        return measured
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
         """What children answer to the same inputs; see `StackedEngine.logits`."""
@@ -110,7 +119,7 @@ class LoopEngine:
             module = self.modules[row]
             if self.has_modes:
                 module.eval()
-            with torch.no_grad():
+            with torch.no_grad(), self.evaluating([row]):
                 logits = module(inputs)
             if self.has_modes:
                 module.train()
@@ -129,6 +138,36 @@ class LoopEngine:
             for job in doing:
                 job.cancel()
             wait(doing)
+
+    @contextmanager
+    def evaluating(self, rows: Sequence[int]) -> Iterator[None]:
+        """Inside, children have the parameters to judge them by, where their optimizers tell those apart."""
+        told_apart = [row for row in rows if hasattr(self.optimizers[row], "eval")]
+        if not told_apart:
+            yield
+            return
+        with kept({str(row): self.state.parameters[row] for row in told_apart}):  # there and back would round
+            for row in told_apart:
+                cast("Any", self.optimizers[row]).eval()
+            try:
+                yield
+            finally:
+                for row in told_apart:
+                    cast("Any", self.optimizers[row]).train()
+
+    def renew(self, row: int) -> None:
+        """Forget what an optimizer keeps outside of the state, for a child that starts anew."""
+        if not self.state.optimizer.stackable:
+            self.optimizers[row] = self._optimizer(row)
+
+    def save_optimizers(self, rows: Sequence[int]) -> list[Any]:
+        """What optimizers keep outside of the state, a tree each; empty where there is nothing."""
+        return [] if self.state.optimizer.stackable else [save_state(self.optimizers[row]) for row in rows]
+
+    def load_optimizers(self, rows: Sequence[int], saved: Sequence[Any]) -> None:
+        """Put back what `save_optimizers` found."""
+        for row, tree in zip(rows, saved, strict=bool(saved)):
+            load_state(self.optimizers[row], tree)
 
     def _bind(self, template: nn.Module, row: int) -> nn.Module:
         module = copy.deepcopy(template)

@@ -25,7 +25,13 @@ class Optimizer(Protocol):
     """Settings of an optimizer; everything but the learning rate.
 
     `slots` names the running averages that it keeps for every parameter, as torch names them in its state.
+    `stackable` says whether `update` is there; an optimizer without is trained by the loop.
     """
+
+    @property
+    def stackable(self) -> bool:
+        """Whether a stack of children can be stepped at once."""
+        ...
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -70,6 +76,8 @@ class SGD:
     nesterov: bool = False
     weight_decay: float = 0.0
 
+    stackable = True
+
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
             raise UserError(f"{self}: momentum must be in [0, 1), weight_decay finite and at least 0")
@@ -113,6 +121,8 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
     torch_class: ClassVar[type[torch.optim.Adam]] = torch.optim.Adam
+
+    stackable = True
 
     def __post_init__(self) -> None:
         if not (all(0 <= beta < 1 for beta in self.betas) and self.eps > 0 and 0 <= self.weight_decay < math.inf):

@@ -20,8 +20,8 @@ class Replay:
     stream each, so that a device that one block does not fill works on several.
 
     Args:
-        step: does one step, given one row of each table; returns the losses, (block,). It must work on the same memory
-            every time, and never wait for the device.
+        step: does one step, given one row of each table; returns what is measured, (block, columns). It must work on
+            the same memory every time, and never wait for the device.
         tables: name -> (steps, ...), as `run` will get them.
         kept: a context that puts back what `step` changes: warming up runs it.
     """
@@ -36,17 +36,17 @@ class Replay:
         index = tables["index"]
         self._counter = torch.zeros(1, dtype=torch.int64, device=index.device)
         with kept():
-            self._losses = self._warm_up(step).expand(len(index), -1).clone()
+            self._measured = self._warm_up(step).expand(len(index), -1, -1).clone()
             self._capture(step)
 
     def run(self, tables: Tables) -> Tensor:
-        """All steps of one segment; returns their losses, (steps, block), valid until the next call."""
+        """All steps of one segment; returns what they measure, (steps, block, columns), valid until the next call."""
         for name, table in self._tables.items():
             table.copy_(tables[name])
         self._counter.zero_()
-        for _ in range(len(self._losses)):
+        for _ in range(len(self._measured)):
             self._play()
-        return self._losses
+        return self._measured
 
     def join(self) -> None:
         """Make what follows on the current stream wait for what was started."""
@@ -61,19 +61,19 @@ class Replay:
         return {name: table.index_select(0, self._counter)[0] for name, table in self._tables.items()}
 
     def _once(self, step: Callable[[Tables], Tensor]) -> None:
-        self._losses.index_copy_(0, self._counter, step(self._row())[None])
+        self._measured.index_copy_(0, self._counter, step(self._row())[None])
         self._counter.add_(1)
 
     # The step is handed on and not kept: it belongs to the engine that keeps this, and in a circle the memory of both
     # would live until the garbage collector comes by.
 
     def _warm_up(self, step: Callable[[Tables], Tensor]) -> Tensor:
-        """Run a few steps outside of the graph, as capturing asks for; returns the losses of the last."""
+        """Run a few steps outside of the graph, as capturing asks for; returns what the last measured."""
         self.stream = torch.cuda.Stream()
         with self.started():
-            losses = [step(self._row()) for _ in range(_WARM_UP)][-1]
+            measured = [step(self._row()) for _ in range(_WARM_UP)][-1]
         self.join()
-        return losses
+        return measured
 
     def _capture(self, step: Callable[[Tables], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()

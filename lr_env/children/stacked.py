@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from lr_env.children.alignment import alignment
 from lr_env.children.batches import Batches
 from lr_env.children.graphs import traced
 from lr_env.children.losses import mean_loss
@@ -23,6 +24,9 @@ from lr_env.children.state import ChildrenState, kept
 
 # Up to so many numbers, joining the gradients into one tensor and stepping once costs less than stepping each layer.
 _FLAT_ELEMENTS = 2**19
+
+_RATE = "rate of the step"
+_NOT_OF_UPDATE = ("index", "keys", _RATE)
 
 Tensors = dict[str, Tensor]
 Graph = Callable[..., tuple[dict[str, Tensor], Tensor]]
@@ -92,7 +96,8 @@ class StackedEngine:
             active: children to train; the others stay as they are.
 
         Returns:
-            Training losses, (children, steps), nats per example; of the others meaningless.
+            (children, steps, columns), of the others meaningless: training losses, nats per example; and where the
+            state has directions, what `alignment` says.
         """
         dtype, device = self.state.parameters.dtype, self.state.parameters.device
         resting = np.ones(len(lr), dtype=bool)
@@ -100,9 +105,10 @@ class StackedEngine:
         number = steps[:, None] + np.arange(1, index.shape[1] + 1)
         coefficients = {
             name: torch.tensor(values.T[:, :, None], device=device).to(dtype)
-            for name, values in self.state.optimizer.coefficients(lr, number).items()
+            for name, values in self._coefficients(lr, number).items()
         }
-        losses = torch.zeros(index.shape[1], len(lr), device=device, dtype=dtype)
+        columns = 1 if self.state.direction is None else 3
+        measured = torch.zeros(index.shape[1], len(lr), columns, device=device, dtype=dtype)
         unwanted: list[tuple[NDArray[np.int64], Tensors]] = []
         running: list[tuple[slice, Replay, Tensors, Tensor]] = []
         for start, end in self.blocks:
@@ -126,14 +132,14 @@ class StackedEngine:
                     running.append((rows, replay, tables, replay.run(tables)))
             else:
                 of_step = {name: table.unbind() for name, table in tables.items()}
-                for number in range(len(losses)):
-                    losses[number, rows] = step({name: table[number] for name, table in of_step.items()})
+                for number in range(len(measured)):
+                    measured[number, rows] = step({name: table[number] for name, table in of_step.items()})
         for rows, replay, _, found in running:  # the tables are kept until the block's stream has read them
             replay.join()
-            losses[:, rows] = found
+            measured[:, rows] = found
         for idle, before in unwanted:
             self.state.set(idle, before)
-        return losses.T
+        return measured.transpose(0, 1)
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
         """What children answer to the same inputs.
@@ -164,7 +170,7 @@ class StackedEngine:
         return torch.cat(answers)
 
     def _step(self, rows: slice, now: Mapping[str, Tensor]) -> Tensor:
-        """One step of a block, given one row of each table; returns the losses, (block,)."""
+        """One step of a block, given one row of each table; returns what `train` does, (block, columns)."""
         layout, parameters = self.state.layout, self.state.parameters[rows]
         count = len(parameters)
         views, buffers = layout.views(parameters), self.state.buffers(rows)
@@ -192,13 +198,25 @@ class StackedEngine:
                 averages = {name: layout.views(slot) for name, slot in slots.items()}
                 pieces = [(view, {slot: of[name] for slot, of in averages.items()}) for name, view in views.items()]
                 gradients = [found[name] for name in views]
+            measured = [loss]
+            direction = None if self.state.direction is None else self.state.direction[rows]
+            if direction is not None:
+                measured += alignment(layout.flatten(found), direction)
+                direction.copy_(parameters)
             if self.clip_norm is not None:
                 clip_(gradients, self.clip_norm)
             for (piece, averages_of), gradient in zip(pieces, gradients, strict=True):
                 shape = (count, *[1] * (piece.dim() - 1))
-                current = {name: value.view(shape) for name, value in now.items() if name not in ("index", "keys")}
+                current = {name: value.view(shape) for name, value in now.items() if name not in _NOT_OF_UPDATE}
                 self.state.optimizer.update(piece, gradient, averages_of, current)
-        return loss
+            if direction is not None:
+                direction.sub_(parameters).div_(now[_RATE])
+        return torch.stack(measured, dim=1)
+
+    def _coefficients(self, lr: NDArray[np.float64], number: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
+        """What the steps need of rate and time, (children, steps) each."""
+        own = {} if self.state.direction is None else {_RATE: lr}
+        return {**self.state.optimizer.coefficients(lr, number), **own}
 
     def _gradients(self) -> Callable[..., Any]:
         def loss(parameters: Tensors, buffers: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from lr_env.children.noise import KEY_BUFFER
 from lr_env.children.optimizers import Optimizer
 from lr_env.errors import UserError
 
+DIRECTION = "direction"
+
 Rows = slice | NDArray[np.int64] | Sequence[int]
 
 
@@ -97,7 +99,8 @@ def kept(tensors: Mapping[str, Tensor]) -> Iterator[None]:
 class ChildrenState:
     """The tensors of N children: `tensors[name]` has one row a child.
 
-    "parameters" and the optimizer's slots are flat, (children, size); buffers are "buffer.<name>". The tensors are
+    "parameters" and the optimizer's slots are flat, (children, size); buffers are "buffer.<name>". Where alignment is
+    measured, "direction" is the last update over the rate that it was made with, (children, size). The tensors are
     allocated once and only ever changed in place, so that modules and graphs may hold views of them.
     """
 
@@ -109,10 +112,11 @@ class ChildrenState:
         num_children: int,
         device: torch.device,
         dtype: torch.dtype,
+        aligned: bool = False,
     ) -> None:
         self.layout = layout
         self.optimizer = optimizer
-        flat = {"parameters", *optimizer.slots}
+        flat = {"parameters", *optimizer.slots, *([DIRECTION] if aligned else [])}
         self.tensors = {
             name: torch.zeros(num_children, layout.size, device=device, dtype=dtype) for name in sorted(flat)
         }
@@ -120,6 +124,7 @@ class ChildrenState:
             self.tensors[f"buffer.{name}"] = torch.zeros(num_children, *buffer.shape, device=device, dtype=buffer.dtype)
         self.parameters = self.tensors["parameters"]
         self.slots = {name: self.tensors[name] for name in optimizer.slots}
+        self.direction = self.tensors.get(DIRECTION)
         self.output_weights = layout.views(self.parameters)[layout.output_weight]
 
     def initialise(self, row: int, module: nn.Module) -> None:
@@ -130,7 +135,7 @@ class ChildrenState:
                 views[name].copy_(parameter)
             for name, buffer in module.named_buffers():
                 self.tensors[f"buffer.{name}"][row].copy_(buffer)
-            for slot in self.slots.values():
+            for slot in (*self.slots.values(), *([] if self.direction is None else [self.direction])):
                 slot[row].zero_()
 
     def buffers(self, rows: int | slice) -> dict[str, Tensor]:

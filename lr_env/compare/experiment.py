@@ -22,7 +22,7 @@ from lr_env.children.numerics import EXACT, Numerics
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import RunKey, Store, settings_json
-from lr_env.rollout import PlannedRun, Rollout
+from lr_env.rollout import PlannedRun, Rollout, optimizer_of
 from lr_env.tasks import Task
 
 Progress = Callable[[int], None]
@@ -83,13 +83,21 @@ class Experiment:
         of a result, and an interrupted experiment must give the same bytes as an unbroken one.
         """
         finished = self.store.finished(self.name)
-        for start in range(0, len(runs), self.lockstep):
-            chunk = runs[start : start + self.lockstep]
+        for chunk in self._chunks(runs):
             keys = [_key(run, phase) for run in chunk]
             if all(key in finished for key in keys):
                 progress(len(chunk) * self.task.budget)
             else:
                 self._run_chunk(chunk, keys, phase, score, progress)
+
+    def _chunks(self, runs: Sequence[PlannedRun]) -> Iterator[Sequence[PlannedRun]]:
+        """Runs that are made together: so many, under one optimizer."""
+        groups: dict[Any, list[PlannedRun]] = {}
+        for run in runs:
+            groups.setdefault(optimizer_of(run), []).append(run)
+        for group in groups.values():
+            for start in range(0, len(group), self.lockstep):
+                yield group[start : start + self.lockstep]
 
     def _run_chunk(
         self,

@@ -9,29 +9,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Row, Summary, decimals_of, estimate_text, seeds_text
+from lr_env.drawing import COLOURS, HIGHLIGHTED, TEXT, caption, line_style, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 
-DPI = 150
-HIGHLIGHTED = 5
-"""Planners drawn in colour; the others are grey."""
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Of Okabe and Ito, to be told apart by colour-blind readers."""
-
-MUTED = ("#8a8a8a", "#a3a3a3", "#767676")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)))
 VERDICT_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "tie": "#757575"}
-TEXT = "#262626"
 BAND: dict[str, Any] = {"alpha": 0.11, "linewidth": 0, "zorder": 10}
 LATE = 0.25
 """The part of a run, from its end, that is drawn once more on a scale of its own."""
@@ -74,7 +62,7 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
         UserError: when there are no records or a record has no curves.
     """
     curves = sorted(_curves(records), key=lambda c: (c.score, c.loss[1, -1], c.planner))
-    figure = _figure(14.0, 7.6, title)
+    figure = new_figure(14.0, 7.6, title)
     left, whole, late = figure.subplot_mosaic("ab;ac", height_ratios=(1, 1.25)).values()
     end = max(float(c.steps[-1]) for c in curves)
     for axes, start, limits in (
@@ -94,10 +82,10 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
         axes.set_ylabel("validation loss [nats/example]", fontsize=11, color=TEXT)
     floor = "; a rate of 0 is on the lower border" if any(c.lr[1].min() <= 0 for c in curves) else ""
     crosses = "; cross: a run diverged" if any(c.diverged for c in curves) else ""
-    _caption(left, f"median of {seeds_text(curves[0].n)}; band: quartiles{floor}")
-    _caption(whole, f"whole run; median; band: quartiles{crosses}")
-    _caption(late, f"the last {100 * LATE:.0f} % of the run")
-    _save(figure, path)
+    caption(left, f"median of {seeds_text(curves[0].n)}; band: quartiles{floor}")
+    caption(whole, f"whole run; median; band: quartiles{crosses}")
+    caption(late, f"the last {100 * LATE:.0f} % of the run")
+    save(figure, path)
 
 
 def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None:
@@ -112,7 +100,7 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
         title: above the panels.
     """
     rows = summary.rows
-    figure = _figure(13.0, 1.9 + 0.34 * len(rows), title)
+    figure = new_figure(13.0, 1.9 + 0.34 * len(rows), title)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.25))
     means = [r.test_loss for r in rows]
     gaps = [None if r.to_baseline is None else r.to_baseline.difference for r in rows]
@@ -135,7 +123,7 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
             _interval(right, y, e, tone, marker)
             _beside(right, y, f"{estimate_text(e, places[1], sign=True)}  {versus.verdict}", tone)
     for axes in (left, right):
-        _plain(axes)
+        plain(axes)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -147,47 +135,9 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     left.set_xlabel("mean test loss [nats/example]", fontsize=11, color=TEXT)
     right.set_xlabel(f"difference in test loss to {summary.baseline} [nats/example]", fontsize=11, color=TEXT)
     n = seeds_text(len(summary.seeds))
-    _caption(left, f"mean over {n}, 95 % interval")
-    _caption(right, f"paired on {n}, 95 % interval; left of the line is better than {summary.baseline}")
-    _save(figure, path)
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    layout = ConstrainedLayoutEngine(wspace=0.03, w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13, color=TEXT, x=0.01, ha="left", fontweight="bold")
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#888888")
-    axes.tick_params(labelsize=9.5, color="#888888", labelcolor=TEXT)
-    axes.grid(visible=True, color="#e9e9e9", linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _caption(axes: Axes, text: str) -> None:
-    axes.set_title(text, fontsize=9.5, color="#555555", loc="left")
-
-
-def _save(figure: Figure, path: str | PathLike[str]) -> None:
-    figure.savefig(path, dpi=DPI, format="png", facecolor="white")
-
-
-def _style(rank: int) -> dict[str, Any]:
-    """Colour and dashes of the planner of a rank; the best are drawn last and thickest."""
-    dashes = DASHES[rank % len(DASHES)]
-    if rank < HIGHLIGHTED:
-        return {"color": COLOURS[rank], "linestyle": dashes, "linewidth": 2.0, "zorder": 30 - rank}
-    muted = rank - HIGHLIGHTED
-    return {
-        "color": MUTED[muted // len(DASHES) % len(MUTED)],
-        "linestyle": dashes,
-        "linewidth": 1.0,
-        "zorder": 20 - muted,
-    }
+    caption(left, f"mean over {n}, 95 % interval")
+    caption(right, f"paired on {n}, 95 % interval; left of the line is better than {summary.baseline}")
+    save(figure, path)
 
 
 def _curves(records: Sequence[RunRecord]) -> list[_Curve]:
@@ -256,7 +206,7 @@ def _loss_limits(curves: Sequence[_Curve], start: float) -> tuple[float, float]:
 
 
 def _log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float]) -> None:
-    _plain(axes)
+    plain(axes)
     axes.set_yscale("log")
     axes.set_ylim(*limits)
     axes.set_xlim(*across)
@@ -274,7 +224,7 @@ def _log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, floa
 
 
 def _draw_rate(axes: Axes, curve: _Curve, rank: int) -> None:
-    style = _style(rank)
+    style = line_style(rank)
     low, middle, high = (_floored(rates, axes) for rates in curve.lr)
     axes.plot(curve.steps, middle, drawstyle="steps-pre", **style)
     if rank < HIGHLIGHTED:
@@ -282,7 +232,7 @@ def _draw_rate(axes: Axes, curve: _Curve, rank: int) -> None:
 
 
 def _draw_loss(axes: Axes, curve: _Curve, rank: int) -> None:
-    style, top = _style(rank), axes.get_ylim()[1]
+    style, top = line_style(rank), axes.get_ylim()[1]
     low, middle, high = np.where(np.isfinite(curve.loss), curve.loss, np.nan)
     axes.plot(curve.steps, middle, **style)
     if rank < HIGHLIGHTED:
@@ -318,7 +268,7 @@ def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height
     placed[order] = _pushed_apart(heights[order], apart)
     for rank, label in enumerate(labels):
         bright = rank < HIGHLIGHTED
-        style = _style(rank) | {"clip_on": False, "transform": axes.transAxes}
+        style = line_style(rank) | {"clip_on": False, "transform": axes.transAxes}
         if np.isfinite(ends[rank]):
             leader = style | {"linewidth": 0.6, "linestyle": "-"}
             axes.plot([1.0, 1.03], [heights[rank], placed[rank]], **leader)

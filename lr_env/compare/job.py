@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Job:
         backend: "auto", "loop", "stacked" or "compiled".
         lockstep: children at a time; None for as many as pay and fit.
         checkpoint_seconds: wall time between checkpoints.
+        settings: planner -> settings in place of those that its sweep would try.
         flatness: whether to measure the Hessian at the end of the final runs.
         numerics: precision and determinism.
     """
@@ -64,6 +65,7 @@ class Job:
     backend: str = "auto"
     lockstep: int | None = None
     checkpoint_seconds: float = 60.0
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     flatness: bool = False
     numerics: Numerics = EXACT
 
@@ -92,13 +94,29 @@ class Job:
         if self.lockstep is not None and self.lockstep < 1:
             raise UserError(f"lockstep {self.lockstep}: it must be a whole number of at least 1")
 
+    def candidates(self, planner: str) -> list[Planner]:
+        """The settings of a planner that the sweep tries.
+
+        Raises:
+            UserError: the planner does not have a setting that is asked for.
+        """
+        offered = candidates(find_planner(planner), self.rates)
+        own = dict(self.settings.get(planner, {}))
+        wrong = [name for name in own if name not in offered[0].__dataclass_fields__]  # type: ignore[attr-defined]
+        if wrong:
+            raise UserError(f"planner {planner!r} has no setting {wrong[0]!r}: see `lr-env planners {planner}`")
+        changed = [replace(setting, **own) for setting in offered]  # type: ignore[type-var]
+        if any(setting in changed[:index] for index, setting in enumerate(changed)):
+            raise UserError(f"planner {planner!r} has the same setting twice with {own}: it must differ between rates")
+        return changed
+
     @property
     def sweep_runs(self) -> list[PlannedRun]:
         """Every setting of every planner on every tuning seed."""
         return [
             PlannedRun(setting, seed)
             for name in self.planners
-            for setting in candidates(find_planner(name), self.rates)
+            for setting in self.candidates(name)
             for seed in self.tune_seeds
         ]
 
@@ -112,7 +130,7 @@ class Job:
         """
         low, high = self.task.lr_range
         for name in self.planners:
-            for setting in candidates(find_planner(name), self.rates):
+            for setting in self.candidates(name):
                 preview = getattr(setting, "preview", None)
                 rates = preview(self.task.num_segments) if preview else np.array([low])
                 if not (low <= rates.min() <= rates.max() <= high):
@@ -147,6 +165,7 @@ class Job:
         return {
             "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
             "planners": list(self.planners),
+            **({"settings": {name: dict(own) for name, own in self.settings.items()}} if self.settings else {}),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),
@@ -231,14 +250,14 @@ def run_job(
         )
         experiment.run(job.sweep_runs, "tune", ("val",), lambda steps: report("tuning", steps))
         tuning = store.runs(name, "tune")
-        chosen = {planner: best_setting(planner, job.rates, tuning) for planner in job.planners}
+        chosen = {planner: best_setting(planner, job.candidates(planner), tuning) for planner in job.planners}
         final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in job.planners]
         experiment.run(final, "final", ("val", "test", *job.measurements), lambda steps: report("comparing", steps))
         records = store.runs(name, "final", curves=True) if job.seeds else []
     return Result(tuning, records, chosen, spec, time.monotonic() - began)
 
 
-def best_setting(planner: str, rates: Sequence[float], tuning: Sequence[RunRecord]) -> Planner:
+def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunRecord]) -> Planner:
     """The setting of a planner with the lowest mean loss on the whole validation split, over the tuning seeds.
 
     A setting of which a run diverged comes after all others. Among equals the earlier setting wins.
@@ -252,12 +271,12 @@ def best_setting(planner: str, rates: Sequence[float], tuning: Sequence[RunRecor
         found = runs[settings_json(planner_settings(setting))]
         return sum(r.diverged for r in found), float(np.mean([r.scores["final_val_loss"] for r in found]))
 
-    return min(candidates(find_planner(planner), rates), key=rank)
+    return min(offered, key=rank)
 
 
-def tuning_steps(tuning: Sequence[RunRecord]) -> dict[str, int]:
-    """Planner -> child steps that its sweep took."""
-    steps: dict[str, int] = {}
+def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> dict[str, int]:
+    """Planner -> child steps that its sweep took, and what it was trained or fitted with before."""
+    steps = {planner: int(getattr(setting, "prior_steps", 0)) for planner, setting in chosen.items()}
     for record in tuning:
         steps[record.planner] = steps.get(record.planner, 0) + record.steps + record.extra_steps
     return steps
@@ -294,7 +313,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
             "seeds": list(job.tune_seeds),
         },
         "child_steps": {
-            "tuning": sum(tuning_steps(result.tuning).values()),
+            "tuning": sum(tuning_steps(result.tuning, result.chosen).values()),
             "final": sum(r.steps + r.extra_steps for r in result.final),
         },
         "device": device_name(job.device),

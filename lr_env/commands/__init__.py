@@ -1,0 +1,1 @@
+"""The commands of `lr-env`, each a dataclass of its options with a method `run`."""

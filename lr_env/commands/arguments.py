@@ -1,0 +1,148 @@
+"""What commands share: arguments that are read from text, folders that are tried, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lr_env.errors import UserError
+
+
+def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
+    """Seeds from "10" (so many, from `first` up), "3,5,8", or "3," (the one).
+
+    Raises:
+        UserError: the text is neither.
+    """
+    try:
+        numbers = [int(part) for part in text.removesuffix(",").split(",")]
+    except ValueError:
+        raise UserError(f"seeds {text!r}: give how many, e.g. 10, or a list, e.g. 3,5,8") from None
+    if len(numbers) > 1 or "," in text:
+        return tuple(numbers)
+    if numbers[0] < 1:
+        raise UserError(f"seeds {text!r}: give at least one")
+    return tuple(range(first, first + numbers[0]))
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Rates from "0.01:1:9" (a log grid of 9) or "0.01,0.1,1".
+
+    Raises:
+        UserError: the text is neither, or a rate is not a finite number above 0.
+    """
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            return log_grid(float(low), float(high), int(count))
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"rates {text!r}: give LOW:HIGH:COUNT, e.g. 0.01:1:9, or a list, e.g. 0.01,0.1,1") from None
+    for rate in rates:
+        if not (math.isfinite(rate) and rate > 0):
+            raise UserError(f"rate {rate:g}: rates must be finite and above 0")
+    return rates
+
+
+def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
+    """`count` rates from `low` to `high`, evenly spaced in their logs, rounded to 4 significant digits.
+
+    Raises:
+        UserError: a bound is not a finite number above 0, they are not in order, or the count is below 2.
+    """
+    for bound in (low, high):
+        if not (math.isfinite(bound) and bound > 0):
+            raise UserError(f"rate {bound:g}: rates must be finite and above 0")
+    if low >= high or count < 2:
+        raise UserError(f"rates {low:g}:{high:g}:{count}: give LOW below HIGH and a COUNT of at least 2")
+    return tuple(float(f"{low * (high / low) ** (i / (count - 1)):.4g}") for i in range(count))
+
+
+def writable(folder: Path) -> None:
+    """Find out before the work rather than after it that a report cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {str(folder)!r} ({error.strerror}): choose a folder you may write to with --results"
+        ) from error
+
+
+@contextmanager
+def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar with the time left on standard error; silent where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:9}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        job = bar.add_task("measuring", total=child_steps)
+        yield lambda what, steps: bar.update(job, description=what, advance=steps)
+
+
+def parse_ends(text: str) -> tuple[float, float]:
+    """Two rates from "0.001:1".
+
+    Raises:
+        UserError: the text is something else.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise UserError(f"rates {text!r}: give LOW:HIGH, e.g. 0.0001:1") from None
+    return low, high
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """A setting from NAME=VALUE; the value as JSON, or else as text.
+
+    Raises:
+        UserError: there is no name or no "=".
+    """
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UserError(f"setting {text!r}: give NAME=VALUE, e.g. warmup=0.2")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def parse_settings(texts: Sequence[str], planners: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Planner -> its settings, from PLANNER.SETTING=VALUE.
+
+    Raises:
+        UserError: the text is something else, or names a planner that does not take part.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, value = parse_setting(text)
+        planner, dot, setting = name.partition(".")
+        if not dot or planner not in planners:
+            raise UserError(f"setting {text!r}: give PLANNER.SETTING=VALUE for a planner that takes part")
+        found.setdefault(planner, {})[setting] = value
+    return found

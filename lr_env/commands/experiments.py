@@ -1,0 +1,153 @@
+"""`lr-env sweep` and `lr-env compare`."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from lr_env.commands.arguments import log_grid, parse_rates, parse_seeds, parse_settings, progress_bar, writable
+from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.compare.job import Job
+
+_TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds people choose
+
+
+@dataclass(frozen=True)
+class Common(TaskOptions):
+    """Options of a sweep and of a comparison."""
+
+    planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
+    """Planners, by name; "all" are those without forks or optimizers of their own. `lr-env planners` lists them."""
+    set: Annotated[tuple[str, ...], arg(metavar="PLANNER.SETTING=VALUE...")] = ()
+    """Settings in place of planners' own defaults and grids, e.g. ppo.policy=policy.safetensors lookahead.horizon=1."""
+    rates: Annotated[str, arg(metavar="RATES")] = ""
+    """Peak rates to try: LOW:HIGH:COUNT for a log grid, or a list 0.01,0.1,1. Default: 12 over the task's range."""
+    tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "2"
+    """Seeds for every setting: how many, or a list 1000000,1000001."""
+    lockstep: Annotated[int | None, arg(metavar="N")] = None
+    """Children trained together. Default: up to 128, as memory allows."""
+    store: Path = Path("results/records.sqlite")
+    """Record store, a SQLite file."""
+    name: Annotated[str, arg(metavar="NAME")] = ""
+    """Name of the experiment, in the store and under results/. Default: that of the task."""
+    fresh: bool = False
+    """Forget what was done under this name, and start over."""
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
+    """Wall time between checkpoints of the runs in flight."""
+
+    def experiment(self) -> str:
+        """The checked name."""
+        name = self.name or self.default_name()
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+        return name
+
+    def default_name(self) -> str:
+        """The name of the task."""
+        return self.task
+
+    def job(self, seeds: tuple[int, ...]) -> Job:
+        """The job that the options ask for."""
+        from lr_env.children.children import find_device
+        from lr_env.compare.job import Job
+        from lr_env.registry import find_planner, is_plain, planner_names
+
+        task = self.varied_task()
+        given = [name for part in self.planners for name in part.split(",") if name]
+        names: list[str] = []
+        for name in given:
+            if name != "all":
+                find_planner(name)
+            names += [other for other in planner_names() if is_plain(other)] if name == "all" else [name]
+        if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
+            raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
+        return Job(
+            task=task,
+            planners=tuple(names),
+            settings=parse_settings(self.set, names),
+            rates=parse_rates(self.rates) if self.rates else log_grid(*task.tuning_range, 12),
+            tune_seeds=parse_seeds(self.tune_seeds, first=_TUNE_SEED),
+            seeds=seeds,
+            device=str(find_device(self.device)),
+            backend=self.backend,
+            lockstep=self.lockstep,
+            checkpoint_seconds=self.checkpoint_seconds,
+            numerics=self.numerics(),
+        )
+
+
+@dataclass(frozen=True)
+class Sweep(Common):
+    """Run planners x a grid of peak rates x seeds, in lockstep, into the record store."""
+
+    def default_name(self) -> str:
+        """The name of the task, told from that of a comparison."""
+        return f"{self.task}-sweep"
+
+    def run(self) -> None:
+        """Run the sweep and print each planner's best setting."""
+        from lr_env.compare.job import run_job, tuning_steps
+        from lr_env.compare.table import setting_text
+        from lr_env.records.store import Store
+        from lr_env.rollout import planner_settings
+
+        job, name = self.job(()), self.experiment()
+        store = Store(self.store)
+        with progress_bar(job.child_steps) as progress:
+            result = run_job(job, store, name, fresh=self.fresh, progress=progress)
+        steps = tuning_steps(result.tuning, result.chosen)
+        best = {planner: planner_settings(chosen) for planner, chosen in result.chosen.items()}
+        width = max(len("best setting"), *(len(setting_text(settings)) for settings in best.values()))
+        print(f"{'planner':15} {'best setting':{width}} {'validation loss':>16} {'child steps':>12}")
+        for planner, settings in best.items():
+            runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
+            mean = sum(r.scores["final_val_loss"] for r in runs) / len(runs)
+            print(f"{planner:15} {setting_text(settings):{width}} {mean:16.4f} {steps[planner]:12,}")
+        print(f"{len(result.tuning)} runs in {self.store}, experiment {name!r}")
+
+
+@dataclass(frozen=True)
+class Compare(Common):
+    """Tune every planner with the same number of runs, then run all on the same fresh seeds and say who won."""
+
+    seeds: Annotated[str, arg(metavar="SEEDS")] = "10"
+    """Fresh seeds of the comparison: how many (from 0 up), or a list 3,5,8."""
+    results: Path = Path("results")
+    """Folder for the reports; this one goes to its subfolder NAME."""
+    flatness: bool = False
+    """Measure the training loss's Hessian at the end of the final runs: its largest eigenvalue and its trace. Takes as
+    long as training a run on some 25,000 examples."""
+
+    def run(self) -> None:
+        """Run the comparison, write its report and print the table."""
+        from rich.console import Console
+
+        from lr_env.compare.job import manifest, run_job, tuning_steps
+        from lr_env.compare.report import print_summary, write_report
+        from lr_env.compare.table import summarise
+        from lr_env.records.store import Store
+
+        job, name = replace(self.job(parse_seeds(self.seeds)), flatness=self.flatness), self.experiment()
+        if not job.seeds:
+            raise UserError("no seeds: give at least one with --seeds")
+        folder = self.results / name
+        writable(folder)
+        store = Store(self.store)
+        with progress_bar(job.child_steps) as progress:
+            result = run_job(job, store, name, fresh=self.fresh, progress=progress)
+        steps = tuning_steps(result.tuning, result.chosen)
+        summary = summarise(result.final, target_val_loss=job.task.target_val_loss, tuning_steps=steps)
+        command = shlex.join(["lr-env", *sys.argv[1:]])
+        write_report(folder, result.final, result.tuning, summary, manifest(job, result, command))
+        print_summary(summary, Console())
+        print(f"Report: {folder / 'summary.md'}")

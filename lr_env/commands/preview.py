@@ -1,0 +1,64 @@
+"""`lr-env preview`: what schedules look like, without training anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from lr_env.commands.arguments import parse_setting, writable
+from lr_env.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Draw the rates of schedules without training: one figure, a line for each."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")]
+    """Planners whose rates follow from time alone; `lr-env planners` calls them open."""
+    peak: float = 0.1
+    """Peak rate."""
+    set: Annotated[tuple[str, ...], arg(metavar="SETTING=VALUE")] = field(default=())
+    """Further settings, e.g. warmup=0.2; every planner takes those that it has."""
+    decisions: Annotated[int, arg(metavar="N")] = 100
+    """Decisions in a run."""
+    out: Path = Path("preview.png")
+    """Figure to write."""
+
+    def run(self) -> None:
+        """Write the figure."""
+        from matplotlib.ticker import NullFormatter
+
+        from lr_env.drawing import caption, line_style, new_figure, plain, save
+        from lr_env.registry import find_planner
+
+        if not 1 <= self.decisions <= 1_000_000:
+            raise UserError(f"decisions {self.decisions}: it must be a whole number from 1 to 1,000,000")
+        given = dict(parse_setting(text) for text in self.set)
+        kinds = [find_planner(name) for name in self.names]
+        for name in given:
+            if not any(name in kind.__dataclass_fields__ for kind in kinds):
+                raise UserError(f"no setting {name!r} there: see `lr-env planners {' '.join(self.names)}`")
+        drawn = []
+        for kind in kinds:
+            if not hasattr(kind, "preview"):
+                raise UserError(f"planner {kind.name!r} reacts to training: it has no rates without it to draw")
+            own = {name: value for name, value in given.items() if name in kind.__dataclass_fields__}
+            drawn.append((kind.name, kind(**{"peak": self.peak, **own}).preview(self.decisions)))
+        writable(self.out.parent)
+        figure = new_figure(9, 4.2, "Learning rates")
+        axes = figure.subplots()
+        plain(axes)
+        for rank, (name, rates) in enumerate(drawn):
+            axes.step(range(self.decisions), rates, where="post", label=name, **line_style(rank))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("decision")
+        axes.set_ylabel("learning rate")
+        caption(axes, ", ".join([f"peak {self.peak:g}", *self.set]))
+        if len(drawn) > 1:
+            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        save(figure, self.out)
+        print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.decisions} decisions")

@@ -1,0 +1,74 @@
+"""`lr-env scaling`: how the best rate moves with the amount of data."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from lr_env.commands.arguments import progress_bar, writable
+from lr_env.commands.experiments import Common
+from lr_env.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scaling(Common):
+    """Tune on nested subsets of the data, fit how the best rate scales, extrapolate to all data, and say the regret."""
+
+    planners: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("constant",)
+    """The planner that is tuned."""
+    tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "5"
+    """Seeds for every rate: how many, or a list."""
+    fractions: Annotated[str, arg(metavar="SHARES")] = "0.1,0.2,0.4"
+    """Shares of the training data, at least three below 1; each subset holds the smaller ones."""
+    fixed: Annotated[str, arg(metavar="WHAT")] = "steps"
+    """What runs on different subsets share: steps, or epochs (fewer steps on less data)."""
+    results: Path = Path("results")
+    """Folder for the report; this one goes to its subfolder NAME."""
+
+    def default_name(self) -> str:
+        """The name of the task, told from those of others."""
+        return f"{self.task}-scaling-{self.fixed}"
+
+    def run(self) -> None:
+        """Run the sweeps and print what they say."""
+        from lr_env.compare.job import device_name, versions
+        from lr_env.compare.scaling import scaling
+        from lr_env.records.store import Store
+
+        job, name = self.job(()), self.experiment()
+        try:
+            fractions = [float(part) for part in self.fractions.split(",")]
+        except ValueError:
+            raise UserError(f"fractions {self.fractions!r}: give a list, e.g. 0.1,0.25,0.5") from None
+        folder = self.results / name
+        writable(folder)
+        steps = job.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
+        with progress_bar(round(steps)) as progress:
+            found = scaling(job, Store(self.store), name, fractions, self.fixed, fresh=self.fresh, progress=progress)
+        made = {
+            "command": shlex.join(["lr-env", *sys.argv[1:]]),
+            "settings": job.task.settings(),
+            "device": device_name(job.device),
+            "numerics": asdict(job.numerics),
+            "versions": versions(),
+        }
+        found.write(folder, made)
+        print(f"{'examples':>10} {'steps':>8} {'best rate':>10} {'validation loss':>16}")
+        for part in found.subsets:
+            print(f"{part.size:10,} {part.budget:8,} {part.best():10.4g} {part.losses.mean(1).min():16.4f}", end="")
+            print("  (the end of the grid: give wider --rates)" if part.at_edge else "")
+        low, high = found.interval
+        print(f"best rate ~ (training examples) ^ {found.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}")
+        supported = "; ".join(found.supported) or "none of the candidate laws"
+        print(f"with {self.fixed} fixed, the data support: {supported}")
+        low, high = found.predicted_interval
+        print(
+            f"extrapolated to all data: {found.predicted:.4g} ({low:.3g} to {high:.3g}); the full sweep's best: "
+            f"{found.subsets[-1].best():.4g}; regret {found.regret:+.4f} nats/example"
+        )
+        print(f"Figure: {folder / 'scaling.png'}")

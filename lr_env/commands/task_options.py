@@ -1,0 +1,78 @@
+"""Options of all commands that train: which task, varied how, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.children import Numerics
+    from lr_env.tasks import Task
+
+_VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise")
+"""Fields of a task that options replace."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What is trained, and where."""
+
+    task: Annotated[str, tyro.conf.Positional, arg(metavar="TASK")]
+    """Name of a task; `lr-env tasks` lists them."""
+    budget: Annotated[int | None, arg(metavar="STEPS")] = None
+    """Optimizer steps in a run, in place of the task's."""
+    segment: Annotated[int | None, arg(metavar="STEPS")] = None
+    """Optimizer steps between two decisions, in place of the task's."""
+    batch_size: Annotated[int | None, arg(metavar="N")] = None
+    """Examples a step, in place of the task's."""
+    train_fraction: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Share of the training examples that is used, in place of the task's."""
+    label_noise: Annotated[float | None, arg(metavar="SHARE")] = None
+    """Share of the training labels that are wrong, in place of the task's."""
+    device: Annotated[str, arg(metavar="NAME")] = "cpu"
+    """cpu, cuda, cuda:1, ... or auto."""
+    backend: Annotated[str, arg(metavar="NAME")] = "auto"
+    """auto, loop (children one after another), stacked (as one computation) or compiled (the same, fused)."""
+    precision: Annotated[str, arg(metavar="NAME")] = "float32"
+    """float32, tf32 (CUDA) or bf16 (autocast)."""
+    channels_last: bool | None = None
+    """Compute convolutions channels-last. Default: on CPUs."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits every time (CPUs do so anyway)."""
+    threads: Annotated[int | None, arg(metavar="N")] = None
+    """CPU threads. Default: torch's."""
+
+    def varied_task(self) -> Task:
+        """The task with the fields that options replace.
+
+        Raises:
+            UserError: there is no such task, or a field that it cannot have.
+        """
+        from lr_env.tasks import find_task
+
+        own = {name: getattr(self, name) for name in _VARIED}
+        return replace(find_task(self.task), **{name: value for name, value in own.items() if value is not None})
+
+    def numerics(self) -> Numerics:
+        """How numbers are computed; sets the number of threads on the way.
+
+        Raises:
+            UserError: the device cannot do it, or the number of threads is not one.
+        """
+        import torch
+
+        from lr_env.children import Numerics
+        from lr_env.children.children import find_device
+
+        if self.threads is not None:
+            if self.threads < 1:
+                raise UserError(f"threads {self.threads}: it must be a whole number of at least 1")
+            torch.set_num_threads(self.threads)
+        numerics = Numerics(self.precision, self.deterministic, self.channels_last)
+        numerics.check(find_device(self.device))
+        return numerics

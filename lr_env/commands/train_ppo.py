@@ -1,0 +1,84 @@
+"""`lr-env train-ppo`: train a controller of the learning rate."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from lr_env.commands.arguments import parse_rates, progress_bar, writable
+from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainPpo(TaskOptions):
+    """Train a PPO controller (arXiv:1909.09712) on children in lockstep; the best policy by validation loss is kept."""
+
+    decisions: Annotated[int, arg(metavar="N")] = 400_000
+    """Decisions to learn from, over all children."""
+    children: Annotated[int, arg(metavar="N")] = 32
+    """Children trained at a time."""
+    action: Annotated[str, arg(metavar="NAME")] = "scale"
+    """scale (continuous) or discrete (lower, keep, raise)."""
+    max_change: Annotated[float, arg(metavar="FACTOR")] = 1.05
+    """Factor of the largest action."""
+    reward: Annotated[str, arg(metavar="NAME")] = "improvement"
+    """improvement, neg_val_loss or final."""
+    start_rates: Annotated[str, arg(metavar="RATES")] = "0.01,0.001,0.0001"
+    """Rates of which each run starts from one."""
+    noise: Annotated[float, arg(metavar="SIGMA")] = 0.0
+    """Standard deviation of Gaussian noise on the log of the rate at each decision of training."""
+    adam: bool = False
+    """Train children by Adam, as in the paper, in place of the task's optimizer."""
+    gamma: Annotated[float, arg(metavar="FACTOR")] = 0.99
+    """Discount of a decision."""
+    learning_rate: Annotated[float, arg(metavar="RATE")] = 1e-3
+    """Learning rate of the policy."""
+    seed: Annotated[int, arg(metavar="SEED")] = 0
+    """Seed of the policy and of the children."""
+    name: Annotated[str, arg(metavar="NAME")] = ""
+    """Name of the training, under results/ppo. Default: that of the task."""
+    results: Path = Path("results")
+    """Folder for the results."""
+    fresh: bool = False
+    """Forget what was trained under this name, and start over."""
+    tensorboard: bool = False
+    """Write TensorBoard's logs, too."""
+
+    def run(self) -> None:
+        """Train, and say how good it became."""
+        from lr_env.registry import find_planner
+
+        name = self.name or self.task
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+        trainer = find_planner("ppo").trainer()
+        task, folder = self.varied_task(), self.results / "ppo" / name
+        self.numerics()
+        own = ("decisions", "children", "action", "max_change", "reward", "noise", "adam", "gamma", "learning_rate")
+        rates = parse_rates(self.start_rates)
+        training = trainer.Training(start_rates=rates, seed=self.seed, **{field: getattr(self, field) for field in own})
+        writable(folder)
+        with progress_bar(self.decisions) as progress:
+            made: dict[str, Any] = trainer.train(
+                task,
+                training,
+                folder,
+                device=self.device,
+                backend=self.backend,
+                fresh=self.fresh,
+                tensorboard=self.tensorboard,
+                progress=progress,
+            )
+        history = made["history"]
+        best = min(history, key=lambda entry: entry["val_loss"])
+        share = 100 * made["seconds"]["children"] / max(made["seconds"]["whole"], 1e-9)
+        print(f"validation loss {history[0]['val_loss']:.4f} untrained, {best['val_loss']:.4f} at best", end=" ")
+        print(f"(after {best['decisions']:,} decisions), {history[-1]['val_loss']:.4f} at the end")
+        print(f"{made['child_steps']:,} child steps; {share:.0f} % of the time went to the children")
+        print(f"Policy: {folder / 'policy.safetensors'}; compare it with")
+        print(f"  lr-env compare {self.task} --planners ppo constant --set ppo.policy={folder / 'policy.safetensors'}")

@@ -1,0 +1,64 @@
+"""What all figures share: their size, colours and lines."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+DPI = 150
+HIGHLIGHTED = 5
+"""Planners drawn in colour; the others are grey."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+"""Of Okabe and Ito, to be told apart by colour-blind readers."""
+
+MUTED = ("#8a8a8a", "#a3a3a3", "#767676")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)))
+TEXT = "#262626"
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure with a title."""
+    layout = ConstrainedLayoutEngine(wspace=0.03, w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, color=TEXT, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def plain(axes: Axes) -> None:
+    """Bare axes with a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#888888")
+    axes.tick_params(labelsize=9.5, color="#888888", labelcolor=TEXT)
+    axes.grid(visible=True, color="#e9e9e9", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def caption(axes: Axes, text: str) -> None:
+    """What the axes show, small and above them."""
+    axes.set_title(text, fontsize=9.5, color="#555555", loc="left")
+
+
+def save(figure: Figure, path: str | PathLike[str]) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(path, dpi=DPI, format="png", facecolor="white")
+
+
+def line_style(rank: int) -> dict[str, Any]:
+    """Colour and dashes of the planner of a rank; the best are drawn last and thickest."""
+    dashes = DASHES[rank % len(DASHES)]
+    if rank < HIGHLIGHTED:
+        return {"color": COLOURS[rank], "linestyle": dashes, "linewidth": 2.0, "zorder": 30 - rank}
+    muted = rank - HIGHLIGHTED
+    return {
+        "color": MUTED[muted // len(DASHES) % len(MUTED)],
+        "linestyle": dashes,
+        "linewidth": 1.0,
+        "zorder": 20 - muted,
+    }

@@ -1,0 +1,73 @@
+"""LRTuner: the rate at the bottom of a parabola through the losses of three forks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from lr_env.planner import PROBE, Signals, State
+from planners.probing import Probing
+from planners.settings import COUNT, FRACTION, Array, Rules, Shapes
+
+
+@dataclass(frozen=True)
+class LRTuner(Probing):
+    """Fits the loss as a parabola in the rate, from forks, and goes to its bottom (Jin, Iyer et al. 2021).
+
+    Every `every` segments three forks are trained for `horizon` segments: at the smallest rate, at the present one and
+    at twice that. A parabola through their validation losses gives the next rate, at its bottom where it has one and
+    otherwise on the side that falls, never less than half or more than twice the present rate. Until `explore` of the
+    budget is spent the rate may only rise.
+
+    Origin: arXiv:2105.14526, of which no code is public. There the loss is measured along one step's direction on a
+    large batch; here, where forks are at hand, over the segments that follow.
+
+    Child steps: 3 * horizon / every times those of the run.
+
+    Attributes:
+        every: segments for which a rate is held.
+        horizon: segments that a fork is trained.
+        explore: fraction of the budget in which the rate does not fall.
+    """
+
+    name = "lrtuner"
+    rules: ClassVar[Rules] = {"every": COUNT, "horizon": COUNT, "explore": FRACTION}
+    shapes: ClassVar[Shapes] = ({}, {"horizon": 2}, {"explore": 0.2})
+    every: int = 5
+    horizon: int = 5
+    explore: float = 0.5
+
+    def decide(self, state: State, signals: Signals, now: int) -> Array | None:
+        """The bottom of the parabola, every few segments."""
+        if now % self.every:
+            return None
+        lr, (low, high) = state["lr"], state["range"]
+        horizon = min(self.horizon, state["num_segments"] - now)
+        tried = np.clip(np.column_stack([np.full(len(lr), low), lr, 2 * lr]), low, high)
+        losses = signals[PROBE](tried, horizon)["val_loss"][:, :, -1]
+        wanted = bottom(tried, losses)
+        smallest = lr if now < self.explore * state["num_segments"] else lr / 2
+        return np.clip(np.clip(wanted, smallest, 2 * lr), low, high)
+
+
+def bottom(rates: Array, losses: Array) -> Array:
+    """Where parabolas through three points each have their bottom, (runs,).
+
+    Args:
+        rates: increasing along a row, (runs, 3).
+        losses: (runs, 3); infinite where a fork diverged.
+
+    Returns:
+        The rate at the bottom. Where there is none, infinity if the loss falls with the rate and else 0; 0 where the
+        largest rate diverged and the middle one is no better than the smallest.
+    """
+    a, b, c = rates.T
+    finite = np.where(np.isfinite(losses), losses, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left, right = (finite[:, 1] - finite[:, 0]) / (b - a), (finite[:, 2] - finite[:, 1]) / (c - b)
+        curvature = (right - left) / (c - a)
+        found = np.where(curvature > 0, (a + b) / 2 - left / (2 * curvature), np.where(right < 0, np.inf, 0.0))
+    # Without the largest, the middle is as far as one can see.
+    return np.where(np.isnan(curvature), np.where(left < 0, b, 0.0), found)

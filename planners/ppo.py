@@ -1,0 +1,55 @@
+"""A controller trained by proximal policy optimisation, at work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lr_env.observations import FEATURES
+from lr_env.planner import Signals
+from planners.policy import Policy, find_policy
+from planners.reactive import Reactive
+from planners.settings import Shapes
+
+
+@dataclass(frozen=True)
+class PPO(Reactive):
+    """A trained network that raises and lowers the rate by what it sees, at most by a few percent a decision.
+
+    It starts at the peak and takes the most likely action. Origin: arXiv:1909.09712 (Xu, Dai, Kemp & Metz 2019), whose
+    state, actions and sizes it has, with the errors of a public copy mended: the change of predictions is measured on
+    the same examples, actions are symmetric in the log of the rate, and rates stay in the task's range. Trained with
+    `lr-env train-ppo TASK` (see `planners.ppo_training`), on any task, and run on that or another.
+
+    Attributes:
+        policy: a .safetensors file, or the name of a policy that is shipped.
+    """
+
+    name = "ppo"
+    needs = frozenset({"step", *(feature.signal for feature in FEATURES)})
+    shapes: ClassVar[Shapes] = ({},)
+    policy: str = "DigitsMLP"
+
+    @property
+    def trained(self) -> Policy:
+        """The network."""
+        return find_policy(self.policy)
+
+    @property
+    def prior_steps(self) -> int:
+        """Child steps that its training took."""
+        return int(self.trained.about.get("child_steps", 0))
+
+    @staticmethod
+    def trainer() -> Any:
+        """The module that trains one: `Training` and `train`. It needs stable-baselines3."""
+        from planners import ppo_training
+
+        return ppo_training
+
+    def react(self, state: Mapping[str, Any], signals: Signals) -> Mapping[str, Any]:
+        """The rate times what the network says."""
+        return {"lr": state["lr"] * self.trained.factors({name: np.asarray(signals[name]) for name in self.needs})}

@@ -1,0 +1,232 @@
+"""Planners that react to what they see: the rate rises or falls with the losses, or along the hypergradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lr_env.errors import unknown
+from lr_env.planner import RunSpec, Signals, State, require
+from planners.settings import COUNT, FRACTION, FROM_0, NOT_NEGATIVE, POSITIVE, Array, Peaked, Rule, Rules, Shapes
+
+LOSSES = ("val_loss", "train_loss")
+WINDOW = Rule(lambda v: 3 <= v <= 1000, "a whole number from 3 to 1000", whole=True)
+
+
+@dataclass(frozen=True)
+class Reactive(Peaked, ABC):
+    """A planner that starts at its peak, and changes the rate after each segment by what was measured at its end."""
+
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
+        """The state before the first segment.
+
+        Raises:
+            UserError: there is no decision to make, or the peak is outside the task's range.
+        """
+        self.check_run(run)
+        kept = {"lr": np.full(len(seeds), self.peak), "range": list(run.lr_range), "segment": run.segment}
+        return {**kept, **self.memory(len(seeds))}
+
+    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
+        """The rate of each run, (num_runs,)."""
+        require(self, signals)
+        if np.max(signals["step"]) > 0:  # before the first segment there is nothing to react to
+            changed = self.react(state, signals)
+            state = {**state, **changed, "lr": np.clip(changed["lr"], *state["range"])}
+        return state["lr"].copy(), state
+
+    def memory(self, num_runs: int) -> dict[str, Any]:
+        """What is remembered besides the rate, before the first segment."""
+        return {}
+
+    @abstractmethod
+    def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
+        """The new "lr", (num_runs,), and what is remembered with it."""
+
+
+@dataclass(frozen=True)
+class Plateau(Reactive):
+    """Lowers the rate when the validation loss has not improved for some decisions.
+
+    As `torch.optim.lr_scheduler.ReduceLROnPlateau(mode="min", threshold_mode="rel")`, stepped at every decision. The
+    idea is older than its authors.
+
+    Attributes:
+        factor: by which the rate falls.
+        patience: decisions without improvement that are waited for; one more lowers the rate.
+        threshold: an improvement is a loss below (1 - threshold) of the best.
+        cooldown: decisions after a fall that do not count.
+    """
+
+    name = "plateau"
+    needs = frozenset({"step", "val_loss"})
+    rules: ClassVar[Rules] = {"factor": FRACTION, "patience": FROM_0, "threshold": NOT_NEGATIVE, "cooldown": FROM_0}
+    shapes: ClassVar[Shapes] = ({}, {"factor": 0.5, "patience": 5}, {"factor": 0.5, "patience": 2})
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    cooldown: int = 0
+
+    def memory(self, num_runs: int) -> dict[str, Any]:
+        """The best loss, decisions without improvement, and what is left of the cool-down."""
+        return {"best": np.full(num_runs, np.inf), "bad": np.zeros(num_runs), "rest": np.zeros(num_runs)}
+
+    def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
+        """Count, and lower where the patience is at its end."""
+        loss = np.asarray(signals["val_loss"])
+        better = loss < state["best"] * (1 - self.threshold)
+        bad = np.where(better | (state["rest"] > 0), 0, state["bad"] + 1)
+        rest = np.maximum(state["rest"] - 1, 0)
+        fall = bad > self.patience
+        return {
+            "lr": np.where(fall, state["lr"] * self.factor, state["lr"]),
+            "best": np.where(better, loss, state["best"]),
+            "bad": np.where(fall, 0, bad),
+            "rest": np.where(fall, self.cooldown, rest),
+        }
+
+
+@dataclass(frozen=True)
+class GreedyLR(Reactive):
+    """Raises the rate while the loss keeps improving, and lowers it while it does not.
+
+    After more than `patience` improvements in a row the rate is divided by the factor, after as many failures it is
+    multiplied by it. Origin: arXiv:2512.14527; the rules are those of `transformers.optimization.GreedyLR` with a
+    relative threshold, without its reset after many decisions at the smallest rate.
+
+    Attributes:
+        factor: by which the rate falls, and by whose inverse it rises.
+        patience: improvements, or failures, in a row that are waited for; one more changes the rate.
+        threshold: an improvement is a loss below (1 - threshold) of the best.
+        window: decisions over which the loss is averaged; 1 takes it as it is.
+        loss: "train_loss", as in the paper, or "val_loss".
+    """
+
+    name = "greedy-lr"
+    needs = frozenset({"step", *LOSSES})
+    rules: ClassVar[Rules] = {"factor": FRACTION, "patience": FROM_0, "threshold": NOT_NEGATIVE, "window": COUNT}
+    shapes: ClassVar[Shapes] = ({}, {"factor": 0.8, "patience": 2}, {"loss": "val_loss", "factor": 0.9, "patience": 3})
+    factor: float = 0.95
+    patience: int = 5
+    threshold: float = 1e-6
+    window: int = 1
+    loss: str = "train_loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in LOSSES:
+            raise unknown(f"planner {self.name!r}: loss", self.loss, LOSSES)
+
+    def memory(self, num_runs: int) -> dict[str, Any]:
+        """The best loss, how many were better or not, in a row, and the last losses."""
+        zero = np.zeros(num_runs)
+        return {"best": np.full(num_runs, np.inf), "good": zero, "bad": zero, "last": np.empty((num_runs, 0))}
+
+    def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
+        """Count, and raise or lower where the patience is at its end."""
+        last = np.column_stack([state["last"], signals[self.loss]])[:, -self.window :]
+        loss = last.mean(1)
+        better = loss < state["best"] * (1 - self.threshold)
+        good, bad = np.where(better, state["good"] + 1, 0), np.where(better, 0, state["bad"] + 1)
+        rise, fall = good > self.patience, bad > self.patience
+        return {
+            "lr": np.where(rise, state["lr"] / self.factor, np.where(fall, state["lr"] * self.factor, state["lr"])),
+            "best": np.where(better, loss, state["best"]),
+            "good": np.where(rise, 0, good),
+            "bad": np.where(fall, 0, bad),
+            "last": last,
+        }
+
+
+@dataclass(frozen=True)
+class LossSlope(Reactive):
+    """Halves the rate when a line through the last validation losses does not clearly fall: the simple man's baseline.
+
+    The line is fitted to the log losses of the last `window` decisions since the last change. Its slope falls clearly
+    if it lies more than `doubt` standard errors below 0. (The losses are not independent, so that this is a rule of
+    thumb and no test.)
+
+    Attributes:
+        window: decisions that the line is fitted to.
+        factor: by which the rate falls.
+        doubt: standard errors.
+    """
+
+    name = "loss-slope"
+    needs = frozenset({"step", "val_loss"})
+    rules: ClassVar[Rules] = {"window": WINDOW, "factor": FRACTION, "doubt": NOT_NEGATIVE}
+    shapes: ClassVar[Shapes] = ({}, {"window": 20}, {"window": 5})
+    window: int = 10
+    factor: float = 0.5
+    doubt: float = 2.0
+
+    def memory(self, num_runs: int) -> dict[str, Any]:
+        """The last losses, the newest last; NaN for those before the last change of the rate."""
+        return {"last": np.full((num_runs, self.window), np.nan)}
+
+    def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
+        """Fit, and lower where the slope is not clearly below 0."""
+        loss = np.log(np.maximum(np.asarray(signals["val_loss"]), 1e-300))
+        last = np.column_stack([state["last"][:, 1:], loss])
+        known = ~np.isnan(last).any(1)
+        time = np.arange(self.window) - (self.window - 1) / 2
+        spread = (time**2).sum()
+        centred = last - last.mean(1, keepdims=True)
+        slope = centred @ time / spread
+        rest = np.square(centred - slope[:, None] * time).sum(1)
+        error = np.sqrt(rest / (self.window - 2) / spread)
+        fall = known & ~(slope < -self.doubt * error)
+        return {
+            "lr": np.where(fall, state["lr"] * self.factor, state["lr"]),
+            "last": np.where(fall[:, None], np.nan, last),
+        }
+
+
+@dataclass(frozen=True)
+class Hypergradient(Reactive):
+    """The rate follows its own gradient: the inner product of the gradient and the update before it.
+
+    Additive: lr <- lr + beta <g_t, u_{t-1}>, where u is the last update over its rate. Origin: Baydin et al., ICLR
+    2018, arXiv:1703.04782, which changes the rate before every step; here the changes that a segment's steps ask for
+    are made together at its end, so that with segments of one step the rate follows one step later. The smallest rate
+    of the task is the floor.
+
+    Attributes:
+        beta: rate of the rate; in units of the rate squared per nat.
+    """
+
+    name = "hypergradient"
+    needs = frozenset({"step", "update_product"})
+    rules: ClassVar[Rules] = {"beta": POSITIVE}
+    shapes: ClassVar[Shapes] = ({}, {"beta": 1e-4}, {"beta": 1e-2})
+    beta: float = 1e-3
+
+    def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
+        """lr + beta (steps of a segment) (mean product)."""
+        return {"lr": state["lr"] + self.beta * state["segment"] * np.asarray(signals["update_product"])}
+
+
+@dataclass(frozen=True)
+class HypergradientMultiplicative(Reactive):
+    """The rate follows the sign and size of the cosine between the gradient and the update before it.
+
+    lr <- lr (1 + beta cos(g_t, u_{t-1})), for each step of a segment at its end. Origin: the multiplicative rule of
+    Baydin et al., ICLR 2018, arXiv:1703.04782, section 3.3.
+
+    Attributes:
+        beta: largest change of the rate in a step, as a fraction of it.
+    """
+
+    name = "hypergradient-multiplicative"
+    needs = frozenset({"step", "update_cosine"})
+    rules: ClassVar[Rules] = {"beta": FRACTION}
+    shapes: ClassVar[Shapes] = ({}, {"beta": 0.003}, {"beta": 0.05})
+    beta: float = 0.02
+
+    def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
+        """lr (1 + beta (mean cosine)) ** (steps of a segment)."""
+        return {"lr": state["lr"] * (1 + self.beta * np.asarray(signals["update_cosine"])) ** state["segment"]}

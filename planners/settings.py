@@ -1,0 +1,96 @@
+"""Settings that are checked, and what every planner that has a peak rate shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec
+
+Array = NDArray[np.float64]
+Shapes = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting may be, as a test and in words."""
+
+    test: Callable[[float], bool]
+    words: str
+    whole: bool = False
+
+    def apply(self, planner: str, setting: str, value: Any) -> float | int:
+        """The value as a plain Python number, or a UserError."""
+        kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
+        number = math.nan
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            with suppress(OverflowError):  # an int beyond all floats
+                number = float(value)
+        if not self.test(number):
+            raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
+        return int(number) if self.whole else number
+
+
+# Each test is false for nan.
+POSITIVE = Rule(lambda v: 0 < v < math.inf, "a finite number above 0")
+NOT_NEGATIVE = Rule(lambda v: 0 <= v < math.inf, "a finite number of at least 0")
+AT_LEAST_1 = Rule(lambda v: 1 <= v < math.inf, "a finite number of at least 1")
+FRACTION = Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
+RATIO = Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1")
+COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
+FROM_0 = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
+
+Rules = Mapping[str, Rule]
+
+
+@dataclass(frozen=True)
+class Peaked:
+    """A planner with a peak rate and checked settings.
+
+    Attributes:
+        peak: the largest rate of an open-loop planner, and where a closed-loop one starts; in the optimizer's own unit.
+    """
+
+    peak: float
+
+    name = ""  # these two without ClassVar, which would not match the properties of `Planner`
+    needs = frozenset({"step"})
+    rules: ClassVar[Rules] = {"peak": POSITIVE}
+    """Setting -> what it may be; a subclass names those that it adds."""
+    shapes: ClassVar[Shapes] = ({},)
+    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
+
+    def __post_init__(self) -> None:
+        for kind in reversed(type(self).__mro__):
+            for setting, rule in vars(kind).get("rules", {}).items():
+                self.settle(setting, rule.apply(self.name, setting, getattr(self, setting)))
+
+    def settle(self, setting: str, value: object) -> None:
+        """Write the checked form of a setting, which a frozen dataclass allows only this way."""
+        object.__setattr__(self, setting, value)
+
+    def check_run(self, run: RunSpec) -> None:
+        """See that a run has decisions to make, and accepts the peak.
+
+        Raises:
+            UserError: it does not.
+        """
+        low, high = run.lr_range
+        if run.num_segments < 1:
+            raise UserError(f"planner {self.name!r} needs a run of at least one segment")
+        if not low <= self.peak <= high:
+            raise UserError(
+                f"planner {self.name!r}: the peak {self.peak:g} is outside the task's range, {low:g} to {high:g}"
+            )
+
+    @classmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
+        """One setting for each peak rate; the i-th takes the i-th of the planner's shapes, cyclically."""
+        return [cls(peak=rate, **cls.shapes[i % len(cls.shapes)]) for i, rate in enumerate(rates)]

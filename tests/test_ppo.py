@@ -1,0 +1,247 @@
+"""The PPO controller: its policy files, its training, going on with it, and whether it learns what can be known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO as Algorithm  # noqa: N811
+
+from lr_env.episodes import Episodes
+from lr_env.errors import UserError
+from lr_env.observations import FEATURES
+from lr_env.records.record import SIGNALS
+from lr_env.rollout import rollout
+from lr_env.sb3 import make_vec_env
+from lr_env.tasks import MLP, TASKS
+from planners import PPO
+from planners.policy import Policy
+from planners.ppo_training import Training, train
+
+TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
+NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}
+SMALL = Training(
+    decisions=320, children=4, minibatches=2, evaluate_every=80, evaluation_runs=3, start_rates=(0.03, 0.01)
+)
+
+
+def policy(action: str = "scale", outputs: int = 1) -> Policy:
+    random = np.random.RandomState(0)
+    sizes = (len(FEATURES), 5, outputs)
+    layers = tuple(
+        (random.randn(b, a).astype(np.float32), random.randn(b).astype(np.float32))
+        for a, b in itertools.pairwise(sizes)
+    )
+    mean, variance = random.randn(len(FEATURES)), random.rand(len(FEATURES)) + 0.5
+    return Policy(mean.astype(np.float32), variance.astype(np.float32), layers, action, 1.05, {"child_steps": 7})
+
+
+def signals(count: int = 6) -> dict[str, np.ndarray]:
+    random = np.random.RandomState(1)
+    return {name: random.rand(count) + 0.1 for name in SIGNALS}
+
+
+def test_a_policy_is_the_same_from_its_file_and_is_not_unpickled(tmp_path):
+    for action, outputs in (("scale", 1), ("discrete", 3)):
+        ours = policy(action, outputs)
+        ours.save(tmp_path / "policy.safetensors")
+        again = Policy.load(tmp_path / "policy.safetensors")
+        np.testing.assert_array_equal(again.factors(signals()), ours.factors(signals()))
+        assert (again.about, again.action) == ({"child_steps": 7}, action)
+    assert set(np.round(again.factors(signals(200)), 6)) <= {1.05, 1.0, round(1 / 1.05, 6)}
+
+
+def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
+    path = tmp_path / "policy.safetensors"
+    with pytest.raises(UserError, match=r"there is no policy .*train one with `lr-env train-ppo`"):
+        Policy.load(path)
+    policy().save(path)
+    whole = path.read_bytes()
+    for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="it is damaged, train it anew") as caught:
+            Policy.load(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr("planners.policy.observations.FEATURES", FEATURES[1:])
+        with pytest.raises(UserError, match=r"trained on other observations \(log_train_loss\)"):
+            Policy.load(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("planners.policy.FORMAT", 2)
+        with pytest.raises(UserError, match="has format 1, not 2"):
+            Policy.load(path)
+    with pytest.raises(UserError, match="there is no policy 'Digits' "):
+        assert PPO(0.1, policy="Digits").trained
+    policy("scale", 2).save(path)
+    with pytest.raises(UserError, match="damaged"):
+        Policy.load(path)
+
+
+@pytest.mark.usefixtures("global_generators_kept")
+def test_the_planner_answers_as_the_algorithm_does(tmp_path):
+    """The numpy network, the normalisation and the actions, against SB3's own."""
+    for action in ("scale", "discrete"):
+        made = train(TASK, replace(SMALL, decisions=80, action=action), tmp_path / action, backend="loop")
+        assert made["decisions"] == 80
+        trained = Policy.load(tmp_path / action / "last.safetensors")
+        env = make_vec_env(TASK, 3, action=action, max_change=1.05, backend="loop", seed=5, start_rates=[0.02])
+        algorithm = Algorithm(
+            "MlpPolicy", env, policy_kwargs={"net_arch": {"pi": [32, 32], "vf": [32, 32]}}, device="cpu"
+        )
+        net = algorithm.policy
+        linear = [part for part in net.mlp_extractor.policy_net if isinstance(part, torch.nn.Linear)]
+        with torch.no_grad():
+            for part, (weight, bias) in zip((*linear, net.action_net), trained.layers, strict=True):
+                part.weight.copy_(torch.from_numpy(weight))
+                part.bias.copy_(torch.from_numpy(bias))
+        seen = env.reset()
+        for _ in range(TASK.num_segments):
+            normal = np.clip((seen - trained.mean) / np.sqrt(trained.variance + 1e-8), -10, 10).astype(np.float32)
+            chosen, _ = algorithm.predict(normal, deterministic=True)
+            known = {name: values.copy() for name, values in env.vector_env.episodes.signals.items()}
+            seen, _, dones, infos = env.step(chosen)
+            if not dones.any():
+                now = np.array([info["lr"] for info in infos])
+                np.testing.assert_allclose(now, known["lr"] * trained.factors(known), rtol=1e-5)
+        planner = PPO(0.02, policy=str(tmp_path / action / "last.safetensors"))
+        records = rollout(planner, TASK, [5, 6, 7], backend="loop", score=())
+        assert planner.prior_steps == 80 * 5 + 2 * 3 * 50
+        assert [record.curves["lr"][0] for record in records] == [0.02] * 3
+
+
+def test_training_goes_on_to_the_same_policy(tmp_path, monkeypatch):
+    whole = train(TASK, SMALL, tmp_path / "whole", backend="loop")
+    assert whole["decisions"] == 320
+    assert len(whole["history"]) == 5
+    assert 0 < whole["seconds"]["children"] <= whole["seconds"]["whole"]
+
+    stops = iter([2, 3, None])
+    for stop in stops:
+        updates = 0
+
+        def progress(what, decisions, stop=stop):
+            nonlocal updates
+            updates += what == "training" and decisions == 40
+            if stop is not None and updates == stop:
+                raise KeyboardInterrupt
+
+        try:
+            broken = train(TASK, SMALL, tmp_path / "broken", backend="loop", checkpoint_seconds=0.0, progress=progress)
+        except KeyboardInterrupt:
+            assert (tmp_path / "broken" / "checkpoint").exists()
+    # But for the last bit: MKL's products depend on where in memory their inputs lie (MKL_CBWR=AVX2,STRICT: the same).
+    for ours, theirs in zip(broken["history"], whole["history"], strict=True):
+        assert ours["decisions"] == theirs["decisions"]
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-6)
+    for name in ("last.safetensors", "policy.safetensors"):
+        ours, theirs = (Policy.load(tmp_path / folder / name) for folder in ("broken", "whole"))
+        for (a, b), (c, d) in zip(ours.layers, theirs.layers, strict=True):
+            np.testing.assert_allclose(a, c, atol=1e-6)
+            np.testing.assert_allclose(b, d, atol=1e-6)
+        np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-6)
+    with pytest.raises(UserError, match="holds a finished training: give another --name, or --fresh"):
+        train(TASK, SMALL, tmp_path / "whole", backend="loop")
+    assert json.loads((tmp_path / "whole" / "training.json").read_text())["child_steps"] == 320 * 5 + 5 * 3 * 50
+    assert train(TASK, replace(SMALL, decisions=40), tmp_path / "whole", backend="loop", fresh=True)["decisions"] == 40
+
+
+def test_a_training_with_other_settings_is_refused(tmp_path):
+    def stop(what, decisions):
+        if what == "training" and decisions:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TASK, SMALL, tmp_path, backend="loop", progress=stop)
+    assert not (tmp_path / "checkpoint").exists()
+    (tmp_path / "checkpoint").write_bytes(b"nothing")
+    with pytest.raises(UserError):
+        train(TASK, SMALL, tmp_path, backend="loop")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action": "lr"}, "action 'lr': a controller changes the rate by"),
+        ({"children": 0}, "children is 0"),
+        ({"start_rates": ()}, "no start rates"),
+        ({"gamma": 1.5}, "gamma must be above 0 and at most 1"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(UserError, match=message):
+        replace(SMALL, **change)
+
+
+def test_settings_that_do_not_fit_the_task(tmp_path):
+    with pytest.raises(UserError, match="start rate 100 is outside the task's range"):
+        train(TASK, replace(SMALL, start_rates=(100.0,)), tmp_path)
+    with pytest.raises(UserError, match="7 minibatches do not divide the 40 decisions"):
+        train(TASK, replace(SMALL, minibatches=7), tmp_path)
+
+
+def test_starts_and_noise_follow_from_the_seed():
+    rates = [0.1, 0.01, 0.001]
+    episodes = Episodes(TASK, 60, action="scale", start_rates=rates, noise=0.2, backend="stacked")
+    episodes.start(range(60), range(60))
+    first = episodes.signals["lr"].copy()
+    assert set(first) == set(rates)
+    assert all(10 < (first == rate).sum() < 32 for rate in rates)
+    episodes.step(np.zeros((60, 1)))
+    noise = np.log(episodes.signals["lr"] / first)
+    assert noise.std() == pytest.approx(0.2, rel=0.35)
+    alone = Episodes(TASK, 1, action="scale", start_rates=rates, noise=0.2, backend="loop")
+    alone.start([0], [17])
+    assert alone.signals["lr"][0] == first[17]
+    alone.step(np.zeros((1, 1)))
+    assert alone.signals["lr"][0] == pytest.approx(episodes.signals["lr"][17], rel=1e-12)
+    with pytest.raises(UserError, match="outside the range"):
+        Episodes(TASK, 1, start_rates=[100.0])
+    with pytest.raises(UserError, match="noise is -1"):
+        Episodes(TASK, 1, noise=-1)
+
+
+def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
+    """Where the reward is how near the rate is to a known one, whatever it trains, the controller goes there."""
+    wanted = 0.03
+
+    def near(before, after, final):
+        raise NotImplementedError
+
+    monkeypatch.setitem(__import__("lr_env.rewards", fromlist=["REWARDS"]).REWARDS, "near", near)
+    original = Episodes.step
+
+    def step(self, actions):
+        self.reward = lambda before, after, final: -np.abs(np.log(self.signals["lr"] / wanted))
+        return original(self, actions)
+
+    monkeypatch.setattr(Episodes, "step", step)
+    task = replace(TASK, budget=100, segment=5)
+    training = Training(
+        decisions=24_000,
+        children=32,
+        max_change=1.5,
+        start_rates=(0.3, 0.003),
+        minibatches=4,
+        gamma=0.9,
+        learning_rate=3e-3,
+        evaluate_every=10**9,
+        evaluation_runs=2,
+    )
+    train(task, training, tmp_path)
+    for start in (0.3, 0.003, 0.03):
+        records = rollout(PPO(start, policy=str(tmp_path / "last.safetensors")), task, [1, 2], score=(), backend="loop")
+        for record in records:
+            late = record.curves["lr"][10:]
+            assert np.abs(np.log(late / wanted)).max() < 0.6, (start, late)
+
+
+def test_a_policy_is_shipped():
+    shipped = sorted(Path(__file__).parents[1].glob("planners/pretrained/ppo-*.safetensors"))
+    for file in shipped:
+        assert Policy.load(file).about["child_steps"] > 0

@@ -1,0 +1,144 @@
+"""The range test and the scaling of the best rate with data: on functions with known answers, and on children."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lr_env.compare.job import Job
+from lr_env.compare.scaling import Scaling, Subset, bottom, part_of, scaling
+from lr_env.errors import UserError
+from lr_env.range_test import RangeTest, range_test
+from lr_env.records.store import Store
+from lr_env.tasks import MLP, TASKS
+
+TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=50)
+
+
+def test_a_range_test_finds_what_was_put_in():
+    lr = np.geomspace(1e-4, 1, 201)
+    log = np.log10(lr)
+    # Falls from 2 to 1 between 10^-3 and 10^-1, steepest at 10^-2, and rises after 10^-1.
+    smooth = 2 - 1 / (1 + np.exp(-5 * (log + 2))) + 4 * np.maximum(0, log + 1) ** 2
+    found = RangeTest("toy", (0,), lr, smooth[None], smooth)
+    assert found.lr_steepest == pytest.approx(0.01, rel=0.1)
+    assert found.lr_max == pytest.approx(0.1, rel=0.25)
+    assert 1e-3 < found.lr_min < 10**-2.4
+    always = RangeTest("toy", (0,), lr, (1 + lr)[None], 1 + lr)  # rises from the first step on
+    assert always.lr_max == always.lr_steepest == always.lr_min == lr[0]
+
+
+def test_a_range_test_on_children_leaves_nothing_changed(tmp_path):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    found = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200)
+    assert found.losses.shape == (3, 200)
+    assert 0.01 < found.lr_max < 3
+    assert found.lr_min < found.lr_steepest <= found.lr_max
+    assert found.smooth[-1] > 2 * found.smooth.min()  # a rate of 10 is far too large
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    found.write(tmp_path, {"command": "none"})
+    kept = json.loads((tmp_path / "range-test.json").read_text())
+    assert kept["lr_max"] == found.lr_max
+    assert (tmp_path / "range-test.png").stat().st_size > 10_000
+    again = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200, backend="loop")
+    np.testing.assert_allclose(again.losses[:, :100], found.losses[:, :100], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.1, 0.01, 100), "give LOW below HIGH"),
+        ((0.1, 100.0, 100), "within the task's range"),
+        ((0.001, 1.0, 10), "needs at least 20"),
+    ],
+)
+def test_range_tests_that_cannot_be(arguments, message):
+    low, high, steps = arguments
+    with pytest.raises(UserError, match=message):
+        range_test(TASK, [0], low, high, steps, backend="loop")
+
+
+def test_bottoms_of_parabolas():
+    rates = np.geomspace(0.01, 1, 9)
+    assert bottom(rates, (np.log(rates) - np.log(0.07)) ** 2) == pytest.approx(0.07)
+    assert bottom(rates, -rates) == 1.0
+    losses = (np.log(rates) - np.log(0.07)) ** 2
+    losses[4:] = np.inf
+    assert bottom(rates, losses) == pytest.approx(rates[3])
+
+
+@pytest.mark.parametrize("p", [-1.0, 0.0, 1.0])
+def test_a_known_exponent_is_found(p):
+    random = np.random.RandomState(0)
+    rates = np.geomspace(1e-3, 10, 25)
+    subsets = []
+    for size in (100, 200, 400, 1000):
+        best = 0.1 * (size / 400) ** p
+        noise = 0.03 * random.randn(8)
+        losses = 1 + 0.1 * (np.log(rates)[:, None] - np.log(best) - noise) ** 2
+        subsets.append(Subset(size, 100, rates, losses))
+    found = Scaling("toy", "constant", "epochs" if p <= 0 else "steps", tuple(subsets), np.full(8, 1.0))
+    low, high = found.interval
+    assert low <= p <= high
+    assert high - low < 0.2
+    assert found.exponent == pytest.approx(p, abs=0.05)
+    assert found.predicted == pytest.approx(0.1 * 2.5**p, rel=0.1)
+    assert [law.split(":")[0] for law in found.supported] == [f"p = {p:+g}"]
+    assert found.regret == pytest.approx(0, abs=0.01)
+
+
+def test_scaling_on_children_and_again_from_the_store(tmp_path):
+    job = Job(TASK, ("constant",), (0.01, 0.03, 0.1, 0.3), (1, 2))
+    store = Store(tmp_path / "records.sqlite")
+    found = scaling(job, store, "toy", [0.2, 0.1, 0.4], "epochs")
+    assert [part.size for part in found.subsets] == sorted(part.size for part in found.subsets)
+    assert [part.budget for part in found.subsets] == [10, 10, 20, 40]
+    assert found.subsets[-1].size == TASK.train_size
+    assert all(part.losses.shape == (4, 2) for part in found.subsets)
+    assert np.isfinite(found.predicted_losses).all()
+    again = scaling(job, store, "toy", [0.1, 0.2, 0.4], "epochs")
+    assert again.to_json() == found.to_json()
+    found.write(tmp_path, {})
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_subsets_are_nested():
+    from lr_env.tasks.data import load
+
+    small, large = (load("digits", "cpu", train_fraction=share).splits["train"].inputs for share in (0.1, 0.4))
+    assert torch.equal(large[: len(small)], small)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fractions": [0.1, 0.2]}, "at least three different fractions"),
+        ({"fractions": [0.1, 0.2, 1.5]}, "above 0 and below 1"),
+        ({"fractions": [0.001, 0.2, 0.4]}, "batch_size is 16, but the train split has"),
+        ({"fixed": "passes"}, "fixed 'passes'"),
+        ({"planners": ("constant", "cosine")}, "one planner"),
+        ({"tune_seeds": (1,)}, "at least 2 tuning seeds"),
+    ],
+)
+def test_scaling_that_cannot_be(tmp_path, change, message):
+    settings = {
+        "planners": ("constant",),
+        "tune_seeds": (1, 2),
+        "fractions": [0.1, 0.2, 0.4],
+        "fixed": "steps",
+        **change,
+    }
+    job = Job(TASK, settings["planners"], (0.01, 0.1), settings["tune_seeds"])
+    with pytest.raises(UserError, match=message):
+        scaling(job, Store(tmp_path / "records.sqlite"), "toy", settings["fractions"], settings["fixed"])
+
+
+def test_parts_of_a_task():
+    assert part_of(TASK, 0.25, "steps").budget == 40
+    assert part_of(TASK, 0.25, "epochs").budget == 10
+    assert part_of(replace(TASK, train_fraction=0.5), 0.5, "steps").train_fraction == 0.25

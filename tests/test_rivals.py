@@ -1,0 +1,104 @@
+"""Optimizers of other packages: trained as a plain loop trains them, judged where they say, kept and resumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lr_env.children import Backend, Children
+from lr_env.children.initial import build_seeded
+from lr_env.children.packaged import _KINDS, Packaged
+from lr_env.errors import UserError
+from lr_env.records.checkpoint import load_tree, save_tree
+from lr_env.registry import is_plain, planner_names
+from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.tasks import TASKS
+from planners import Constant, MechanicSGD, Prodigy, ScheduleFreeSGD
+
+TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_trained_and_judged_as_in_a_plain_loop(kind):
+    optimizer = Packaged(kind)
+    task = replace(TASK, optimizer=optimizer)
+    children = Children(task, [5, 3], dtype=torch.float64)
+    assert children.backend.name == "loop"
+    for _ in range(6):
+        children.train([0.02, 0.05])
+    source, train, test = task.source, children.data.splits["train"], children.data.splits["test"]
+    module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), 3, torch.float64)
+    flat = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in module.parameters()]))
+
+    def logits(inputs: torch.Tensor) -> torch.Tensor:
+        parts = flat.split([p.numel() for p in module.parameters()])
+        named = zip(module.named_parameters(), parts, strict=True)
+        return torch.func.functional_call(module, {name: part.view(p.shape) for (name, p), part in named}, (inputs,))
+
+    own = optimizer.build([flat])
+    own.param_groups[0]["lr"] = 0.05
+    for batch in children.order.batches(np.zeros(2, dtype=np.int64), 60)[1]:
+        own.zero_grad()
+        F.cross_entropy(logits(train.inputs[batch]), train.labels[batch]).backward()
+        own.step()
+    if hasattr(own, "eval"):
+        own.eval()
+    expected = F.cross_entropy(logits(test.inputs), test.labels).item()
+    assert children.evaluate("test")[0][1] == pytest.approx(expected, rel=1e-6)
+    before = children.state.parameters.clone()
+    children.measure()
+    assert torch.equal(children.state.parameters, before)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_snapshots_forks_and_resets(kind, tmp_path):
+    task = replace(TASK, optimizer=Packaged(kind))
+    children = Children(task, [5, 3, 8])
+    children.train([0.02, 0.05, 0.02])
+    save_tree(tmp_path / "kept", children.snapshot())
+    children.fork([1], [2], same_batches=True)
+    first = children.train([0.05, 0.05, 0.05])
+    assert first[2] == first[1]
+    end = children.evaluate("val")[0]
+    assert end[2] == end[1]
+    other = Children(task, [1, 2, 4])
+    other.train([0.1, 0.1, 0.1])
+    other.restore(load_tree(tmp_path / "kept"))
+    np.testing.assert_array_equal(other.train([0.05, 0.05, 0.05])[:2], first[:2])
+    np.testing.assert_array_equal(other.evaluate("val")[0][:2], end[:2])
+    other.reset([0], [9])
+    fresh = Children(task, [9])
+    assert other.train([0.03, 0.03, 0.03])[0] == fresh.train([0.03])[0]
+
+
+def test_planners_bring_their_own_optimizer():
+    records = rollout(Prodigy(1.0), TASK, [0, 1])
+    assert all(np.isfinite(record.scores["test_loss"]) for record in records)
+    assert Rollout(TASK, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer == Packaged("mechanic-sgd")
+    with pytest.raises(UserError, match="'constant' and 'schedule-free-sgd' bring optimizers of their own"):
+        Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(ScheduleFreeSGD(0.1), 0)])
+    plain = {name for name in planner_names() if is_plain(name)}
+    assert plain.isdisjoint({*_KINDS, "lookahead", "autolrs", "lrtuner"})
+    assert {"constant", "plrs", "hypergradient"} <= plain
+
+
+def test_candidates_cover_decades_of_their_own():
+    rates = [planner.peak for planner in Prodigy.candidates([0.1, 0.2, 0.4])]
+    assert rates == pytest.approx([0.1, 1.0, 10.0])
+    assert [planner.peak for planner in Prodigy.candidates([0.3])] == [1.0]
+
+
+def test_bad_input(monkeypatch):
+    with pytest.raises(UserError, match="unknown optimizer 'adamax'"):
+        Packaged("adamax")
+    with pytest.raises(UserError, match="is trained by the loop: use backend 'loop' or 'auto'"):
+        Children(replace(TASK, optimizer=Packaged("prodigy")), [0, 1], backend="stacked")
+    with pytest.raises(UserError, match="trained by the loop"):
+        Children(replace(TASK, optimizer=Packaged("prodigy")), [0, 1], backend=Backend("stacked", 2))
+    monkeypatch.setitem(__import__("sys").modules, "prodigyopt", None)
+    with pytest.raises(UserError, match=r"^optimizer 'prodigy' needs the package prodigyopt: pip install prodigyopt$"):
+        rollout(Prodigy(1.0), TASK, [0])
