@@ -62,7 +62,8 @@ def is_plain(name: str) -> bool:
     Raises:
         UserError: see `find_planner`.
     """
-    return not needs_forks(name) and not hasattr(find_planner(name), "optimizer")
+    planner = find_planner(name)
+    return PROBE not in planner.needs and not hasattr(planner, "optimizer")
 
 
 def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:

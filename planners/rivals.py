@@ -17,20 +17,20 @@ from planners.settings import Array
 class Rival(Schedule):
     """A constant rate under an optimizer of its own, in place of the task's.
 
-    A sweep tries as many rates as it does of schedules, over decades of the optimizer's own, whatever the task's.
+    Its name is the kind of the optimizer. A sweep tries as many rates as it does of schedules, over decades of the
+    optimizer's own, whatever the task's.
 
     Attributes:
         peak: the rate; a factor, usually 1, for those that find the rate themselves.
     """
 
-    kind: ClassVar[str]
     decades: ClassVar[tuple[float, float]]
     """Smallest and largest rate that a sweep tries."""
 
     @property
     def optimizer(self) -> Packaged:
         """The optimizer that the planner brings along."""
-        return Packaged(self.kind)
+        return Packaged(self.name)
 
     def _at(self, k: Index, n: int) -> Array:
         return np.ones(n)
@@ -51,7 +51,6 @@ class ScheduleFreeSGD(Rival):
     """
 
     name = "schedule-free-sgd"
-    kind = "schedule-free-sgd"
     decades = (0.01, 10.0)
 
 
@@ -63,7 +62,6 @@ class ScheduleFreeAdamW(Rival):
     """
 
     name = "schedule-free-adamw"
-    kind = "schedule-free-adamw"
     decades = (1e-4, 0.1)
 
 
@@ -75,7 +73,6 @@ class Prodigy(Rival):
     """
 
     name = "prodigy"
-    kind = "prodigy"
     decades = (0.1, 10.0)
 
 
@@ -87,7 +84,6 @@ class DAdaptSGD(Rival):
     """
 
     name = "d-adapt-sgd"
-    kind = "d-adapt-sgd"
     decades = (0.1, 10.0)
 
 
@@ -99,7 +95,6 @@ class DAdaptAdam(Rival):
     """
 
     name = "d-adapt-adam"
-    kind = "d-adapt-adam"
     decades = (0.1, 10.0)
 
 
@@ -111,5 +106,4 @@ class MechanicSGD(Rival):
     """
 
     name = "mechanic-sgd"
-    kind = "mechanic-sgd"
     decades = (0.01, 1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -153,7 +154,7 @@ class LEAP(Peaked):
             raise UserError(f"planner {self.name!r}: base must be another planner")
         self.settle("needs", frozenset({"step"}) | self.inner.needs)
 
-    @property
+    @cached_property  # finding a planner reads the metadata of every installed package
     def inner(self) -> Planner:
         """The planner that is perturbed."""
         return find_planner(self.base)(peak=self.peak)

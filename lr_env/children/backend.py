@@ -144,10 +144,10 @@ def _fastest(
             if found > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
                 break  # a larger block of the same will not gain much, and measuring it would take up to a minute
             smaller = found
-    # Cores that share an operation wait for each other at its end, which costs dearly as soon as anything else runs on
-    # one of them; cores that have a child each do not. So sharing must be clearly faster.
     if not seconds:
         return choices[0], 0.0  # which will say what is wrong
+    # Cores that share an operation wait for each other at its end, which costs dearly as soon as anything else runs on
+    # one of them; cores that have a child each do not. So sharing must be clearly faster.
     shares = {choice: threads > 1 and device == "cpu" and choice.workers == 1 for choice in choices}
     fastest = min(seconds, key=lambda choice: seconds[choice] * (_SHARING_HANDICAP if shares[choice] else 1.0))
     return fastest, seconds[fastest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,17 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         job = bar.add_task("measuring", total=child_steps)
         yield lambda what, steps: bar.update(job, description=what, advance=steps)
+
+
+def parse_name(name: str) -> str:
+    """The name of an experiment or a training, which is also that of a folder.
+
+    Raises:
+        UserError: it has other characters than a folder should.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    return name
 
 
 def parse_ends(text: str) -> tuple[float, float]:

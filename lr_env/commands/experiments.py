@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -12,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from lr_env.commands.arguments import log_grid, parse_rates, parse_seeds, parse_settings, progress_bar, writable
+from lr_env.commands.arguments import (
+    log_grid,
+    parse_name,
+    parse_rates,
+    parse_seeds,
+    parse_settings,
+    progress_bar,
+    writable,
+)
 from lr_env.commands.task_options import TaskOptions
 from lr_env.errors import UserError
 
@@ -47,10 +54,7 @@ class Common(TaskOptions):
 
     def experiment(self) -> str:
         """The checked name."""
-        name = self.name or self.default_name()
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
-        return name
+        return parse_name(self.name or self.default_name())
 
     def default_name(self) -> str:
         """The name of the task."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +27,6 @@ class RangeTest(TaskOptions):
 
     def run(self) -> None:
         """Run the test, write its figure and print the rates."""
-        from lr_env.compare.job import device_name, versions
         from lr_env.range_test import range_test
 
         task, numerics = self.varied_task(), self.numerics()
@@ -46,14 +43,7 @@ class RangeTest(TaskOptions):
             backend=self.backend,
             numerics=numerics,
         )
-        made = {
-            "command": shlex.join(["lr-env", *sys.argv[1:]]),
-            "settings": task.settings(),
-            "device": device_name(self.device),
-            "numerics": asdict(numerics),
-            "versions": versions(),
-        }
-        found.write(folder, made)
+        found.write(folder, self.how_made(task))
         print(f"the loss begins to fall at a rate of {found.lr_min:.3g} and falls fastest at {found.lr_steepest:.3g};")
         where = f"{len(found.seeds)} seeds, {len(found.lr)} steps"
         print(f"lr_max = {found.lr_max:.3g}: up to there it still falls ({where})")

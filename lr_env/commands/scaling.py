@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +34,6 @@ class Scaling(Common):
 
     def run(self) -> None:
         """Run the sweeps and print what they say."""
-        from lr_env.compare.job import device_name, versions
         from lr_env.compare.scaling import scaling
         from lr_env.records.store import Store
 
@@ -50,14 +47,7 @@ class Scaling(Common):
         steps = job.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
         with progress_bar(round(steps)) as progress:
             found = scaling(job, Store(self.store), name, fractions, self.fixed, fresh=self.fresh, progress=progress)
-        made = {
-            "command": shlex.join(["lr-env", *sys.argv[1:]]),
-            "settings": job.task.settings(),
-            "device": device_name(job.device),
-            "numerics": asdict(job.numerics),
-            "versions": versions(),
-        }
-        found.write(folder, made)
+        found.write(folder, self.how_made(job.task))
         print(f"{'examples':>10} {'steps':>8} {'best rate':>10} {'validation loss':>16}")
         for part in found.subsets:
             print(f"{part.size:10,} {part.budget:8,} {part.best():10.4g} {part.losses.mean(1).min():16.4f}", end="")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+import shlex
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import arg
@@ -57,6 +59,18 @@ class TaskOptions:
 
         own = {name: getattr(self, name) for name in _VARIED}
         return replace(find_task(self.task), **{name: value for name, value in own.items() if value is not None})
+
+    def how_made(self, task: Task) -> dict[str, Any]:
+        """What a report keeps of how it was made."""
+        from lr_env.compare.job import device_name, versions
+
+        return {
+            "command": shlex.join(["lr-env", *sys.argv[1:]]),
+            "settings": task.settings(),
+            "device": device_name(self.device),
+            "numerics": asdict(self.numerics()),
+            "versions": versions(),
+        }
 
     def numerics(self) -> Numerics:
         """How numbers are computed; sets the number of threads on the way.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from lr_env.commands.arguments import parse_rates, progress_bar, writable
+from lr_env.commands.arguments import parse_name, parse_rates, progress_bar, writable
 from lr_env.commands.task_options import TaskOptions
-from lr_env.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ class TrainPpo(TaskOptions):
         """Train, and say how good it became."""
         from lr_env.registry import find_planner
 
-        name = self.name or self.task
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+        name = parse_name(self.name or self.task)
         trainer = find_planner("ppo").trainer()
         task, folder = self.varied_task(), self.results / "ppo" / name
         self.numerics()
