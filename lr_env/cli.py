@@ -1,4 +1,4 @@
-"""The command line: `lr-env tasks | planners | preview | range-test | sweep | compare | scaling | train-ppo`."""
+"""Who sets the learning rate best? Planners compared on real training of small networks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from contextlib import redirect_stderr
 
 import tyro
 
+from lr_env.commands.across import Across
+from lr_env.commands.cumulative import Cumulative
 from lr_env.commands.experiments import Compare, Sweep
 from lr_env.commands.lists import Planners, Tasks
 from lr_env.commands.preview import Preview
 from lr_env.commands.range_test import RangeTest
 from lr_env.commands.scaling import Scaling
+from lr_env.commands.starts import Starts
 from lr_env.commands.train_ppo import TrainPpo
 from lr_env.errors import UserError
 
-COMMANDS = Tasks | Planners | Preview | RangeTest | Sweep | Compare | Scaling | TrainPpo
+COMMANDS = Tasks | Planners | Preview | RangeTest | Sweep | Compare | Across | Scaling | Cumulative | Starts | TrainPpo
 
 
 def main() -> None:

@@ -97,7 +97,8 @@ class Planner(Protocol):
 
     It may have: `optimizer`, settings of an optimizer (see `lr_env.children.optimizers`) that trains its runs in place
     of the task's; `prior_steps`, child steps that were spent before any sweep, say on training a policy, which
-    are counted as tuning; `preview(num_decisions)`, its rates if they follow from time alone.
+    are counted as tuning; `preview(num_decisions)`, its rates if they follow from time alone (and a seed);
+    `factors(num_decisions)`, the same as fractions of the peak, where they follow from time alone.
     """
 
     @property

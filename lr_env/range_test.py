@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Children, Numerics
-from lr_env.drawing import COLOURS, caption, new_figure, plain, save
+from lr_env.drawing import COLOURS, caption, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.replacing import replacing
 from lr_env.tasks import Task
@@ -91,7 +91,7 @@ class RangeTest:
             axes.axvline(rate, color=colour, linewidth=1.4, label=f"{name} {rate:.3g}")
         low, first = float(np.nanmin(shown)), float(shown[0])
         axes.set_ylim(max(0.0, low - 0.2 * (first - low)), first + 0.5 * max(first - low, 1e-3))
-        axes.set_xscale("log")
+        log_scale(axes, "x")
         axes.set_xlabel("learning rate")
         axes.set_ylabel("training loss [nats/example]")
         caption(axes, f"{len(self.seeds)} children; grey: each step of each; blue: their smoothed mean")

@@ -12,7 +12,7 @@ from lr_env.planner import PROBE, Foresight, Signals, State
 from planners.bayes import Search
 from planners.forecast import forecast
 from planners.probing import Probing
-from planners.settings import COUNT, FROM_0, POSITIVE, Array, Rule, Rules, Shapes
+from planners.settings import COUNT, FROM_0, POSITIVE, Rule, Rules, Shapes
 
 FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", whole=True)
 
@@ -77,7 +77,7 @@ class AutoLRS(Probing):
             start += length
         return stages
 
-    def decide(self, state: State, signals: Signals, now: int) -> Array | None:
+    def decide(self, state: State, signals: Signals, now: int) -> State | None:
         """The rate with the best forecast, at the start of a stage."""
         stages = self.stages(state["num_segments"])
         if now not in stages:
@@ -93,7 +93,7 @@ class AutoLRS(Probing):
             found = signals[PROBE](lr[:, None], trial)
             for run, search in enumerate(searches):
                 search.tell(self._forecast(found, run, length * state["segment"], state["segment"]))
-        return np.array([search.best for search in searches])
+        return {"lr": np.array([search.best for search in searches])}
 
     def _forecast(self, found: Foresight, run: int, end: int, segment: int) -> float:
         """The loss of a run at the end of a stage, so many steps after its start, from that of the trial."""

@@ -56,7 +56,7 @@ class Lookahead(Probing):
         D = min(self.cooldown, left - held)
         return np.concatenate([np.ones(held), np.arange(D, 0, -1) / (D + 1)])
 
-    def decide(self, state: State, signals: Signals, now: int) -> Array | None:
+    def decide(self, state: State, signals: Signals, now: int) -> State | None:
         """The best of the grid, every few segments."""
         if now % self.every:
             return None
@@ -64,4 +64,4 @@ class Lookahead(Probing):
         course = self.course(state["num_segments"] - now)
         ahead = np.maximum(rates[:, None] * course, state["range"][0])
         found = signals[PROBE](np.broadcast_to(ahead, (len(state["lr"]), *ahead.shape)), len(course))
-        return rates[found["val_loss"][:, :, -1].argmin(axis=1)]
+        return {"lr": rates[found["val_loss"][:, :, -1].argmin(axis=1)]}

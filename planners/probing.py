@@ -54,12 +54,12 @@ class Probing(Peaked, ABC):
         require(self, signals)
         chosen = self.decide(state, signals, self._now(state, signals))
         if chosen is not None:
-            state = {**state, "lr": chosen}
+            state = {**state, **chosen}
         return state["lr"].copy(), state
 
     @abstractmethod
-    def decide(self, state: State, signals: Signals, now: int) -> Array | None:
-        """The rates from segment `now` on, (num_runs,); None to keep those that there are."""
+    def decide(self, state: State, signals: Signals, now: int) -> State | None:
+        """What changes of the state: "lr", the rates from segment `now` on, (num_runs,), and more; None: nothing."""
 
     def low(self, state: State) -> float:
         """The smallest rate that is tried."""

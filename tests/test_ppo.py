@@ -21,7 +21,7 @@ from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
 from planners.policy import Policy
-from planners.ppo_training import Training, train
+from planners.ppo_training import LeanPolicy, Training, train
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
 NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}
@@ -245,3 +245,20 @@ def test_a_policy_is_shipped():
     shipped = sorted(Path(__file__).parents[1].glob("planners/pretrained/ppo-*.safetensors"))
     for file in shipped:
         assert Policy.load(file).about["child_steps"] > 0
+
+
+def test_the_lean_policy_answers_as_sb3s():
+    """Its values and log probabilities are those of SB3 for the same actions; its actions have SB3's spread."""
+    env = make_vec_env(TASK, 2, action="scale", backend="loop")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        net = Algorithm(LeanPolicy, env, policy_kwargs=NET, device="cpu").policy
+        net.log_std.fill_(-0.7)
+        observed = torch.randn(4000, len(FEATURES))
+        actions, values, logs = net(observed)
+        expected_values, expected_logs, _ = net.evaluate_actions(observed, actions)
+        torch.testing.assert_close(values, expected_values)
+        torch.testing.assert_close(logs, expected_logs)
+        middle = net(observed, deterministic=True)[0]
+        torch.testing.assert_close(middle, net._predict(observed, deterministic=True))
+        assert float((actions - middle).std()) == pytest.approx(np.exp(-0.7), rel=0.05)

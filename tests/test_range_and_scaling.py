@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lr_env.compare.job import Job
-from lr_env.compare.scaling import Scaling, Subset, bottom, part_of, scaling
+from lr_env.compare.rate_sweep import RateSweep, bottom
+from lr_env.compare.scaling import Scaling, Subset, part_of, scaling
 from lr_env.errors import UserError
 from lr_env.range_test import RangeTest, range_test
 from lr_env.records.store import Store
@@ -81,7 +82,7 @@ def test_a_known_exponent_is_found(p):
         best = 0.1 * (size / 400) ** p
         noise = 0.03 * random.randn(8)
         losses = 1 + 0.1 * (np.log(rates)[:, None] - np.log(best) - noise) ** 2
-        subsets.append(Subset(size, 100, rates, losses))
+        subsets.append(Subset(size, 100, RateSweep(rates, losses)))
     found = Scaling("toy", "constant", "epochs" if p <= 0 else "steps", tuple(subsets), np.full(8, 1.0))
     low, high = found.interval
     assert low <= p <= high
@@ -99,7 +100,7 @@ def test_scaling_on_children_and_again_from_the_store(tmp_path):
     assert [part.size for part in found.subsets] == sorted(part.size for part in found.subsets)
     assert [part.budget for part in found.subsets] == [10, 10, 20, 40]
     assert found.subsets[-1].size == TASK.train_size
-    assert all(part.losses.shape == (4, 2) for part in found.subsets)
+    assert all(part.sweep.losses.shape == (4, 2) for part in found.subsets)
     assert np.isfinite(found.predicted_losses).all()
     again = scaling(job, store, "toy", [0.1, 0.2, 0.4], "epochs")
     assert again.to_json() == found.to_json()

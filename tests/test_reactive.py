@@ -15,7 +15,7 @@ from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
 from lr_env.children.optimizers import SGD, AdamW
 from lr_env.errors import UserError
-from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.planner import PROBE, UPDATE_SIGNALS, RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, LRTuner, Plateau
@@ -230,6 +230,24 @@ def test_parabolas():
     ]
     found = bottom(rates, np.array(losses))
     np.testing.assert_allclose(found, [0.1, 0.2, np.inf, 0.0, 0.1, 0.0, 0.0])
+
+
+def test_lrtuner_takes_no_rate_whose_fork_loses_what_was_won():
+    """Told the losses of three forks a decision, all while it explores."""
+    told_losses = [
+        ([2.0, 1.5, 1.0], 0.2),  # falls: doubled
+        ([1.0, 0.9, 0.5], 0.4),  # falls: doubled
+        ([1.0, 1.2, 1.05], 0.2),  # the present rate loses 0.2 of the 1.0 that was won: halved
+        ([1.0, 0.9, 1.2], 0.2),  # twice the present rate does so: kept, though the parabola's bottom is lower
+        ([1.0, 0.95, 0.9], 0.4),
+    ]
+    spec = RunSpec("toy", 100, 10, (1e-3, 1.0), "SGD", 1)
+    planner = LRTuner(0.1, every=1, horizon=1, explore=0.99)
+    state = planner.start(spec, [0])
+    for number, (losses, expected) in enumerate(told_losses):
+        found = {"val_loss": np.array(losses)[None, :, None]}
+        rate, state = planner.plan(state, {"step": np.array([10 * number]), PROBE: lambda *_, found=found: found})
+        assert rate == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("planner", REACTIVE, ids=lambda planner: planner.name)

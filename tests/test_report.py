@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from lr_env.compare.report import print_summary, write_report
-from lr_env.compare.table import setting_text, summarise
+from lr_env.compare.table import summarise
+from lr_env.compare.text import setting_text
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 

@@ -116,6 +116,11 @@ def parse_name(name: str) -> str:
     return name
 
 
+def parse_names(texts: Sequence[str]) -> list[str]:
+    """Names from words of which each may hold several, e.g. "constant,cosine"."""
+    return [name for text in texts for name in text.split(",") if name]
+
+
 def parse_ends(text: str) -> tuple[float, float]:
     """Two rates from "0.001:1".
 

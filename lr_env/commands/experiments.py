@@ -14,6 +14,7 @@ from tyro.conf import arg
 from lr_env.commands.arguments import (
     log_grid,
     parse_name,
+    parse_names,
     parse_rates,
     parse_seeds,
     parse_settings,
@@ -67,9 +68,8 @@ class Common(TaskOptions):
         from lr_env.registry import find_planner, is_plain, planner_names
 
         task = self.varied_task()
-        given = [name for part in self.planners for name in part.split(",") if name]
         names: list[str] = []
-        for name in given:
+        for name in parse_names(self.planners):
             if name != "all":
                 find_planner(name)
             names += [other for other in planner_names() if is_plain(other)] if name == "all" else [name]
@@ -101,7 +101,7 @@ class Sweep(Common):
     def run(self) -> None:
         """Run the sweep and print each planner's best setting."""
         from lr_env.compare.job import run_job, tuning_steps
-        from lr_env.compare.table import setting_text
+        from lr_env.compare.text import setting_text
         from lr_env.records.store import Store
         from lr_env.rollout import planner_settings
 

@@ -50,8 +50,11 @@ class Scaling(Common):
         found.write(folder, self.how_made(job.task))
         print(f"{'examples':>10} {'steps':>8} {'best rate':>10} {'validation loss':>16}")
         for part in found.subsets:
-            print(f"{part.size:10,} {part.budget:8,} {part.best():10.4g} {part.losses.mean(1).min():16.4f}", end="")
-            print("  (the end of the grid: give wider --rates)" if part.at_edge else "")
+            print(
+                f"{part.size:10,} {part.budget:8,} {part.sweep.best():10.4g} {part.sweep.mean().min():16.4f}",
+                end="",
+            )
+            print("  (the end of the grid: give wider --rates)" if part.sweep.at_edge else "")
         low, high = found.interval
         print(f"best rate ~ (training examples) ^ {found.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}")
         supported = "; ".join(found.supported) or "none of the candidate laws"
@@ -59,6 +62,6 @@ class Scaling(Common):
         low, high = found.predicted_interval
         print(
             f"extrapolated to all data: {found.predicted:.4g} ({low:.3g} to {high:.3g}); the full sweep's best: "
-            f"{found.subsets[-1].best():.4g}; regret {found.regret:+.4f} nats/example"
+            f"{found.subsets[-1].sweep.best():.4g}; regret {found.regret:+.4f} nats/example"
         )
         print(f"Figure: {folder / 'scaling.png'}")

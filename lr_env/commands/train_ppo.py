@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,8 @@ class TrainPpo(TaskOptions):
     """Train children by Adam, as in the paper, in place of the task's optimizer."""
     gamma: Annotated[float, arg(metavar="FACTOR")] = 0.99
     """Discount of a decision."""
+    gae_lambda: Annotated[float, arg(metavar="FACTOR")] = 0.95
+    """Of generalised advantage estimation; 1 looks at all that follows a decision."""
     learning_rate: Annotated[float, arg(metavar="RATE")] = 1e-3
     """Learning rate of the policy."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
@@ -55,9 +57,9 @@ class TrainPpo(TaskOptions):
         trainer = find_planner("ppo").trainer()
         task, folder = self.varied_task(), self.results / "ppo" / name
         self.numerics()
-        own = ("decisions", "children", "action", "max_change", "reward", "noise", "adam", "gamma", "learning_rate")
-        rates = parse_rates(self.start_rates)
-        training = trainer.Training(start_rates=rates, seed=self.seed, **{field: getattr(self, field) for field in own})
+        own = {field.name for field in fields(trainer.Training)} & {field.name for field in fields(self)}
+        given = {name: getattr(self, name) for name in own} | {"start_rates": parse_rates(self.start_rates)}
+        training = trainer.Training(**given)
         writable(folder)
         with progress_bar(self.decisions) as progress:
             made: dict[str, Any] = trainer.train(

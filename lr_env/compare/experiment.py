@@ -36,7 +36,8 @@ class Experiment:
         store: where the runs are kept.
         name: of the experiment.
         task: what is trained.
-        spec: everything that the results depend on, JSON-able. Going on with another spec is refused.
+        spec: everything that the results depend on, JSON-able. Going on with another spec is refused, but for planners
+            that are added: see `added_to`.
         device, backend, numerics, lockstep: how the runs are trained; `lockstep` children at a time.
         checkpoint_seconds: wall time between two checkpoints of the runs in flight.
 
@@ -72,9 +73,11 @@ class Experiment:
             # The id tells this beginning from others of the same name and spec, whose checkpoints may still lie about.
             store.begin_experiment(name, {**spec, "id": uuid.uuid4().hex})
         elif (before := {key: value for key, value in known.items() if key != "id"}) != spec:
-            raise UserError(
-                f"{_difference(name, before, spec)}: use the same, another --name, or --fresh to start over"
-            )
+            if not _extends(before, spec):
+                raise UserError(
+                    f"{_difference(name, before, spec)}: use the same, another --name, or --fresh to start over"
+                )
+            store.change_experiment(name, {**spec, "id": known["id"]})
 
     def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
         """Make the runs of a phase that are not finished yet.
@@ -110,7 +113,7 @@ class Experiment:
         ids = self.store.begin_runs(self.name, keys)
         how = {"device": self.device, "backend": self.backend, "numerics": self.numerics}
         rollout = Rollout(self.task, chunk, score=score, **how)
-        tag = hashlib.sha256(json.dumps([self.store.experiment(self.name), keys]).encode()).hexdigest()
+        tag = hashlib.sha256(json.dumps([(self.store.experiment(self.name) or {})["id"], keys]).encode()).hexdigest()
         if (saved := self._saved(tag, ids)) is not None:
             rollout.restore(saved)
         self.store.rewind(ids, rollout.segment)
@@ -139,6 +142,51 @@ class Experiment:
         if saved["tag"] != tag or self.store.count_segments(runs, saved["segment"]) != saved["written"]:
             return None
         return saved["rollout"]
+
+
+def added_to(known: Mapping[str, Any] | None, planners: Sequence[str]) -> dict[str, Any]:
+    """What a spec says of its planners, where some may be new to an experiment.
+
+    Planners that are added are trained by themselves, so that the runs there are keep their neighbours in the stack.
+
+    Args:
+        known: the spec that the experiment was begun with, if it was.
+        planners: names of all of them, in any order.
+
+    Returns:
+        `planners`, those that it was begun with, and `added`, those of each later start that had new ones.
+
+    Raises:
+        UserError: the experiment has one that is not among them.
+    """
+    if known is None:
+        return {"planners": list(planners)}
+    before = generations(known)
+    had = [name for generation in before for name in generation]
+    if left_out := [name for name in had if name not in planners]:
+        raise UserError(
+            f"planner {left_out[0]} is in the experiment, but not among --planners: "
+            "name all that it has and those to be added, or give another --name"
+        )
+    new = [name for name in planners if name not in had]
+    later = [*before[1:], *([new] if new else [])]
+    return {"planners": before[0], **({"added": later} if later else {})}
+
+
+def generations(spec: Mapping[str, Any]) -> list[list[str]]:
+    """Names of the planners of a spec: those that it was begun with, then those that later starts added, by start."""
+    return [spec["planners"], *spec.get("added", [])]
+
+
+def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether all that a spec changes is that there are more planners."""
+    own = ("added", "settings")
+    if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):
+        return False
+    had, have = generations(before), generations(now)
+    new = {name for generation in have[len(had) :] for name in generation}
+    settings = {name: value for name, value in now.get("settings", {}).items() if name not in new}
+    return have[: len(had)] == had and settings == before.get("settings", {})
 
 
 @contextmanager
@@ -176,7 +224,7 @@ def _key(run: PlannedRun, phase: str) -> RunKey:
 
 
 def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    for key in sorted(known.keys() | wanted.keys()):
+    for key in sorted((known.keys() | wanted.keys()) - {"added"}):  # which is never wrong by itself
         before, now = known.get(key), wanted.get(key)
         if before == now:
             continue

@@ -1,24 +1,28 @@
-"""A comparison for programs: the summary as CSV, the runs as a table of Arrow."""
+"""A comparison for programs: the summary as CSV, the runs as a table of Arrow, which can be read back."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lr_env.compare.statistics import Estimate
-from lr_env.compare.table import Summary, settings_key
+from lr_env.compare.table import Summary
+from lr_env.compare.text import settings_key
+from lr_env.errors import UserError
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
 
 
 def summary_csv(summary: Summary) -> str:
     """The rows with every digit; empty where there is nothing to tell."""
-    out = io.StringIO()
-    writer = None
+    rows = []
     flatness = any(row.hessian_max is not None or row.hessian_trace is not None for row in summary.rows)
     for row in summary.rows:
         cells: dict[str, Any] = {
@@ -28,33 +32,40 @@ def summary_csv(summary: Summary) -> str:
             "n": row.n,
             "diverged": row.diverged,
         }
-        cells |= _ends("val_loss", row.val_loss) | _ends("val_loss_iqm", row.val_loss_iqm)
-        cells |= _ends("val_accuracy", row.val_accuracy) | _ends("val_accuracy_iqm", row.val_accuracy_iqm)
-        cells |= _ends("test_loss", row.test_loss) | _ends("test_loss_iqm", row.test_loss_iqm)
-        cells |= _ends("test_accuracy", row.test_accuracy) | _ends("test_accuracy_iqm", row.test_accuracy_iqm)
+        cells |= ends("val_loss", row.val_loss) | ends("val_loss_iqm", row.val_loss_iqm)
+        cells |= ends("val_accuracy", row.val_accuracy) | ends("val_accuracy_iqm", row.val_accuracy_iqm)
+        cells |= ends("test_loss", row.test_loss) | ends("test_loss_iqm", row.test_loss_iqm)
+        cells |= ends("test_accuracy", row.test_accuracy) | ends("test_accuracy_iqm", row.test_accuracy_iqm)
         for name, other, versus in (
             ("reference", summary.reference, row.to_reference),
             ("baseline", summary.baseline, row.to_baseline),
             ("best", summary.rows[0].planner, row.to_best),
         ):
             cells[name] = other or ""
-            cells |= _ends(f"test_loss_less_{name}", None if versus is None else versus.difference)
+            cells |= ends(f"test_loss_less_{name}", None if versus is None else versus.difference)
             cells[f"verdict_to_{name}"] = "" if versus is None else versus.verdict
-        cells |= _ends("improvement", row.improvement)
+        cells |= ends("improvement", row.improvement)
         if flatness:
-            cells |= _ends("hessian_max", row.hessian_max) | _ends("hessian_trace", row.hessian_trace)
+            cells |= ends("hessian_max", row.hessian_max) | ends("hessian_trace", row.hessian_trace)
         cells["steps_to_target"] = "" if row.steps_to_target is None else row.steps_to_target
         cells["tuning_steps"] = row.tuning_steps
         cells["extra_steps"] = row.extra_steps
         cells["planning_seconds"] = row.planning_seconds
-        if writer is None:
-            writer = csv.DictWriter(out, list(cells), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow({k: repr(v) if isinstance(v, float) else v for k, v in cells.items()})
+        rows.append(cells)
+    return csv_text(rows)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same columns as CSV, floats with every digit."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: repr(v) if isinstance(v, float) else v for k, v in cells.items()} for cells in rows)
     return out.getvalue()
 
 
-def _ends(name: str, estimate: Estimate | None) -> dict[str, Any]:
+def ends(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    """An estimate as three columns, empty where there is none: the value and the ends of its interval."""
     if estimate is None:
         return {name: "", f"{name}_low": "", f"{name}_high": ""}
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
@@ -86,3 +97,47 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
         curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
         columns[f"curve_{name}"] = pa.array(curves, pa.list_(pa.float64()))
     return pa.table(columns)
+
+
+def read_runs(path: Path, curves: Sequence[str] = SIGNALS) -> list[RunRecord]:
+    """The runs that `runs_table` made a table of.
+
+    Args:
+        path: a Parquet file of such a table.
+        curves: names in `SIGNALS`; the others are left out.
+
+    Raises:
+        UserError: the file is not there, is damaged or lacks a column.
+    """
+    plain = ("phase", "planner", "settings", "seed", "status", "diverged", "steps", "extra_steps", "planning_seconds")
+    columns = [*plain, *SPLIT_SCORES, *(f"curve_{name}" for name in curves)]
+    try:
+        known = pq.read_schema(path).names
+        further = [name for name in FLATNESS_SCORES if name in known]
+        rows = pq.read_table(path, columns=[*columns, *further]).to_pylist()
+        return [
+            RunRecord(
+                phase=row["phase"],
+                planner=row["planner"],
+                settings=json.loads(row["settings"]),
+                seed=row["seed"],
+                status=row["status"],
+                diverged=row["diverged"],
+                steps=row["steps"],
+                extra_steps=row["extra_steps"],
+                scores={name: row[name] for name in (*SPLIT_SCORES, *further) if row[name] is not None},
+                planning_seconds=row["planning_seconds"],
+                curves={
+                    name: np.array(row[f"curve_{name}"], dtype=np.float64)
+                    for name in curves
+                    if row[f"curve_{name}"] is not None
+                },
+            )
+            for row in rows
+        ]
+    except FileNotFoundError:
+        raise UserError(f"there is no file {str(path)!r}: make the comparison again") from None
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{str(path)!r} is damaged or no table of runs ({str(error).splitlines()[0]}): make the comparison again"
+        ) from None

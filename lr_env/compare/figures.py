@@ -14,7 +14,8 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lr_env.compare.statistics import Estimate
-from lr_env.compare.table import Row, Summary, decimals_of, estimate_text, seeds_text
+from lr_env.compare.table import Row, Summary
+from lr_env.compare.text import decimals_of, estimate_text, seeds_text
 from lr_env.drawing import COLOURS, HIGHLIGHTED, TEXT, caption, line_style, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
@@ -75,8 +76,8 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
         _draw_rate(left, curves[rank], rank)
         for axes in (whole, late):
             _draw_loss(axes, curves[rank], rank)
-    _end_labels(left, [_floored(c.lr[1], left)[-1] for c in curves], [c.planner for c in curves], 0.034)
-    _end_labels(late, [c.loss[1, -1] for c in curves], [c.label for c in curves], 0.066)
+    _end_labels(left, [_floored(c.lr[1], left)[-1] for c in curves], [c.planner for c in curves], 0.034, 0.028)
+    named = _end_labels(late, [c.loss[1, -1] for c in curves], [c.label for c in curves], 0.066, 0.058)
     left.set_ylabel("learning rate", fontsize=11, color=TEXT)
     for axes in (whole, late):
         axes.set_ylabel("validation loss [nats/example]", fontsize=11, color=TEXT)
@@ -84,7 +85,8 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
     crosses = "; cross: a run diverged" if any(c.diverged for c in curves) else ""
     caption(left, f"median of {seeds_text(curves[0].n)}; band: quartiles{floor}")
     caption(whole, f"whole run; median; band: quartiles{crosses}")
-    caption(late, f"the last {100 * LATE:.0f} % of the run")
+    some = "" if named == len(curves) else f"; the {named} lowest test losses are named"
+    caption(late, f"the last {100 * LATE:.0f} % of the run{some}")
     save(figure, path)
 
 
@@ -105,39 +107,43 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     means = [r.test_loss for r in rows]
     gaps = [None if r.to_baseline is None else r.to_baseline.difference for r in rows]
     places = (decimals_of(means), decimals_of(gaps))
-    _span(left, means)
-    _span(right, [e for e in gaps if e is not None], always=(0.0,))
+    span(left, means)
+    span(right, [e for e in gaps if e is not None], always=(0.0,))
     right.axvline(0, color=TEXT, linewidth=1.1, zorder=1)
     for y, row in enumerate(rows):
         versus = row.to_baseline
         tone = TEXT if versus is None else VERDICT_COLOURS[versus.verdict]
         marker = "D" if versus is None else "o"
         e = row.test_loss
-        _interval(left, y, e, tone, marker)
-        _beside(left, y, estimate_text(e, places[0]), tone)
+        interval_bar(left, y, e, tone, marker)
+        beside(left, y, estimate_text(e, places[0]), tone)
         if versus is None:
             right.plot([0], [y], "D", color=TEXT, markersize=6, zorder=3)
-            _beside(right, y, "(reference)", tone)
+            beside(right, y, "(reference)", tone)
         else:
             e = versus.difference
-            _interval(right, y, e, tone, marker)
-            _beside(right, y, f"{estimate_text(e, places[1], sign=True)}  {versus.verdict}", tone)
-    for axes in (left, right):
-        plain(axes)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5))  # numbers of six characters, side by side
-        for y in range(0, len(rows), 2):
-            axes.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
-    left.set_yticks(range(len(rows)), [_name(r) for r in rows], fontsize=10.5, color=TEXT)
-    right.set_yticks(range(len(rows)), [])
+            interval_bar(right, y, e, tone, marker)
+            beside(right, y, f"{estimate_text(e, places[1], sign=True)}  {versus.verdict}", tone)
+    rows_axes(left, [_name(r) for r in rows])
+    rows_axes(right, [""] * len(rows))
     left.set_xlabel("mean test loss [nats/example]", fontsize=11, color=TEXT)
     right.set_xlabel(f"difference in test loss to {summary.baseline} [nats/example]", fontsize=11, color=TEXT)
     n = seeds_text(len(summary.seeds))
     caption(left, f"mean over {n}, 95 % interval")
     caption(right, f"paired on {n}, 95 % interval; left of the line is better than {summary.baseline}")
     save(figure, path)
+
+
+def rows_axes(axes: Axes, names: Sequence[str]) -> None:
+    """Axes with a named row for each planner, the first at the top."""
+    plain(axes)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # numbers of six characters, side by side
+    for y in range(0, len(names), 2):
+        axes.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
+    axes.set_yticks(range(len(names)), names, fontsize=10.5, color=TEXT)
 
 
 def _curves(records: Sequence[RunRecord]) -> list[_Curve]:
@@ -250,15 +256,20 @@ def _floored(rates: NDArray[np.float64], axes: Axes) -> NDArray[np.float64]:
     return np.maximum(rates, axes.get_ylim()[0])
 
 
-def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height: float) -> None:
-    """Name every line at its right end, names pushed apart, with a sample of the line as a leader.
+def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height: float, least: float) -> int:
+    """Name the lines at their right ends, names pushed apart, with a sample of the line as a leader.
 
     Args:
         axes: with a log scale.
         ends: (planners,) where the lines end; infinite for one that ended early.
         labels: (planners,) names, best first.
         height: of a line of text, as a fraction of the axes.
+        least: of a line of text where there are many, before lines remain without a name, the last ones first.
+
+    Returns:
+        How many are named.
     """
+    ends, labels = ends[: int(1 / least) + 1], labels[: int(1 / least) + 1]
     low, high = np.log(axes.get_ylim())
     at = np.array([np.log(v) if v > 0 else low for v in ends])
     heights = np.clip((at - low) / (high - low), 0, 1)
@@ -283,6 +294,7 @@ def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height
             color=COLOURS[rank] if bright else "#555555",
             fontweight="bold" if bright else "normal",
         )
+    return len(labels)
 
 
 def _pushed_apart(heights: NDArray[np.float64], apart: float) -> NDArray[np.float64]:
@@ -298,7 +310,7 @@ def _pushed_apart(heights: NDArray[np.float64], apart: float) -> NDArray[np.floa
     return np.clip(base, 0, max(0.0, 1 - offset[-1])) + offset
 
 
-def _span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()) -> None:
+def span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()) -> None:
     """Limits that hold the intervals, except those far beyond the middle one, and the numbers in `always`."""
     ends = np.array([(e.value, *(x if np.isfinite(x) else e.value for x in (e.low, e.high))) for e in estimates])
     ends = ends.reshape(-1, 3)
@@ -314,7 +326,7 @@ def _span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = (
     axes.set_xlim(low - margin, high + margin)
 
 
-def _interval(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) -> None:
+def interval_bar(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) -> None:
     """One interval bar and its mean, or an arrow at the border it lies beyond."""
     value, low, high = estimate.value, estimate.low, estimate.high
     left, right = axes.get_xlim()
@@ -332,7 +344,8 @@ def _interval(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) 
         axes.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
 
 
-def _beside(axes: Axes, y: int, text: str, colour: str) -> None:
+def beside(axes: Axes, y: int, text: str, colour: str) -> None:
+    """Text at the right border of a row."""
     place = blended_transform_factory(axes.transAxes, axes.transData)
     axes.text(1.045, y, text, transform=place, va="center", fontsize=9.5, color=colour)
 

@@ -19,7 +19,7 @@ from lr_env.children.children import find_device
 from lr_env.children.flatness import usual_settings
 from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.compare.experiment import Experiment, only_process, start_over
+from lr_env.compare.experiment import Experiment, added_to, generations, only_process, start_over
 from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError
 from lr_env.planner import Planner
@@ -164,7 +164,7 @@ class Job:
             training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
         return {
             "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
-            "planners": list(self.planners),
+            **added_to(known, self.planners),
             **({"settings": {name: dict(own) for name, own in self.settings.items()}} if self.settings else {}),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
@@ -217,7 +217,7 @@ def run_job(
     fresh: bool = False,
     progress: Callable[[str, int], None] | None = None,
 ) -> Result:
-    """Run a job, or what is left of it.
+    """Run a job, or what is left of it: what an earlier start finished, be it with fewer planners, is not run again.
 
     Args:
         job: what to run.
@@ -248,11 +248,14 @@ def run_job(
             numerics=job.numerics,
             checkpoint_seconds=job.checkpoint_seconds,
         )
-        experiment.run(job.sweep_runs, "tune", ("val",), lambda steps: report("tuning", steps))
+        parts = [replace(job, planners=tuple(names)) for names in generations(spec)]
+        for part in parts:
+            experiment.run(part.sweep_runs, "tune", ("val",), lambda steps: report("tuning", steps))
         tuning = store.runs(name, "tune")
         chosen = {planner: best_setting(planner, job.candidates(planner), tuning) for planner in job.planners}
-        final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in job.planners]
-        experiment.run(final, "final", ("val", "test", *job.measurements), lambda steps: report("comparing", steps))
+        for part in parts:
+            final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in part.planners]
+            experiment.run(final, "final", ("val", "test", *job.measurements), lambda steps: report("comparing", steps))
         records = store.runs(name, "final", curves=True) if job.seeds else []
     return Result(tuning, records, chosen, spec, time.monotonic() - began)
 

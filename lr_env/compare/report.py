@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
+from lr_env.compare.columns import Column, grid, print_columns
 from lr_env.compare.export import runs_table, summary_csv
 from lr_env.compare.figures import draw_curves, draw_scores
-from lr_env.compare.table import (
-    Row,
-    Summary,
-    Versus,
+from lr_env.compare.table import Row, Summary, Versus
+from lr_env.compare.text import (
     decimals_of,
     estimate_text,
     interval_text,
@@ -34,7 +28,6 @@ from lr_env.compare.table import (
 from lr_env.records.record import RunRecord
 from lr_env.replacing import replacing
 
-STYLES = {"better": "green", "worse": "red", "tie": "bold yellow"}
 LONGEST_SETTING = 26
 """Characters of a setting in the terminal; the files have all of it."""
 
@@ -81,14 +74,7 @@ def write_report(
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
-    columns = _columns(summary)
-    shown = [c for c in columns if c.rank == 0]
-    for column in sorted((c for c in columns if c.rank), key=lambda c: c.rank or 0):
-        wider = [c for c in columns if c in shown or c is column]
-        if _natural_width(_terminal_table(wider), console) <= console.width:
-            shown = wider
-    console.print(_terminal_table(shown))
-    missing = [c.name for c in columns if c not in shown and c.name not in ("n", "diverged")]
+    missing = [name for name in print_columns(_columns(summary), console) if name not in ("n", "diverged")]
     diverged = "; div.: runs that diverged" if any(r.diverged for r in summary.rows) else ""
     console.print(
         f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval{diverged}; "
@@ -100,49 +86,30 @@ def print_summary(summary: Summary, console: Console) -> None:
     console.print(summary.conclusion, highlight=False, markup=False)
 
 
-@dataclass(frozen=True, eq=False)
-class _Column:
-    """A column of the printed tables.
-
-    Attributes:
-        name: its head.
-        meaning: one line.
-        cells: one a row.
-        rank: the terminal shows a column where lower ranks leave room for it; 0: always, None: never.
-        short: cells for the terminal, where they differ.
-    """
-
-    name: str
-    meaning: str
-    cells: Sequence[str]
-    rank: int | None = None
-    short: Sequence[str] = ()
-
-
-def _columns(summary: Summary) -> list[_Column]:
+def _columns(summary: Summary) -> list[Column]:
     rows = summary.rows
     loss = decimals_of(r.test_loss for r in rows)
     setting = [r.setting for r in rows]
     short = [s if len(s) <= LONGEST_SETTING else s[: LONGEST_SETTING - 3] + "..." for s in setting]
     columns = [
-        _Column("planner", "who sets the learning rate", [r.planner for r in rows], 0, [_marked(r) for r in rows]),
-        _Column("setting", "chosen on validation data, see Tuning", setting, 3, short),
-        _Column("n", "runs, one a seed, the same seeds for every planner", [str(r.n) for r in rows]),
+        Column("planner", "who sets the learning rate", [r.planner for r in rows], 0, [_marked(r) for r in rows]),
+        Column("setting", "chosen on validation data, see Tuning", setting, 3, short),
+        Column("n", "runs, one a seed, the same seeds for every planner", [str(r.n) for r in rows]),
     ]
     if any(r.diverged for r in rows):
         meaning = "runs ended by a loss that exploded or was not finite; they count with an infinite loss"
-        columns.append(_Column("diverged", meaning, [str(r.diverged) for r in rows]))
+        columns.append(Column("diverged", meaning, [str(r.diverged) for r in rows]))
     columns += [
-        _Column(
+        Column(
             "val loss", "mean loss on the whole validation split", [estimate_text(r.val_loss, loss) for r in rows], 8
         ),
-        _Column(
+        Column(
             "val loss IQM",
             "interquartile mean, of the runs without the best and the worst quarter",
             [number_text(r.val_loss_iqm.value, loss) for r in rows],
         ),
-        _Column("test loss", "mean test loss", [estimate_text(r.test_loss, loss) for r in rows], 0),
-        _Column("test loss IQM", "likewise", [number_text(r.test_loss_iqm.value, loss) for r in rows]),
+        Column("test loss", "mean test loss", [estimate_text(r.test_loss, loss) for r in rows], 0),
+        Column("test loss IQM", "likewise", [number_text(r.test_loss_iqm.value, loss) for r in rows]),
     ]
     for split, rank, of in (
         ("val", None, lambda r: (r.val_accuracy, r.val_accuracy_iqm)),
@@ -154,10 +121,10 @@ def _columns(summary: Summary) -> list[_Column]:
         places = decimals_of((mean for mean, _ in both), 100)
         means = [estimate_text(mean, places, 100) for mean, _ in both]
         columns.append(
-            _Column(f"{split} accuracy [%]", f"mean {split} accuracy", means, rank, [m.split()[0] for m in means])
+            Column(f"{split} accuracy [%]", f"mean {split} accuracy", means, rank, [m.split()[0] for m in means])
         )
         iqms = [number_text(q.value * 100, places) for _, q in both]
-        columns.append(_Column(f"{split} accuracy IQM [%]", "its interquartile mean", iqms))
+        columns.append(Column(f"{split} accuracy IQM [%]", "its interquartile mean", iqms))
     columns += _flatness(rows)
     if summary.reference not in (None, summary.baseline):
         meaning = "paired difference in test loss to the best constant rate; negative is better"
@@ -169,7 +136,7 @@ def _columns(summary: Summary) -> list[_Column]:
     columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 0))
     chances = [r.improvement for r in rows]
     columns.append(
-        _Column(
+        Column(
             "P(better)",
             f"chance that a run has a lower test loss than a run of {summary.baseline}, with a 95 % interval",
             ["" if e is None else f"{number_text(e.value, 2)} {interval_text(e, 2)}" for e in chances],
@@ -181,18 +148,18 @@ def _columns(summary: Summary) -> list[_Column]:
         meaning = f"median optimizer steps of a run to a validation loss of {summary.target_val_loss:g} nats/example"
         steps = [r.steps_to_target for r in rows]
         text = ["never" if s is None or np.isinf(s) else f"{s:.0f}" for s in steps]
-        columns.append(_Column("to target", meaning, text, 5))
+        columns.append(Column("to target", meaning, text, 5))
     tuning = [str(r.tuning_steps) for r in rows]
-    columns.append(_Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
+    columns.append(Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
     if any(r.extra_steps for r in rows):
         extra = [f"{r.extra_steps:.0f}" for r in rows]
-        columns.append(_Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 0))
+        columns.append(Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 0))
     seconds = [f"{r.planning_seconds:.2g}" for r in rows]
-    columns.append(_Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
+    columns.append(Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
     return columns
 
 
-def _flatness(rows: Sequence[Row]) -> list[_Column]:
+def _flatness(rows: Sequence[Row]) -> list[Column]:
     """The columns of what was measured only on demand, if it was."""
     columns = []
     for name, what, rank in (("max", "largest eigenvalue", 12), ("trace", "trace", 13)):
@@ -204,7 +171,7 @@ def _flatness(rows: Sequence[Row]) -> list[_Column]:
             "not diverge"
         )
         if any(e is not None for e in found):
-            columns.append(_Column(f"Hessian {name}", meaning, cells, rank))
+            columns.append(Column(f"Hessian {name}", meaning, cells, rank))
     return columns
 
 
@@ -212,38 +179,13 @@ def _marked(row: Row) -> str:
     return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
 
 
-def _versus(name: str, meaning: str, rows: Sequence[Row], of: Callable[[Row], Versus | None], rank: int) -> _Column:
+def _versus(name: str, meaning: str, rows: Sequence[Row], of: Callable[[Row], Versus | None], rank: int) -> Column:
     found = [of(r) for r in rows]
     places = decimals_of(None if v is None else v.difference for v in found)
     cells = [
         "(reference)" if v is None else f"{estimate_text(v.difference, places, sign=True)} {v.verdict}" for v in found
     ]
-    return _Column(name, meaning, cells, rank)
-
-
-def _terminal_table(columns: Sequence[_Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        left = column.name in ("planner", "setting")
-        table.add_column(Text(column.name), justify="left" if left else "right", no_wrap=True)
-    for cells in zip(*(c.short or c.cells for c in columns), strict=True):
-        table.add_row(*map(_styled, cells))
-    return table
-
-
-def _natural_width(table: Table, console: Console) -> int:
-    """Columns of text that a table takes where there is room for all of it."""
-    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-
-
-def _styled(cell: str) -> Text:
-    """A cell with its verdict, the last word, in colour."""
-    verdict = cell.rpartition(" ")[2]
-    text = Text(cell, style="dim" if cell == "(reference)" else "")
-    if verdict in STYLES:
-        text.stylize(STYLES[verdict], len(cell) - len(verdict))
-        text.pad_right(len("better") - len(verdict))
-    return text
+    return Column(name, meaning, cells, rank)
 
 
 def _markdown(summary: Summary, tuning_records: Sequence[RunRecord], manifest: Mapping[str, Any], title: str) -> str:
@@ -251,7 +193,7 @@ def _markdown(summary: Summary, tuning_records: Sequence[RunRecord], manifest: M
     parts = [
         f"# {title}",
         summary.conclusion,
-        _grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True))),
+        grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True))),
         "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % "
         "interval (Student t). In summary.csv is every digit, in runs.parquet every run with its curves.",
         "![Paired differences in test loss](scores.png)",
@@ -334,13 +276,7 @@ def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
         "child steps",
         "mean final validation loss of each setting, best first",
     )
-    return _grid(head, lines)
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return grid(head, lines)
 
 
 def _title(summary: Summary, manifest: Mapping[str, Any]) -> str:

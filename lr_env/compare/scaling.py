@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lr_env.compare.job import Job, run_job
-from lr_env.drawing import caption, line_style, new_figure, plain, save
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, swept
+from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
-from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.replacing import replacing
 from lr_env.tasks import Task
 
-Floats = NDArray[np.float64]
-
 FIXED = ("steps", "epochs")
-DRAWS = 2000
-"""Bootstrap samples of the seeds."""
-
 LAWS: Mapping[str, Mapping[float, str]] = {
     "epochs": {
         -1.0: "the sum of rates over the run is constant (A), or rate times data size is (C)",
@@ -45,24 +39,12 @@ class Subset:
     Attributes:
         size: training examples.
         budget: optimizer steps of a run.
-        rates: peak rates, increasing, (rates,).
-        losses: final loss on the whole validation split, nats per example, (rates, seeds); infinite where diverged.
+        sweep: of peak rates.
     """
 
     size: int
     budget: int
-    rates: Floats
-    losses: Floats
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether the lowest loss lies at an end of the grid, so that the best rate may lie beyond."""
-        return int(np.argmin(self.losses.mean(1))) in (0, len(self.rates) - 1)
-
-    def best(self, seeds: NDArray[np.int64] | None = None) -> float:
-        """The best rate by mean loss; see `bottom`."""
-        losses = self.losses if seeds is None else self.losses[:, seeds]
-        return bottom(self.rates, losses.mean(1))
+    sweep: RateSweep
 
 
 @dataclass(frozen=True)
@@ -82,10 +64,10 @@ class Scaling:
     subsets: tuple[Subset, ...]
     predicted_losses: Floats
 
-    def fit(self, seeds: NDArray[np.int64] | None = None) -> tuple[float, float]:
+    def fit(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """Exponent p and offset a of log best rate = a + p log size, on the parts of the data only."""
         parts = self.subsets[:-1]
-        logs = np.log([[part.size, part.best(seeds)] for part in parts])
+        logs = np.log([[part.size, part.sweep.best(seeds)] for part in parts])
         p, a = np.polyfit(logs[:, 0], logs[:, 1], 1)
         return float(p), float(a)
 
@@ -97,7 +79,7 @@ class Scaling:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of p over the seeds, which the rates and the subsets share."""
-        return self._percentiles(lambda seeds: self.fit(seeds)[0])
+        return self._interval(lambda seeds: self.fit(seeds)[0])
 
     @property
     def predicted(self) -> float:
@@ -107,12 +89,12 @@ class Scaling:
     @property
     def predicted_interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of it."""
-        return self._percentiles(lambda seeds: predict(self.fit(seeds), self.subsets[-1].size))
+        return self._interval(lambda seeds: predict(self.fit(seeds), self.subsets[-1].size))
 
     @property
     def regret(self) -> float:
         """Mean loss at the extrapolated rate, less the lowest mean loss of the full sweep; nats per example."""
-        return float(self.predicted_losses.mean() - self.subsets[-1].losses.mean(1).min())
+        return float(self.predicted_losses.mean() - self.subsets[-1].sweep.mean().min())
 
     @property
     def supported(self) -> list[str]:
@@ -120,12 +102,8 @@ class Scaling:
         low, high = self.interval
         return [f"p = {p:+g}: {law}" for p, law in LAWS[self.fixed].items() if low <= p <= high]
 
-    def _percentiles(self, of: Callable[[NDArray[np.int64]], float]) -> tuple[float, float]:
-        count = self.subsets[0].losses.shape[1]
-        random = np.random.default_rng(0)
-        values = [of(random.integers(count, size=count)) for _ in range(DRAWS)]
-        low, high = np.percentile(values, [2.5, 97.5])
-        return float(low), float(high)
+    def _interval(self, of: Callable[[Seeds], float]) -> tuple[float, float]:
+        return bootstrap(of, self.subsets[0].sweep.losses.shape[1])
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -138,20 +116,10 @@ class Scaling:
             "supported": self.supported,
             "predicted_rate": self.predicted,
             "predicted_rate_interval": list(self.predicted_interval),
-            "best_rate_of_full_sweep": self.subsets[-1].best(),
+            "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
             "regret": self.regret,
             "predicted_losses": self.predicted_losses.tolist(),
-            "subsets": [
-                {
-                    "size": part.size,
-                    "budget": part.budget,
-                    "best_rate": part.best(),
-                    "at_edge_of_grid": part.at_edge,
-                    "rates": part.rates.tolist(),
-                    "losses": [[x if np.isfinite(x) else None for x in row] for row in part.losses.tolist()],
-                }
-                for part in self.subsets
-            ],
+            "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
         }
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
@@ -167,26 +135,26 @@ class Scaling:
         left, right = figure.subplots(1, 2)
         for rank, part in enumerate(self.subsets):
             plain(left)
-            mean = part.losses.mean(1)
+            mean = part.sweep.mean()
             shown = np.where(np.isfinite(mean), mean, np.nan)
-            left.plot(part.rates, shown, marker="o", markersize=3, label=f"{part.size:,}", **line_style(rank))
-            left.axvline(part.best(), **{**line_style(rank), "linewidth": 0.8, "linestyle": ":"})
-        finite = np.concatenate([part.losses.mean(1) for part in self.subsets])
+            left.plot(part.sweep.rates, shown, marker="o", markersize=3, label=f"{part.size:,}", **line_style(rank))
+            left.axvline(part.sweep.best(), **{**line_style(rank), "linewidth": 0.8, "linestyle": ":"})
+        finite = np.concatenate([part.sweep.mean() for part in self.subsets])
         finite = finite[np.isfinite(finite)]
         left.set_ylim(finite.min() * 0.95, np.percentile(finite, 85))
-        left.set_xscale("log")
+        log_scale(left, "x")
         left.set_xlabel("peak rate")
         left.set_ylabel("validation loss [nats/example]")
         left.legend(frameon=False, fontsize=9, title="training examples")
-        caption(left, f"mean of {self.subsets[0].losses.shape[1]} seeds; dotted: the best rate")
+        caption(left, f"mean of {self.subsets[0].sweep.losses.shape[1]} seeds; dotted: the best rate")
         plain(right)
         sizes = np.array([part.size for part in self.subsets])
-        right.plot(sizes[:-1], [part.best() for part in self.subsets[:-1]], "o", color="#0072B2", label="subsets")
-        right.plot(sizes[-1:], [self.subsets[-1].best()], "D", color="#D55E00", label="all data")
+        right.plot(sizes[:-1], [part.sweep.best() for part in self.subsets[:-1]], "o", color="#0072B2", label="subsets")
+        right.plot(sizes[-1:], [self.subsets[-1].sweep.best()], "D", color="#D55E00", label="all data")
         fit = self.fit()
         right.plot(sizes, [predict(fit, size) for size in sizes], "-", color="#0072B2", linewidth=1.2, label="fit")
-        right.set_xscale("log")
-        right.set_yscale("log")
+        log_scale(right, "x")
+        log_scale(right, "y")
         right.set_xlabel("training examples")
         right.set_ylabel("best peak rate")
         right.legend(frameon=False, fontsize=9)
@@ -199,21 +167,6 @@ def predict(fit: tuple[float, float], size: float) -> float:
     """The best rate at a data size."""
     p, a = fit
     return float(np.exp(a + p * np.log(size)))
-
-
-def bottom(rates: Floats, losses: Floats) -> float:
-    """Where a parabola in the log of the rate through the lowest loss and its neighbours is lowest.
-
-    At an end of the grid, or beside a rate that diverged, it is the rate of the lowest loss.
-    """
-    best = int(np.argmin(losses))
-    if not 0 < best < len(rates) - 1 or not np.isfinite(losses[best - 1 : best + 2]).all():
-        return float(rates[best])
-    x, y = np.log(rates[best - 1 : best + 2]), losses[best - 1 : best + 2]
-    a, b, _ = np.polyfit(x - x[1], y, 2)
-    if a <= 0:
-        return float(rates[best])
-    return float(np.exp(x[1] + np.clip(-b / (2 * a), x[0] - x[1], x[2] - x[1])))
 
 
 def scaling(
@@ -254,14 +207,14 @@ def scaling(
         task = part_of(job.task, fraction, fixed)
         part = replace(job, task=task)
         result = run_job(part, store, f"{name}-{fraction:g}", fresh=fresh, progress=progress)
-        subsets.append(_subset(task, part, result.tuning))
+        subsets.append(Subset(task.train_size, task.budget, swept(part, result.tuning)))
     planner = job.planners[0]
     found = Scaling(job.task.name, planner, fixed, tuple(subsets), np.zeros(len(job.tune_seeds)))
     low, high = job.task.lr_range
     rate = float(np.clip(found.predicted, low, high))
     check = replace(job, rates=(rate,))
     result = run_job(check, store, f"{name}-predicted", fresh=fresh, progress=progress)
-    return replace(found, predicted_losses=_subset(job.task, check, result.tuning).losses[0])
+    return replace(found, predicted_losses=swept(check, result.tuning).losses[0])
 
 
 def part_of(task: Task, fraction: float, fixed: str) -> Task:
@@ -274,13 +227,3 @@ def part_of(task: Task, fraction: float, fixed: str) -> Task:
     if fixed == "epochs":
         budget = max(task.segment, round(task.budget * fraction / task.segment) * task.segment)
     return replace(task, train_fraction=task.train_fraction * fraction, budget=budget)
-
-
-def _subset(task: Task, job: Job, tuning: Sequence[RunRecord]) -> Subset:
-    rates = np.array(sorted(job.rates))
-    losses = np.full((len(rates), len(job.tune_seeds)), np.inf)
-    for record in tuning:
-        if not record.diverged:
-            row = int(np.argmin(np.abs(np.log(rates / record.settings["peak"]))))
-            losses[row, job.tune_seeds.index(record.seed)] = record.scores["final_val_loss"]
-    return Subset(task.train_size, task.budget, rates, losses)

@@ -166,17 +166,49 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
     Raises:
         UserError: on NaN, no values, or different lengths.
     """
-    a, b = _pair(a, b)
-    n = len(a)
-    wins = (a[:, None] < b[None, :]) + 0.5 * (a[:, None] == b[None, :])  # (n, n)
+    wins = win_matrix(a, b)
 
     def probability(seeds: NDArray[Any], axis: int = -1) -> Any:
-        # How often each seed was drawn weighs its row and its column: exact, cheaper than gathering.
-        seeds = np.moveaxis(np.atleast_1d(seeds).astype(int), axis, -1)
-        counts = np.apply_along_axis(np.bincount, -1, seeds, minlength=n).astype(np.float64)
-        return ((counts @ wins) * counts).sum(-1) / n**2
+        return share_won(wins, seed_counts(np.moveaxis(np.atleast_1d(seeds), axis, -1), len(wins)))
 
-    return _bootstrap(np.arange(n, dtype=np.float64), probability)
+    return _bootstrap(np.arange(len(wins), dtype=np.float64), probability)
+
+
+def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Whether a run of the first planner has a lower loss than a run of the second, for all pairs of runs.
+
+    Args:
+        a: (n,) losses, one a seed.
+        b: (n,) losses of the same seeds in the same order.
+
+    Returns:
+        (n, n): 1 where a[i] < b[j], 1/2 where they are equal, else 0.
+
+    Raises:
+        UserError: on NaN, no values, or different lengths.
+    """
+    a, b = _pair(a, b)
+    return (a[:, None] < b[None, :]) + 0.5 * (a[:, None] == b[None, :])
+
+
+def seed_counts(draws: ArrayLike, n: int) -> NDArray[np.float64]:
+    """How often each of n seeds was drawn, (..., n), from (..., draws) indices of seeds."""
+    return np.apply_along_axis(np.bincount, -1, np.asarray(draws).astype(int), minlength=n).astype(np.float64)
+
+
+def share_won(wins: NDArray[np.float64], counts: NDArray[np.float64]) -> Any:
+    """The probability of improvement on drawn seeds, the two runs of a seed drawn together.
+
+    How often each seed was drawn weighs its row and its column: exact, cheaper than gathering.
+
+    Args:
+        wins: see `win_matrix`, (n, n).
+        counts: see `seed_counts`, (..., n).
+
+    Returns:
+        (...,) probabilities.
+    """
+    return ((counts @ wins) * counts).sum(-1) / counts.sum(-1) ** 2
 
 
 def verdict(difference: Estimate) -> Verdict:
@@ -233,8 +265,18 @@ def _bootstrap(values: NDArray[np.float64], statistic: Any) -> Estimate:
             axis=-1,
             rng=np.random.default_rng(SEED),
         ).bootstrap_distribution
-        # Without interpolation, which gives NaN between two infinite losses.
-        low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+    return percentile_interval(value, found)
+
+
+def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    """An estimate with the percentile bootstrap interval.
+
+    Args:
+        value: the estimate, of the seeds as they are.
+        resampled: the same of resampled seeds, (resamples,); may be infinite.
+    """
+    # Without interpolation, which gives NaN between two infinite losses.
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return Estimate(value, float(low), float(high))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from lr_env.compare import statistics as st
 from lr_env.compare.statistics import Estimate
+from lr_env.compare.text import decimals_of, interval_text, listed, number_text, seeds_text, setting_text, settings_key
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 
@@ -137,20 +137,20 @@ def summarise(
     Raises:
         UserError: when the runs are not comparable, naming the first reason found.
     """
-    runs = _grouped(records)
+    runs = runs_by_planner(records)
     planners = list(runs)
     missing = [p for p in planners if p not in tuning_steps]
     if missing:
         raise UserError(f"tuning_steps has no entry for planner {missing[0]!r}; give 0 if it was not tuned")
-    val = {p: _scores(runs[p], "final_val_loss") for p in planners}
-    loss = {p: _scores(runs[p], "test_loss") for p in planners}
+    val = {p: run_scores(runs[p], "final_val_loss") for p in planners}
+    loss = {p: run_scores(runs[p], "test_loss") for p in planners}
     mean = {p: st.mean_interval(loss[p]) for p in planners}
     robust = {p: st.iqm_interval(loss[p]) for p in planners}
     mean_val = {p: st.mean_interval(val[p]) for p in planners}
     accuracy: dict[str, dict[str, NDArray[np.float64]]] = {"test_accuracy": {}, "final_val_accuracy": {}}
     for name, found in accuracy.items():
         if any(name in r.scores for r in records):
-            found.update({p: _scores(runs[p], name) for p in planners})
+            found.update({p: run_scores(runs[p], name) for p in planners})
     val_accuracy, test_accuracy = accuracy["final_val_accuracy"], accuracy["test_accuracy"]
 
     planners.sort(key=lambda p: (mean[p].value, robust[p].value, p))
@@ -184,7 +184,9 @@ def summarise(
             to_baseline=versus(p, baseline),
             to_best=versus(p, best),
             improvement=None if p == baseline else st.probability_of_improvement(loss[p], loss[baseline]),
-            steps_to_target=None if target_val_loss is None else _median_steps(runs[p], target_val_loss),
+            steps_to_target=None
+            if target_val_loss is None
+            else st.median_steps(run_steps_to_target(r, target_val_loss) for r in runs[p]),
             tuning_steps=int(tuning_steps[p]),
             extra_steps=float(np.mean([r.extra_steps for r in runs[p]])),
             planning_seconds=float(np.mean([r.planning_seconds for r in runs[p]])),
@@ -204,56 +206,18 @@ def summarise(
     )
 
 
-def setting_text(settings: Mapping[str, Any]) -> str:
-    """Settings as compact text with 3 significant digits, e.g. "peak=0.1, cooldown=0.5"; "-" for none."""
-    return ", ".join(f"{name}={_value_text(value)}" for name, value in settings.items()) or "-"
+def runs_by_planner(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The final runs of a comparison, checked to be comparable.
 
+    Args:
+        records: finished runs of phase "final", every planner with one setting and on the same seeds.
 
-def settings_key(settings: Mapping[str, Any]) -> str:
-    """Settings as JSON in one fixed spelling, to be stored and compared."""
-    return json.dumps(dict(settings), sort_keys=True, default=_plain)
+    Returns:
+        Planner -> its runs in the order of the seeds.
 
-
-def decimals_of(estimates: Iterable[Estimate | None], scale: float = 1.0) -> int:
-    """How many decimals a column bears: those of 2 digits of its median half-width, 6 at most."""
-    halves = np.array([e.half_width * scale for e in estimates if e is not None])
-    halves = halves[np.isfinite(halves) & (halves > 0)]
-    return int(np.clip(1 - np.floor(np.log10(np.median(halves))), 0, 6)) if len(halves) else 4
-
-
-def number_text(value: float, decimals: int = 4, sign: bool = False) -> str:
-    """A number as tables have it; `sign` shows the "+" of a positive one."""
-    if np.isnan(value):
-        return "undefined"
-    plus = "+" if sign else ""
-    if np.isinf(value) or abs(value) < 1e4:
-        return f"{value:{plus}.{decimals}f}"
-    return f"{value:{plus}.1e}"
-
-
-def estimate_text(estimate: Estimate, decimals: int, scale: float = 1.0, sign: bool = False) -> str:
-    """A mean with its Student t interval, which is symmetric, e.g. "0.1234 ±0.0021"."""
-    half = estimate.half_width * scale
-    value = number_text(estimate.value * scale, decimals, sign)
-    if not np.isfinite(half) or not np.isfinite(estimate.value):
-        return value
-    return f"{value} ±{number_text(half, decimals)}"
-
-
-def interval_text(estimate: Estimate, decimals: int, scale: float = 1.0) -> str:
-    """An interval, e.g. "[0.1213, 0.1255]"; "no interval" where one run allows none."""
-    if np.isnan(estimate.low):
-        return "no interval"
-    return f"[{number_text(estimate.low * scale, decimals)}, {number_text(estimate.high * scale, decimals)}]"
-
-
-def seeds_text(n: int) -> str:
-    """A count of seeds in words."""
-    return "1 seed" if n == 1 else f"{n} seeds"
-
-
-def _grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Planner -> its runs in the order of the seeds, checked to be comparable."""
+    Raises:
+        UserError: when the runs are not comparable, naming the first reason found.
+    """
     if not records:
         raise UserError("there are no records to summarise; run the comparison first")
     runs: dict[str, list[RunRecord]] = {}
@@ -281,8 +245,12 @@ def _grouped(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     return runs
 
 
-def _scores(runs: Sequence[RunRecord], name: str) -> NDArray[np.float64]:
-    """One score of a planner's runs, (n,); the worst there is for a diverged run."""
+def run_scores(runs: Sequence[RunRecord], name: str) -> NDArray[np.float64]:
+    """One score of a planner's runs, (n,); the worst there is for a diverged run.
+
+    Raises:
+        UserError: when a run that did not diverge has no such score.
+    """
     values = []
     for run in runs:
         value = float(run.scores.get(name, np.nan))
@@ -305,14 +273,18 @@ def _mean_where_measured(runs: Sequence[RunRecord], name: str) -> Estimate | Non
     return st.mean_interval(found) if len(found) else None
 
 
-def _median_steps(runs: Sequence[RunRecord], target: float) -> float:
-    for run in runs:
-        if not {"step", "val_loss"} <= run.curves.keys():
-            raise UserError(
-                f"the run of planner {run.planner!r} on seed {run.seed} has no curves to find the target in; "
-                "read the records with their curves, or set no target"
-            )
-    return st.median_steps(st.steps_to_target(r.curves["step"], r.curves["val_loss"], target) for r in runs)
+def run_steps_to_target(run: RunRecord, target: float) -> float:
+    """Optimizer steps of a run until its validation loss is at the target; infinity for never.
+
+    Raises:
+        UserError: when the run has no curves.
+    """
+    if not {"step", "val_loss"} <= run.curves.keys():
+        raise UserError(
+            f"the run of planner {run.planner!r} on seed {run.seed} has no curves to find the target in; "
+            "read the records with their curves, or set no target"
+        )
+    return st.steps_to_target(run.curves["step"], run.curves["val_loss"], target)
 
 
 def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
@@ -333,7 +305,7 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
         )
     if tied:
         text = (
-            f"A tie: {_listed(tied)} cannot be told apart from {name}, which has the lowest mean test loss "
+            f"A tie: {listed(tied)} cannot be told apart from {name}, which has the lowest mean test loss "
             f"{field} on the same {n} seeds (the 95 % intervals of their paired differences to it contain 0)"
         )
     else:
@@ -365,27 +337,3 @@ def _against_constant(best: Row, constant: Row) -> str:
 
 def _named(row: Row) -> str:
     return f"{row.planner} ({row.diverged} of {row.n} runs diverged)" if row.diverged else row.planner
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _value_text(value: Any) -> str:
-    value = _plain(value) if isinstance(value, np.generic | np.ndarray) else value
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k}: {_value_text(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(_value_text, value)) + ")"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """A numpy number or array as JSON has it."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise UserError(f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists")

@@ -172,6 +172,12 @@ class Store:
         with self.transaction():
             self._db.execute("INSERT INTO experiments VALUES (?, ?)", (name, json.dumps(dict(spec), sort_keys=True)))
 
+    def change_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
+        """Note something else of an experiment that was begun."""
+        with self.transaction():
+            spec_json = json.dumps(dict(spec), sort_keys=True)
+            self._db.execute("UPDATE experiments SET spec = ? WHERE name = ?", (spec_json, name))
+
     def delete_experiment(self, name: str) -> None:
         """Forget an experiment and its runs."""
         with self.transaction():

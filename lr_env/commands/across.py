@@ -1,0 +1,48 @@
+"""`lr-env across`: finished comparisons put together."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from lr_env.commands.arguments import parse_name, parse_names, writable
+from lr_env.errors import UserError
+
+
+@dataclass(frozen=True)
+class Across:
+    """Put finished comparisons together, one a task: planners' mean ranks, and how soon they reach targets."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")]
+    """Comparisons, by name or folder, each of another task; only the files of their reports are read."""
+    planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
+    """Planners that take part. Default: all that every comparison has."""
+    results: Path = Path("results")
+    """Folder of the comparisons; the report goes to its subfolder --name."""
+    name: Annotated[str, arg(metavar="NAME")] = "across"
+    """Name of the report."""
+
+    def run(self) -> None:
+        """Write the report and print the table."""
+        from rich.console import Console
+
+        from lr_env.compare.across import put_together
+        from lr_env.compare.across_report import print_standings, write_standings
+        from lr_env.compare.finished import find_finished, is_comparison, read_finished
+        from lr_env.compare.job import versions
+
+        folder = self.results / parse_name(self.name)
+        if is_comparison(folder):
+            raise UserError(f"{str(folder)!r} holds a comparison: choose another --name")
+        comparisons = [read_finished(find_finished(name, self.results)) for name in self.names]
+        standings = put_together(comparisons, parse_names(self.planners))
+        writable(folder)
+        write_standings(folder, standings, {"command": shlex.join(["lr-env", *sys.argv[1:]]), "versions": versions()})
+        print_standings(standings, Console())
+        print(f"Report: {folder / 'summary.md'}")

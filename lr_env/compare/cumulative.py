@@ -1,0 +1,254 @@
+"""Schedules of different shape at equal cumulative learning rate (the claim of arXiv:2505.13457), against equal peaks.
+
+A shape with factors f(t) in (0, 1] has the cumulative rate C = peak * sum f(t). If C is what counts, shapes matched in
+C (peak = C / sum f) are best at one and the same C; if the largest rate is what counts, at one and the same peak. Only
+the paper's abstract is public, which names the constant and gives no formula; this is the reading of it that concerns
+shapes. The one that concerns the amount of data is in `scaling`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_env.compare.job import Job, run_job
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, swept
+from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
+from lr_env.errors import UserError
+from lr_env.records.store import Store
+from lr_env.registry import find_planner
+from lr_env.replacing import replacing
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A sweep of one schedule.
+
+    Attributes:
+        planner: its name.
+        mean_factor: mean of its rates over a run, as a fraction of the peak.
+        sweep: of mean rates: the cumulative rate over the steps of a run.
+    """
+
+    planner: str
+    mean_factor: float
+    sweep: RateSweep
+
+    def loss_at(self, mean_rate: float | Floats, seeds: Seeds | None = None) -> Floats:
+        """Mean losses at mean rates, of their shape, read between the rates of the sweep on the log of the rate.
+
+        Outside the sweep it is that at its end.
+        """
+        return np.interp(np.log(mean_rate), np.log(self.sweep.rates), self.sweep.mean(seeds))
+
+    def regret(self, mean_rate: float, seeds: Seeds | None = None) -> float:
+        """That loss less the lowest of the sweep."""
+        return float(self.loss_at(mean_rate, seeds) - self.sweep.mean(seeds).min())
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What the sweeps say.
+
+    Attributes:
+        task: its name.
+        steps: optimizer steps of a run.
+        shapes: the first is the one from which the others take their rate.
+    """
+
+    task: str
+    steps: int
+    shapes: tuple[Shape, ...]
+
+    def spreads(self, seeds: Seeds | None = None) -> tuple[float, float]:
+        """Standard deviations over shapes of the log of the best mean rate, and of the best peak."""
+        best = np.log([shape.sweep.best(seeds) for shape in self.shapes])
+        factors = np.log([shape.mean_factor for shape in self.shapes])
+        return float(best.std(ddof=1)), float((best - factors).std(ddof=1))
+
+    def regrets(self, seeds: Seeds | None = None) -> tuple[float, float]:
+        """Mean regret of the other shapes at the first one's best cumulative rate, and at its best peak."""
+        first, *others = self.shapes
+        mean = first.sweep.best(seeds)
+        peak = mean / first.mean_factor
+        return (
+            float(np.mean([shape.regret(mean, seeds) for shape in others])),
+            float(np.mean([shape.regret(peak * shape.mean_factor, seeds) for shape in others])),
+        )
+
+    def disagreements(self, seeds: Seeds | None = None) -> tuple[float, float]:
+        """How far shapes differ at equal cumulative rates, and at equal peaks, while these are below every optimum.
+
+        Standard deviation over shapes of the log of the mean loss, averaged over the rates that all shapes were swept
+        at, up to the lowest best rate. With larger rates training is no longer limited by how little it moves.
+        """
+        found = []
+        for factors in (np.ones(len(self.shapes)), np.array([shape.mean_factor for shape in self.shapes])):
+            scaled = list(zip(self.shapes, factors, strict=True))
+            low = max(shape.sweep.rates[0] / factor for shape, factor in scaled)
+            high = min(shape.sweep.best(seeds) / factor for shape, factor in scaled)
+            rates = np.geomspace(low, max(low, high), 50)
+            logs = np.log([shape.loss_at(rates * factor, seeds) for shape, factor in scaled])
+            found.append(float(logs.std(axis=0, ddof=1).mean()))
+        return found[0], found[1]
+
+    @cached_property
+    def spread_difference(self) -> tuple[float, float]:
+        """95 % bootstrap interval over seeds of the first spread less the second."""
+        return self._interval(lambda seeds: float(np.subtract(*self.spreads(seeds))))
+
+    @cached_property
+    def regret_difference(self) -> tuple[float, float]:
+        """95 % bootstrap interval over seeds of the first mean regret less the second."""
+        return self._interval(lambda seeds: float(np.subtract(*self.regrets(seeds))))
+
+    @cached_property
+    def disagreement_difference(self) -> tuple[float, float]:
+        """95 % bootstrap interval over seeds of the first disagreement less the second."""
+        return self._interval(lambda seeds: float(np.subtract(*self.disagreements(seeds))))
+
+    @property
+    def verdict(self) -> str:
+        """What is more nearly the same for the best of each shape."""
+        low, high = self.spread_difference
+        if high < 0:
+            return "the best cumulative rate is more nearly the same for all shapes than the best peak"
+        if low > 0:
+            return "the best peak is more nearly the same for all shapes than the best cumulative rate"
+        return "whether the best peak or the best cumulative rate is more nearly the same for all shapes cannot be told"
+
+    def _interval(self, of: Callable[[Seeds], float]) -> tuple[float, float]:
+        return bootstrap(of, self.shapes[0].sweep.losses.shape[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        spreads, regrets, disagreements = self.spreads(), self.regrets(), self.disagreements()
+        return {
+            "task": self.task,
+            "steps": self.steps,
+            "verdict": self.verdict,
+            "spread_of_log_best_mean_rate": spreads[0],
+            "spread_of_log_best_peak": spreads[1],
+            "spread_difference_interval": list(self.spread_difference),
+            "regret_at_equal_cumulative_rate": regrets[0],
+            "regret_at_equal_peak": regrets[1],
+            "regret_difference_interval": list(self.regret_difference),
+            "disagreement_at_equal_cumulative_rate": disagreements[0],
+            "disagreement_at_equal_peak": disagreements[1],
+            "disagreement_difference_interval": list(self.disagreement_difference),
+            "shapes": [
+                {"planner": shape.planner, "mean_factor": shape.mean_factor, **shape.sweep.to_json()}
+                for shape in self.shapes
+            ],
+        }
+
+    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+        """Write cumulative.json and cumulative.png."""
+        with replacing(folder / "cumulative.json") as path:
+            path.write_text(json.dumps({**self.to_json(), **made}, indent=2) + "\n", encoding="utf-8")
+        with replacing(folder / "cumulative.png") as path:
+            self.draw(path)
+
+    def draw(self, path: Path) -> None:
+        """Losses of every shape over the cumulative rate and over the peak, as a PNG."""
+        figure = new_figure(11.5, 4.6, f"{self.task}: schedules at equal cumulative rate, and at equal peak")
+        axes = figure.subplots(1, 2, sharey=True)
+        spreads = self.spreads()
+        losses = np.concatenate([shape.sweep.mean() for shape in self.shapes])
+        losses = losses[np.isfinite(losses)]
+        for panel, (where, name, spread) in enumerate(
+            zip(axes, ("cumulative rate (sum over the run)", "peak rate"), spreads, strict=True)
+        ):
+            plain(where)
+            for rank, shape in enumerate(self.shapes):
+                factor = 1 / shape.mean_factor if panel else float(self.steps)
+                mean = shape.sweep.mean()
+                where.plot(
+                    factor * shape.sweep.rates,
+                    np.where(np.isfinite(mean), mean, np.nan),
+                    marker="o",
+                    markersize=3,
+                    label=shape.planner,
+                    **line_style(rank),
+                )
+                best = shape.sweep.best()
+                where.plot([factor * best], [shape.loss_at(best)], "D", markersize=7, color=line_style(rank)["color"])
+            log_scale(where, "x")
+            log_scale(where, "y")
+            where.set_xlabel(name)
+            caption(where, f"diamonds: best of each; they spread by a factor of {np.exp(spread):.2f} (1 SD)")
+        axes[0].set_ylim(losses.min() * 0.95, np.percentile(losses, 75))
+        axes[0].set_ylabel("validation loss [nats/example]")
+        axes[1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        save(figure, path)
+
+
+def cumulative(
+    job: Job,
+    store: Store,
+    name: str,
+    *,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> Matched:
+    """Sweep schedules over the same cumulative rates.
+
+    Args:
+        job: of schedules, the first of which lends its rate to the others; `rates` are mean rates over a run.
+        store: where the records are kept.
+        name: of the experiments in the store, one for each schedule.
+        fresh: forget what was done before.
+        progress: see `run_job`.
+
+    Raises:
+        UserError: fewer than two schedules or tuning seeds, a planner that is no schedule, or a peak outside the
+            task's range.
+    """
+    if len(job.planners) < 2:
+        raise UserError("give at least two schedules to match, e.g. --planners constant cosine")
+    if len(job.tune_seeds) < 2:
+        raise UserError("matching needs at least 2 tuning seeds, for an interval")
+    factors = {planner: mean_factor(planner, job) for planner in job.planners}
+    parts = {planner: _part(job, planner, factors[planner]) for planner in job.planners}
+    for part in parts.values():
+        part.check_rates()
+    shapes = []
+    for planner, part in parts.items():
+        result = run_job(part, store, f"{name}-{planner}", fresh=fresh, progress=progress)
+        peaks = swept(part, result.tuning)
+        shapes.append(Shape(planner, factors[planner], replace(peaks, rates=peaks.rates * factors[planner])))
+    return Matched(job.task.name, job.task.budget, tuple(shapes))
+
+
+def mean_factor(planner: str, job: Job) -> float:
+    """Mean of a schedule's rates over a run of the job, as a fraction of its peak.
+
+    Raises:
+        UserError: it is no schedule: its rates react to training, or are drawn.
+    """
+    if not hasattr(find_planner(planner), "factors"):
+        raise UserError(f"planner {planner!r} is no fixed schedule: only those have a cumulative rate known beforehand")
+    (setting,) = replace(job, rates=job.rates[:1], settings=_one_shape(job, planner)).candidates(planner)
+    factors: Floats = setting.factors(job.task.num_segments)  # type: ignore[attr-defined]
+    return float(factors.mean())
+
+
+def _one_shape(job: Job, planner: str) -> dict[str, dict[str, Any]]:
+    """Settings that keep a schedule to one shape: what a sweep would vary along the rates stays at its default."""
+    defaults = {field.name: field.default for field in fields(find_planner(planner)) if field.name != "peak"}
+    return {planner: {**defaults, **job.settings.get(planner, {})}}
+
+
+def _part(job: Job, planner: str, factor: float) -> Job:
+    """The job of one schedule, over peaks."""
+    peaks = tuple(rate / factor for rate in job.rates)
+    try:
+        return replace(job, planners=(planner,), rates=peaks, settings=_one_shape(job, planner))
+    except UserError as error:
+        raise UserError(f"planner {planner!r} at equal cumulative rate: {error}; give other --rates") from None

@@ -1,0 +1,111 @@
+"""Planners added to a comparison: only their runs are made, and all is as if each start had been alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lr_env.compare.experiment import added_to
+from lr_env.compare.job import Job, run_job
+from lr_env.errors import UserError
+from lr_env.records.store import Store
+from lr_env.rollout import Rollout
+from lr_env.tasks import TASKS
+
+TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
+JOB = Job(TASK, ("constant", "cosine"), (0.01, 0.1), tune_seeds=(100, 101), seeds=(0, 1), checkpoint_seconds=0)
+
+
+def told(records, planners) -> list[str]:
+    """Runs of some planners as text, in an order of their own."""
+    return sorted(repr(replace(record, planning_seconds=0.0)) for record in records if record.planner in planners)
+
+
+def test_only_what_is_new_is_run_and_the_rest_stays(tmp_path, monkeypatch):
+    store = Store(tmp_path / "records.sqlite")
+    first = run_job(JOB, store, "toy")
+    made = []
+    begin = store.begin_runs
+    monkeypatch.setattr(store, "begin_runs", lambda name, keys: made.extend(keys) or begin(name, keys))
+    more = replace(JOB, planners=("plateau", "constant", "wsd", "cosine"), settings={"wsd": {"warmup": 0.25}})
+    second = run_job(more, store, "toy")
+    assert {key[1] for key in made} == {"plateau", "wsd"}
+    alone = run_job(
+        replace(more, planners=("plateau", "wsd"), backend="stacked"), Store(tmp_path / "other.sqlite"), "toy"
+    )
+    for one, two, other in ((first.tuning, second.tuning, alone.tuning), (first.final, second.final, alone.final)):
+        assert told(two, JOB.planners) == told(one, JOB.planners)
+        assert told(two, ("plateau", "wsd")) == told(other, ("plateau", "wsd"))
+    made.clear()
+    run_job(more, store, "toy")
+    assert not made
+    run_job(replace(more, planners=(*more.planners, "linear")), store, "toy")
+    assert {key[1] for key in made} == {"linear"}
+
+
+def test_stopped_while_a_planner_is_added_it_goes_on(tmp_path, monkeypatch):
+    """Killed in the tuning of what is added, and gone on with by a start that adds one more."""
+    whole = Store(tmp_path / "whole.sqlite")
+    expected = [run_job(replace(JOB, planners=(*JOB.planners, *more)), whole, "toy") for more in ((), ("linear",))]
+    store = Store(tmp_path / "records.sqlite")
+    run_job(JOB, store, "toy")
+    advance, left = Rollout.advance, [2]
+
+    def killed(self):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(Rollout, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
+    monkeypatch.setattr(Rollout, "advance", advance)
+    restored = []
+    restore = Rollout.restore
+    monkeypatch.setattr(Rollout, "restore", lambda self, saved: restored.append(restore(self, saved)))
+    found = run_job(replace(JOB, planners=(*JOB.planners, "linear", "step")), store, "toy")
+    assert len(restored) == 1  # the checkpoint of the start that was killed holds
+    everyone = (*JOB.planners, "linear")
+    assert told(found.final, everyone) == told(expected[1].final, everyone)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"planners": ("cosine", "linear")}, "planner constant is in the experiment, but not among --planners"),
+        ({"planners": ("constant", "cosine", "linear"), "rates": (0.02, 0.1)}, "was begun with rates"),
+        (
+            {"planners": ("constant", "cosine", "linear"), "settings": {"cosine": {"floor": 0.1}}},
+            "has no setting 'floor'",
+        ),
+        ({"planners": ("constant", "cosine", "wsd"), "seeds": (0, 1, 2)}, "was begun with seeds"),
+    ],
+)
+def test_anything_else_is_refused(tmp_path, change, message):
+    store = Store(tmp_path / "records.sqlite")
+    store.begin_experiment("toy", {**_known(store), "id": "0"})
+    with pytest.raises(UserError, match=message):
+        run_job(replace(JOB, **change), store, "toy")
+
+
+def _known(store):
+    return JOB.spec(None)
+
+
+def test_settings_of_a_planner_that_is_there_cannot_change(tmp_path):
+    job = replace(JOB, planners=("constant", "wsd"))
+    store = Store(tmp_path / "records.sqlite")
+    store.begin_experiment("toy", {**job.spec(None), "id": "0"})
+    more = replace(job, planners=("constant", "wsd", "linear"), settings={"wsd": {"warmup": 0.25}})
+    with pytest.raises(UserError, match="was begun without settings"):
+        run_job(more, store, "toy")
+
+
+def test_what_a_spec_says():
+    assert added_to(None, ("a", "b")) == {"planners": ["a", "b"]}
+    known = {"planners": ["a", "b"]}
+    assert added_to(known, ("b", "a")) == known
+    assert added_to(known, ("c", "a", "b", "d")) == {**known, "added": [["c", "d"]]}
+    assert added_to({**known, "added": [["c"]]}, ("d", "c", "b", "a")) == {**known, "added": [["c"], ["d"]]}

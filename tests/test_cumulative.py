@@ -1,0 +1,91 @@
+"""Schedules at equal cumulative rate: known optima are found, and what is swept is what is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lr_env.compare.cumulative import Matched, Shape, cumulative, mean_factor
+from lr_env.compare.job import Job
+from lr_env.compare.rate_sweep import RateSweep
+from lr_env.errors import UserError
+from lr_env.records.store import Store
+from lr_env.tasks import TASKS
+
+TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
+
+
+def toy(best_mean_rate) -> Matched:
+    """Shapes of which the loss is a parabola in the log of the mean rate, with its bottom where it is told."""
+    random = np.random.RandomState(0)
+    rates = np.geomspace(1e-3, 1, 41)
+    shapes = []
+    for name, factor in (("constant", 1.0), ("cosine", 0.5), ("exponential", 0.2)):
+        noise = 0.05 * random.randn(8)
+        losses = 1 + 0.1 * (np.log(rates)[:, None] - np.log(best_mean_rate(factor)) - noise) ** 2
+        shapes.append(Shape(name, factor, RateSweep(rates, losses)))
+    return Matched("toy", 100, tuple(shapes))
+
+
+def test_one_best_cumulative_rate_is_told_from_one_best_peak():
+    by_sum, by_peak = toy(lambda factor: 0.05), toy(lambda factor: 0.05 * factor)
+    expected = np.log([1.0, 0.5, 0.2]).std(ddof=1)
+    assert by_sum.spreads() == pytest.approx((0, expected), abs=0.03)
+    assert by_peak.spreads() == pytest.approx((expected, 0), abs=0.03)
+    assert "the best cumulative rate is more nearly the same" in by_sum.verdict
+    assert "the best peak is more nearly the same" in by_peak.verdict
+    for found, right in ((by_sum, 0), (by_peak, 1)):
+        regrets = found.regrets()
+        assert regrets[right] == pytest.approx(0, abs=1e-3)
+        # Off by the factor: a tenth of the square of its log, on average over the two other shapes.
+        assert regrets[1 - right] == pytest.approx(0.1 * np.mean(np.log([0.5, 0.2]) ** 2), rel=0.1)
+        differences = found.disagreements()
+        assert differences[right] < 0.02 < 0.1 < differences[1 - right]
+        for low, high in (found.spread_difference, found.regret_difference, found.disagreement_difference):
+            assert (high < 0) if right == 0 else (low > 0)
+
+
+def test_neither_is_said_where_seeds_disagree():
+    between = toy(lambda factor: 0.05 * factor**0.5)
+    assert "cannot be told" in between.verdict
+
+
+def test_on_children(tmp_path):
+    job = Job(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2))
+    store = Store(tmp_path / "records.sqlite")
+    found = cumulative(job, store, "toy")
+    for shape, mean in zip(found.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
+        if mean is not None:
+            assert shape.mean_factor == pytest.approx(mean)
+        np.testing.assert_allclose(shape.sweep.rates, job.rates)
+        for record in store.runs(f"toy-{shape.planner}", "tune", curves=True):
+            assert record.curves["lr"].mean() == pytest.approx(
+                min(job.rates, key=lambda r: abs(r - record.curves["lr"].mean()))
+            )
+    assert len({str(r.settings["cooldown"]) for r in store.runs("toy-wsd", "tune")}) == 1  # one shape, not a cycle
+    assert cumulative(job, store, "toy").to_json() == found.to_json()
+    found.write(tmp_path, {"command": "x"})
+    assert (tmp_path / "cumulative.png").stat().st_size > 10_000
+
+
+def test_a_setting_changes_the_shape():
+    job = Job(TASK, ("wsd",), (0.1,), (1, 2), settings={"wsd": {"cooldown": 0.5, "warmup": 0.1}})
+    assert mean_factor("wsd", job) < mean_factor("wsd", replace(job, settings={"wsd": {"cooldown": 0.1}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"planners": ("constant",)}, "at least two schedules"),
+        ({"planners": ("constant", "plrs")}, "'plrs' is no fixed schedule"),
+        ({"planners": ("constant", "plateau")}, "'plateau' is no fixed schedule"),
+        ({"tune_seeds": (1,)}, "at least 2 tuning seeds"),
+        ({"rates": (0.1, TASK.lr_range[1])}, "planner 'cosine' at equal cumulative rate: rate .* give other --rates"),
+    ],
+)
+def test_matching_that_cannot_be(tmp_path, change, message):
+    settings = {"planners": ("constant", "cosine"), "rates": (0.01, 0.1), "tune_seeds": (1, 2), **change}
+    with pytest.raises(UserError, match=message):
+        cumulative(Job(TASK, **settings), Store(tmp_path / "records.sqlite"), "toy")
