@@ -25,8 +25,10 @@ COMMANDS = Tasks | Planners | Preview | RangeTest | Sweep | Compare | Across | S
 
 def main() -> None:
     """Entry point of `lr-env`: bad input is one line and exit code 2."""
+    command = None
     try:
-        _parse().run()
+        command = _parse()
+        command.run()
     except UserError as error:
         _stop(str(error))
     except BrokenPipeError:  # the reader of our output, say `head`, has had enough
@@ -38,8 +40,7 @@ def main() -> None:
             f"cannot read or write{where}: {error.strerror or error}; see that the disk is not full and may be written"
         )
     except KeyboardInterrupt:
-        but = ", without --fresh," if "--fresh" in sys.argv else ""
-        print(f"stopped; the same command{but} goes on from here", file=sys.stderr)
+        print(_stopped(command), file=sys.stderr)
         sys.exit(130)
 
 
@@ -62,6 +63,16 @@ def _parse() -> COMMANDS:
         near = re.search(r"Perhaps you meant: (--[a-z-]+)", text)
         guess = f"; did you mean {near[1]}?" if near else ""
         raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
+
+
+def _stopped(command: object) -> str:
+    """What becomes of a command that was stopped by hand; only those with --fresh keep what they have done."""
+    if command is None:  # before it was known which
+        return "stopped"
+    fresh = getattr(command, "fresh", None)
+    if fresh is None:
+        return "stopped; nothing is kept of it"
+    return f"stopped; the same command{', without --fresh,' if fresh else ''} goes on from here"
 
 
 def _stop(line: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 DPI = 150
 HIGHLIGHTED = 5
@@ -17,6 +18,9 @@ HIGHLIGHTED = 5
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Of Okabe and Ito, to be told apart by colour-blind readers."""
+
+MORE_COLOURS = (*COLOURS, "#56B4E9", "#000000")
+"""All of theirs that show on white."""
 
 MUTED = ("#8a8a8a", "#a3a3a3", "#767676")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)))
@@ -41,13 +45,26 @@ def plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+class _LogTicks(LogLocator):
+    """As many numbers on a logarithmic axis as there is room for."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Where they stand, by what the axis spans when it is drawn."""
+        span = abs(np.log10(vmax / vmin)) if min(vmin, vmax) > 0 else 0.0
+        if span < 0.8:  # no room for powers of ten: a plain scale's ticks are the readable ones
+            return MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
+        self.set_params(subs=(1, 2, 5) if span <= 3 else (1,))
+        return super().tick_values(vmin, vmax)
+
+
 def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers; more of them upright, where losses span less than a decade."""
+    """A logarithmic axis with plain numbers."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if which == "x" else (1, 1.5, 2, 3, 5, 7)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_locator(_LogTicks(numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def caption(axes: Axes, text: str) -> None:
@@ -71,4 +88,14 @@ def line_style(rank: int) -> dict[str, Any]:
         "linestyle": dashes,
         "linewidth": 1.0,
         "zorder": 20 - muted,
+    }
+
+
+def distinct_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of one of several lines that are equals, no two of the first 28 alike."""
+    dashes = DASHES[:4]  # the last are too like the second ones for two lines of one colour
+    return {
+        "color": MORE_COLOURS[number % len(MORE_COLOURS)],
+        "linestyle": dashes[number % len(dashes)],
+        "linewidth": 1.8,
     }

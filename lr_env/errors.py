@@ -13,11 +13,14 @@ class UserError(ValueError):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
-    """The error for a name that is not in a catalogue, with the nearest names there are."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or difflib.get_close_matches(
-        name.lower(), [n.lower() for n in names], n=1, cutoff=0.5
+def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> UserError:
+    """The error for a name that is not in a catalogue, with the nearest names there are.
+
+    From the command line a name may be of any type that JSON has.
+    """
+    names, text = sorted(known), str(name)
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5) or difflib.get_close_matches(
+        text.lower(), [n.lower() for n in names], n=1, cutoff=0.5
     )
     near = [n for n in names if near and n.lower() == near[0].lower()]
     guess = f"; did you mean {near[0]!r}?" if near else ""

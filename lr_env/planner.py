@@ -96,8 +96,10 @@ class Planner(Protocol):
     `candidates`; to be found by name it is declared in the entry-point group `lr_env.planners`.
 
     It may have: `optimizer`, settings of an optimizer (see `lr_env.children.optimizers`) that trains its runs in place
-    of the task's; `prior_steps`, child steps that were spent before any sweep, say on training a policy, which
-    are counted as tuning; `preview(num_decisions)`, its rates if they follow from time alone (and a seed);
+    of the task's; `prior_steps`, child steps that were spent before any sweep, say on training a policy, which are
+    counted as tuning; `fingerprint`, a hash of what else it depends on, such as a file; `control_of`, the name of the
+    planner that it is a control of, and `matched(planner)`, the control of one as that was tuned: where both take part
+    it is not tuned by itself; `preview(num_decisions)`, its rates if they follow from time alone (and a seed);
     `factors(num_decisions)`, the same as fractions of the peak, where they follow from time alone.
     """
 

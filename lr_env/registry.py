@@ -17,8 +17,8 @@ def _declared() -> dict[str, EntryPoint]:
 
 
 def planner_names() -> list[str]:
-    """Names of all installed planners, in the order in which their packages declare them."""
-    return list(_declared())
+    """Names of all installed planners, in alphabetical order."""
+    return sorted(_declared())
 
 
 def find_planner(name: str) -> Any:
@@ -28,7 +28,7 @@ def find_planner(name: str) -> Any:
         UserError: there is none, the package that declares it cannot be loaded, or it does not meet the contract.
     """
     declared = _declared()
-    if name not in declared:
+    if not isinstance(name, str) or name not in declared:  # a setting that names one may be anything
         hint = "" if declared else "; install lr_env (pip install -e .), so that its planners can be found"
         raise unknown("planner", name, declared, hint)
     entry = declared[name]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Numerics
 from lr_env.children.optimizers import Optimizer
+from lr_env.children.packaged import Packaged
 from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError
 from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
@@ -252,6 +253,8 @@ def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun
             )
     if optimizer is None:
         return task, backend
+    if isinstance(optimizer, Packaged):
+        optimizer = optimizer.decaying_as(task.optimizer)
     if not optimizer.stackable:
         backend = "loop"
     return replace(task, optimizer=optimizer), backend

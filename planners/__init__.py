@@ -66,4 +66,4 @@ PLANNERS: dict[str, type] = {
         MechanicSGD,
     )
 }
-"""Name -> planner, in the order in which they are listed; the same as the entry points in pyproject.toml."""
+"""Name -> planner; the same as the entry points in pyproject.toml."""

@@ -13,6 +13,7 @@ from planners.bayes import Search
 from planners.forecast import forecast
 from planners.probing import Probing
 from planners.settings import COUNT, FROM_0, POSITIVE, Rule, Rules, Shapes
+from planners.stochastic import origin
 
 FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", whole=True)
 
@@ -85,7 +86,7 @@ class AutoLRS(Probing):
         length, trial = stages[now]
         low = self.low(state)
         searches = [
-            Search(low, self.peak, self.kappa, np.random.Generator(np.random.PCG64([_STREAM, seed, now])))
+            Search(low, self.peak, self.kappa, np.random.default_rng(origin(_STREAM, seed, now)))
             for seed in state["seeds"].tolist()
         ]
         for _ in range(self.trials):

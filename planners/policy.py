@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,11 @@ from lr_env.replacing import replacing
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parent / "pretrained"
+LARGEST_CHANGE = 10.0
+"""Factor of an action beyond which a policy is not believed: a decade at every decision."""
+
 _CLIP = 10.0  # of normalised features, as VecNormalize does
+_OUTPUTS = {"scale": 1, "discrete": 3}
 
 Floats = NDArray[np.floating[Any]]
 
@@ -93,31 +98,64 @@ class Policy:
                 raise UserError(
                     f"policy {str(path)!r} was trained on other observations ({', '.join(differ)}): train it anew"
                 )
-            count = sum(name.startswith("weight.") for name in tensors)
-            layers = tuple((tensors[f"weight.{number}"], tensors[f"bias.{number}"]) for number in range(count))
-            width = len(known)
-            for weight, bias in layers:
-                if weight.shape != (len(bias), width):
-                    raise ValueError(f"a layer of shape {weight.shape}")
-                width = len(bias)
-            if width != {"scale": 1, "discrete": 3}[header["action"]] or tensors["mean"].shape != (len(known),):
-                raise ValueError(f"{width} outputs")
-            return cls(
-                tensors["mean"],
-                tensors["variance"],
-                layers,
-                header["action"],
-                float(header["max_change"]),
-                header["about"],
-            )
+            _check_tensors(tensors, len(known), _OUTPUTS[header["action"]])
+            _check_numbers(header["max_change"], header["about"])
+            layers = tuple((tensors[f"weight.{at}"], tensors[f"bias.{at}"]) for at in range(_depth(tensors)))
+            change = float(header["max_change"])
+            return cls(tensors["mean"], tensors["variance"], layers, header["action"], change, header["about"])
         except UserError:
             raise
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
             raise UserError(f"policy {str(path)!r} cannot be read ({error}): it is damaged, train it anew") from error
 
 
+def _depth(tensors: Mapping[str, Floats]) -> int:
+    """Number of layers."""
+    return sum(name.startswith("weight.") for name in tensors)
+
+
+def _check_tensors(tensors: Mapping[str, Floats], features: int, outputs: int) -> None:
+    """See that statistics and layers fit each other, the features and the action, and are finite numbers.
+
+    Raises:
+        KeyError, ValueError: they do not.
+    """
+    shapes: dict[str, tuple[int, ...]] = {"mean": (features,), "variance": (features,)}
+    sizes = [len(tensors[f"weight.{number}"]) for number in range(_depth(tensors))]
+    for number, (width, size) in enumerate(itertools.pairwise([features, *sizes[:-1], outputs])):
+        shapes |= {f"weight.{number}": (size, width), f"bias.{number}": (size,)}
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} has the shape {tensors[name].shape}, not {shape}")
+        if tensors[name].dtype.kind != "f" or not np.isfinite(tensors[name]).all():
+            raise ValueError(f"{name} holds what is no finite number")
+    if (tensors["variance"] < 0).any():
+        raise ValueError("variance is below 0")
+
+
+def _check_numbers(max_change: Any, about: Any) -> None:
+    """See that what is not a tensor is what a policy needs.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(max_change, int | float) or not 1 < max_change <= LARGEST_CHANGE:  # false for NaN
+        raise ValueError(f"max_change is {max_change!r}, not above 1 and at most {LARGEST_CHANGE:g}")
+    if not isinstance(about, dict):
+        raise ValueError(f"about is of type {type(about).__name__}")
+    steps = about.get("child_steps", 0)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ValueError(f"child_steps is {steps!r}, not a whole number from 0 up")
+
+
 def find_policy(name: str) -> Policy:
-    """A policy of a file, or one that is shipped, by its name."""
+    """A policy of a file, or one that is shipped, by its name.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if not isinstance(name, str):  # a setting from the command line may be anything
+        raise UserError(f"policy {name!r}: give the name of a policy that is shipped, or a .safetensors file")
     shipped = PRETRAINED / f"ppo-{name}.safetensors"
     path = Path(name)
     if path.suffix or not shipped.is_file():

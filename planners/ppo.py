@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from lr_env.errors import UserError
 from lr_env.observations import FEATURES
-from lr_env.planner import Signals
+from lr_env.planner import RunSpec, Signals, State
 from planners.policy import Policy, find_policy
 from planners.reactive import Reactive
 from planners.settings import Shapes
@@ -39,17 +41,44 @@ class PPO(Reactive):
         return find_policy(self.policy)
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of the network: a comparison that was begun with one is not gone on with another."""
+        policy = self.trained
+        told = hashlib.sha256(f"{policy.action} {policy.max_change}".encode())
+        for array in (policy.mean, policy.variance, *(part for layer in policy.layers for part in layer)):
+            told.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+        return told.hexdigest()
+
+    @property
     def prior_steps(self) -> int:
         """Child steps that its training took."""
         return int(self.trained.about.get("child_steps", 0))
 
     @staticmethod
     def trainer() -> Any:
-        """The module that trains one: `Training` and `train`. It needs stable-baselines3."""
-        from planners import ppo_training
+        """The module that trains one: `Training` and `train`.
 
+        Raises:
+            UserError: stable-baselines3 is not installed.
+        """
+        try:
+            from planners import ppo_training
+        except ImportError as error:
+            raise UserError(
+                f"training a controller needs the package stable-baselines3 ({error}): pip install stable-baselines3"
+            ) from error
         return ppo_training
+
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
+        """The state before the first segment.
+
+        Raises:
+            UserError: there is no such policy or no decision to make, or the peak is outside the task's range.
+        """
+        return {**super().start(run, seeds), "policy": self.fingerprint}
 
     def react(self, state: Mapping[str, Any], signals: Signals) -> Mapping[str, Any]:
         """The rate times what the network says."""
+        if self.fingerprint != state["policy"]:
+            raise UserError(f"policy {self.policy!r} is not the one that this run began with: put that back")
         return {"lr": state["lr"] * self.trained.factors({name: np.asarray(signals[name]) for name in self.needs})}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,30 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from lr_env.children.optimizers import Adam
+from lr_env.children import Backend
+from lr_env.children.numerics import EXACT, Numerics
+from lr_env.compare.job import versions
 from lr_env.episodes import Episodes
 from lr_env.errors import UserError
+from lr_env.locking import only_process
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.rollout import rollout
 from lr_env.sb3 import LRVecEnv, make_vec_env
 from lr_env.tasks import Task
-from planners.policy import Policy
+from planners.policy import LARGEST_CHANGE, Policy
 from planners.ppo import PPO
+from planners.ppo_state import LeanPolicy, put_back, state_tree
+
+TRAINING_SEED = 1_000_000_000
+"""Seeds of the first children of a training count up from here, those of each training seed in a million of its own;
+later children have random ones below 2**31. Comparisons count from 0, their tuning from 1,000,000."""
 
 EVALUATION_SEED = 2_000_000
-"""Seeds of the runs that judge a policy count up from here, far from those of training and of comparisons."""
+"""Seeds of the runs that judge a policy count up from here."""
+
+_SEEDS_APART = 1_000_000
 
 Progress = Callable[[str, int], None]
 
@@ -47,9 +57,9 @@ class Training:
         reward: see `lr_env.rewards`.
         start_rates: of which each run starts from one, drawn from its seed.
         noise: standard deviation of Gaussian noise on the log of the rate at each decision, while training.
-        adam: whether children are trained by Adam, as in the paper, in place of the task's optimizer.
         seed: of the policy and the children.
-        gamma, gae_lambda, learning_rate, epochs, minibatches, entropy: PPO's.
+        gamma, gae_lambda, learning_rate, epochs, minibatches, entropy: PPO's. The first two are 1, for what a decision
+            is worth shows at the end of its run: with 0.95 for the second, controllers of DigitsMLP were worse.
         evaluate_every: decisions between two looks at how good the policy is.
         evaluation_runs: in each of them.
     """
@@ -61,10 +71,9 @@ class Training:
     reward: str = "improvement"
     start_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     noise: float = 0.0
-    adam: bool = False
     seed: int = 0
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
     learning_rate: float = 1e-3
     epochs: int = 4
     minibatches: int = 2
@@ -80,10 +89,14 @@ class Training:
             raise UserError(f"action {self.action!r}: a controller changes the rate by 'scale' or 'discrete' actions")
         if not self.start_rates:
             raise UserError("no start rates: give at least one")
+        if not 1 < self.max_change <= LARGEST_CHANGE:
+            raise UserError(f"max_change is {self.max_change}: it must be above 1 and at most {LARGEST_CHANGE:g}")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
             raise UserError("gamma must be above 0 and at most 1, gae_lambda at least 0 and at most 1")
-        if not (self.learning_rate > 0 and self.noise >= 0):
-            raise UserError("learning_rate must be above 0, noise at least 0")
+        if not (0 < self.learning_rate <= 1 and 0 <= self.noise < math.inf):
+            raise UserError("learning_rate must be above 0 and at most 1, noise finite and at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed}: it must be a whole number from 0 to 2**32 - 1")
 
 
 def train(
@@ -92,7 +105,8 @@ def train(
     folder: Path,
     *,
     device: str = "cpu",
-    backend: str = "auto",
+    backend: str | Backend = "auto",
+    numerics: Numerics = EXACT,
     fresh: bool = False,
     tensorboard: bool = False,
     progress: Progress | None = None,
@@ -101,12 +115,13 @@ def train(
     """Train a controller, or go on with one that was stopped.
 
     Args:
-        task: what children are trained on.
+        task: what children are trained on; in the paper by Adam.
         training: how.
         folder: gets policy.safetensors (the best by validation loss), last.safetensors, training.json, SB3's logs as
             CSV, and a checkpoint while it goes on.
         device: of the children; the policy is left on the CPU.
-        backend: of the children; see `lr_env.Children`.
+        backend: of the children; see `lr_env.Children`. A training that goes on keeps the one that it began with.
+        numerics: of the children.
         fresh: forget what the folder holds.
         tensorboard: write TensorBoard's logs into the folder, too.
         progress: told (what is going on, decisions done since the last call).
@@ -116,10 +131,13 @@ def train(
         What is written to training.json.
 
     Raises:
-        UserError: bad settings; the folder holds a training with others; TensorBoard is asked for and not installed.
+        UserError: bad settings; the folder holds a training with others, or another process trains in it; TensorBoard
+            is asked for and not installed.
     """
-    with _global_generators_kept():
-        return _Trainer(task, training, folder, device, backend, tensorboard, progress, checkpoint_seconds).run(fresh)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_kept():
+        trainer = _Trainer(task, training, folder, device, backend, numerics, fresh)
+        return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
 
 
 @contextmanager
@@ -134,20 +152,6 @@ def _global_generators_kept() -> Iterator[None]:
         random.setstate(before[2])
 
 
-class LeanPolicy(ActorCriticPolicy):
-    """SB3's policy of continuous actions, which answers in a third of the time: a decision waits for it."""
-
-    def forward(
-        self, obs: torch.Tensor, deterministic: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Actions, values and log probabilities as SB3 has them, without objects for distributions in between."""
-        latent_pi, latent_vf = self.mlp_extractor(obs)
-        mean = self.action_net(latent_pi)
-        noise = torch.zeros_like(mean) if deterministic else torch.randn_like(mean)
-        logs = -0.5 * noise**2 - self.log_std - 0.5 * math.log(2 * math.pi)
-        return mean + self.log_std.exp() * noise, self.value_net(latent_vf), logs.sum(dim=1)
-
-
 class _Trainer:
     def __init__(
         self,
@@ -155,22 +159,36 @@ class _Trainer:
         training: Training,
         folder: Path,
         device: str,
-        backend: str,
-        tensorboard: bool,
-        progress: Progress | None,
-        checkpoint_seconds: float,
+        backend: str | Backend,
+        numerics: Numerics,
+        fresh: bool,
     ) -> None:
-        if training.adam:
-            task = replace(task, optimizer=Adam())
         low, high = task.lr_range
         wrong = [rate for rate in training.start_rates if not low <= rate <= high]
         if wrong:
             raise UserError(f"start rate {wrong[0]:g} is outside the task's range, {low:g} to {high:g}")
+        whole = task.num_segments * training.children
+        if whole % training.minibatches or whole < 2 * training.minibatches:
+            raise UserError(
+                f"{training.minibatches} minibatches do not divide the {whole} decisions between two updates into "
+                "parts of at least 2: train another number of children"
+            )
         self.task, self.training, self.folder = task, training, folder
-        self.device = device
-        self.progress = progress or (lambda what, decisions: None)
-        self.checkpoint_seconds = checkpoint_seconds
-        self.spec = {"task": task.settings(), "training": json.loads(json.dumps(asdict(training))), "device": device}
+        self.how: dict[str, Any] = {"device": device, "backend": backend, "numerics": numerics}
+        spec = {
+            "task": task.settings(),
+            "training": asdict(training),
+            "device": device,
+            "backend": backend if isinstance(backend, str) else asdict(backend),
+            "numerics": asdict(numerics),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+        self.spec: dict[str, Any] = json.loads(json.dumps(spec))
+        self.fresh = fresh
+        saved = None if fresh else self._begun()
+        if saved is not None:
+            self.how["backend"] = Backend(**json.loads(saved["backend"]))
         self.venv: LRVecEnv = make_vec_env(
             task,
             training.children,
@@ -179,23 +197,14 @@ class _Trainer:
             reward=training.reward,
             start_rates=training.start_rates,
             noise=training.noise,
-            device=device,
-            backend=backend,
-            seed=training.seed * 1_000_003,
+            **self.how,
         )
-        self.backend = self._episodes.children.backend
+        self.how["backend"] = self._episodes.children.backend
         self.env = VecNormalize(self.venv, gamma=training.gamma)
-        steps = task.num_segments
-        whole = steps * training.children
-        if whole % training.minibatches:
-            raise UserError(
-                f"{training.minibatches} minibatches do not divide the {whole} decisions between two updates: "
-                "give another number"
-            )
         self.algorithm = Algorithm(
             LeanPolicy if training.action == "scale" else "MlpPolicy",
             self.env,
-            n_steps=steps,
+            n_steps=task.num_segments,
             batch_size=whole // training.minibatches,
             n_epochs=training.epochs,
             gamma=training.gamma,
@@ -206,24 +215,30 @@ class _Trainer:
             seed=training.seed,
             device="cpu",
         )
+        self.env.seed(TRAINING_SEED + _SEEDS_APART * training.seed)  # the algorithm has seeded it from 0 up
         self.history: list[dict[str, float]] = []
         self.seconds = {"children": 0.0, "whole": 0.0}
-        self._tensorboard = tensorboard
+        if saved is not None:
+            put_back(self.algorithm, self.env, saved)
+            self.venv.vector_env.restore(saved["env"])
+            self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
+            self.seconds = dict(saved["seconds"])
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
-    def run(self, fresh: bool) -> dict[str, Any]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if fresh:
+    def run(self, tensorboard: bool, progress: Progress, checkpoint_seconds: float) -> dict[str, Any]:
+        progress("training", self.algorithm.num_timesteps)
+        if tensorboard and find_spec("tensorboard") is None:
+            raise UserError("TensorBoard's logs need the package tensorboard: pip install tensorboard")
+        formats = ["csv", *(["tensorboard"] if tensorboard else [])]
+        self.algorithm.set_logger(configure(str(self.folder / "logs" / str(self.algorithm.num_timesteps)), formats))
+        if self.fresh:  # once all is known to be possible
             for name in ("checkpoint", "policy.safetensors", "last.safetensors", "training.json"):
                 (self.folder / name).unlink(missing_ok=True)
-        else:
-            self._resume()
-        formats = ["csv", *(["tensorboard"] if self._tensorboard else [])]
         try:
-            self._train(formats)
+            self._train(progress, checkpoint_seconds)
         finally:
             self.algorithm.logger.close()
         made = {
@@ -231,21 +246,20 @@ class _Trainer:
             "history": self.history,
             "child_steps": self.child_steps,
             "decisions": self.algorithm.num_timesteps,
-            "backend": str(self.backend),
+            "backend": str(self.how["backend"]),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
+        best = self.folder / "policy.safetensors"
+        policy = Policy.load(best)  # the best of them all has cost the whole training
+        replace(policy, about={**policy.about, "child_steps": self.child_steps, "history": self.history}).save(best)
         (self.folder / "training.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         self._policy().save(self.folder / "last.safetensors")
         self.checkpoint.unlink(missing_ok=True)
         return made
 
-    def _train(self, formats: list[str]) -> None:
-        try:
-            self.algorithm.set_logger(configure(str(self.folder / "logs" / str(self.algorithm.num_timesteps)), formats))
-        except (ImportError, AssertionError) as error:
-            raise UserError("TensorBoard's logs need the package tensorboard: pip install tensorboard") from error
+    def _train(self, progress: Progress, checkpoint_seconds: float) -> None:
         if not self.history:
-            self._judge()
+            self._judge(progress)
         saved = time.monotonic()
         per_update = self.task.num_segments * self.training.children
         while self.algorithm.num_timesteps < self.training.decisions:
@@ -253,14 +267,14 @@ class _Trainer:
             self.algorithm.learn(per_update, reset_num_timesteps=False, log_interval=1)
             self.seconds["whole"] += time.perf_counter() - began
             self.seconds["children"] += self._episodes.child_seconds - before
-            self.progress("training", per_update)
+            progress("training", per_update)
             if self.algorithm.num_timesteps - self.history[-1]["decisions"] >= self.training.evaluate_every:
-                self._judge()
-            if time.monotonic() - saved >= self.checkpoint_seconds:
+                self._judge(progress)
+            if time.monotonic() - saved >= checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
         if self.history[-1]["decisions"] < self.algorithm.num_timesteps:
-            self._judge()
+            self._judge(progress)
 
     @property
     def child_steps(self) -> int:
@@ -296,9 +310,9 @@ class _Trainer:
             about,
         )
 
-    def _judge(self) -> None:
+    def _judge(self, progress: Progress) -> None:
         """Run the policy as a planner on fixed seeds from every starting rate, and keep it if it is the best so far."""
-        self.progress("judging", 0)
+        progress("judging", 0)
         candidate = self.folder / "candidate.safetensors"
         policy = self._policy()
         policy.save(candidate)
@@ -308,43 +322,29 @@ class _Trainer:
             count = len(range(number, self.training.evaluation_runs, len(rates)))
             if count:
                 seeds = range(EVALUATION_SEED, EVALUATION_SEED + count)
-                planner = PPO(rate, policy=str(candidate))
-                how = {"device": self.device, "backend": self.backend}
-                records = rollout(planner, self.task, seeds, score=("val",), **how)
+                records = rollout(PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), **self.how)
                 losses += [record.scores["final_val_loss"] for record in records]
         mean = float(np.mean(losses))
         better = all(mean < before["val_loss"] for before in self.history)
         self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
         if better:
-            replace(policy, about={**policy.about, "child_steps": self.child_steps, "history": self.history}).save(
-                self.folder / "policy.safetensors"
-            )
+            about = {**policy.about, "child_steps": self.child_steps, "history": self.history}
+            replace(policy, about=about).save(self.folder / "policy.safetensors")
         candidate.unlink()
 
     def _save(self) -> None:
-        algorithm, env = self.algorithm, self.env
-        rms: Any = env.obs_rms
         tree = {
+            **state_tree(self.algorithm, self.env),
             "spec": json.dumps(self.spec, sort_keys=True),
-            "policy": dict(algorithm.policy.state_dict()),
-            "optimizer": _optimizer_tree(algorithm.policy.optimizer),
-            "timesteps": algorithm.num_timesteps,
-            "updates": algorithm._n_updates,
-            "last_obs": algorithm._last_obs,
-            "original_obs": algorithm._last_original_obs,
-            "starts": algorithm._last_episode_starts,
-            "rms": [[r.mean, r.var, float(r.count)] for r in (rms, env.ret_rms)],
-            "returns": env.returns,
-            "old": [env.old_obs, env.old_reward],
+            "backend": json.dumps(asdict(self.how["backend"])),
             "env": self.venv.vector_env.snapshot(),
-            "torch": torch.get_rng_state(),
-            "numpy": list(np.random.get_state()[1:]),  # type: ignore[index]
             "history": [[entry["decisions"], entry["val_loss"]] for entry in self.history],
             "seconds": dict(self.seconds),
         }
         save_tree(self.checkpoint, tree)
 
-    def _resume(self) -> None:
+    def _begun(self) -> dict[str, Any] | None:
+        """The checkpoint of this training, where there is one."""
         try:
             saved = load_tree(self.checkpoint)
         except FileNotFoundError:
@@ -352,34 +352,13 @@ class _Trainer:
                 raise UserError(
                     f"{str(self.folder)!r} holds a finished training: give another --name, or --fresh to start over"
                 ) from None
-            return
+            return None
+        except UserError as error:
+            raise UserError(f"{str(self.checkpoint)!r} cannot be gone on from: start over with --fresh") from error
         if saved["spec"] != json.dumps(self.spec, sort_keys=True):
+            known = json.loads(saved["spec"])
+            differ = ", ".join(name for name, value in self.spec.items() if known.get(name) != value)
             raise UserError(
-                f"{str(self.folder)!r} holds a training with other settings: give the same, another --name, or --fresh"
+                f"{str(self.folder)!r} has a training with another {differ}: give the same, another --name, or --fresh"
             )
-        algorithm, env = self.algorithm, self.env
-        algorithm.policy.load_state_dict(saved["policy"])
-        _load_optimizer(algorithm.policy.optimizer, saved["optimizer"])
-        algorithm.num_timesteps, algorithm._n_updates = saved["timesteps"], saved["updates"]
-        env.reset()  # allocates what is put back below
-        for target, (mean, var, count) in zip((env.obs_rms, env.ret_rms), saved["rms"], strict=True):
-            target.mean, target.var, target.count = mean, var, count  # type: ignore[union-attr]
-        env.returns = saved["returns"]
-        env.old_obs, env.old_reward = saved["old"]
-        algorithm._last_obs, algorithm._last_original_obs = saved["last_obs"], saved["original_obs"]
-        algorithm._last_episode_starts = saved["starts"]
-        self.venv.vector_env.restore(saved["env"])
-        torch.set_rng_state(saved["torch"])
-        np.random.set_state(("MT19937", *saved["numpy"]))
-        self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
-        self.seconds = dict(saved["seconds"])
-        self.progress("training", algorithm.num_timesteps)
-
-
-def _optimizer_tree(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {str(number): dict(state) for number, state in optimizer.state_dict()["state"].items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {int(n): state for n, state in saved.items()}, "param_groups": groups})
+        return saved

@@ -17,8 +17,8 @@ from planners.settings import Array
 class Rival(Schedule):
     """A constant rate under an optimizer of its own, in place of the task's.
 
-    Its name is the kind of the optimizer. A sweep tries as many rates as it does of schedules, over decades of the
-    optimizer's own, whatever the task's.
+    Its name is the kind of the optimizer. Children are trained with the weight decay of the task's. A sweep tries as
+    many rates as it does of schedules, over decades of the optimizer's own, whatever the task's.
 
     Attributes:
         peak: the rate; a factor, usually 1, for those that find the rate themselves.
@@ -31,6 +31,11 @@ class Rival(Schedule):
     def optimizer(self) -> Packaged:
         """The optimizer that the planner brings along."""
         return Packaged(self.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """The package and its version, which its runs depend on."""
+        return self.optimizer.version
 
     def _at(self, k: Index, n: int) -> Array:
         return np.ones(n)

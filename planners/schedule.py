@@ -55,11 +55,21 @@ class Schedule(Peaked, ABC):
             UserError: if a run has no decision left.
         """
         require(self, signals)
-        rates, segment, step = state["rates"], state["segment"], np.asarray(signals["step"])
-        outside = ~((step >= 0) & (step < len(rates) * segment))
-        if outside.any():
-            raise UserError(
-                f"planner {self.name!r}: no rate for step {step[outside][0]}, "
-                f"the budget has steps 0 to {len(rates) * segment - 1}"
-            )
-        return rates[(step // segment).astype(np.int64)], state
+        rates = state["rates"]
+        return rates[decisions_of(self, signals, len(rates), state["segment"])], state
+
+
+def decisions_of(planner: Peaked, signals: Signals, num_decisions: int, segment: int) -> Index:
+    """Number of the decision that each run is at, (num_runs,), from 0.
+
+    Raises:
+        UserError: if a run has no decision left.
+    """
+    step = np.asarray(signals["step"])
+    outside = ~((step >= 0) & (step < num_decisions * segment))
+    if outside.any():
+        raise UserError(
+            f"planner {planner.name!r}: no rate for step {step[outside][0]}, "
+            f"the budget has steps 0 to {num_decisions * segment - 1}"
+        )
+    return (step // segment).astype(np.int64)

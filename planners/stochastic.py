@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner, RunSpec, Signals, State, require
-from lr_env.registry import find_planner
-from planners.schedule import Index, Schedule
+from lr_env.registry import find_planner, is_plain
+from planners.schedule import Index, Schedule, decisions_of
 from planners.schedules import Cosine
 from planners.settings import NOT_NEGATIVE, RATIO, Array, Peaked, Rules, Shapes
 
@@ -24,9 +24,18 @@ _PLRS, _SHUFFLE, _LEAP = 0x9125, 0x5F1E, 0x1EA9  # tell the draws of one seed ap
 INTERVALS = ("step", "segment")
 
 
+def origin(stream: int, seed: int, decision: int) -> list[int]:
+    """What seeds the generator of a run at a decision, another for each.
+
+    The upper half of a seed comes last: numpy cuts numbers into words of 32 bits and reads words that are missing as 0,
+    so that a seed of two words before the decision would stand for a seed of one word at a later decision.
+    """
+    return [stream, seed % 2**32, decision, seed // 2**32]
+
+
 def draws(stream: int, seeds: Array | Sequence[int], decision: int, count: int, normal: bool = False) -> Array:
     """Numbers that each run draws at a decision, uniform in [0, 1) or standard normal, (runs, count)."""
-    generators = (np.random.default_rng([stream, int(seed), decision]) for seed in seeds)
+    generators = (np.random.default_rng(origin(stream, int(seed), decision)) for seed in seeds)
     return np.array([g.standard_normal(count) if normal else g.random(count) for g in generators])
 
 
@@ -66,14 +75,20 @@ class PLRS(Peaked):
                 f"planner {self.name!r}: its smallest rate {self.low * self.peak:g} is below the task's range, from "
                 f"{run.lr_range[0]:g}"
             )
-        return {"seeds": np.array(seeds, dtype=np.int64), "segment": run.segment}
+        kept = {"segment": run.segment, "num_segments": run.num_segments}
+        return {**kept, "seeds": np.array(seeds, dtype=np.int64)}
 
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
-        """The rates of each run, (num_runs, segment) or (num_runs,)."""
+        """The rates of each run, (num_runs, segment) or (num_runs,).
+
+        Raises:
+            UserError: if a run has no decision left.
+        """
         require(self, signals)
         segment = state["segment"]
         count = segment if self.every == "step" else 1
-        drawn = self.draw(state["seeds"], decision_of(signals, segment), count)
+        now = decisions_of(self, signals, state["num_segments"], segment).max()  # runs that have ended lag
+        drawn = self.draw(state["seeds"], int(now), count)
         return (drawn if self.every == "step" else drawn[:, 0]), state
 
     def draw(self, seeds: Array | Sequence[int], decision: int, count: int) -> Array:
@@ -96,9 +111,15 @@ class PLRSMidpoint(Schedule):
     """
 
     name = "plrs-midpoint"
+    control_of = "plrs"
     rules: ClassVar[Rules] = {"low": RATIO}
     shapes: ClassVar[Shapes] = ({"low": 0.5}, {"low": 0.7}, {"low": 0.5})
     low: float = 0.7
+
+    @classmethod
+    def matched(cls, planner: PLRS) -> Self:
+        """The control of a PLRS as it was tuned."""
+        return cls(planner.peak, low=planner.low)
 
     def _at(self, k: Index, n: int) -> Array:
         return np.full(n, (1 + self.low) / 2)
@@ -112,6 +133,12 @@ class ShuffledCosine(Peaked):
     """
 
     name = "shuffled-cosine"
+    control_of = "cosine"
+
+    @classmethod
+    def matched(cls, planner: Cosine) -> Self:
+        """The control of a cosine as it was tuned."""
+        return cls(planner.peak)
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The rates of each run, (num_runs, num_segments)."""
@@ -119,9 +146,15 @@ class ShuffledCosine(Peaked):
         return {"rates": np.stack([self.preview(run.num_segments, seed) for seed in seeds]), "segment": run.segment}
 
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
-        """The rate of each run, (num_runs,)."""
+        """The rate of each run at its own decision, (num_runs,).
+
+        Raises:
+            UserError: if a run has no decision left.
+        """
         require(self, signals)
-        return state["rates"][:, decision_of(signals, state["segment"])].copy(), state
+        rates = state["rates"]
+        now = decisions_of(self, signals, rates.shape[1], state["segment"])
+        return rates[np.arange(len(rates)), now], state
 
     def preview(self, num_decisions: int, seed: int = 0) -> Array:
         """The rates of a run of that seed, (num_decisions,)."""
@@ -152,12 +185,24 @@ class LEAP(Peaked):
         super().__post_init__()
         if self.base == self.name:
             raise UserError(f"planner {self.name!r}: base must be another planner")
+        if not is_plain(self.base):
+            raise UserError(f"planner {self.name!r}: base must need neither forks nor an optimizer of its own")
         self.settle("needs", frozenset({"step"}) | self.inner.needs)
 
     @cached_property  # finding a planner reads the metadata of every installed package
     def inner(self) -> Planner:
         """The planner that is perturbed."""
         return find_planner(self.base)(peak=self.peak)
+
+    @property
+    def prior_steps(self) -> int:
+        """Child steps that were spent on that planner before any sweep."""
+        return int(getattr(self.inner, "prior_steps", 0))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the files that it depends on."""
+        return getattr(self.inner, "fingerprint", None)
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state of the planner that is perturbed, and what the noise needs."""

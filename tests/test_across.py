@@ -329,6 +329,12 @@ def test_the_comparisons_that_are_kept_can_be_read():
         (["digits", "fashion", "--name", "../up"], "begin with a letter or digit"),
         (["digits", "broken"], "is damaged or no table of runs"),
         (["digits", "taskless"], "is damaged or of no comparison"),
+        (["digits", "text"], "is damaged or of no comparison"),
+        (
+            ["digits", "nan"],
+            "'results/nan' is damaged or of no comparison of `lr-env compare` (ValueError: target",
+        ),
+        (["digits", "fashion", "--planners", ","], "no planners: name at least two with --planners"),
         (["digits", "bare"], "summary.csv': make the comparison again"),
         (["digits", "uneven"], "comparison 'uneven': planners 'constant' and 'lookahead' ran on different seeds"),
         ([], "name at least two"),
@@ -337,11 +343,13 @@ def test_the_comparisons_that_are_kept_can_be_read():
 )
 def test_bad_input_is_one_line_that_names_the_fix(results, monkeypatch, capsys, arguments, says):
     (results / "empty").mkdir()
-    for name in ("again", "other", "broken", "taskless", "bare", "uneven"):
+    for name in ("again", "other", "broken", "taskless", "text", "nan", "bare", "uneven"):
         shutil.copytree(results / "digits", results / name)
     change(results / "again", segment=5, name="DigitsMLP")
     (results / "broken" / "runs.parquet").write_bytes(b"PAR1 and no more")
     (results / "taskless" / "manifest.json").write_text('{"task": "DigitsMLP"}')
+    change(results / "text", target_val_loss="x")
+    change(results / "nan", target_val_loss=float("nan"))
     (results / "bare" / "summary.csv").unlink()
     if "other" in arguments:
         shutil.rmtree(results / "other")

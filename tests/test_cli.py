@@ -12,12 +12,15 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from lr_env.cli import main
+from lr_env.cli import COMMANDS, main
+from lr_env.commands.lists import LOOPS
 from lr_env.tasks import TASKS
 from lr_env.tasks.data import forget
+from planners import PLANNERS
 
 QUICK = ["--budget", "40", "--segment", "10", "--rates", "0.01,0.1", "--tune-seeds", "1", "--seeds", "3"]
 SMALL = ["compare", "DigitsMLP", "--planners", "constant", "cosine", *QUICK]
@@ -45,7 +48,10 @@ def test_lists(tmp_path):
     tasks = lr_env("tasks", cwd=tmp_path)
     assert [line.split()[0] for line in tasks.stdout.splitlines()] == list(TASKS)
     planners = lr_env("planners", cwd=tmp_path)
-    assert len(planners.stdout.splitlines()) >= 14
+    names, loops = zip(*(line.split()[:2] for line in planners.stdout.splitlines()[:-3]), strict=True)
+    assert set(names) >= set(PLANNERS)
+    order = [(LOOPS.index(loop), name) for name, loop in zip(names, loops, strict=True)]
+    assert order == sorted(order)
     assert not tasks.stderr + planners.stderr
 
 
@@ -202,7 +208,16 @@ def test_two_at_once_on_one_store(tmp_path):
         (["compare", "DigitsMLP", "--batch-size", "5000"], "batch_size is 5000, but the train split has 997"),
         (["compare", "DigitsMLP", "--budget", "10000", "--segment", "1", "--planners", "cosine"], "outside the task's"),
         (["compare", "DigitsMLP", "--seeds", "5", "--tune-seeds", "1,9"], "needs fresh seeds"),
-        (["compare", "DigitsMLP", "--seeds", "1000000", "--lockstep", "10000000"], "ask for at most"),
+        (["compare", "DigitsMLP", "--seeds", "99999999999"], "give at most 100,000; for the one seed of that number"),
+        (["compare", "DigitsMLP", "--rates", "0.01:0.1:200000000"], "give a COUNT of at most 10,000"),
+        (
+            ["compare", "DigitsMLP", "--seeds", "100000", "--lockstep", "10000000", "--batch-size", "900"],
+            "ask for at most",
+        ),
+        (["compare", "DigitsMLP", "--planners", "plrs", "--set", "plrs.every=null"], "interval None (there are: "),
+        (["compare", "DigitsMLP", "--planners", "ppo", "--set", "ppo.policy=5"], "policy 5: give the name of a policy"),
+        (["starts", "DigitsMLP", "--seeds=-1,"], "seed -1: seeds are whole numbers from 0"),
+        (["starts", "DigitsMLP", "--seeds", "3,3"], "seed 3 is given twice: each seed may be given once"),
         (["compare", "DigitsMLP", "--device", "cuda:99"], "there is no device"),
         (["compare", "DigitsMLP", "--device", "abacus"], "unknown device"),
         (["compare", "DigitsMLP", "--backend", "vmap"], "unknown backend"),
@@ -294,3 +309,29 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "stopped; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare", "DigitsMLP"], "stopped; the same command goes on from here"),
+        (["scaling", "DigitsMLP", "--fresh"], "stopped; the same command, without --fresh, goes on from here"),
+        (["train-ppo", "DigitsMLP"], "stopped; the same command goes on from here"),
+        (["starts", "DigitsMLP"], "stopped; nothing is kept of it"),
+        (["range-test", "DigitsMLP"], "stopped; nothing is kept of it"),
+        (["across", "one", "other"], "stopped; nothing is kept of it"),
+        (["preview", "cosine"], "stopped; nothing is kept of it"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_only_what_goes_on_is_said_to(monkeypatch, capsys, arguments, says):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    for kind in get_args(COMMANDS):
+        monkeypatch.setattr(kind, "run", stop)
+    monkeypatch.setattr(sys, "argv", ["lr-env", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"{says}\n"

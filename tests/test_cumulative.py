@@ -47,13 +47,23 @@ def test_one_best_cumulative_rate_is_told_from_one_best_peak():
             assert (high < 0) if right == 0 else (low > 0)
 
 
+def test_optima_beyond_the_grid_decide_nothing():
+    """Grids of mean rates end for all shapes at the same sum: they would seem to share it."""
+    whole = toy(lambda factor: 0.3 * factor)
+    assert "the best peak is" in whole.verdict
+    short = [replace(x, sweep=RateSweep(x.sweep.rates[:25], x.sweep.losses[:25])) for x in whole.shapes]  # up to 0.06
+    found = replace(whole, shapes=tuple(short))
+    assert found.unsure == ["constant", "cosine", "exponential"]
+    assert "cannot be told: the best rate of constant, cosine, exponential may lie beyond the grid" in found.verdict
+
+
 def test_neither_is_said_where_seeds_disagree():
     between = toy(lambda factor: 0.05 * factor**0.5)
     assert "cannot be told" in between.verdict
 
 
 def test_on_children(tmp_path):
-    job = Job(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2))
+    job = Job(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
     found = cumulative(job, store, "toy")
     for shape, mean in zip(found.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
@@ -81,11 +91,15 @@ def test_a_setting_changes_the_shape():
         ({"planners": ("constant",)}, "at least two schedules"),
         ({"planners": ("constant", "plrs")}, "'plrs' is no fixed schedule"),
         ({"planners": ("constant", "plateau")}, "'plateau' is no fixed schedule"),
-        ({"tune_seeds": (1,)}, "at least 2 tuning seeds"),
-        ({"rates": (0.1, TASK.lr_range[1])}, "planner 'cosine' at equal cumulative rate: rate .* give other --rates"),
+        ({"tune_seeds": (1, 2)}, "2 seeds are too few"),
+        ({"planners": ("constant", "prodigy")}, "'prodigy' brings an optimizer of its own"),
+        (
+            {"rates": (0.01, 0.1, TASK.lr_range[1])},
+            "planner 'cosine' at equal cumulative rate: rate .* give other --rates",
+        ),
     ],
 )
 def test_matching_that_cannot_be(tmp_path, change, message):
-    settings = {"planners": ("constant", "cosine"), "rates": (0.01, 0.1), "tune_seeds": (1, 2), **change}
+    settings = {"planners": ("constant", "cosine"), "rates": (0.01, 0.03, 0.1), "tune_seeds": (1, 2, 3, 4, 5), **change}
     with pytest.raises(UserError, match=message):
         cumulative(Job(TASK, **settings), Store(tmp_path / "records.sqlite"), "toy")

@@ -5,23 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from pathlib import Path
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
+from lr_env.children import Numerics
+from lr_env.compare.job import Job, run_job
 from lr_env.episodes import Episodes
 from lr_env.errors import UserError
+from lr_env.locking import only_process
 from lr_env.observations import FEATURES
+from lr_env.planner import RunSpec
 from lr_env.records.record import SIGNALS
+from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
-from planners.policy import Policy
-from planners.ppo_training import LeanPolicy, Training, train
+from planners.policy import PRETRAINED, Policy
+from planners.ppo_state import LeanPolicy
+from planners.ppo_training import Training, train
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
 NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}
@@ -151,17 +157,77 @@ def test_training_goes_on_to_the_same_policy(tmp_path, monkeypatch):
     assert train(TASK, replace(SMALL, decisions=40), tmp_path / "whole", backend="loop", fresh=True)["decisions"] == 40
 
 
-def test_a_training_with_other_settings_is_refused(tmp_path):
+def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
     def stop(what, decisions):
-        if what == "training" and decisions:
+        if what == "judging" and (tmp_path / "checkpoint").exists():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(TASK, SMALL, tmp_path, backend="loop", progress=stop)
-    assert not (tmp_path / "checkpoint").exists()
-    (tmp_path / "checkpoint").write_bytes(b"nothing")
-    with pytest.raises(UserError):
+        train(TASK, SMALL, tmp_path, backend="loop", progress=stop, checkpoint_seconds=0.0)
+    for change, message in (
+        ({"training": replace(SMALL, gamma=0.5)}, "has a training with another training: give the same"),
+        ({"task": replace(TASK, batch_size=8)}, "a training with another task"),
+        ({"backend": "stacked"}, "a training with another backend"),
+        ({"numerics": Numerics("bf16")}, "a training with another numerics"),
+    ):
+        given = {"task": TASK, "training": SMALL, "backend": "loop", **change}
+        with pytest.raises(UserError, match=message):
+            train(given.pop("task"), given.pop("training"), tmp_path, **given)
+    with only_process(tmp_path / "lock", "x"), pytest.raises(UserError, match="run by another process"):
         train(TASK, SMALL, tmp_path, backend="loop")
+    whole = (tmp_path / "checkpoint").read_bytes()
+    (tmp_path / "checkpoint").write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="cannot be gone on from: start over with --fresh"):
+        train(TASK, SMALL, tmp_path, backend="loop")
+    with pytest.raises(UserError, match="start rate 100"):
+        train(TASK, replace(SMALL, start_rates=(100.0,)), tmp_path, backend="loop", fresh=True)
+    assert (tmp_path / "checkpoint").exists()  # what cannot be begun forgets nothing
+
+
+def test_children_of_a_training_are_those_of_no_comparison_and_of_no_other_training(tmp_path, monkeypatch):
+    seen: list[set[int]] = []
+    start = Episodes.start
+
+    def started(self, rows, seeds, rates=None):
+        if self.num_envs == SMALL.children:  # those that judge are others
+            seen[-1] |= {int(seed) for seed in seeds}
+        return start(self, rows, seeds, rates)
+
+    monkeypatch.setattr(Episodes, "start", started)
+    for seed in (0, 1):
+        seen.append(set())
+        train(TASK, replace(SMALL, seed=seed, evaluation_runs=1), tmp_path / str(seed), backend="loop")
+        assert len(seen[-1]) == 4 * 9  # 8 updates, and the runs that the last one started
+        assert min(seen[-1]) > 3_000_000
+    assert not seen[0] & seen[1]
+
+
+def test_the_best_policy_has_cost_the_whole_training(tmp_path):
+    made = train(TASK, SMALL, tmp_path, backend="loop")
+    best = Policy.load(tmp_path / "policy.safetensors")
+    assert (
+        best.about["child_steps"] == made["child_steps"] == PPO(0.1, str(tmp_path / "policy.safetensors")).prior_steps
+    )
+    assert best.about["decisions"] == min(made["history"], key=lambda entry: entry["val_loss"])["decisions"]
+
+
+def test_another_policy_in_the_middle_of_a_run_is_refused(tmp_path):
+    path = tmp_path / "policy.safetensors"
+    policy().save(path)
+    planner = PPO(0.03, policy=str(path))
+    state = planner.start(RunSpec("toy", 100, 10, (1e-3, 1.0), "SGD", 1), [0, 1])
+    _, state = planner.plan(state, {**signals(2), "step": np.array([10.0, 10.0])})
+    before = planner.fingerprint
+    replace(policy(), max_change=1.5).save(path)
+    with pytest.raises(UserError, match="is not the one that this run began with"):
+        planner.plan(state, {**signals(2), "step": np.array([20.0, 20.0])})
+    assert planner.fingerprint != before
+    job = Job(TASK, ("ppo",), (0.03,), (1,), settings={"ppo": {"policy": str(path)}}, backend="loop")
+    store = Store(tmp_path / "records.sqlite")
+    store.begin_experiment("toy", {**job.spec(None), "id": "0"})
+    policy().save(path)
+    with pytest.raises(UserError, match="was begun with fingerprints ppo"):
+        run_job(job, store, "toy")
 
 
 @pytest.mark.parametrize(
@@ -171,6 +237,9 @@ def test_a_training_with_other_settings_is_refused(tmp_path):
         ({"children": 0}, "children is 0"),
         ({"start_rates": ()}, "no start rates"),
         ({"gamma": 1.5}, "gamma must be above 0 and at most 1"),
+        ({"learning_rate": float("inf")}, "learning_rate must be above 0 and at most 1"),
+        ({"max_change": 20.0}, "max_change is 20.0: it must be above 1 and at most 10"),
+        ({"seed": 2**32}, "seed 4294967296: it must be"),
     ],
 )
 def test_bad_settings(change, message):
@@ -181,8 +250,14 @@ def test_bad_settings(change, message):
 def test_settings_that_do_not_fit_the_task(tmp_path):
     with pytest.raises(UserError, match="start rate 100 is outside the task's range"):
         train(TASK, replace(SMALL, start_rates=(100.0,)), tmp_path)
-    with pytest.raises(UserError, match="7 minibatches do not divide the 40 decisions"):
-        train(TASK, replace(SMALL, minibatches=7), tmp_path)
+    for change in ({"minibatches": 7}, {"minibatches": 40}):
+        with pytest.raises(
+            UserError, match=r"minibatches do not divide the 40 decisions .* another number of children"
+        ):
+            train(TASK, replace(SMALL, **change), tmp_path)
+    if find_spec("tensorboard") is None:
+        with pytest.raises(UserError, match="pip install tensorboard"):
+            train(TASK, SMALL, tmp_path, tensorboard=True)
 
 
 def test_starts_and_noise_follow_from_the_seed():
@@ -209,11 +284,6 @@ def test_starts_and_noise_follow_from_the_seed():
 def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
     """Where the reward is how near the rate is to a known one, whatever it trains, the controller goes there."""
     wanted = 0.03
-
-    def near(before, after, final):
-        raise NotImplementedError
-
-    monkeypatch.setitem(__import__("lr_env.rewards", fromlist=["REWARDS"]).REWARDS, "near", near)
     original = Episodes.step
 
     def step(self, actions):
@@ -242,9 +312,12 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
 
 
 def test_a_policy_is_shipped():
-    shipped = sorted(Path(__file__).parents[1].glob("planners/pretrained/ppo-*.safetensors"))
-    for file in shipped:
-        assert Policy.load(file).about["child_steps"] > 0
+    trained, untrained = (Policy.load(PRETRAINED / f"ppo-{name}.safetensors") for name in ("DigitsMLP", "untrained"))
+    assert trained.about["task"] == "DigitsMLP"
+    assert trained.about["child_steps"] > 10**6
+    assert untrained.about["child_steps"] == 0
+    seen = {name: np.full(3, 0.5) for name in SIGNALS}
+    assert np.abs(np.log(untrained.factors(seen))).max() < 0.01 * np.log(1.05)  # it leaves the rate as it is
 
 
 def test_the_lean_policy_answers_as_sb3s():

@@ -218,7 +218,7 @@ def test_hypergradient_by_hand():
 
 
 def test_parabolas():
-    rates = np.tile([0.0, 0.1, 0.2], (7, 1))
+    rates = np.tile([0.0, 0.1, 0.2], (9, 1))
     losses = [
         [1.0, 0.5, 1.0],  # bottom at the middle
         [1.0, 0.4, 0.2],  # falls, and bends up: 1 - 8 r + 20 r^2
@@ -227,9 +227,12 @@ def test_parabolas():
         [1.0, 0.5, np.inf],
         [0.5, 1.0, np.inf],
         [0.5, np.inf, np.inf],
+        [0.7, 0.7, 0.5],
+        [0.5, 0.5, 0.7],
     ]
+    rates[-2:, 0] = 0.1  # the smallest rate is the present one
     found = bottom(rates, np.array(losses))
-    np.testing.assert_allclose(found, [0.1, 0.2, np.inf, 0.0, 0.1, 0.0, 0.0])
+    np.testing.assert_allclose(found, [0.1, 0.2, np.inf, 0.0, 0.1, 0.0, 0.0, np.inf, 0.0])
 
 
 def test_lrtuner_takes_no_rate_whose_fork_loses_what_was_won():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
+from lr_env.children.optimizers import SGD
 from lr_env.children.packaged import _KINDS, Packaged
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree, save_tree
@@ -78,12 +79,21 @@ def test_snapshots_forks_and_resets(kind, tmp_path):
 def test_planners_bring_their_own_optimizer():
     records = rollout(Prodigy(1.0), TASK, [0, 1])
     assert all(np.isfinite(record.scores["test_loss"]) for record in records)
-    assert Rollout(TASK, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer == Packaged("mechanic-sgd")
+    assert Rollout(TASK, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer == Packaged("mechanic-sgd", 0.0)
     with pytest.raises(UserError, match="'constant' and 'schedule-free-sgd' bring optimizers of their own"):
         Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(ScheduleFreeSGD(0.1), 0)])
     plain = {name for name in planner_names() if is_plain(name)}
     assert plain.isdisjoint({*_KINDS, "lookahead", "autolrs", "lrtuner"})
     assert {"constant", "plrs", "hypergradient"} <= plain
+
+
+def test_children_decay_as_those_of_the_task():
+    decayed = replace(TASK, optimizer=SGD(momentum=0.9, weight_decay=0.1))
+    trained = Rollout(decayed, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer
+    assert trained == Packaged("mechanic-sgd", 0.1)
+    (group,) = trained.build([torch.nn.Parameter(torch.ones(2))]).param_groups
+    assert group["weight_decay"] == 0.1
+    assert Packaged("prodigy", 0.0).decaying_as(decayed.optimizer).weight_decay == 0.0
 
 
 def test_candidates_cover_decades_of_their_own():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.starts import starts
+from lr_env.compare.starts import Start, Starts, starts
 from lr_env.errors import UserError
 from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
@@ -50,6 +50,24 @@ def test_a_rate_that_is_kept_is_as_good_as_itself_and_one_that_diverges_is_infin
     assert found.to_json()["starts"][1]["test_loss"] == [None, None, None]
 
 
+def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
+    """Two of three: the median of the losses leaves the picture with them, not following the one that is left."""
+    drawn = {}
+    monkeypatch.setattr(
+        "lr_env.compare.starts.draw_loss", lambda axes, curve, style, band: drawn.update({curve.label: (curve, style)})
+    )
+    whole = rollout(Constant(0.05), TASK, (1, 2, 3))
+    short = [replace(run, diverged=True, curves={n: c[:2] for n, c in run.curves.items()}) for run in whole[:2]]
+    rates = tuple(Start(0.01 * number, [*short, whole[2]], whole) for number in range(1, 9))
+    Starts("toy", "constant", {}, (1, 2, 3), rates).draw(tmp_path / "starts.png")
+    curve, style = drawn["from 0.01 (2/3 diverged)"]
+    assert np.isfinite(curve.loss[1, :2]).all()
+    assert np.isinf(curve.loss[1, 2:]).all()
+    np.testing.assert_array_equal(curve.lr[1], 0.05)
+    assert len({str(drawn[f"from {0.01 * number:g} (2/3 diverged)"][1]) for number in range(1, 9)}) == 8
+    np.testing.assert_array_equal(style["color"], drawn["0.01 kept"][1]["color"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -58,6 +76,10 @@ def test_a_rate_that_is_kept_is_as_good_as_itself_and_one_that_diverges_is_infin
         ({"settings": {"peak": 1}}, "has no setting 'peak' besides the rate"),
         ({"rates": (0.1, 1e9)}, "outside the task's range"),
         ({"rates": ()}, "at least one rate"),
+        ({"seeds": (3, 3)}, "seed 3 is given twice: each seed may be given once"),
+        ({"seeds": (-1,)}, "seed -1: seeds are whole numbers from 0"),
+        ({"seeds": ()}, "no seeds"),
+        ({"planner": "prodigy"}, "'prodigy' brings an optimizer of its own"),
         ({"planner": "ppo", "settings": {"policy": "Digits"}}, "there is no policy 'Digits'"),
     ],
 )

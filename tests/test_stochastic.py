@@ -12,7 +12,8 @@ from lr_env.errors import UserError
 from lr_env.planner import UPDATE_SIGNALS, RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
-from planners import LEAP, PLRS, Cosine, Plateau, PLRSMidpoint, ShuffledCosine
+from planners import LEAP, PLRS, Cosine, GreedyLR, Plateau, PLRSMidpoint, ShuffledCosine
+from planners.stochastic import draws
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 SPEC = RunSpec("toy", 1000, 10, (1e-4, 1.0), "SGD", 1)
@@ -88,6 +89,22 @@ def test_the_same_seed_draws_the_same_alone_among_others_and_after_a_restart(pla
         runs.restore(snapshot)
 
 
+@pytest.mark.parametrize("planner", [Cosine(0.1), PLRS(0.1), PLRS(0.1, every="segment"), ShuffledCosine(0.1)], ids=str)
+@pytest.mark.parametrize("step", [1000, -10])
+def test_past_the_end_there_is_no_rate(planner, step):
+    state = planner.start(SPEC, [0, 1])
+    with pytest.raises(UserError, match=f"^planner '{planner.name}': no rate for step {step}.*has steps 0 to 999$"):
+        planner.plan(state, {"step": np.full(2, float(step))})
+
+
+def test_draws_follow_from_the_whole_seed():
+    seeds = [7, 7 + 3 * 2**32, 7 + 2**32, 3]
+    drawn = [draws(1, [seed], decision, 1)[0, 0] for seed in seeds for decision in (0, 3)]
+    assert len(set(drawn)) == len(drawn)
+    for seed in (0, 7, 2**32 - 1):  # of these there are results
+        np.testing.assert_array_equal(draws(1, [seed], 5, 2)[0], np.random.default_rng([1, seed, 5]).random(2))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -97,6 +114,12 @@ def test_the_same_seed_draws_the_same_alone_among_others_and_after_a_restart(pla
         (lambda: PLRS(2.0).start(SPEC, [0]), "the peak 2 is outside the task's range"),
         (lambda: LEAP(0.1, base="leap"), "base must be another planner"),
         (lambda: LEAP(0.1, base="cosin"), "unknown planner 'cosin'"),
+        *(
+            (lambda every=every: PLRS(0.1, every=every), "interval .*there are: segment, step")
+            for every in (5, None, [1])
+        ),
+        (lambda: LEAP(0.1, base=[1]), r"unknown planner \[1\]"),
+        (lambda: GreedyLR(0.1, loss=3), "loss 3 .*there are: train_loss, val_loss"),
         (lambda: LEAP(0.1, sigma=-1.0), "sigma must be a finite number of at least 0"),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lr_env.children.optimizers import Coefficients
+from lr_env.children.optimizers import Coefficients, Optimizer
 from lr_env.errors import UserError, unknown
 
 
@@ -46,11 +47,11 @@ class Packaged:
     Attributes:
         kind: "schedule-free-sgd", "schedule-free-adamw" (arXiv:2405.15682), "prodigy" (2306.06101), "d-adapt-sgd",
             "d-adapt-adam" (2301.07733) or "mechanic-sgd" (2306.00144).
-        weight_decay: as the package understands it.
+        weight_decay: as the package understands it; None for that of the task's optimizer.
     """
 
     kind: str
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
 
     stackable = False
 
@@ -77,10 +78,29 @@ class Packaged:
             raise UserError(f"optimizer {self.kind!r} needs the package {package}: pip install {package}") from error
         if self.kind == "mechanic-sgd":
             made = made(torch.optim.SGD)
-        optimizer = made(list(parameters), lr=1.0, weight_decay=self.weight_decay, **kind.settings)
+        optimizer = made(list(parameters), lr=1.0, weight_decay=self.weight_decay or 0.0, **kind.settings)
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free: at the point where gradients are taken
         return optimizer
+
+    def decaying_as(self, other: Optimizer) -> Packaged:
+        """The same with the weight decay of another optimizer, if it has none of its own."""
+        if self.weight_decay is not None:
+            return self
+        return replace(self, weight_decay=float(getattr(other, "weight_decay", 0.0)))
+
+    @property
+    def version(self) -> str:
+        """Name and version of the package.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        package = _KINDS[self.kind].package
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            raise UserError(f"optimizer {self.kind!r} needs the package {package}: pip install {package}") from None
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
         """Not for a stack."""

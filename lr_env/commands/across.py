@@ -37,11 +37,14 @@ class Across:
         from lr_env.compare.finished import find_finished, is_comparison, read_finished
         from lr_env.compare.job import versions
 
+        planners = parse_names(self.planners)
+        if self.planners and not planners:
+            raise UserError("no planners: name at least two with --planners, or leave it out to rank all")
         folder = self.results / parse_name(self.name)
         if is_comparison(folder):
             raise UserError(f"{str(folder)!r} holds a comparison: choose another --name")
         comparisons = [read_finished(find_finished(name, self.results)) for name in self.names]
-        standings = put_together(comparisons, parse_names(self.planners))
+        standings = put_together(comparisons, planners)
         writable(folder)
         write_standings(folder, standings, {"command": shlex.join(["lr-env", *sys.argv[1:]]), "versions": versions()})
         print_standings(standings, Console())

@@ -12,12 +12,16 @@ from typing import Any
 
 from lr_env.errors import UserError
 
+MOST_SEEDS = 100_000
+MOST_RATES = 10_000
+"""More are a slip of the finger: their runs would take years."""
+
 
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
     """Seeds from "10" (so many, from `first` up), "3,5,8", or "3," (the one).
 
     Raises:
-        UserError: the text is neither.
+        UserError: the text is neither, or asks for none or for more than anybody can wait for.
     """
     try:
         numbers = [int(part) for part in text.removesuffix(",").split(",")]
@@ -27,6 +31,8 @@ def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
         return tuple(numbers)
     if numbers[0] < 1:
         raise UserError(f"seeds {text!r}: give at least one")
+    if numbers[0] > MOST_SEEDS:
+        raise UserError(f"seeds {text!r}: give at most {MOST_SEEDS:,}; for the one seed of that number give '{text},'")
     return tuple(range(first, first + numbers[0]))
 
 
@@ -55,18 +61,24 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
     """`count` rates from `low` to `high`, evenly spaced in their logs, rounded to 4 significant digits.
 
     Raises:
-        UserError: a bound is not a finite number above 0, they are not in order, or the count is below 2.
+        UserError: a bound is not a finite number above 0, they are not in order, or the count is below 2 or too large.
     """
     for bound in (low, high):
         if not (math.isfinite(bound) and bound > 0):
             raise UserError(f"rate {bound:g}: rates must be finite and above 0")
+    if count > MOST_RATES:
+        raise UserError(f"rates {low:g}:{high:g}:{count}: give a COUNT of at most {MOST_RATES:,}")
     if low >= high or count < 2:
         raise UserError(f"rates {low:g}:{high:g}:{count}: give LOW below HIGH and a COUNT of at least 2")
     return tuple(float(f"{low * (high / low) ** (i / (count - 1)):.4g}") for i in range(count))
 
 
-def writable(folder: Path) -> None:
-    """Find out before the work rather than after it that a report cannot be written."""
+def writable(folder: Path, option: str = "--results") -> None:
+    """Find out before the work rather than after it that a report cannot be written.
+
+    Raises:
+        UserError: it cannot; the line names the option that chooses the folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
@@ -74,7 +86,7 @@ def writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"cannot write into {str(folder)!r} ({error.strerror}): choose a folder you may write to with --results"
+            f"cannot write into {str(folder)!r} ({error.strerror}): choose a folder you may write to with {option}"
         ) from error
 
 

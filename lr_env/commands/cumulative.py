@@ -51,7 +51,8 @@ class Cumulative(Common):
             found = cumulative(job, Store(self.store), name, fresh=self.fresh, progress=progress)
         found.write(folder, self.how_made(job.task))
         first = found.shapes[0]
-        rate, peak = first.sweep.best(), first.sweep.best() / first.mean_factor
+        rate = first.sweep.rates[int(np.argmin(first.sweep.mean()))]
+        peak = rate / first.mean_factor
         print(
             f"{'schedule':15} {'mean/peak':>9} {'best peak':>10} {'best sum of rates':>17} {'validation loss':>15}",
             end="",
@@ -61,8 +62,10 @@ class Cumulative(Common):
             best, low = shape.sweep.best(), shape.sweep.mean().min()
             print(f"{shape.planner:15} {shape.mean_factor:9.3f} {best / shape.mean_factor:10.4g}", end=" ")
             print(f"{best * found.steps:17.4g} {low:15.4f}", end=" ")
-            print(f"{shape.loss_at(rate):25.4f} {shape.loss_at(peak * shape.mean_factor):15.4f}", end="")
-            print("  (the end of the grid: give wider --rates)" if shape.sweep.at_edge else "")
+            print(
+                f"{float(shape.sweep.at(rate)):25.4f} {float(shape.sweep.at(peak * shape.mean_factor)):15.4f}", end=""
+            )
+            print("  (near the end of the grid)" if shape.sweep.at_edge else "")
         spreads, regrets = found.spreads(), found.regrets()
         low, high = found.spread_difference
         print(

@@ -114,6 +114,9 @@ class Sweep(Common):
         width = max(len("best setting"), *(len(setting_text(settings)) for settings in best.values()))
         print(f"{'planner':15} {'best setting':{width}} {'validation loss':>16} {'child steps':>12}")
         for planner, settings in best.items():
+            if planner in job.controls:
+                print(f"{planner:15} {setting_text(settings):{width}} {f'as {job.controls[planner]}':>16}")
+                continue
             runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
             mean = sum(r.scores["final_val_loss"] for r in runs) / len(runs)
             print(f"{planner:15} {setting_text(settings):{width}} {mean:16.4f} {steps[planner]:12,}")

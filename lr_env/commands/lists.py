@@ -9,6 +9,9 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import arg
 
+LOOPS = ("open", "closed", "forks", "own")
+"""What planners look at, in the order in which they are listed."""
+
 
 @dataclass(frozen=True)
 class Tasks:
@@ -27,7 +30,10 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Planners:
-    """List the planners: who can set the learning rate. With names: their sources, settings and tuning grids."""
+    """List the planners: who can set the learning rate. With names: their sources, settings and tuning grids.
+
+    They are listed by what they look at, and alphabetically where that is the same.
+    """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")] = ()
     """Planners to describe in full."""
@@ -37,10 +43,10 @@ class Planners:
         from lr_env.registry import find_planner, planner_names
 
         if not self.names:
-            width = max(len(name) for name in planner_names())
-            for name in planner_names():
-                planner = find_planner(name)
-                print(f"{name:{width}} {loop_of(planner):6} {_summary(planner)}")
+            planners = sorted((find_planner(name) for name in planner_names()), key=lambda p: LOOPS.index(loop_of(p)))
+            width = max(len(planner.name) for planner in planners)
+            for planner in planners:
+                print(f"{planner.name:{width}} {loop_of(planner):6} {_summary(planner)}")
             print("open: a schedule; closed: reacts to what it sees; forks: tries rates on copies of children, at many")
             print("child steps a run; own: a constant rate under an optimizer of its own, which needs no schedule.")
             print('"all" are open and closed. `lr-env planners NAME` tells the rest.')
@@ -50,7 +56,7 @@ class Planners:
 
 
 def loop_of(planner: Any) -> str:
-    """What a planner looks at: "forks", "own", "closed" or "open"."""
+    """What a planner looks at, one of `LOOPS`."""
     from lr_env.registry import is_plain, needs_forks
 
     if not is_plain(planner.name):

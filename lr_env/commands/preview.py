@@ -18,7 +18,7 @@ class Preview:
     """Draw the rates of schedules without training: one figure, a line for each."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")]
-    """Planners whose rates follow from time alone; `lr-env planners` calls them open."""
+    """Planners that have a preview: most of those that `lr-env planners` calls open."""
     peak: float = 0.1
     """Peak rate."""
     set: Annotated[tuple[str, ...], arg(metavar="SETTING=VALUE")] = field(default=())
@@ -26,18 +26,24 @@ class Preview:
     decisions: Annotated[int, arg(metavar="N")] = 100
     """Decisions in a run."""
     out: Path = Path("preview.png")
-    """Figure to write."""
+    """Figure to write, a .png file."""
 
     def run(self) -> None:
         """Write the figure."""
         from matplotlib.ticker import NullFormatter
 
-        from lr_env.drawing import caption, line_style, new_figure, plain, save
+        from lr_env.drawing import caption, distinct_style, new_figure, plain, save
         from lr_env.registry import find_planner
 
+        if not self.names:
+            raise UserError("no planners to draw: name at least one, e.g. cosine")
+        if self.out.suffix.lower() != ".png":
+            raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
         if not 1 <= self.decisions <= 1_000_000:
             raise UserError(f"decisions {self.decisions}: it must be a whole number from 1 to 1,000,000")
         given = dict(parse_setting(text) for text in self.set)
+        if "peak" in given:
+            raise UserError(f"setting 'peak={given['peak']}': give the peak with --peak")
         kinds = [find_planner(name) for name in self.names]
         for name in given:
             if not any(name in kind.__dataclass_fields__ for kind in kinds):
@@ -45,15 +51,15 @@ class Preview:
         drawn = []
         for kind in kinds:
             if not hasattr(kind, "preview"):
-                raise UserError(f"planner {kind.name!r} reacts to training: it has no rates without it to draw")
+                raise UserError(f"planner {kind.name!r} has no preview: leave it out")
             own = {name: value for name, value in given.items() if name in kind.__dataclass_fields__}
-            drawn.append((kind.name, kind(**{"peak": self.peak, **own}).preview(self.decisions)))
-        writable(self.out.parent)
+            drawn.append((kind.name, kind(peak=self.peak, **own).preview(self.decisions)))
+        writable(self.out.parent, "--out")
         figure = new_figure(9, 4.2, "Learning rates")
         axes = figure.subplots()
         plain(axes)
-        for rank, (name, rates) in enumerate(drawn):
-            axes.step(range(self.decisions), rates, where="post", label=name, **line_style(rank))
+        for number, (name, rates) in enumerate(drawn):
+            axes.step(range(self.decisions), rates, where="post", label=name, **distinct_style(number))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("decision")
         axes.set_ylabel("learning rate")

@@ -10,12 +10,23 @@ from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_ends, parse_seeds, writable
 from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+_MEANING = {
+    "lr_min": "the loss begins to fall",
+    "lr_steepest": "it falls fastest along the log of the rate",
+    "lr_max": "up to there the mean loss still falls",
+}
 
 
 @dataclass(frozen=True)
 class RangeTest(TaskOptions):
     """Raise the rate through a short run of fresh children, and see where the loss falls and where it rises."""
 
+    budget: Annotated[int | None, arg(metavar="STEPS")] = None
+    """Not for this test, which has --steps."""
+    segment: Annotated[int | None, arg(metavar="STEPS")] = None
+    """Not for this test, in which nothing is decided."""
     rates: Annotated[str, arg(metavar="LOW:HIGH")] = ""
     """First and last rate. Default: 3 decades below the task's tuning range to its largest rate."""
     steps: Annotated[int, arg(metavar="STEPS")] = 300
@@ -27,8 +38,14 @@ class RangeTest(TaskOptions):
 
     def run(self) -> None:
         """Run the test, write its figure and print the rates."""
+        import numpy as np
+
+        from lr_env.compare.text import seeds_text
         from lr_env.range_test import range_test
 
+        for name in ("budget", "segment"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{name} {getattr(self, name)}: a range test has none, give its length with --steps")
         task, numerics = self.varied_task(), self.numerics()
         low, high = parse_ends(self.rates) if self.rates else (task.tuning_range[0] / 1000, task.lr_range[1])
         folder = self.results / f"{self.task}-range-test"
@@ -44,7 +61,12 @@ class RangeTest(TaskOptions):
             numerics=numerics,
         )
         found.write(folder, self.how_made(task))
-        print(f"the loss begins to fall at a rate of {found.lr_min:.3g} and falls fastest at {found.lr_steepest:.3g};")
-        where = f"{len(found.seeds)} seeds, {len(found.lr)} steps"
-        print(f"lr_max = {found.lr_max:.3g}: up to there it still falls ({where})")
+        for name, rate in found.rates.items():
+            print(f"{name:11} = {rate:.3g}: {_MEANING[name]}")
+        if "lr_max" in found.rates and len(found.seeds) > 1:
+            own = found.lr_max_of_children
+            print(f"lr_max of each child alone: {own.min():.3g} to {own.max():.3g}, median {np.median(own):.3g}")
+        for remark in found.remarks:
+            print(remark)
+        print(f"{seeds_text(len(found.seeds))}, {len(found.lr)} steps from {found.lr[0]:.3g} to {found.lr[-1]:.3g}")
         print(f"Figure: {folder / 'range-test.png'}")

@@ -54,14 +54,16 @@ class Scaling(Common):
                 f"{part.size:10,} {part.budget:8,} {part.sweep.best():10.4g} {part.sweep.mean().min():16.4f}",
                 end="",
             )
-            print("  (the end of the grid: give wider --rates)" if part.sweep.at_edge else "")
+            print("  (near the end of the grid)" if part.sweep.at_edge else "")
         low, high = found.interval
         print(f"best rate ~ (training examples) ^ {found.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}")
-        supported = "; ".join(found.supported) or "none of the candidate laws"
-        print(f"with {self.fixed} fixed, the data support: {supported}")
+        print(found.verdict)
         low, high = found.predicted_interval
+        regret = found.regret
         print(
-            f"extrapolated to all data: {found.predicted:.4g} ({low:.3g} to {high:.3g}); the full sweep's best: "
-            f"{found.subsets[-1].sweep.best():.4g}; regret {found.regret:+.4f} nats/example"
+            f"extrapolated to all data: {found.predicted:.4g} ({low:.3g} to {high:.3g}), tried at {found.tried:.4g};",
+            end=" ",
         )
+        print(f"the full sweep's best: {found.subsets[-1].sweep.best():.4g};", end=" ")
+        print(f"regret {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to {regret.high:+.4f}")
         print(f"Figure: {folder / 'scaling.png'}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lr_env.children import Numerics
     from lr_env.tasks import Task
 
-_VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise")
+_VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise", "val_subset")
 """Fields of a task that options replace."""
 
 
@@ -36,6 +36,10 @@ class TaskOptions:
     """Share of the training examples that is used, in place of the task's."""
     label_noise: Annotated[float | None, arg(metavar="SHARE")] = None
     """Share of the training labels that are wrong, in place of the task's."""
+    val_subset: Annotated[int | None, arg(metavar="N")] = None
+    """Validation examples that are measured after every segment, in place of the task's."""
+    adam: bool = False
+    """Train children by Adam, as in the paper of the PPO controller, in place of the task's optimizer."""
     device: Annotated[str, arg(metavar="NAME")] = "cpu"
     """cpu, cuda, cuda:1, ... or auto."""
     backend: Annotated[str, arg(metavar="NAME")] = "auto"
@@ -57,8 +61,18 @@ class TaskOptions:
         """
         from lr_env.tasks import find_task
 
-        own = {name: getattr(self, name) for name in _VARIED}
-        return replace(find_task(self.task), **{name: value for name, value in own.items() if value is not None})
+        own = {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
+        if self.adam:
+            from lr_env.children.optimizers import Adam
+
+            own["optimizer"] = Adam()
+        return replace(find_task(self.task), **own)
+
+    @property
+    def variation(self) -> str:
+        """The options that vary the task, as they would be written after its name."""
+        own = {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
+        return "".join(f" --{name.replace('_', '-')} {value}" for name, value in own.items()) + " --adam" * self.adam
 
     def how_made(self, task: Task) -> dict[str, Any]:
         """What a report keeps of how it was made."""

@@ -30,11 +30,9 @@ class TrainPpo(TaskOptions):
     """Rates of which each run starts from one."""
     noise: Annotated[float, arg(metavar="SIGMA")] = 0.0
     """Standard deviation of Gaussian noise on the log of the rate at each decision of training."""
-    adam: bool = False
-    """Train children by Adam, as in the paper, in place of the task's optimizer."""
-    gamma: Annotated[float, arg(metavar="FACTOR")] = 0.99
+    gamma: Annotated[float, arg(metavar="FACTOR")] = 1.0
     """Discount of a decision."""
-    gae_lambda: Annotated[float, arg(metavar="FACTOR")] = 0.95
+    gae_lambda: Annotated[float, arg(metavar="FACTOR")] = 1.0
     """Of generalised advantage estimation; 1 looks at all that follows a decision."""
     learning_rate: Annotated[float, arg(metavar="RATE")] = 1e-3
     """Learning rate of the policy."""
@@ -56,7 +54,7 @@ class TrainPpo(TaskOptions):
         name = parse_name(self.name or self.task)
         trainer = find_planner("ppo").trainer()
         task, folder = self.varied_task(), self.results / "ppo" / name
-        self.numerics()
+        numerics = self.numerics()
         own = {field.name for field in fields(trainer.Training)} & {field.name for field in fields(self)}
         given = {name: getattr(self, name) for name in own} | {"start_rates": parse_rates(self.start_rates)}
         training = trainer.Training(**given)
@@ -68,6 +66,7 @@ class TrainPpo(TaskOptions):
                 folder,
                 device=self.device,
                 backend=self.backend,
+                numerics=numerics,
                 fresh=self.fresh,
                 tensorboard=self.tensorboard,
                 progress=progress,
@@ -78,5 +77,7 @@ class TrainPpo(TaskOptions):
         print(f"validation loss {history[0]['val_loss']:.4f} untrained, {best['val_loss']:.4f} at best", end=" ")
         print(f"(after {best['decisions']:,} decisions), {history[-1]['val_loss']:.4f} at the end")
         print(f"{made['child_steps']:,} child steps; {share:.0f} % of the time went to the children")
-        print(f"Policy: {folder / 'policy.safetensors'}; compare it with")
-        print(f"  lr-env compare {self.task} --planners ppo constant --set ppo.policy={folder / 'policy.safetensors'}")
+        policy = folder / "policy.safetensors"
+        print(f"Policy: {policy}; see what it makes of those rates, and compare it, with")
+        print(f"  lr-env starts {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
+        print(f"  lr-env compare {self.task}{self.variation} --planners ppo constant --set ppo.policy={policy}")

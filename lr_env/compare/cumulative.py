@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.compare.job import Job, run_job
-from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, swept
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, one_shape, swept
 from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -40,16 +40,9 @@ class Shape:
     mean_factor: float
     sweep: RateSweep
 
-    def loss_at(self, mean_rate: float | Floats, seeds: Seeds | None = None) -> Floats:
-        """Mean losses at mean rates, of their shape, read between the rates of the sweep on the log of the rate.
-
-        Outside the sweep it is that at its end.
-        """
-        return np.interp(np.log(mean_rate), np.log(self.sweep.rates), self.sweep.mean(seeds))
-
     def regret(self, mean_rate: float, seeds: Seeds | None = None) -> float:
-        """That loss less the lowest of the sweep."""
-        return float(self.loss_at(mean_rate, seeds) - self.sweep.mean(seeds).min())
+        """Mean loss at a mean rate less the lowest of the sweep, nats per example."""
+        return float(self.sweep.at(mean_rate, seeds) - self.sweep.mean(seeds).min())
 
 
 @dataclass(frozen=True)
@@ -73,9 +66,12 @@ class Matched:
         return float(best.std(ddof=1)), float((best - factors).std(ddof=1))
 
     def regrets(self, seeds: Seeds | None = None) -> tuple[float, float]:
-        """Mean regret of the other shapes at the first one's best cumulative rate, and at its best peak."""
+        """Mean regret of the other shapes at the first one's best cumulative rate, and at its best peak.
+
+        Best of the rates that were swept, so that the first are losses of runs; the others lie between two of them.
+        """
         first, *others = self.shapes
-        mean = first.sweep.best(seeds)
+        mean = float(first.sweep.rates[int(np.argmin(first.sweep.mean(seeds)))])
         peak = mean / first.mean_factor
         return (
             float(np.mean([shape.regret(mean, seeds) for shape in others])),
@@ -92,30 +88,41 @@ class Matched:
         for factors in (np.ones(len(self.shapes)), np.array([shape.mean_factor for shape in self.shapes])):
             scaled = list(zip(self.shapes, factors, strict=True))
             low = max(shape.sweep.rates[0] / factor for shape, factor in scaled)
-            high = min(shape.sweep.best(seeds) / factor for shape, factor in scaled)
+            high = min(shape.sweep.best() / factor for shape, factor in scaled)
             rates = np.geomspace(low, max(low, high), 50)
-            logs = np.log([shape.loss_at(rates * factor, seeds) for shape, factor in scaled])
+            logs = np.log([shape.sweep.at(rates * factor, seeds) for shape, factor in scaled])
             found.append(float(logs.std(axis=0, ddof=1).mean()))
         return found[0], found[1]
 
-    @cached_property
+    @property
     def spread_difference(self) -> tuple[float, float]:
         """95 % bootstrap interval over seeds of the first spread less the second."""
-        return self._interval(lambda seeds: float(np.subtract(*self.spreads(seeds))))
+        return self._intervals[0]
 
-    @cached_property
+    @property
     def regret_difference(self) -> tuple[float, float]:
         """95 % bootstrap interval over seeds of the first mean regret less the second."""
-        return self._interval(lambda seeds: float(np.subtract(*self.regrets(seeds))))
+        return self._intervals[1]
 
-    @cached_property
+    @property
     def disagreement_difference(self) -> tuple[float, float]:
         """95 % bootstrap interval over seeds of the first disagreement less the second."""
-        return self._interval(lambda seeds: float(np.subtract(*self.disagreements(seeds))))
+        return self._intervals[2]
+
+    @property
+    def unsure(self) -> list[str]:
+        """Schedules of which the best rate may lie beyond the grid."""
+        return [shape.planner for shape in self.shapes if shape.sweep.at_edge]
 
     @property
     def verdict(self) -> str:
         """What is more nearly the same for the best of each shape."""
+        if self.unsure:
+            # All shapes share a grid of mean rates: at its ends they would agree, whatever holds.
+            return (
+                "whether the best peak or the best cumulative rate is shared cannot be told: the best rate of "
+                f"{', '.join(self.unsure)} may lie beyond the grid, give wider --rates"
+            )
         low, high = self.spread_difference
         if high < 0:
             return "the best cumulative rate is more nearly the same for all shapes than the best peak"
@@ -123,8 +130,12 @@ class Matched:
             return "the best peak is more nearly the same for all shapes than the best cumulative rate"
         return "whether the best peak or the best cumulative rate is more nearly the same for all shapes cannot be told"
 
-    def _interval(self, of: Callable[[Seeds], float]) -> tuple[float, float]:
-        return bootstrap(of, self.shapes[0].sweep.losses.shape[1])
+    @cached_property
+    def _intervals(self) -> list[tuple[float, float]]:
+        def differences(seeds: Seeds) -> list[float]:
+            return [float(np.subtract(*of(seeds))) for of in (self.spreads, self.regrets, self.disagreements)]
+
+        return bootstrap(differences, self.shapes[0].sweep.losses.shape[1])
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -159,7 +170,7 @@ class Matched:
         """Losses of every shape over the cumulative rate and over the peak, as a PNG."""
         figure = new_figure(11.5, 4.6, f"{self.task}: schedules at equal cumulative rate, and at equal peak")
         axes = figure.subplots(1, 2, sharey=True)
-        spreads = self.spreads()
+        spreads, hollow = self.spreads(), " (hollow: may lie beyond the grid)" if self.unsure else ""
         losses = np.concatenate([shape.sweep.mean() for shape in self.shapes])
         losses = losses[np.isfinite(losses)]
         for panel, (where, name, spread) in enumerate(
@@ -178,11 +189,14 @@ class Matched:
                     **line_style(rank),
                 )
                 best = shape.sweep.best()
-                where.plot([factor * best], [shape.loss_at(best)], "D", markersize=7, color=line_style(rank)["color"])
+                colour = line_style(rank)["color"]
+                face = "white" if shape.sweep.at_edge else colour
+                height = [float(shape.sweep.at(best))]
+                where.plot([factor * best], height, "D", markersize=7, color=colour, markerfacecolor=face, zorder=40)
             log_scale(where, "x")
             log_scale(where, "y")
             where.set_xlabel(name)
-            caption(where, f"diamonds: best of each; they spread by a factor of {np.exp(spread):.2f} (1 SD)")
+            caption(where, f"diamonds: best of each{hollow}; they spread by a factor of {np.exp(spread):.2f} (1 SD)")
         axes[0].set_ylim(losses.min() * 0.95, np.percentile(losses, 75))
         axes[0].set_ylabel("validation loss [nats/example]")
         axes[1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -212,8 +226,8 @@ def cumulative(
     """
     if len(job.planners) < 2:
         raise UserError("give at least two schedules to match, e.g. --planners constant cosine")
-    if len(job.tune_seeds) < 2:
-        raise UserError("matching needs at least 2 tuning seeds, for an interval")
+    for planner in job.planners:
+        check_sweep(job, planner)
     factors = {planner: mean_factor(planner, job) for planner in job.planners}
     parts = {planner: _part(job, planner, factors[planner]) for planner in job.planners}
     for part in parts.values():
@@ -234,21 +248,15 @@ def mean_factor(planner: str, job: Job) -> float:
     """
     if not hasattr(find_planner(planner), "factors"):
         raise UserError(f"planner {planner!r} is no fixed schedule: only those have a cumulative rate known beforehand")
-    (setting,) = replace(job, rates=job.rates[:1], settings=_one_shape(job, planner)).candidates(planner)
+    (setting,) = replace(job, rates=job.rates[:1], settings=one_shape(job, planner)).candidates(planner)
     factors: Floats = setting.factors(job.task.num_segments)  # type: ignore[attr-defined]
     return float(factors.mean())
-
-
-def _one_shape(job: Job, planner: str) -> dict[str, dict[str, Any]]:
-    """Settings that keep a schedule to one shape: what a sweep would vary along the rates stays at its default."""
-    defaults = {field.name: field.default for field in fields(find_planner(planner)) if field.name != "peak"}
-    return {planner: {**defaults, **job.settings.get(planner, {})}}
 
 
 def _part(job: Job, planner: str, factor: float) -> Job:
     """The job of one schedule, over peaks."""
     peaks = tuple(rate / factor for rate in job.rates)
     try:
-        return replace(job, planners=(planner,), rates=peaks, settings=_one_shape(job, planner))
+        return replace(job, planners=(planner,), rates=peaks, settings=one_shape(job, planner))
     except UserError as error:
         raise UserError(f"planner {planner!r} at equal cumulative rate: {error}; give other --rates") from None

@@ -11,11 +11,8 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from lr_env.children import Backend
 from lr_env.children.numerics import EXACT, Numerics
@@ -180,33 +177,21 @@ def generations(spec: Mapping[str, Any]) -> list[list[str]]:
 
 def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether all that a spec changes is that there are more planners."""
-    own = ("added", "settings")
+    own = ("added", "settings", "fingerprints")
     if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):
         return False
     had, have = generations(before), generations(now)
     new = {name for generation in have[len(had) :] for name in generation}
-    settings = {name: value for name, value in now.get("settings", {}).items() if name not in new}
-    return have[: len(had)] == had and settings == before.get("settings", {})
+
+    def same(key: str) -> bool:
+        return {name: value for name, value in now.get(key, {}).items() if name not in new} == before.get(key, {})
+
+    return have[: len(had)] == had and same("settings") and same("fingerprints")
 
 
-@contextmanager
-def only_process(store: Store, name: str) -> Iterator[None]:
-    """Hold an experiment for this process; the system lets go of it however the process ends.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    lock = FileLock(_beside(store, name, "lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{name!r} in {str(store.path)!r} is being run by another process: wait for it, or choose another --name"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+def lock_of(store: Store, name: str) -> Path:
+    """The file that the process which works on an experiment holds."""
+    return _beside(store, name, "lock")
 
 
 def start_over(store: Store, name: str) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Row, Summary
 from lr_env.compare.text import decimals_of, estimate_text, seeds_text
-from lr_env.drawing import COLOURS, HIGHLIGHTED, TEXT, caption, line_style, new_figure, plain, save
+from lr_env.drawing import COLOURS, HIGHLIGHTED, TEXT, caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 
@@ -30,20 +30,32 @@ OFF_SCALE = 4.0
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """The runs of one planner put together: (segments,) medians and quartiles over its seeds."""
+class Curve:
+    """The runs of one planner put together: medians and quartiles over its seeds.
+
+    Attributes:
+        planner: name.
+        n: runs.
+        diverged: how many of them diverged.
+        steps: optimizer steps at the ends of segments, (segments,).
+        lr: lower quartile, median and upper quartile of the rates of the runs that go on, (3, segments).
+        loss: the same of the validation losses of all runs, infinite from where one diverged, (3, segments).
+        ends: step and validation loss where a run diverged, (diverged, 2).
+        score: mean test loss, nats per example; infinite where a run diverged.
+    """
 
     planner: str
     n: int
     diverged: int
     steps: NDArray[np.float64]
-    lr: NDArray[np.float64]  # (3, segments): lower quartile, median, upper quartile
-    loss: NDArray[np.float64]  # (3, segments)
-    ends: NDArray[np.float64]  # (diverged, 2): step and validation loss where a run diverged
-    score: float  # mean test loss
+    lr: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    score: float
 
     @property
     def label(self) -> str:
+        """The name, and how many of its runs diverged."""
         return f"{self.planner} ({self.diverged}/{self.n} diverged)" if self.diverged else self.planner
 
 
@@ -67,15 +79,16 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
     left, whole, late = figure.subplot_mosaic("ab;ac", height_ratios=(1, 1.25)).values()
     end = max(float(c.steps[-1]) for c in curves)
     for axes, start, limits in (
-        (left, 0.0, _rate_limits(curves)),
-        (whole, 0.0, _loss_limits(curves, 0.0)),
-        (late, (1 - LATE) * end, _loss_limits(curves, (1 - LATE) * end)),
+        (left, 0.0, rate_limits(curves)),
+        (whole, 0.0, loss_limits(curves, 0.0)),
+        (late, (1 - LATE) * end, loss_limits(curves, (1 - LATE) * end)),
     ):
-        _log_axes(axes, (start, end), limits)
+        log_axes(axes, (start, end), limits)
     for rank in reversed(range(len(curves))):
-        _draw_rate(left, curves[rank], rank)
+        style, band = line_style(rank), rank < HIGHLIGHTED
+        draw_rate(left, curves[rank], style, band=band)
         for axes in (whole, late):
-            _draw_loss(axes, curves[rank], rank)
+            draw_loss(axes, curves[rank], style, band=band)
     _end_labels(left, [_floored(c.lr[1], left)[-1] for c in curves], [c.planner for c in curves], 0.034, 0.028)
     named = _end_labels(late, [c.loss[1, -1] for c in curves], [c.label for c in curves], 0.066, 0.058)
     left.set_ylabel("learning rate", fontsize=11, color=TEXT)
@@ -146,7 +159,7 @@ def rows_axes(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=10.5, color=TEXT)
 
 
-def _curves(records: Sequence[RunRecord]) -> list[_Curve]:
+def _curves(records: Sequence[RunRecord]) -> list[Curve]:
     if not records:
         raise UserError("there are no records to draw; run the comparison first")
     runs: dict[str, list[RunRecord]] = {}
@@ -157,10 +170,11 @@ def _curves(records: Sequence[RunRecord]) -> list[_Curve]:
                 "read the records with their curves"
             )
         runs.setdefault(record.planner, []).append(record)
-    return [_curve(planner, of) for planner, of in runs.items()]
+    return [curve_of(planner, of) for planner, of in runs.items()]
 
 
-def _curve(planner: str, runs: Sequence[RunRecord]) -> _Curve:
+def curve_of(planner: str, runs: Sequence[RunRecord]) -> Curve:
+    """Put the runs of a planner together; they have the curves `step`, `lr` and `val_loss`."""
     steps = np.asarray(max((r.curves["step"] for r in runs), key=len), dtype=np.float64)
     lr = np.full((len(runs), len(steps)), np.nan)
     loss = np.full((len(runs), len(steps)), np.inf)
@@ -174,7 +188,7 @@ def _curve(planner: str, runs: Sequence[RunRecord]) -> _Curve:
     scores = [np.inf if r.diverged else r.scores.get("test_loss", np.inf) for r in runs]
     # The rate of a run that ended is left out, its loss is not. Not interpolated, so that infinity is borne.
     rates = [np.quantile(c[np.isfinite(c)], (0.25, 0.5, 0.75), method="inverted_cdf") for c in lr.T]
-    return _Curve(
+    return Curve(
         planner=planner,
         n=len(runs),
         diverged=sum(r.diverged for r in runs),
@@ -186,7 +200,7 @@ def _curve(planner: str, runs: Sequence[RunRecord]) -> _Curve:
     )
 
 
-def _rate_limits(curves: Sequence[_Curve]) -> tuple[float, float]:
+def rate_limits(curves: Sequence[Curve]) -> tuple[float, float]:
     """Three decades of rates at most."""
     rates = np.concatenate([c.lr[1] for c in curves])
     positive = rates[rates > 0]
@@ -196,7 +210,7 @@ def _rate_limits(curves: Sequence[_Curve]) -> tuple[float, float]:
     return max(float(positive.min()), top * 1e-3) / 1.2, top * 1.2
 
 
-def _loss_limits(curves: Sequence[_Curve], start: float) -> tuple[float, float]:
+def loss_limits(curves: Sequence[Curve], start: float) -> tuple[float, float]:
     """Limits of the losses from a step on, without the planners far above the middle one."""
     seen = [c.loss[1, c.steps >= start] for c in curves]
     seen = [x[np.isfinite(x) & (x > 0)] for x in seen]
@@ -211,37 +225,31 @@ def _loss_limits(curves: Sequence[_Curve], start: float) -> tuple[float, float]:
     return float(np.exp(low - margin)), float(np.exp(high + margin))
 
 
-def _log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float]) -> None:
+def log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float]) -> None:
+    """Axes over optimizer steps, from and to which they go `across`, with `limits` of what is on a log scale."""
     plain(axes)
-    axes.set_yscale("log")
+    log_scale(axes, "y")
     axes.set_ylim(*limits)
     axes.set_xlim(*across)
     axes.set_xlabel("optimizer step", fontsize=11, color=TEXT)
-    decades = np.log10(limits[1] / limits[0])
-    if decades < 0.8:  # no room for powers of ten: a plain scale's ticks are the readable ones
-        axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    else:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}"))
 
 
-def _draw_rate(axes: Axes, curve: _Curve, rank: int) -> None:
-    style = line_style(rank)
+def draw_rate(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:
+    """Draw the median of the rates, and their quartiles if there is to be a `band`."""
     low, middle, high = (_floored(rates, axes) for rates in curve.lr)
     axes.plot(curve.steps, middle, drawstyle="steps-pre", **style)
-    if rank < HIGHLIGHTED:
+    if band:
         axes.fill_between(curve.steps, low, high, step="pre", color=style["color"], **BAND)
 
 
-def _draw_loss(axes: Axes, curve: _Curve, rank: int) -> None:
-    style, top = line_style(rank), axes.get_ylim()[1]
+def draw_loss(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:
+    """Draw the median of the losses, their quartiles if there is to be a `band`, and crosses where runs diverged."""
+    top = axes.get_ylim()[1]
     low, middle, high = np.where(np.isfinite(curve.loss), curve.loss, np.nan)
     axes.plot(curve.steps, middle, **style)
-    if rank < HIGHLIGHTED:
+    if band:
         high = np.where(np.isfinite(high), high, top)
         axes.fill_between(curve.steps, low, high, where=np.isfinite(middle), color=style["color"], **BAND)
     start = axes.get_xlim()[0]

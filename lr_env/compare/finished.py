@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -107,6 +108,9 @@ def read_finished(folder: Path) -> Finished:
         baseline = rows[0]["baseline"]
         task = manifest["task"]
         target, *_ = (task[field] for field in ("target_val_loss", "name", "budget"))  # the others are shown
+        target = None if target is None else float(target)
+        if target is not None and math.isnan(target):
+            raise ValueError("target_val_loss is NaN")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {error.filename!r}: make the comparison again") from None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -124,7 +128,6 @@ def read_finished(folder: Path) -> Finished:
         raise UserError(
             f"summary.csv and runs.parquet in {str(folder)!r} are of different planners: make the comparison again"
         )
-    of_task = target is not None
     return Finished(
         folder=folder,
         name=name,
@@ -132,8 +135,8 @@ def read_finished(folder: Path) -> Finished:
         runs=runs,
         tuning_runs={planner: tuning.count(planner) for planner in runs},
         tuning_steps=tuning_steps,
-        target_val_loss=float(target) if of_task else _reached(name, runs[baseline]),
-        target_from="the task" if of_task else f"median final value of {baseline}, the best baseline",
+        target_val_loss=_reached(name, runs[baseline]) if target is None else target,
+        target_from="the task" if target is not None else f"median final value of {baseline}, the best baseline",
         sha256=hashlib.sha256((folder / "runs.parquet").read_bytes()).hexdigest(),
     )
 

@@ -19,10 +19,11 @@ from lr_env.children.children import find_device
 from lr_env.children.flatness import usual_settings
 from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.compare.experiment import Experiment, added_to, generations, only_process, start_over
+from lr_env.compare.experiment import Experiment, added_to, generations, lock_of, start_over
 from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError
-from lr_env.planner import Planner
+from lr_env.locking import only_process
+from lr_env.planner import UPDATE_SIGNALS, Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store, settings_json
 from lr_env.registry import candidates, find_planner, needs_forks
@@ -72,19 +73,19 @@ class Job:
     def __post_init__(self) -> None:
         if not self.planners:
             raise UserError("no planners: name at least one, e.g. --planners constant cosine")
-        _refuse_duplicates("planner", self.planners)
+        refuse_duplicates("planner", self.planners)
         low, high = self.task.lr_range
         if not self.rates:
             raise UserError("no rates: give at least one, e.g. --rates 0.01:1:9")
         for rate in self.rates:
             if not (np.isfinite(rate) and low <= rate <= high):
                 raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
-        _refuse_duplicates("rate", self.rates)
+        refuse_duplicates("rate", self.rates)
         for seeds in (self.tune_seeds, self.seeds):
             if seeds and not 0 <= min(seeds) <= max(seeds) < 2**63:
                 wrong = min(seeds) if min(seeds) < 0 else max(seeds)
                 raise UserError(f"seed {wrong}: seeds are whole numbers from 0 up, below 2**63")
-            _refuse_duplicates("seed", seeds)
+            refuse_duplicates("seed", seeds)
         if not self.tune_seeds:
             raise UserError("no seeds to tune on: give at least one with --tune-seeds")
         if both := sorted(set(self.seeds) & set(self.tune_seeds)):
@@ -111,11 +112,17 @@ class Job:
         return changed
 
     @property
-    def sweep_runs(self) -> list[PlannedRun]:
-        """Every setting of every planner on every tuning seed."""
+    def controls(self) -> dict[str, str]:
+        """Control -> the planner that takes part and whose setting it takes over, in place of a sweep of its own."""
+        originals = {name: getattr(find_planner(name), "control_of", None) for name in self.planners}
+        return {name: original for name, original in originals.items() if original in self.planners}
+
+    def sweep_runs(self, planners: Sequence[str]) -> list[PlannedRun]:
+        """Every setting of some planners on every tuning seed."""
         return [
             PlannedRun(setting, seed)
-            for name in self.planners
+            for name in planners
+            if name not in self.controls
             for setting in self.candidates(name)
             for seed in self.tune_seeds
         ]
@@ -149,7 +156,8 @@ class Job:
     @property
     def child_steps(self) -> int:
         """Optimizer steps of all runs."""
-        runs = len(self.planners) * (len(self.rates) * len(self.tune_seeds) + len(self.seeds))
+        swept = len(self.planners) - len(self.controls)
+        runs = swept * len(self.rates) * len(self.tune_seeds) + len(self.planners) * len(self.seeds)
         return runs * self.task.budget
 
     def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -162,10 +170,13 @@ class Job:
             how = self.device, torch.float32, self.numerics, self.child_steps
             backend = choose_backend(self.backend, self.task, lockstep, *how)
             training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
+        prints = {name: getattr(self.candidates(name)[0], "fingerprint", None) for name in self.planners}
+        fingerprints = {name: value for name, value in prints.items() if value is not None}
         return {
             "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
             **added_to(known, self.planners),
             **({"settings": {name: dict(own) for name, own in self.settings.items()}} if self.settings else {}),
+            **({"fingerprints": fingerprints} if fingerprints else {}),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),
@@ -178,7 +189,8 @@ class Job:
 
     def _lockstep(self) -> int:
         """Children at a time: what was asked for, if it fits, or what pays."""
-        need = Children(self.task, [0], self.device, "loop").need
+        aligned = any(not find_planner(name).needs.isdisjoint(UPDATE_SIGNALS) for name in self.planners)
+        need = Children(self.task, [0], self.device, "loop", aligned=aligned).need
         if any(needs_forks(name) for name in self.planners):
             need = replace(need, kept=2 * need.kept)  # a second child for each run, see `probe.Forks`
         device = find_device(self.device)
@@ -231,9 +243,14 @@ def run_job(
     """
     began = time.monotonic()
     report = progress or (lambda what, steps: None)
-    with only_process(store, name):
+    with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
         job.check_rates()
-        spec = job.spec(None if fresh else store.experiment(name))
+        known = None if fresh else store.experiment(name)
+        had = [planner for generation in generations(known) for planner in generation] if known else []
+        for control, of in job.controls.items():
+            if control in had and of not in had:
+                raise UserError(f"planner {control} was tuned by itself: {of}, whose control it is, cannot be added")
+        spec = job.spec(known)
         if fresh:  # once the job is known to be possible
             start_over(store, name)
         training = spec["training"]
@@ -248,16 +265,23 @@ def run_job(
             numerics=job.numerics,
             checkpoint_seconds=job.checkpoint_seconds,
         )
-        parts = [replace(job, planners=tuple(names)) for names in generations(spec)]
-        for part in parts:
-            experiment.run(part.sweep_runs, "tune", ("val",), lambda steps: report("tuning", steps))
+        for names in generations(spec):
+            experiment.run(job.sweep_runs(names), "tune", ("val",), lambda steps: report("tuning", steps))
         tuning = store.runs(name, "tune")
-        chosen = {planner: best_setting(planner, job.candidates(planner), tuning) for planner in job.planners}
-        for part in parts:
-            final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in part.planners]
+        chosen = choose(job, tuning)
+        for names in generations(spec):
+            final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in names]
             experiment.run(final, "final", ("val", "test", *job.measurements), lambda steps: report("comparing", steps))
         records = store.runs(name, "final", curves=True) if job.seeds else []
     return Result(tuning, records, chosen, spec, time.monotonic() - began)
+
+
+def choose(job: Job, tuning: Sequence[RunRecord]) -> dict[str, Planner]:
+    """The setting of each planner of a job: the best of its sweep, or that of the planner whose control it is."""
+    own = [name for name in job.planners if name not in job.controls]
+    chosen = {name: best_setting(name, job.candidates(name), tuning) for name in own}
+    matched = {name: find_planner(name).matched(chosen[of]) for name, of in job.controls.items()}
+    return {name: (chosen | matched)[name] for name in job.planners}
 
 
 def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunRecord]) -> Planner:
@@ -278,11 +302,16 @@ def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunR
 
 
 def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> dict[str, int]:
-    """Planner -> child steps that its sweep took, and what it was trained or fitted with before."""
+    """Planner -> child steps that its sweep took, and what it was trained or fitted with before.
+
+    Those of a control are those of the planner whose setting it takes over.
+    """
     steps = {planner: int(getattr(setting, "prior_steps", 0)) for planner, setting in chosen.items()}
     for record in tuning:
         steps[record.planner] = steps.get(record.planner, 0) + record.steps + record.extra_steps
-    return steps
+    swept = {record.planner for record in tuning}
+    shared = {name: getattr(setting, "control_of", None) for name, setting in chosen.items() if name not in swept}
+    return steps | {name: steps[of] for name, of in shared.items() if of in steps}
 
 
 def versions() -> dict[str, str]:
@@ -301,7 +330,7 @@ def versions() -> dict[str, str]:
 
 def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
     """How a result was made, for people and for programs."""
-    training = result.spec["training"]
+    training, steps = result.spec["training"], tuning_steps(result.tuning, result.chosen)
     backend = Backend(**training["backend"])
     return {
         "title": f"{job.task.name}: learning-rate schedules compared",
@@ -316,7 +345,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
             "seeds": list(job.tune_seeds),
         },
         "child_steps": {
-            "tuning": sum(tuning_steps(result.tuning, result.chosen).values()),
+            "tuning": sum(n for name, n in steps.items() if name not in job.controls),
             "final": sum(r.steps + r.extra_steps for r in result.final),
         },
         "device": device_name(job.device),
@@ -345,7 +374,12 @@ def device_name(device: str) -> str:
     return f"CPU: {platform.processor() or platform.machine()}"
 
 
-def _refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
+def refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
+    """See that nothing is given twice.
+
+    Raises:
+        UserError: naming what is.
+    """
     seen = set()
     for value in values:
         if value in seen:

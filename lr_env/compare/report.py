@@ -26,6 +26,7 @@ from lr_env.compare.text import (
     settings_key,
 )
 from lr_env.records.record import RunRecord
+from lr_env.registry import find_planner, planner_names
 from lr_env.replacing import replacing
 
 LONGEST_SETTING = 26
@@ -267,7 +268,8 @@ def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
             cell = f"{name}: {number_text(losses[key])}"
             cells.append(f"**{cell}**" if key == chosen else cell)
         runs = sum(map(len, tried.values()))
-        counts = f"{runs} ({len(tried)} settings)" if runs else "none"
+        control_of = getattr(find_planner(row.planner), "control_of", None) if row.planner in planner_names() else None
+        counts = f"{runs} ({len(tried)} settings)" if runs else f"as {control_of}" if control_of else "none"
         lines.append((row.planner, row.setting, counts, str(row.tuning_steps), "; ".join(cells)))
     head = (
         "planner",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lr_env.compare import statistics as st
 from lr_env.compare.job import Job, run_job
-from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, swept
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, finite, one_shape, swept
 from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -56,6 +58,7 @@ class Scaling:
         fixed: "steps" or "epochs": what runs on different subsets have in common.
         subsets: from the smallest to the largest, which is all of the data.
         predicted_losses: of the runs at the extrapolated rate, (seeds,).
+        tried: that rate, kept in the task's range.
     """
 
     task: str
@@ -63,6 +66,7 @@ class Scaling:
     fixed: str
     subsets: tuple[Subset, ...]
     predicted_losses: Floats
+    tried: float
 
     def fit(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """Exponent p and offset a of log best rate = a + p log size, on the parts of the data only."""
@@ -78,8 +82,11 @@ class Scaling:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of p over the seeds, which the rates and the subsets share."""
-        return self._interval(lambda seeds: self.fit(seeds)[0])
+        """95 % bootstrap interval of p over the seeds, which the rates and the subsets share.
+
+        It leaves out how coarse the grid is, and whether a power law holds.
+        """
+        return self._intervals[0]
 
     @property
     def predicted(self) -> float:
@@ -89,21 +96,48 @@ class Scaling:
     @property
     def predicted_interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of it."""
-        return self._interval(lambda seeds: predict(self.fit(seeds), self.subsets[-1].size))
+        return self._intervals[1]
 
     @property
-    def regret(self) -> float:
-        """Mean loss at the extrapolated rate, less the lowest mean loss of the full sweep; nats per example."""
-        return float(self.predicted_losses.mean() - self.subsets[-1].sweep.mean().min())
+    def regret(self) -> st.Estimate:
+        """Loss at the extrapolated rate, less that at the rate of the lowest mean loss of the full sweep.
+
+        Nats per example, paired over the seeds. The lowest is picked by the same losses, which favours it.
+        """
+        full = self.subsets[-1].sweep
+        return st.paired_difference(self.predicted_losses, full.losses[int(np.argmin(full.mean()))])
 
     @property
-    def supported(self) -> list[str]:
-        """The laws of which the exponent lies in the interval."""
+    def unsure(self) -> list[int]:
+        """Sizes of the subsets of which the best rate may lie beyond the grid."""
+        return [part.size for part in self.subsets if part.sweep.at_edge]
+
+    @property
+    def compatible(self) -> list[str] | None:
+        """The laws of which the exponent lies in the interval; None where the sweeps cannot tell."""
         low, high = self.interval
+        if self.unsure or high - low < 1e-9:
+            return None
         return [f"p = {p:+g}: {law}" for p, law in LAWS[self.fixed].items() if low <= p <= high]
 
-    def _interval(self, of: Callable[[Seeds], float]) -> tuple[float, float]:
-        return bootstrap(of, self.subsets[0].sweep.losses.shape[1])
+    @property
+    def verdict(self) -> str:
+        """What that says, in words."""
+        if self.unsure:
+            sizes = ", ".join(f"{size:,}" for size in self.unsure)
+            return f"no law can be told: the best rate for {sizes} examples may lie beyond the grid, give wider --rates"
+        if self.compatible is None:
+            return "no law can be told: all seeds agree on the same rates of the grid, give a finer one"
+        found = "; ".join(self.compatible) or "none of the candidate laws"
+        return f"with {self.fixed} fixed, compatible with: {found}"
+
+    @cached_property
+    def _intervals(self) -> list[tuple[float, float]]:
+        def found(seeds: Seeds) -> tuple[float, float]:
+            fit = self.fit(seeds)
+            return fit[0], predict(fit, self.subsets[-1].size)
+
+        return bootstrap(found, self.subsets[0].sweep.losses.shape[1])
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -113,12 +147,14 @@ class Scaling:
             "fixed": self.fixed,
             "exponent": self.exponent,
             "exponent_interval": list(self.interval),
-            "supported": self.supported,
+            "compatible": self.compatible,
+            "verdict": self.verdict,
             "predicted_rate": self.predicted,
             "predicted_rate_interval": list(self.predicted_interval),
             "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
-            "regret": self.regret,
-            "predicted_losses": self.predicted_losses.tolist(),
+            "regret": [finite(value) for value in (self.regret.value, self.regret.low, self.regret.high)],
+            "tried_rate": self.tried,
+            "predicted_losses": [finite(loss) for loss in self.predicted_losses.tolist()],
             "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
         }
 
@@ -139,9 +175,9 @@ class Scaling:
             shown = np.where(np.isfinite(mean), mean, np.nan)
             left.plot(part.sweep.rates, shown, marker="o", markersize=3, label=f"{part.size:,}", **line_style(rank))
             left.axvline(part.sweep.best(), **{**line_style(rank), "linewidth": 0.8, "linestyle": ":"})
-        finite = np.concatenate([part.sweep.mean() for part in self.subsets])
-        finite = finite[np.isfinite(finite)]
-        left.set_ylim(finite.min() * 0.95, np.percentile(finite, 85))
+        means = np.concatenate([part.sweep.mean() for part in self.subsets])
+        means = means[np.isfinite(means)]
+        left.set_ylim(means.min() * 0.95, np.percentile(means, 85))
         log_scale(left, "x")
         left.set_xlabel("peak rate")
         left.set_ylabel("validation loss [nats/example]")
@@ -200,21 +236,21 @@ def scaling(
     fractions = sorted(set(fractions) - {1.0})
     if len(fractions) < 3 or not all(0 < fraction < 1 for fraction in fractions):
         raise UserError("give at least three different fractions above 0 and below 1, e.g. --fractions 0.1,0.25,0.5")
-    if len(job.tune_seeds) < 2:
-        raise UserError("scaling needs at least 2 tuning seeds, for an interval")
+    planner = job.planners[0]
+    check_sweep(job, planner)
+    job = replace(job, settings=one_shape(job, planner))
     subsets = []
     for fraction in (*fractions, 1.0):
         task = part_of(job.task, fraction, fixed)
         part = replace(job, task=task)
-        result = run_job(part, store, f"{name}-{fraction:g}", fresh=fresh, progress=progress)
+        result = run_job(part, store, f"{name}-{fraction!r}", fresh=fresh, progress=progress)
         subsets.append(Subset(task.train_size, task.budget, swept(part, result.tuning)))
-    planner = job.planners[0]
-    found = Scaling(job.task.name, planner, fixed, tuple(subsets), np.zeros(len(job.tune_seeds)))
+    found = Scaling(job.task.name, planner, fixed, tuple(subsets), np.zeros(len(job.tune_seeds)), np.nan)
     low, high = job.task.lr_range
     rate = float(np.clip(found.predicted, low, high))
     check = replace(job, rates=(rate,))
     result = run_job(check, store, f"{name}-predicted", fresh=fresh, progress=progress)
-    return replace(found, predicted_losses=swept(check, result.tuning).losses[0])
+    return replace(found, predicted_losses=swept(check, result.tuning).losses[0], tried=rate)
 
 
 def part_of(task: Task, fraction: float, fixed: str) -> Task:

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import NDArray
 
+from lr_env.children.children import check_seeds
 from lr_env.compare import statistics as st
+from lr_env.compare.figures import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
+from lr_env.compare.job import refuse_duplicates
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import run_scores
-from lr_env.drawing import COLOURS, caption, log_scale, new_figure, plain, save
+from lr_env.compare.text import seeds_text
+from lr_env.drawing import TEXT, caption, new_figure, save
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
@@ -114,26 +119,31 @@ class Starts:
             self.draw(path)
 
     def draw(self, path: Path) -> None:
-        """Rates and validation losses from every start, beside those of the rate that is kept, as a PNG."""
+        """Rates and validation losses from every start, beside those of the rate that is kept, as a PNG.
+
+        Runs that diverged are taken as in `lr_env.compare.figures.draw_curves`.
+        """
         figure = new_figure(11.5, 4.4, f"{self.task}: {self.planner} from {len(self.starts)} rates")
         left, right = figure.subplots(1, 2)
-        for axes, curve in ((left, "lr"), (right, "val_loss")):
-            plain(axes)
-            for number, start in enumerate(self.starts):
-                colour = COLOURS[number % len(COLOURS)]
-                for runs, dashes in ((start.runs, "-"), (start.left_alone, ":")):
-                    steps, (low, middle, high) = _quartiles(runs, curve)
-                    axes.plot(steps, middle, dashes, color=colour, linewidth=1.6)
-                    if dashes == "-":
-                        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-                axes.plot([], [], color=colour, label=f"from {start.rate:g}")
-            log_scale(axes, "y")
-            axes.set_xlabel("optimizer step")
-        left.set_ylabel("learning rate")
-        right.set_ylabel("validation loss [nats/example]")
+        ours = [curve_of(f"from {start.rate:g}", start.runs) for start in self.starts]
+        kept = [curve_of(f"{start.rate:g} kept", start.left_alone) for start in self.starts]
+        end = max(float(curve.steps[-1]) for curve in (*ours, *kept))
+        log_axes(left, (0.0, end), rate_limits([*ours, *kept]))
+        log_axes(right, (0.0, end), loss_limits([*ours, *kept], 0.0))
+        colours = colormaps["viridis"](np.linspace(0, 0.85, len(ours)))  # rates in their order, however many
+        for colour, *pair in zip(colours, ours, kept, strict=True):
+            for curve, dashes in zip(pair, ("-", ":"), strict=True):
+                style = {"color": colour, "linestyle": dashes, "linewidth": 1.6}
+                draw_rate(left, curve, style, band=dashes == "-")
+                draw_loss(right, curve, style, band=dashes == "-")
+            right.plot([], [], color=colour, label=pair[0].label)
+        left.set_ylabel("learning rate", fontsize=11, color=TEXT)
+        right.set_ylabel("validation loss [nats/example]", fontsize=11, color=TEXT)
         right.plot([], [], ":", color="#555555", label="that rate kept")
         right.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        caption(left, f"median and quartiles of {len(self.seeds)} seeds")
+        caption(left, f"median and quartiles of {seeds_text(len(self.seeds))}")
+        if any(curve.diverged for curve in (*ours, *kept)):
+            caption(right, "a run that diverged is infinitely bad from there on; cross: where")
         save(figure, path)
 
 
@@ -159,14 +169,21 @@ def starts(
         how: device, backend and numerics, as for `rollout`.
 
     Raises:
-        UserError: bad settings, or a rate outside the task's range.
+        UserError: bad settings or seeds, a rate outside the task's range, or a planner with an optimizer of its own.
     """
     kind, constant = find_planner(planner), find_planner(CONSTANT)
+    if hasattr(kind, "optimizer"):
+        raise UserError(
+            f"planner {planner!r} brings an optimizer of its own, but rates are kept under the task's beside it: use "
+            "`lr-env compare`"
+        )
+    check_seeds(seeds)
+    refuse_duplicates("seed", seeds)
     own = dict(settings or {})
     if wrong := [name for name in own if name not in kind.__dataclass_fields__ or name == "peak"]:
         raise UserError(f"planner {planner!r} has no setting {wrong[0]!r} besides the rate: see `lr-env planners`")
-    if not rates or not seeds:
-        raise UserError("give at least one rate and one seed")
+    if not rates:
+        raise UserError("give at least one rate")
     planned = [(kind(peak=rate, **own), constant(peak=rate)) for rate in sorted(set(rates))]
     found = []
     for pair in planned:
@@ -177,13 +194,3 @@ def starts(
                 progress("running", len(seeds) * task.budget)
         found.append(Start(pair[0].peak, *runs))
     return Starts(task.name, planner, own, tuple(seeds), tuple(found))
-
-
-def _quartiles(runs: Sequence[RunRecord], curve: str) -> tuple[Floats, Floats]:
-    """Steps, (segments,), and quartiles, (3, segments), of a curve over those runs that go on."""
-    longest = max(runs, key=lambda run: len(run.curves["step"]))
-    steps = np.asarray(longest.curves["step"], dtype=np.float64)
-    values = np.full((len(runs), len(steps)), np.nan)
-    for row, run in enumerate(runs):
-        values[row, : len(run.curves[curve])] = run.curves[curve]
-    return steps, np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)

@@ -1,0 +1,66 @@
+"""What SB3's PPO and its environment hold, as a tree that can be kept; and a policy that answers quickly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO as Algorithm  # noqa: N811
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecNormalize
+
+
+class LeanPolicy(ActorCriticPolicy):
+    """SB3's policy of continuous actions, which answers in a third of the time: a decision waits for it."""
+
+    def forward(
+        self, obs: torch.Tensor, deterministic: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Actions, values and log probabilities as SB3 has them, without objects for distributions in between."""
+        latent_pi, latent_vf = self.mlp_extractor(obs)
+        mean = self.action_net(latent_pi)
+        noise = torch.zeros_like(mean) if deterministic else torch.randn_like(mean)
+        logs = -0.5 * noise**2 - self.log_std - 0.5 * math.log(2 * math.pi)
+        return mean + self.log_std.exp() * noise, self.value_net(latent_vf), logs.sum(dim=1)
+
+
+def state_tree(algorithm: Algorithm, env: VecNormalize) -> dict[str, Any]:
+    """All that the future of a training depends on between two updates, but for what is being trained in `env`."""
+    optimizer = algorithm.policy.optimizer.state_dict()["state"]
+    rms: Any = env.obs_rms
+    return {
+        "policy": dict(algorithm.policy.state_dict()),
+        "optimizer": {str(number): dict(state) for number, state in optimizer.items()},
+        "timesteps": algorithm.num_timesteps,
+        "updates": algorithm._n_updates,
+        "last_obs": algorithm._last_obs,
+        "original_obs": algorithm._last_original_obs,
+        "starts": algorithm._last_episode_starts,
+        "rms": [[r.mean, r.var, float(r.count)] for r in (rms, env.ret_rms)],
+        "returns": env.returns,
+        "old": [env.old_obs, env.old_reward],
+        "torch": torch.get_rng_state(),
+        "numpy": list(np.random.get_state()[1:]),  # type: ignore[index]
+    }
+
+
+def put_back(algorithm: Algorithm, env: VecNormalize, saved: Mapping[str, Any]) -> None:
+    """Go back to where `state_tree` was taken."""
+    algorithm.policy.load_state_dict(saved["policy"])
+    optimizer = algorithm.policy.optimizer
+    groups = optimizer.state_dict()["param_groups"]
+    state = {int(number): state for number, state in saved["optimizer"].items()}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    algorithm.num_timesteps, algorithm._n_updates = saved["timesteps"], saved["updates"]
+    env.reset()  # allocates what is put back below
+    for target, (mean, var, count) in zip((env.obs_rms, env.ret_rms), saved["rms"], strict=True):
+        target.mean, target.var, target.count = mean, var, count  # type: ignore[union-attr]
+    env.returns = saved["returns"]
+    env.old_obs, env.old_reward = saved["old"]
+    algorithm._last_obs, algorithm._last_original_obs = saved["last_obs"], saved["original_obs"]
+    algorithm._last_episode_starts = saved["starts"]
+    torch.set_rng_state(saved["torch"])
+    np.random.set_state(("MT19937", *saved["numpy"]))
