@@ -12,7 +12,9 @@ from lr_env.compare.job import Job
 from lr_env.compare.rate_sweep import RateSweep
 from lr_env.errors import UserError
 from lr_env.records.store import Store
+from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
+from planners import Cosine
 
 TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
 
@@ -21,11 +23,17 @@ def toy(best_mean_rate) -> Matched:
     """Shapes of which the loss is a parabola in the log of the mean rate, with its bottom where it is told."""
     random = np.random.RandomState(0)
     rates = np.geomspace(1e-3, 1, 41)
-    shapes = []
+    shapes: list[Shape] = []
     for name, factor in (("constant", 1.0), ("cosine", 0.5), ("exponential", 0.2)):
-        noise = 0.05 * random.randn(8)
-        losses = 1 + 0.1 * (np.log(rates)[:, None] - np.log(best_mean_rate(factor)) - noise) ** 2
-        shapes.append(Shape(name, factor, RateSweep(rates, losses)))
+        middle = np.log(best_mean_rate(factor)) + 0.05 * random.randn(8)
+
+        def loss(rate, middle=middle):
+            return 1 + 0.1 * (np.log(rate) - middle) ** 2
+
+        sweep = RateSweep(rates, loss(rates[:, None]))
+        first = shapes[0].sweep if shapes else sweep
+        peak = first.rates[int(np.argmin(first.mean()))]
+        shapes.append(Shape(name, factor, sweep, loss(peak * factor)))
     return Matched("toy", 100, tuple(shapes))
 
 
@@ -76,6 +84,11 @@ def test_on_children(tmp_path):
             )
     assert len({str(r.settings["cooldown"]) for r in store.runs("toy-wsd", "tune")}) == 1  # one shape, not a cycle
     assert cumulative(job, store, "toy").to_json() == found.to_json()
+    peak = job.rates[found.row]
+    (cosine,) = [shape for shape in found.shapes if shape.planner == "cosine"]
+    alone = [r.scores["final_val_loss"] for r in rollout(Cosine(peak), TASK, job.tune_seeds, score=("val",))]
+    np.testing.assert_allclose(cosine.at_peak, alone, rtol=1e-5)
+    np.testing.assert_allclose(found.shapes[0].at_peak, found.shapes[0].sweep.losses[found.row], rtol=1e-5)
     found.write(tmp_path, {"command": "x"})
     assert (tmp_path / "cumulative.png").stat().st_size > 10_000
 

@@ -51,8 +51,6 @@ class Cumulative(Common):
             found = cumulative(job, Store(self.store), name, fresh=self.fresh, progress=progress)
         found.write(folder, self.how_made(job.task))
         first = found.shapes[0]
-        rate = first.sweep.rates[int(np.argmin(first.sweep.mean()))]
-        peak = rate / first.mean_factor
         print(
             f"{'schedule':15} {'mean/peak':>9} {'best peak':>10} {'best sum of rates':>17} {'validation loss':>15}",
             end="",
@@ -62,9 +60,7 @@ class Cumulative(Common):
             best, low = shape.sweep.best(), shape.sweep.mean().min()
             print(f"{shape.planner:15} {shape.mean_factor:9.3f} {best / shape.mean_factor:10.4g}", end=" ")
             print(f"{best * found.steps:17.4g} {low:15.4f}", end=" ")
-            print(
-                f"{float(shape.sweep.at(rate)):25.4f} {float(shape.sweep.at(peak * shape.mean_factor)):15.4f}", end=""
-            )
+            print(f"{shape.sweep.mean()[found.row]:25.4f} {shape.at_peak.mean():15.4f}", end="")
             print("  (near the end of the grid)" if shape.sweep.at_edge else "")
         spreads, regrets = found.spreads(), found.regrets()
         low, high = found.spread_difference

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.compare.job import Job, run_job
-from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, one_shape, swept
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, finite, one_shape, swept
 from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -34,15 +34,18 @@ class Shape:
         planner: its name.
         mean_factor: mean of its rates over a run, as a fraction of the peak.
         sweep: of mean rates: the cumulative rate over the steps of a run.
+        at_peak: losses of runs at the best peak of the first shape, (seeds,); as in the sweep.
     """
 
     planner: str
     mean_factor: float
     sweep: RateSweep
+    at_peak: Floats
 
-    def regret(self, mean_rate: float, seeds: Seeds | None = None) -> float:
-        """Mean loss at a mean rate less the lowest of the sweep, nats per example."""
-        return float(self.sweep.at(mean_rate, seeds) - self.sweep.mean(seeds).min())
+    def regrets(self, row: int, seeds: Seeds | None = None) -> tuple[float, float]:
+        """Mean losses at a mean rate of the sweep, by its number, and at that peak, less the lowest of the sweep."""
+        mean, at_peak = self.sweep.mean(seeds), self.at_peak if seeds is None else self.at_peak[seeds]
+        return float(mean[row] - mean.min()), float(at_peak.mean() - mean.min())
 
 
 @dataclass(frozen=True)
@@ -65,18 +68,18 @@ class Matched:
         factors = np.log([shape.mean_factor for shape in self.shapes])
         return float(best.std(ddof=1)), float((best - factors).std(ddof=1))
 
+    @property
+    def row(self) -> int:
+        """Number of the mean rate at which the first shape has its lowest mean loss."""
+        return int(np.argmin(self.shapes[0].sweep.mean()))
+
     def regrets(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """Mean regret of the other shapes at the first one's best cumulative rate, and at its best peak.
 
-        Best of the rates that were swept, so that the first are losses of runs; the others lie between two of them.
+        Both are losses of runs. (Read between two rates of a sweep they would be wrong where the loss turns steep.)
         """
-        first, *others = self.shapes
-        mean = float(first.sweep.rates[int(np.argmin(first.sweep.mean(seeds)))])
-        peak = mean / first.mean_factor
-        return (
-            float(np.mean([shape.regret(mean, seeds) for shape in others])),
-            float(np.mean([shape.regret(peak * shape.mean_factor, seeds) for shape in others])),
-        )
+        found = np.array([shape.regrets(self.row, seeds) for shape in self.shapes[1:]])
+        return float(found[:, 0].mean()), float(found[:, 1].mean())
 
     def disagreements(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """How far shapes differ at equal cumulative rates, and at equal peaks, while these are below every optimum.
@@ -154,7 +157,12 @@ class Matched:
             "disagreement_at_equal_peak": disagreements[1],
             "disagreement_difference_interval": list(self.disagreement_difference),
             "shapes": [
-                {"planner": shape.planner, "mean_factor": shape.mean_factor, **shape.sweep.to_json()}
+                {
+                    "planner": shape.planner,
+                    "mean_factor": shape.mean_factor,
+                    "losses_at_peak_of_first": [finite(loss) for loss in shape.at_peak.tolist()],
+                    **shape.sweep.to_json(),
+                }
                 for shape in self.shapes
             ],
         }
@@ -232,11 +240,18 @@ def cumulative(
     parts = {planner: _part(job, planner, factors[planner]) for planner in job.planners}
     for part in parts.values():
         part.check_rates()
-    shapes = []
+    sweeps = []
     for planner, part in parts.items():
         result = run_job(part, store, f"{name}-{planner}", fresh=fresh, progress=progress)
         peaks = swept(part, result.tuning)
-        shapes.append(Shape(planner, factors[planner], replace(peaks, rates=peaks.rates * factors[planner])))
+        sweeps.append(replace(peaks, rates=peaks.rates * factors[planner]))
+    first = sweeps[0]
+    peak = float(first.rates[int(np.argmin(first.mean()))] / factors[job.planners[0]])
+    shapes = []
+    for (planner, part), sweep in zip(parts.items(), sweeps, strict=True):
+        check = replace(part, rates=(peak,))
+        result = run_job(check, store, f"{name}-{planner}-peak", fresh=fresh, progress=progress)
+        shapes.append(Shape(planner, factors[planner], sweep, swept(check, result.tuning).losses[0]))
     return Matched(job.task.name, job.task.budget, tuple(shapes))
 
 
