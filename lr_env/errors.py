@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UserError(ValueError):
@@ -25,3 +26,16 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> Us
     near = [n for n in names if near and n.lower() == near[0].lower()]
     guess = f"; did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {name!r}{guess} (there are: {', '.join(names)}){hint}")
+
+
+def refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
+    """See that nothing is given twice.
+
+    Raises:
+        UserError: naming what is.
+    """
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise UserError(f"{kind} {value} is given twice: each {kind} may be given once")
+        seen.add(value)

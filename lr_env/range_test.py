@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Children, Numerics
-from lr_env.compare.job import refuse_duplicates
 from lr_env.compare.text import seeds_text
 from lr_env.drawing import COLOURS, caption, log_scale, new_figure, plain, save
-from lr_env.errors import UserError
-from lr_env.replacing import replacing
+from lr_env.errors import UserError, refuse_duplicates
+from lr_env.replacing import finite, write_json_and_figure
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -175,11 +173,8 @@ class RangeTest:
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write range-test.json and range-test.png into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = {**self.summary(), **made, "lr": self.lr.tolist(), "loss": _json(self.smooth)}
-        with replacing(folder / "range-test.json") as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        with replacing(folder / "range-test.png") as path:
-            self.draw(path)
+        content = {**self.summary(), **made, "lr": self.lr.tolist(), "loss": [finite(loss) for loss in self.smooth]}
+        write_json_and_figure(folder, "range-test", content, self.draw)
 
     def draw(self, path: Path) -> None:
         """The losses over the rate, and those of the three rates that they bear out."""
@@ -284,7 +279,3 @@ def _smooth(losses: Floats, exploded: NDArray[np.bool_], weight: float) -> Float
         average = weight * average + (1 - weight) * loss
         smooth[number - 1] = average / (1 - weight**number)
     return smooth
-
-
-def _json(values: Floats) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]

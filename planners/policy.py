@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ class Policy:
     action: str
     max_change: float
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that its answers depend on."""
+        told = hashlib.sha256(f"{self.action} {self.max_change}".encode())
+        for array in (self.mean, self.variance, *(part for layer in self.layers for part in layer)):
+            told.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+        return told.hexdigest()
 
     def factors(self, signals: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """By what the rate of each run is to change, (num_runs,): the most likely action."""

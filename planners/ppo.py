@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -43,11 +42,7 @@ class PPO(Reactive):
     @property
     def fingerprint(self) -> str:
         """A hash of the network: a comparison that was begun with one is not gone on with another."""
-        policy = self.trained
-        told = hashlib.sha256(f"{policy.action} {policy.max_change}".encode())
-        for array in (policy.mean, policy.variance, *(part for layer in policy.layers for part in layer)):
-            told.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
-        return told.hexdigest()
+        return self.trained.fingerprint
 
     @property
     def prior_steps(self) -> int:
@@ -79,6 +74,7 @@ class PPO(Reactive):
 
     def react(self, state: Mapping[str, Any], signals: Signals) -> Mapping[str, Any]:
         """The rate times what the network says."""
-        if self.fingerprint != state["policy"]:
+        policy = self.trained
+        if policy.fingerprint != state["policy"]:
             raise UserError(f"policy {self.policy!r} is not the one that this run began with: put that back")
-        return {"lr": state["lr"] * self.trained.factors({name: np.asarray(signals[name]) for name in self.needs})}
+        return {"lr": state["lr"] * policy.factors({name: np.asarray(signals[name]) for name in self.needs})}

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lr_env.errors import UserError
 from lr_env.planner import PROBE, RunSpec, Signals, State, require
+from planners.schedule import decisions_of
 from planners.settings import Array, Peaked, Rule, Rules
 
 DECADES = Rule(lambda v: 0 < v <= 12, "a number above 0 and at most 12")
@@ -67,10 +67,4 @@ class Probing(Peaked, ABC):
 
     def _now(self, state: State, signals: Signals) -> int:
         """Segments done by the runs that go on, which are all at the same step; those that have ended lag behind."""
-        step = np.asarray(signals["step"])
-        if not ((step >= 0) & (step < state["num_segments"] * state["segment"])).all():
-            raise UserError(
-                f"planner {self.name!r}: no rate for step {step.max()}, "
-                f"the budget has steps 0 to {state['num_segments'] * state['segment'] - 1}"
-            )
-        return int(step.max()) // state["segment"]
+        return int(decisions_of(self, signals, state["num_segments"], state["segment"]).max())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import library as operators
 
 
 def import_torchvision() -> Any:
@@ -32,7 +33,7 @@ def import_torchvision() -> Any:
         try:
             torch.ops.load_library(str(library))
         except OSError:
-            declared = torch.library.Library("torchvision", "DEF")
+            declared = operators.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
                 declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             _kept.append(declared)  # a library that is let go of takes its declarations with it
@@ -41,7 +42,7 @@ def import_torchvision() -> Any:
     return torchvision
 
 
-_kept: list[torch.library.Library] = []
+_kept: list[operators.Library] = []
 
 
 class Side:

@@ -74,8 +74,7 @@ class Packaged:
         try:
             made = getattr(importlib.import_module(kind.module), kind.name)
         except ImportError as error:
-            package = kind.package
-            raise UserError(f"optimizer {self.kind!r} needs the package {package}: pip install {package}") from error
+            raise self._missing() from error
         if self.kind == "mechanic-sgd":
             made = made(torch.optim.SGD)
         optimizer = made(list(parameters), lr=1.0, weight_decay=self.weight_decay or 0.0, **kind.settings)
@@ -100,7 +99,11 @@ class Packaged:
         try:
             return f"{package} {version(package)}"
         except PackageNotFoundError:
-            raise UserError(f"optimizer {self.kind!r} needs the package {package}: pip install {package}") from None
+            raise self._missing() from None
+
+    def _missing(self) -> UserError:
+        package = _KINDS[self.kind].package
+        return UserError(f"optimizer {self.kind!r} needs the package {package}: pip install {package}")
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
         """Not for a stack."""

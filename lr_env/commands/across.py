@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +9,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from lr_env.commands.arguments import parse_name, parse_names, writable
+from lr_env.commands.arguments import command_line, parse_name, parse_names, writable
 from lr_env.errors import UserError
 
 
@@ -46,6 +44,6 @@ class Across:
         comparisons = [read_finished(find_finished(name, self.results)) for name in self.names]
         standings = put_together(comparisons, planners)
         writable(folder)
-        write_standings(folder, standings, {"command": shlex.join(["lr-env", *sys.argv[1:]]), "versions": versions()})
+        write_standings(folder, standings, {"command": command_line(), "versions": versions()})
         print_standings(standings, Console())
         print(f"Report: {folder / 'summary.md'}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +73,11 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
     if low >= high or count < 2:
         raise UserError(f"rates {low:g}:{high:g}:{count}: give LOW below HIGH and a COUNT of at least 2")
     return tuple(float(f"{low * (high / low) ** (i / (count - 1)):.4g}") for i in range(count))
+
+
+def command_line() -> str:
+    """The command as it was given, for a report to keep."""
+    return shlex.join(["lr-env", *sys.argv[1:]])
 
 
 def writable(folder: Path, option: str = "--results") -> None:

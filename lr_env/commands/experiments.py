@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from lr_env.commands.arguments import (
+    command_line,
     log_grid,
     parse_name,
     parse_names,
@@ -154,7 +153,6 @@ class Compare(Common):
             result = run_job(job, store, name, fresh=self.fresh, progress=progress)
         steps = tuning_steps(result.tuning, result.chosen)
         summary = summarise(result.final, target_val_loss=job.task.target_val_loss, tuning_steps=steps)
-        command = shlex.join(["lr-env", *sys.argv[1:]])
-        write_report(folder, result.final, result.tuning, summary, manifest(job, result, command))
+        write_report(folder, result.final, result.tuning, summary, manifest(job, result, command_line()))
         print_summary(summary, Console())
         print(f"Report: {folder / 'summary.md'}")

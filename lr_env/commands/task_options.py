@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import arg
 
+from lr_env.commands.arguments import command_line
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class TaskOptions:
         """
         from lr_env.tasks import find_task
 
-        own = {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
+        own = self._given()
         if self.adam:
             from lr_env.children.optimizers import Adam
 
@@ -71,15 +70,19 @@ class TaskOptions:
     @property
     def variation(self) -> str:
         """The options that vary the task, as they would be written after its name."""
-        own = {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
-        return "".join(f" --{name.replace('_', '-')} {value}" for name, value in own.items()) + " --adam" * self.adam
+        own = (f" --{name.replace('_', '-')} {value}" for name, value in self._given().items())
+        return "".join(own) + " --adam" * self.adam
+
+    def _given(self) -> dict[str, Any]:
+        """The fields that options replace, with their values."""
+        return {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
 
     def how_made(self, task: Task) -> dict[str, Any]:
         """What a report keeps of how it was made."""
         from lr_env.compare.job import device_name, versions
 
         return {
-            "command": shlex.join(["lr-env", *sys.argv[1:]]),
+            "command": command_line(),
             "settings": task.settings(),
             "device": device_name(self.device),
             "numerics": asdict(self.numerics()),

@@ -52,7 +52,7 @@ from lr_env.compare.finished import Finished
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Versus, run_scores, run_steps_to_target
 from lr_env.compare.text import interval_text, listed, number_text
-from lr_env.errors import UserError
+from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
 
 Floats = NDArray[np.float64]
@@ -303,14 +303,13 @@ def _taking_part(comparisons: Sequence[Finished], planners: Sequence[str]) -> li
                     f"comparisons {str(other.folder)!r} and {str(one.folder)!r} train the same task "
                     f"({one.task['name']}), which would count twice: leave one of them out"
                 )
+    refuse_duplicates("planner", planners)
     for name in planners:
         if lacking := [comparison.name for comparison in comparisons if name not in comparison.runs]:
             raise UserError(
                 f"planner {name!r} did not run in comparison {lacking[0]!r}: leave it out of --planners, or run "
                 f"`{comparisons[0].manifest.get('command', 'lr-env compare')}` with it"
             )
-        if list(planners).count(name) > 1:
-            raise UserError(f"planner {name} is given twice: each planner may be given once")
     common = [name for name in comparisons[0].runs if all(name in comparison.runs for comparison in comparisons)]
     names = list(planners) or common
     if len(names) < 2:

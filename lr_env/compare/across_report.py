@@ -13,7 +13,7 @@ from rich.console import Console
 from lr_env.compare import statistics as st
 from lr_env.compare.across import LARGEST_RATIO, RANK_DECIMALS, Standing, Standings
 from lr_env.compare.across_figure import draw_standings
-from lr_env.compare.columns import Column, grid, print_columns
+from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import csv_text, ends
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.text import interval_text, number_text
@@ -160,12 +160,12 @@ def _markdown(standings: Standings, title: str, made: Mapping[str, Any]) -> str:
     parts = [
         f"# {title}",
         standings.conclusion,
-        grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True))),
+        columns_grid(columns),
         "Rows are sorted by mean rank, best first. In summary.csv is every digit, with mean test losses and median "
         "child steps to target for each task. How far apart planners are on a task is in the report of its comparison.",
         "![Mean ranks and performance profiles](across.png)",
         "## Columns",
-        "\n".join(f"- **{c.name}**: {c.meaning}." for c in columns),
+        meanings(columns),
         "## Tasks",
         grid(("task", "comparison", "seeds", "budget", "target validation loss", "fastest"), _tasks(standings)),
         "The target is in nats/example on the task's validation subset, which is measured at the end of every segment; "

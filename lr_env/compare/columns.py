@@ -56,6 +56,16 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def columns_grid(columns: Sequence[Column]) -> str:
+    """All columns as a table in Markdown."""
+    return grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True)))
+
+
+def meanings(columns: Sequence[Column]) -> str:
+    """What each column means, as a list in Markdown."""
+    return "\n".join(f"- **{c.name}**: {c.meaning}." for c in columns)
+
+
 def _terminal_table(columns: Sequence[Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:

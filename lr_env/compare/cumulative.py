@@ -8,7 +8,6 @@ shapes. The one that concerns the amount of data is in `scaling`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from lr_env.compare.job import Job, run_job
-from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, finite, one_shape, swept
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, one_shape, swept
 from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.registry import find_planner
-from lr_env.replacing import replacing
+from lr_env.replacing import finite, write_json_and_figure
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Matched:
     @property
     def row(self) -> int:
         """Number of the mean rate at which the first shape has its lowest mean loss."""
-        return int(np.argmin(self.shapes[0].sweep.mean()))
+        return self.shapes[0].sweep.lowest
 
     def regrets(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """Mean regret of the other shapes at the first one's best cumulative rate, and at its best peak.
@@ -88,14 +87,21 @@ class Matched:
         at, up to the lowest best rate. With larger rates training is no longer limited by how little it moves.
         """
         found = []
-        for factors in (np.ones(len(self.shapes)), np.array([shape.mean_factor for shape in self.shapes])):
-            scaled = list(zip(self.shapes, factors, strict=True))
-            low = max(shape.sweep.rates[0] / factor for shape, factor in scaled)
-            high = min(shape.sweep.best() / factor for shape, factor in scaled)
-            rates = np.geomspace(low, max(low, high), 50)
-            logs = np.log([shape.sweep.at(rates * factor, seeds) for shape, factor in scaled])
+        for mean_rates in self._below_optima:
+            logs = np.log([shape.sweep.at(of, seeds) for shape, of in zip(self.shapes, mean_rates, strict=True)])
             found.append(float(logs.std(axis=0, ddof=1).mean()))
         return found[0], found[1]
+
+    @cached_property
+    def _below_optima(self) -> tuple[Floats, Floats]:
+        """Mean rates of the shapes below every optimum, (shapes, 50): at equal cumulative rates, and at equal peaks."""
+
+        def rates(factors: Floats) -> Floats:
+            low = max(shape.sweep.rates[0] / factor for shape, factor in zip(self.shapes, factors, strict=True))
+            high = min(shape.sweep.best() / factor for shape, factor in zip(self.shapes, factors, strict=True))
+            return factors[:, None] * np.geomspace(low, max(low, high), 50)
+
+        return rates(np.ones(len(self.shapes))), rates(np.array([shape.mean_factor for shape in self.shapes]))
 
     @property
     def spread_difference(self) -> tuple[float, float]:
@@ -169,10 +175,7 @@ class Matched:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write cumulative.json and cumulative.png."""
-        with replacing(folder / "cumulative.json") as path:
-            path.write_text(json.dumps({**self.to_json(), **made}, indent=2) + "\n", encoding="utf-8")
-        with replacing(folder / "cumulative.png") as path:
-            self.draw(path)
+        write_json_and_figure(folder, "cumulative", {**self.to_json(), **made}, self.draw)
 
     def draw(self, path: Path) -> None:
         """Losses of every shape over the cumulative rate and over the peak, as a PNG."""
@@ -246,7 +249,7 @@ def cumulative(
         peaks = swept(part, result.tuning)
         sweeps.append(replace(peaks, rates=peaks.rates * factors[planner]))
     first = sweeps[0]
-    peak = float(first.rates[int(np.argmin(first.mean()))] / factors[job.planners[0]])
+    peak = float(first.rates[first.lowest] / factors[job.planners[0]])
     shapes = []
     for (planner, part), sweep in zip(parts.items(), sweeps, strict=True):
         check = replace(part, rates=(peak,))

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.compare.experiment import Experiment, added_to, generations, lock_of, start_over
 from lr_env.episodes import FLATNESS
-from lr_env.errors import UserError
+from lr_env.errors import UserError, refuse_duplicates
 from lr_env.locking import only_process
 from lr_env.planner import UPDATE_SIGNALS, Planner
 from lr_env.records.record import RunRecord
@@ -111,7 +112,7 @@ class Job:
             raise UserError(f"planner {planner!r} has the same setting twice with {own}: it must differ between rates")
         return changed
 
-    @property
+    @cached_property  # finding a planner reads the metadata of every installed package
     def controls(self) -> dict[str, str]:
         """Control -> the planner that takes part and whose setting it takes over, in place of a sweep of its own."""
         originals = {name: getattr(find_planner(name), "control_of", None) for name in self.planners}
@@ -343,6 +344,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
             "runs_per_planner": len(job.rates) * len(job.tune_seeds),
             "rates": list(job.rates),
             "seeds": list(job.tune_seeds),
+            **({"controls": job.controls} if job.controls else {}),
         },
         "child_steps": {
             "tuning": sum(n for name, n in steps.items() if name not in job.controls),
@@ -372,16 +374,3 @@ def device_name(device: str) -> str:
     import platform
 
     return f"CPU: {platform.processor() or platform.machine()}"
-
-
-def refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
-    """See that nothing is given twice.
-
-    Raises:
-        UserError: naming what is.
-    """
-    seen = set()
-    for value in values:
-        if value in seen:
-            raise UserError(f"{kind} {value} is given twice: each {kind} may be given once")
-        seen.add(value)

@@ -16,6 +16,7 @@ from lr_env.compare.statistics import LEVEL
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
+from lr_env.replacing import finite
 
 Floats = NDArray[np.float64]
 Seeds = NDArray[np.int64]
@@ -42,6 +43,11 @@ class RateSweep:
     rates: Floats
     losses: Floats
 
+    @property
+    def lowest(self) -> int:
+        """Number of the rate with the lowest mean loss."""
+        return int(np.argmin(self.mean()))
+
     @cached_property
     def at_edge(self) -> bool:
         """Whether the lowest loss lies at an end of the grid, or would for other seeds: the best rate may lie beyond.
@@ -49,8 +55,8 @@ class RateSweep:
         So it does where it is there for more than `MOST_AT_EDGE` of bootstrap samples of the seeds.
         """
         ends = 0, len(self.rates) - 1
-        lowest = [int(np.argmin(self.mean(seeds))) for seeds in resampled(self.losses.shape[1])]
-        return int(np.argmin(self.mean())) in ends or float(np.isin(lowest, ends).mean()) > MOST_AT_EDGE
+        found = [int(np.argmin(self.mean(seeds))) for seeds in resampled(self.losses.shape[1])]
+        return self.lowest in ends or float(np.isin(found, ends).mean()) > MOST_AT_EDGE
 
     def best(self, seeds: Seeds | None = None) -> float:
         """The best rate by mean loss over the seeds with these numbers, or all; see `bottom`."""
@@ -91,11 +97,6 @@ class RateSweep:
             "rates": self.rates.tolist(),
             "losses": [[finite(loss) for loss in row] for row in self.losses.tolist()],
         }
-
-
-def finite(value: float) -> float | None:
-    """The value for JSON, which has no infinity: None."""
-    return float(value) if np.isfinite(value) else None
 
 
 def bottom(rates: Floats, losses: Floats) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from lr_env.compare.columns import Column, grid, print_columns
+from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import runs_table, summary_csv
 from lr_env.compare.figures import draw_curves, draw_scores
 from lr_env.compare.table import Row, Summary, Versus
@@ -26,7 +26,6 @@ from lr_env.compare.text import (
     settings_key,
 )
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_planner, planner_names
 from lr_env.replacing import replacing
 
 LONGEST_SETTING = 26
@@ -194,18 +193,18 @@ def _markdown(summary: Summary, tuning_records: Sequence[RunRecord], manifest: M
     parts = [
         f"# {title}",
         summary.conclusion,
-        grid([c.name for c in columns], list(zip(*(c.cells for c in columns), strict=True))),
+        columns_grid(columns),
         "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % "
         "interval (Student t). In summary.csv is every digit, in runs.parquet every run with its curves.",
         "![Paired differences in test loss](scores.png)",
         "![Learning rates and validation losses](curves.png)",
         "## Columns",
-        "\n".join(f"- **{c.name}**: {c.meaning}." for c in columns),
+        meanings(columns),
         "## How it was made",
         _made(summary, manifest),
         "## Tuning",
         _tuning_seeds(summary, tuning_records),
-        _tuning(summary, tuning_records),
+        _tuning(summary, tuning_records, manifest.get("tuning", {}).get("controls", {})),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -246,8 +245,11 @@ def _tuning_seeds(summary: Summary, records: Sequence[RunRecord]) -> str:
     )
 
 
-def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
-    """One line a planner: the chosen setting, and the mean validation loss of every setting tried."""
+def _tuning(summary: Summary, records: Sequence[RunRecord], controls: Mapping[str, str]) -> str:
+    """One line a planner: the chosen setting, and the mean validation loss of every setting tried.
+
+    `controls` are the planners that took over the setting of another one.
+    """
     lines = []
     for row in summary.rows:
         tried: dict[str, list[RunRecord]] = {}
@@ -268,8 +270,9 @@ def _tuning(summary: Summary, records: Sequence[RunRecord]) -> str:
             cell = f"{name}: {number_text(losses[key])}"
             cells.append(f"**{cell}**" if key == chosen else cell)
         runs = sum(map(len, tried.values()))
-        control_of = getattr(find_planner(row.planner), "control_of", None) if row.planner in planner_names() else None
-        counts = f"{runs} ({len(tried)} settings)" if runs else f"as {control_of}" if control_of else "none"
+        counts = f"{runs} ({len(tried)} settings)" if runs else "none"
+        if row.planner in controls:
+            counts = f"as {controls[row.planner]}"
         lines.append((row.planner, row.setting, counts, str(row.tuning_steps), "; ".join(cells)))
     head = (
         "planner",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,11 +12,11 @@ import numpy as np
 
 from lr_env.compare import statistics as st
 from lr_env.compare.job import Job, run_job
-from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, finite, one_shape, swept
+from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, one_shape, swept
 from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.records.store import Store
-from lr_env.replacing import replacing
+from lr_env.replacing import finite, write_json_and_figure
 from lr_env.tasks import Task
 
 FIXED = ("steps", "epochs")
@@ -105,7 +104,7 @@ class Scaling:
         Nats per example, paired over the seeds. The lowest is picked by the same losses, which favours it.
         """
         full = self.subsets[-1].sweep
-        return st.paired_difference(self.predicted_losses, full.losses[int(np.argmin(full.mean()))])
+        return st.paired_difference(self.predicted_losses, full.losses[full.lowest])
 
     @property
     def unsure(self) -> list[int]:
@@ -160,10 +159,7 @@ class Scaling:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write scaling.json and scaling.png."""
-        with replacing(folder / "scaling.json") as path:
-            path.write_text(json.dumps({**self.to_json(), **made}, indent=2) + "\n", encoding="utf-8")
-        with replacing(folder / "scaling.png") as path:
-            self.draw(path)
+        write_json_and_figure(folder, "scaling", {**self.to_json(), **made}, self.draw)
 
     def draw(self, path: Path) -> None:
         """Losses over the rate for each subset, and the best rate over the data size."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,14 @@ from numpy.typing import NDArray
 from lr_env.children.children import check_seeds
 from lr_env.compare import statistics as st
 from lr_env.compare.figures import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
-from lr_env.compare.job import refuse_duplicates
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import run_scores
 from lr_env.compare.text import seeds_text
 from lr_env.drawing import TEXT, caption, new_figure, save
-from lr_env.errors import UserError
+from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
-from lr_env.replacing import replacing
+from lr_env.replacing import finite, write_json_and_figure
 from lr_env.rollout import rollout
 from lr_env.tasks import Task
 
@@ -91,8 +89,7 @@ class Starts:
         """All of it."""
 
         def told(estimate: Estimate) -> list[float | None]:
-            ends = (estimate.value, estimate.low, estimate.high)
-            return [value if np.isfinite(value) else None for value in ends]
+            return [finite(value) for value in (estimate.value, estimate.low, estimate.high)]
 
         return {
             "task": self.task,
@@ -113,10 +110,7 @@ class Starts:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write starts.json and starts.png."""
-        with replacing(folder / "starts.json") as path:
-            path.write_text(json.dumps({**self.to_json(), **made}, indent=2) + "\n", encoding="utf-8")
-        with replacing(folder / "starts.png") as path:
-            self.draw(path)
+        write_json_and_figure(folder, "starts", {**self.to_json(), **made}, self.draw)
 
     def draw(self, path: Path) -> None:
         """Rates and validation losses from every start, beside those of the rate that is kept, as a PNG.
