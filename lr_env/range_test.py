@@ -41,6 +41,7 @@ class RangeTest:
         losses: training loss of each step, nats per example, (seeds, steps); NaN once a child has exploded.
         smooth: mean over the children of the losses, smoothed, (steps,); infinite once one has exploded.
         smoothing: weight of the past in it.
+        backend: that trained the children.
     """
 
     task: str
@@ -49,6 +50,7 @@ class RangeTest:
     losses: Floats
     smooth: Floats
     smoothing: float = 0.9
+    backend: str = ""
 
     @property
     def lr_max(self) -> float:
@@ -167,7 +169,7 @@ class RangeTest:
         """The three rates, null where they are not borne out, and how they were found."""
         rates = {name: self.rates.get(name) for name in ("lr_min", "lr_steepest", "lr_max")}
         own = {"lr_max_of_children": self.lr_max_of_children.tolist()} if "lr_max" in self.rates else {}
-        made = {"seeds": list(self.seeds), "steps": len(self.lr)}
+        made = {"seeds": list(self.seeds), "steps": len(self.lr), "backend": self.backend}
         return {"task": self.task, **made, **rates, **own, "remarks": self.remarks}
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
@@ -268,7 +270,8 @@ def range_test(
     if exploded[0]:
         raise UserError(f"{task.name} explodes at the first rate, {low:g}: begin lower")
     exploded = np.maximum.accumulate(exploded)
-    return RangeTest(task.name, tuple(seeds), lr, losses, _smooth(losses.mean(0), exploded, smoothing), smoothing)
+    smooth, trained_by = _smooth(losses.mean(0), exploded, smoothing), str(children.backend)
+    return RangeTest(task.name, tuple(seeds), lr, losses, smooth, smoothing, trained_by)
 
 
 def _smooth(losses: Floats, exploded: NDArray[np.bool_], weight: float) -> Floats:

@@ -39,7 +39,9 @@ def test_differences_are_those_of_runs_on_the_same_seeds(tmp_path):
     assert found.rows[-1][0] == "mean"
     assert found.rows[-1][3].value == pytest.approx(whole[0] - whole[1])
     found.write(tmp_path, {"command": "x"})
-    assert json.loads((tmp_path / "starts.json").read_text())["starts"][0]["verdict"] in ("better", "worse", "tie")
+    told = json.loads((tmp_path / "starts.json").read_text())
+    assert told["starts"][0]["verdict"] in ("better", "worse", "tie")
+    assert told["backend"].startswith(("loop", "stacked"))
     assert (tmp_path / "starts.png").stat().st_size > 10_000
 
 

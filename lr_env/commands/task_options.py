@@ -79,12 +79,15 @@ class TaskOptions:
 
     def how_made(self, task: Task) -> dict[str, Any]:
         """What a report keeps of how it was made."""
+        import torch
+
         from lr_env.compare.job import device_name, versions
 
         return {
             "command": command_line(),
             "settings": task.settings(),
             "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
             "numerics": asdict(self.numerics()),
             "versions": versions(),
         }

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
+from lr_env.children.backend import choose_backend
 from lr_env.children.children import check_seeds
+from lr_env.children.numerics import EXACT
 from lr_env.compare import statistics as st
 from lr_env.compare.figures import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
 from lr_env.compare.statistics import Estimate
@@ -64,6 +67,8 @@ class Starts:
         settings: of the planner, besides the rate.
         seeds: of the runs.
         starts: one a rate, in increasing order.
+        fingerprint: of what the planner depends on besides its settings, such as a policy.
+        backend: that trained all children.
     """
 
     task: str
@@ -71,6 +76,8 @@ class Starts:
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]
     starts: tuple[Start, ...]
+    fingerprint: str | None = None
+    backend: str = ""
 
     @property
     def rows(self) -> list[tuple[str, Estimate, Estimate, Estimate]]:
@@ -95,6 +102,8 @@ class Starts:
             "task": self.task,
             "planner": self.planner,
             "settings": dict(self.settings),
+            "fingerprint": self.fingerprint,
+            "backend": self.backend,
             "seeds": list(self.seeds),
             "starts": [
                 {
@@ -179,6 +188,12 @@ def starts(
     if not rates:
         raise UserError("give at least one rate")
     planned = [(kind(peak=rate, **own), constant(peak=rate)) for rate in sorted(set(rates))]
+    how = {"device": "cpu", "backend": "auto", "numerics": EXACT} | how
+    if isinstance(how["backend"], str):  # one for all: by another, the same rates give other runs
+        device, numerics, child_steps = how["device"], how["numerics"], 2 * len(planned) * len(seeds) * task.budget
+        how["backend"] = choose_backend(
+            how["backend"], task, len(seeds), device, torch.float32, numerics, child_steps=child_steps
+        )
     found = []
     for pair in planned:
         runs = []
@@ -187,4 +202,5 @@ def starts(
             if progress:
                 progress("running", len(seeds) * task.budget)
         found.append(Start(pair[0].peak, *runs))
-    return Starts(task.name, planner, own, tuple(seeds), tuple(found))
+    fingerprint = getattr(planned[0][0], "fingerprint", None)
+    return Starts(task.name, planner, own, tuple(seeds), tuple(found), fingerprint, str(how["backend"]))
