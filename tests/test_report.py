@@ -101,6 +101,19 @@ def test_the_baseline_is_chosen_on_validation_data_whatever_the_test_data_say():
     assert summary.rows[0].planner != "constant"
 
 
+def test_controls_are_held_against_their_planners(tmp_path):
+    records = final(cosine=0.19)
+    summary = summary_of(records, controls={"linear": "cosine"})
+    ((planner, control, versus),) = summary.controls
+    losses = {p: np.array([r.scores["test_loss"] for r in records if r.planner == p]) for p in ("cosine", "linear")}
+    assert (planner, control, versus.verdict) == ("cosine", "linear", "better")
+    assert versus.difference.value == pytest.approx((losses["cosine"] - losses["linear"]).mean())
+    write_report(tmp_path, records, [], summary, {"title": "toy"})
+    assert "| cosine | linear | -0.01" in (tmp_path / "summary.md").read_text()
+    write_report(tmp_path, records, [], summary_of(records), {"title": "toy"})
+    assert "## Controls" not in (tmp_path / "summary.md").read_text()
+
+
 def test_a_diverged_run_counts_against_its_planner():
     row = summary_of(final()).rows[-1]
     assert (row.planner, row.diverged, row.test_loss.value) == ("cyclic", 1, np.inf)

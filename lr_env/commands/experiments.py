@@ -152,7 +152,8 @@ class Compare(Common):
         with progress_bar(job.child_steps) as progress:
             result = run_job(job, store, name, fresh=self.fresh, progress=progress)
         steps = tuning_steps(result.tuning, result.chosen)
-        summary = summarise(result.final, target_val_loss=job.task.target_val_loss, tuning_steps=steps)
+        target = job.task.target_val_loss
+        summary = summarise(result.final, target_val_loss=target, tuning_steps=steps, controls=job.controls)
         write_report(folder, result.final, result.tuning, summary, manifest(job, result, command_line()))
         print_summary(summary, Console())
         print(f"Report: {folder / 'summary.md'}")

@@ -200,6 +200,7 @@ def _markdown(summary: Summary, tuning_records: Sequence[RunRecord], manifest: M
         "![Learning rates and validation losses](curves.png)",
         "## Columns",
         meanings(columns),
+        *_controls(summary),
         "## How it was made",
         _made(summary, manifest),
         "## Tuning",
@@ -207,6 +208,23 @@ def _markdown(summary: Summary, tuning_records: Sequence[RunRecord], manifest: M
         _tuning(summary, tuning_records, manifest.get("tuning", {}).get("controls", {})),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _controls(summary: Summary) -> list[str]:
+    """What planners gain over their controls, as a section; none where no control took part."""
+    if not summary.controls:
+        return []
+    places = decimals_of(versus.difference for _, _, versus in summary.controls)
+    lines = [
+        (planner, control, f"{estimate_text(versus.difference, places, sign=True)} {versus.verdict}")
+        for planner, control, versus in summary.controls
+    ]
+    return [
+        "## Controls",
+        "A control runs under the setting of its planner and lacks what is said to make the difference. `lr-env "
+        "planners NAME` says what that is. Paired differences in test loss; negative where the planner is better.",
+        grid(("planner", "its control", "planner against control"), lines),
+    ]
 
 
 def _made(summary: Summary, manifest: Mapping[str, Any]) -> str:

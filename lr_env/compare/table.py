@@ -101,6 +101,7 @@ class Summary:
         baseline: name of the best baseline, the planner with the lowest mean final validation loss of those that take
             no steps beyond their budget.
         tied: planners that cannot be told from the first row, in the order of the rows.
+        controls: (planner, the control that took over its setting, the planner against its control).
         target_val_loss: nats per example, or None.
         conclusion: the outcome in plain words.
     """
@@ -110,6 +111,7 @@ class Summary:
     reference: str | None
     baseline: str
     tied: tuple[str, ...]
+    controls: tuple[tuple[str, str, Versus], ...]
     target_val_loss: float | None
     conclusion: str
 
@@ -120,6 +122,7 @@ def summarise(
     target_val_loss: float | None,
     tuning_steps: Mapping[str, int],
     reference: str | None = "constant",
+    controls: Mapping[str, str] | None = None,
 ) -> Summary:
     """Put the final runs of a comparison into one row a planner.
 
@@ -133,6 +136,7 @@ def summarise(
         target_val_loss: nats per example; None for no steps-to-target column.
         tuning_steps: planner -> child steps spent on choosing its setting.
         reference: name of the constant rate; a planner that did not run is no reference.
+        controls: control -> the planner whose setting it took over; both ran.
 
     Raises:
         UserError: when the runs are not comparable, naming the first reason found.
@@ -160,11 +164,12 @@ def summarise(
     baseline = min(plain, key=lambda p: (mean_val[p].value, p))
     reference = reference if reference in planners else None
 
-    def versus(planner: str, other: str | None) -> Versus | None:
-        if other is None or other == planner:
-            return None
+    def against(planner: str, other: str) -> Versus:
         difference = st.paired_difference(loss[planner], loss[other])
         return Versus(difference, st.verdict(difference))
+
+    def versus(planner: str, other: str | None) -> Versus | None:
+        return None if other is None or other == planner else against(planner, other)
 
     rows = tuple(
         Row(
@@ -201,6 +206,7 @@ def summarise(
         reference=reference,
         baseline=baseline,
         tied=tuple(r.planner for r in rows if r.to_best is not None and r.to_best.verdict == "tie"),
+        controls=tuple((of, control, against(of, control)) for control, of in (controls or {}).items()),
         target_val_loss=target_val_loss,
         conclusion=_conclusion(rows, reference),
     )
