@@ -76,6 +76,7 @@ def _description(planner: Any) -> list[str]:
         for field in fields(planner)
     ]
     shapes = [", ".join(f"{k}={v!r}" for k, v in s.items()) or "defaults" for s in getattr(planner, "shapes", [])]
+    of = getattr(planner, "control_of", None)
     return [
         f"{planner.name} ({loop_of(planner)} loop; needs {', '.join(sorted(planner.needs))})",
         inspect.cleandoc(planner.__doc__ or "-"),
@@ -83,4 +84,5 @@ def _description(planner: Any) -> list[str]:
         "Settings:",
         *settings,
         f"Tuning: each peak rate of the sweep with {' | '.join(shapes) or 'what its candidates() say'}, in turns.",
+        *([f"Control of {of}: where both take part it is not tuned, but takes over its setting."] if of else []),
     ]

@@ -202,8 +202,8 @@ class Matched:
                 best = shape.sweep.best()
                 colour = line_style(rank)["color"]
                 face = "white" if shape.sweep.at_edge else colour
-                height = [float(shape.sweep.at(best))]
-                where.plot([factor * best], height, "D", markersize=7, color=colour, markerfacecolor=face, zorder=40)
+                height = np.exp(np.interp(np.log(best), np.log(shape.sweep.rates), np.log(shape.sweep.mean())))
+                where.plot([factor * best], [height], "D", markersize=7, color=colour, markerfacecolor=face, zorder=40)
             log_scale(where, "x")
             log_scale(where, "y")
             where.set_xlabel(name)
