@@ -83,7 +83,7 @@ class Episodes:
         over: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
         loss_bound: the loss above which it diverges, nats per example.
-        child_seconds: wall time spent on starting, training and measuring children.
+        child_seconds: wall time spent on starting, training, measuring and scoring children.
     """
 
     def __init__(
@@ -211,7 +211,9 @@ class Episodes:
         terminated = live & self.diverged
         truncated = live & ~self.diverged & (self.children.steps >= self.task.budget)
         self.over |= terminated | truncated
+        began = time.perf_counter()
         scores = self._scores(np.flatnonzero(terminated | truncated))
+        self.child_seconds += time.perf_counter() - began
         final = scores.get("final_val_loss", np.full(self.num_envs, np.nan))
         rewards = np.where(live, self.reward(before, self.signals["val_loss"], final), 0.0)
         return Outcome(rewards, terminated, truncated, scores)

@@ -335,3 +335,5 @@ def test_the_lean_policy_answers_as_sb3s():
         middle = net(observed, deterministic=True)[0]
         torch.testing.assert_close(middle, net._predict(observed, deterministic=True))
         assert float((actions - middle).std()) == pytest.approx(np.exp(-0.7), rel=0.05)
+        net.value_net.bias.add_(1.0)  # as an update would
+        torch.testing.assert_close(net(observed)[1], expected_values + 1)
