@@ -228,6 +228,10 @@ class _Trainer:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
+    @property
+    def best(self) -> Path:
+        return self.folder / "policy.safetensors"
+
     def run(self, tensorboard: bool, progress: Progress, checkpoint_seconds: float) -> dict[str, Any]:
         progress("training", self.algorithm.num_timesteps)
         if tensorboard and find_spec("tensorboard") is None:
@@ -249,9 +253,7 @@ class _Trainer:
             "backend": str(self.how["backend"]),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
-        best = self.folder / "policy.safetensors"
-        policy = Policy.load(best)  # the best of them all has cost the whole training
-        replace(policy, about={**policy.about, "child_steps": self.child_steps, "history": self.history}).save(best)
+        self._keep(Policy.load(self.best))  # the best of them all has cost the whole training
         (self.folder / "training.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         self._policy().save(self.folder / "last.safetensors")
         self.checkpoint.unlink(missing_ok=True)
@@ -328,9 +330,13 @@ class _Trainer:
         better = all(mean < before["val_loss"] for before in self.history)
         self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
         if better:
-            about = {**policy.about, "child_steps": self.child_steps, "history": self.history}
-            replace(policy, about=about).save(self.folder / "policy.safetensors")
+            self._keep(policy)
         candidate.unlink()
+
+    def _keep(self, policy: Policy) -> None:
+        """Save it as the best policy, with what was spent up to now."""
+        about = {**policy.about, "child_steps": self.child_steps, "history": self.history}
+        replace(policy, about=about).save(self.best)
 
     def _save(self) -> None:
         tree = {

@@ -151,7 +151,7 @@ class Scaling:
             "predicted_rate": self.predicted,
             "predicted_rate_interval": list(self.predicted_interval),
             "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
-            "regret": [finite(value) for value in (self.regret.value, self.regret.low, self.regret.high)],
+            "regret": self.regret.to_json(),
             "tried_rate": self.tried,
             "predicted_losses": [finite(loss) for loss in self.predicted_losses.tolist()],
             "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],

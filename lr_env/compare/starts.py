@@ -24,7 +24,7 @@ from lr_env.drawing import TEXT, caption, new_figure, save
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
-from lr_env.replacing import finite, write_json_and_figure
+from lr_env.replacing import write_json_and_figure
 from lr_env.rollout import rollout
 from lr_env.tasks import Task
 
@@ -94,10 +94,6 @@ class Starts:
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
-
-        def told(estimate: Estimate) -> list[float | None]:
-            return [finite(value) for value in (estimate.value, estimate.low, estimate.high)]
-
         return {
             "task": self.task,
             "planner": self.planner,
@@ -108,9 +104,9 @@ class Starts:
             "starts": [
                 {
                     "rate": name,
-                    "test_loss": told(ours),
-                    "test_loss_of_constant": told(kept),
-                    "difference": told(difference),
+                    "test_loss": ours.to_json(),
+                    "test_loss_of_constant": kept.to_json(),
+                    "difference": difference.to_json(),
                     "verdict": st.verdict(difference),
                 }
                 for name, ours, kept, difference in self.rows

@@ -42,6 +42,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from lr_env.errors import UserError
+from lr_env.replacing import finite
 
 LEVEL = 0.95
 """Nominal coverage of every interval."""
@@ -71,6 +72,10 @@ class Estimate:
     def half_width(self) -> float:
         """Half the width of the interval."""
         return (self.high - self.low) / 2 if self.high != self.low else 0.0
+
+    def to_json(self) -> list[float | None]:
+        """Value, low and high; None for what JSON cannot hold."""
+        return [finite(self.value), finite(self.low), finite(self.high)]
 
 
 def iqm(values: ArrayLike, axis: int = -1) -> Any:
