@@ -356,7 +356,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
         "numerics": asdict(job.numerics),
         **job.measurements,
         "versions": dict(result.spec["versions"]),
-        "wall_seconds": round(result.seconds, 1),
+        "wall_seconds_of_last_start": round(result.seconds, 1),
     }
 
 
