@@ -98,8 +98,8 @@ def test_children_decay_as_those_of_the_task():
 
 def test_candidates_cover_decades_of_their_own():
     rates = [planner.peak for planner in Prodigy.candidates([0.1, 0.2, 0.4])]
-    assert rates == pytest.approx([0.1, 1.0, 10.0])
-    assert [planner.peak for planner in Prodigy.candidates([0.3])] == [1.0]
+    assert rates == pytest.approx([0.01, 0.1, 1.0])
+    assert [planner.peak for planner in Prodigy.candidates([0.3])] == [0.1]
 
 
 def test_bad_input(monkeypatch):
