@@ -309,7 +309,8 @@ def test_the_comparisons_that_are_kept_can_be_read():
         with (one.folder / "summary.csv").open(newline="") as file:
             order = [row["planner"] for row in csv.DictReader(file)]  # by mean test loss
         ranks = {row.planner: row.ranks[number] for row in standings.rows}
-        assert sorted(ranks, key=order.index) == sorted(ranks, key=ranks.__getitem__)
+        listed = [ranks[name] for name in order if name in ranks]
+        assert listed == sorted(listed)  # those of which runs diverged are as bad as each other
         assert standings.left_out[number] == tuple(sorted(set(order) - set(ranks)))
 
 
