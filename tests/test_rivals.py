@@ -96,6 +96,21 @@ def test_children_decay_as_those_of_the_task():
     assert Packaged("prodigy", 0.0).decaying_as(decayed.optimizer).weight_decay == 0.0
 
 
+@pytest.mark.parametrize("kind", ["schedule-free-adamw", "prodigy", "d-adapt-adam"])
+def test_adams_decay_as_adamw_does(kind):
+    """By a share of each weight; in the gradient, decay would move a large and a small weight equally far."""
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 0.01, 0.0]))
+    optimizer = Packaged(kind, 0.1).build([parameter])
+    for group in optimizer.param_groups:
+        group |= {name: 1.0 for name in ("d", "d0") if name in group}  # as if they had found their rate
+    for _ in range(3):
+        parameter.grad = torch.tensor([0.0, 0.0, 1.0])
+        optimizer.step()
+    large, small, _ = parameter.tolist()
+    assert large < 1
+    assert small / 0.01 == pytest.approx(large, rel=1e-4)
+
+
 def test_candidates_cover_decades_of_their_own():
     rates = [planner.peak for planner in Prodigy.candidates([0.1, 0.2, 0.4])]
     assert rates == pytest.approx([0.01, 0.1, 1.0])

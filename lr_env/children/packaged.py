@@ -32,7 +32,7 @@ _KINDS = {
     "schedule-free-adamw": _Kind("schedulefree", "schedulefree", "AdamWScheduleFree", {}),
     "prodigy": _Kind("prodigyopt", "prodigyopt", "Prodigy", {}),
     "d-adapt-sgd": _Kind("dadaptation", "dadaptation", "DAdaptSGD", {"momentum": 0.9}),
-    "d-adapt-adam": _Kind("dadaptation", "dadaptation", "DAdaptAdam", {}),
+    "d-adapt-adam": _Kind("dadaptation", "dadaptation", "DAdaptAdam", {"decouple": True}),
     "mechanic-sgd": _Kind("mechanic-pytorch", "mechanic_pytorch", "mechanize", {"momentum": 0.9}),
 }
 
@@ -40,6 +40,8 @@ _KINDS = {
 @dataclass(frozen=True)
 class Packaged:
     """An optimizer of another package, with that package's defaults but for a momentum of 0.9 where it is SGD's.
+
+    Weight decay is decoupled where it is an Adam's, as in AdamW; one package would leave it in the gradient.
 
     Its arithmetic is not stacked: children are trained by the loop. What it keeps besides the parameters is kept with
     the child, whatever it is.
