@@ -97,7 +97,7 @@ def test_children_decay_as_those_of_the_task():
 
 
 @pytest.mark.parametrize("kind", ["schedule-free-adamw", "prodigy", "d-adapt-adam"])
-def test_adams_decay_as_adamw_does(kind):
+def test_adams_decay_as_adamw_does(kind, capsys):
     """By a share of each weight; in the gradient, decay would move a large and a small weight equally far."""
     parameter = torch.nn.Parameter(torch.tensor([1.0, 0.01, 0.0]))
     optimizer = Packaged(kind, 0.1).build([parameter])
@@ -106,6 +106,7 @@ def test_adams_decay_as_adamw_does(kind):
     for _ in range(3):
         parameter.grad = torch.tensor([0.0, 0.0, 1.0])
         optimizer.step()
+    assert capsys.readouterr().out == ""
     large, small, _ = parameter.tolist()
     assert large < 1
     assert small / 0.01 == pytest.approx(large, rel=1e-4)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -79,7 +81,8 @@ class Packaged:
             raise self._missing() from error
         if self.kind == "mechanic-sgd":
             made = made(torch.optim.SGD)
-        optimizer = made(list(parameters), lr=1.0, weight_decay=self.weight_decay or 0.0, **kind.settings)
+        with redirect_stdout(io.StringIO()):  # dadaptation prints a line for every optimizer that decouples decay
+            optimizer = made(list(parameters), lr=1.0, weight_decay=self.weight_decay or 0.0, **kind.settings)
         if hasattr(optimizer, "train"):
             optimizer.train()  # schedule-free: at the point where gradients are taken
         return optimizer
