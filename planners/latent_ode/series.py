@@ -1,0 +1,138 @@
+"""Runs of a sweep as arrays: what a model of training is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError
+from lr_env.records.record import RunRecord
+
+Floats = NDArray[np.float64]
+
+CHANNELS: tuple[str, ...] = ("train_loss", "val_loss", "val_accuracy")
+"""The signals that a model reads and predicts, losses by their natural log."""
+
+LOSS = CHANNELS.index("val_loss")
+"""The channel that plans are judged by."""
+
+FEWEST_RUNS = 10
+
+
+def channel(name: str, values: Floats) -> Floats:
+    """A signal as models see it; NaN where it is missing or has no log."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.log(values) if name.endswith("loss") else values
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Runs of one task, one point a segment, short ones padded.
+
+    Attributes:
+        steps: optimizer steps done at each point, (runs, points); beyond a run's last point its last step.
+        lr: mean learning rate since the point before, (runs, points).
+        values: `CHANNELS` at each point, (runs, points, channels); NaN where missing.
+        final: log of the loss on the whole validation split at the end of the run, (runs,); NaN where not measured.
+        lengths: points of each run, (runs,).
+        budget: optimizer steps of a whole run.
+        seeds: of the children, (runs,).
+        labels: planner and settings of each run.
+        diverged: runs that were left out because they diverged.
+    """
+
+    steps: Floats
+    lr: Floats
+    values: Floats
+    final: Floats
+    lengths: NDArray[np.int64]
+    budget: int
+    seeds: NDArray[np.int64]
+    labels: tuple[str, ...]
+    diverged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Series:
+        """Some of the runs."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return Series(
+            self.steps[rows],
+            self.lr[rows],
+            self.values[rows],
+            self.final[rows],
+            self.lengths[rows],
+            self.budget,
+            self.seeds[rows],
+            tuple(self.labels[row] for row in rows),
+            self.diverged,
+        )
+
+    @property
+    def cumulative(self) -> Floats:
+        """Sum of rate times steps before each point, and before the first, (runs, points + 1)."""
+        steps = np.diff(self.steps, axis=1, prepend=0.0)
+        return np.concatenate([np.zeros((len(self), 1)), np.cumsum(self.lr * steps, axis=1)], axis=1)
+
+
+def series(records: Sequence[RunRecord], budget: int) -> Series:
+    """Runs as arrays.
+
+    A run that diverged is left out: its rates are outside of what plans may use (see `trust`), and its losses would
+    rule the scale of all others.
+
+    Args:
+        records: runs of one task with their curves. What they lack is NaN.
+        budget: optimizer steps of a whole run.
+
+    Raises:
+        UserError: a run has no rates or no validation loss, or fewer than 10 runs are left.
+    """
+    kept = [record for record in records if not record.diverged]
+    for record in kept:
+        if "lr" not in record.curves or not _positive(record.curves["lr"]):
+            raise UserError(
+                f"a run of {record.planner} (seed {record.seed}) has no learning rate at some of its points: "
+                "log the rate, or leave the run out"
+            )
+        if not np.isfinite(np.asarray(record.curves.get("val_loss", []), dtype=np.float64)).any():
+            raise UserError(f"a run of {record.planner} (seed {record.seed}) has no validation loss: leave it out")
+    if len(kept) < FEWEST_RUNS:
+        raise UserError(
+            f"{len(kept)} usable runs ({len(records) - len(kept)} of {len(records)} diverged): "
+            f"a model needs at least {FEWEST_RUNS}"
+        )
+    longest = max(len(record.curves["lr"]) for record in kept)
+    shape = len(kept), longest
+    steps, lr, values = np.zeros(shape), np.zeros(shape), np.full((*shape, len(CHANNELS)), np.nan)
+    for row, record in enumerate(kept):
+        count = len(record.curves["lr"])
+        steps[row, :count] = record.curves["step"]
+        steps[row, count:] = record.curves["step"][-1]
+        lr[row, :count] = record.curves["lr"]
+        lr[row, count:] = record.curves["lr"][-1]
+        for number, name in enumerate(CHANNELS):
+            if name in record.curves:
+                values[row, :count, number] = channel(name, np.asarray(record.curves[name], dtype=np.float64))
+    final = np.array([record.scores.get("final_val_loss", np.nan) for record in kept])
+    return Series(
+        steps,
+        lr,
+        values,
+        channel("val_loss", final),
+        np.array([len(record.curves["lr"]) for record in kept]),
+        budget,
+        np.array([record.seed for record in kept]),
+        tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
+        len(records) - len(kept),
+    )
+
+
+def _positive(rates: Floats) -> bool:
+    rates = np.asarray(rates, dtype=np.float64)
+    return rates.size > 0 and bool((np.isfinite(rates) & (rates > 0)).all())
