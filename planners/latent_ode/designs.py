@@ -10,9 +10,9 @@ from scipy.stats import qmc
 from lr_env.errors import unknown
 from lr_env.rollout import PlannedRun
 from planners.knots import knots_at
+from planners.latent_ode.series import Floats
 from planners.schedule import Schedule
 from planners.schedules import WSD, Constant, Cosine, Knee, Linear, OneCycle, Polynomial, Step, WSDSqrt
-from planners.latent_ode.series import Floats
 
 Range = tuple[float, float]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,13 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from planners.latent_ode.series import CHANNELS, LOSS
+from planners.latent_ode.stacked import GRU, Linear, Members, drawn, generators
 
 TOKEN = 2 + len(CHANNELS)
 """What the encoder reads of a point: time, log rate, channels."""
 
 RECENT = 3
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -38,16 +39,17 @@ class Sizes:
     steps: int = 16
 
 
-class Ensemble(nn.Module):
+class Ensemble(Members):
     """Several models of a task's training, computed as one.
 
-    With u the log of the rate less a constant, and time t as a share of a whole run:
+    With u the log of the rate less a constant, and time as a share of a whole run:
 
         dz/dt = exp(u) F tanh(A z + u a + b),  values = R z + r,
 
     where the factor exp(u) says that to first order an optimizer moves by its rate: at a rate of 0 nothing changes.
-    The state z at the time of the last point of a window is a linear map of what a GRU makes of the window, read
-    backwards, last point first.
+    The state z at the time of the last point of a window is what a GRU makes of the window, read backwards, last point
+    first, on top of the mean of the last `RECENT` points: before anything is learned the first coordinates of the state
+    are the channels themselves.
 
     All tensors begin with (members, batch).
 
@@ -59,28 +61,23 @@ class Ensemble(nn.Module):
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
         super().__init__()
         self.sizes = sizes
-        draws = [torch.Generator().manual_seed(seed * 1000 + member) for member in range(sizes.members)]
+        draws = generators(sizes.members, seed)
+        channels = len(CHANNELS)
 
-        def drawn(*shape: int, scale: float) -> nn.Parameter:
-            return nn.Parameter(torch.stack([torch.randn(*shape, generator=draw) * scale for draw in draws]))
+        def kept(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.eye(*shape).expand(sizes.members, *shape).clone())
 
-        latent, hidden, field = sizes.latent, sizes.hidden, sizes.field
-        self.encoders = nn.ModuleList(nn.GRU(TOKEN, hidden, batch_first=True) for _ in draws)
-        for encoder, draw in zip(self.encoders, draws, strict=True):
-            for weight in encoder.parameters():
-                nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=draw)
-        self.to_latent = drawn(hidden, latent, scale=hidden**-0.5)
-        self.recent = drawn(len(CHANNELS), latent, scale=len(CHANNELS) ** -0.5)
-        self.start = drawn(1, latent, scale=0.5)
-        self.inner = drawn(latent, field, scale=latent**-0.5)
-        self.inner_rate = drawn(1, field, scale=0.5)
-        self.inner_bias = drawn(1, field, scale=0.5)
-        self.outer = drawn(field, latent, scale=0.5 * field**-0.5)
-        self.outer_bias = drawn(1, latent, scale=0.0)
-        self.read_out = drawn(latent, len(CHANNELS), scale=latent**-0.5)
-        self.read_bias = drawn(1, len(CHANNELS), scale=0.0)
-        self.read_final = drawn(latent, 1, scale=latent**-0.5)
-        self.final_bias = drawn(1, scale=0.0)
+        self.encoder = GRU(draws, TOKEN, sizes.hidden)
+        self.to_latent = drawn(draws, sizes.hidden, sizes.latent, scale=0.3 * sizes.hidden**-0.5)
+        self.recent = kept(channels, sizes.latent)
+        self.start = drawn(draws, 1, sizes.latent, scale=0.5)
+        self.inner = Linear(draws, sizes.latent, sizes.field)
+        self.inner_rate = drawn(draws, 1, sizes.field, scale=0.5)
+        self.outer = Linear(draws, sizes.field, sizes.latent, scale=0.5)
+        self.read_out = kept(sizes.latent, channels)
+        self.read_bias = nn.Parameter(torch.zeros(sizes.members, 1, channels))
+        self.read_final = nn.Parameter(self.read_out.detach()[:, :, LOSS].clone())
+        self.final_bias = nn.Parameter(torch.zeros(sizes.members, 1))
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """The state at the last point of each window.
@@ -92,13 +89,11 @@ class Ensemble(nn.Module):
         Returns:
             (members, batch, latent).
         """
-        states = []
-        for encoder, points, length in zip(self.encoders, tokens, lengths, strict=True):
-            last = (length - 1).clamp(min=0)[:, None, None].expand(-1, 1, self.sizes.hidden)
-            states.append(encoder(points)[0].gather(1, last)[:, 0] * (length > 0)[:, None])
-        kept = (torch.arange(tokens.shape[2]) < lengths.clamp(max=RECENT)[..., None])[..., None]
-        recent = (tokens[..., 2:] * kept).sum(2) / lengths.clamp(min=1, max=RECENT)[..., None]
-        return torch.stack(states) @ self.to_latent + recent @ self.recent + self.start
+        there = torch.arange(tokens.shape[2]) < lengths[..., None]
+        recent = (tokens[:, :, :RECENT, 2:] * there[..., :RECENT, None]).sum(2)
+        recent = recent / lengths.clamp(min=1, max=RECENT)[..., None]
+        begins = self.start * (lengths == 0)[..., None]
+        return self.encoder(tokens, there) @ self.to_latent + recent @ self.recent + begins
 
     def solve(self, state: Tensor, rates: Tensor, span: Tensor, method: str = "midpoint") -> Tensor:
         """The states at the ends of the solver's steps, which divide each run's span of time evenly.
@@ -113,13 +108,12 @@ class Ensemble(nn.Module):
             (members, batch, steps + 1, latent), that at the start first.
         """
         steps = rates.shape[-1]
-        drive = rates[..., None] * self.inner_rate[:, None] + self.inner_bias[:, None]
+        drive = rates[..., None] * self.inner_rate[:, None]
         pace = (rates.exp() * span[..., None])[..., None]
 
         def field(time: Tensor, z: Tensor) -> Tensor:
             step = min(int(time * steps + 1e-3), steps - 1)
-            moved = torch.tanh(z @ self.inner + drive[:, :, step])
-            return (moved @ self.outer + self.outer_bias) * pace[:, :, step]
+            return self.outer(torch.tanh(self.inner(z) + drive[:, :, step])) * pace[:, :, step]
 
         nodes = torch.linspace(0, 1, steps + 1, dtype=state.dtype)
         solved = odeint(field, state, nodes, method=method)
@@ -134,26 +128,7 @@ class Ensemble(nn.Module):
 
     def final(self, states: Tensor) -> Tensor:
         """The scaled log loss on the whole validation split, (members, batch), of states whose last is at the end."""
-        return (states[:, :, -1] @ self.read_final)[..., 0] + self.final_bias
-
-    def member(self, number: int) -> dict[str, Tensor]:
-        """Copies of the weights of a member."""
-        own = {name: weight[number].detach().clone() for name, weight in self._stacked()}
-        encoder = {f"encoder.{name}": weight.clone() for name, weight in self.encoders[number].state_dict().items()}
-        return own | encoder
-
-    def put_member(self, number: int, weights: Mapping[str, Tensor]) -> None:
-        """Give a member weights that `member` returned."""
-        with torch.no_grad():
-            for name, weight in self._stacked():
-                weight[number] = weights[name]
-        prefix = "encoder."
-        self.encoders[number].load_state_dict(
-            {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-        )
-
-    def _stacked(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, weight) for name, weight in self.named_parameters(recurse=False))
+        return (states[:, :, -1] @ self.read_final[..., None])[..., 0] + self.final_bias
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ class Trained:
                 raise UserError(f"model {str(path)!r} has format {header['format']!r}, not {FORMAT}: fit it anew")
             model = Ensemble(Sizes(**header["sizes"]))
             model.load_state_dict(tensors)
-            scales = {name: tuple(value) if isinstance(value, list) else value for name, value in header["scales"].items()}
+            scales = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in header["scales"].items()
+            }
             seen, lead = np.array(header["seen"], dtype=np.float64), np.array(header["lead"], dtype=np.float64)
             if seen.shape != (2, len(lead)) or not (np.isfinite(seen).all() and np.isfinite(lead).all()):
                 raise ValueError("the rates of its sweep are no finite numbers")

@@ -37,7 +37,9 @@ def tokens(steps: Floats, lr: Floats, values: Floats, scales: Scales) -> Floats:
     latest = np.maximum.accumulate(np.where(known, points, -1), axis=-2)
     held = np.take_along_axis(scaled, np.maximum(latest, 0), axis=-2)
     held = np.where(latest >= 0, held, 0.0)
-    return np.concatenate([(steps / scales.budget)[..., None], (np.log(lr) - scales.log_rate)[..., None], held], axis=-1)
+    return np.concatenate(
+        [(steps / scales.budget)[..., None], (np.log(lr) - scales.log_rate)[..., None], held], axis=-1
+    )
 
 
 @dataclass(frozen=True)
