@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lr_env.errors import UserError
 from planners.latent_ode.model import Ensemble, Scales, Sizes
@@ -22,28 +22,34 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a model is fitted.
+    """How a model is fitted, in three phases, see `fit`.
 
     Attributes:
         sizes: of the model.
-        iterations: updates of all members.
-        batch: windows in each, for each member.
-        learning_rate: of Adam, at its peak: up for a tenth of the iterations, then down by a cosine.
+        dynamics: updates of the vector field on whole runs.
+        encoding: updates of the encoder towards the states that the field goes through.
+        together: updates of all on futures of windows.
+        batch: windows in an update, for each member.
+        learning_rate: of Adam in the first two phases, at its peak: up for a tenth, then down by a cosine.
+        last_rate: the same of the third.
         weight_decay: decoupled.
         path_penalty: weight of the length of latent paths.
         end_weight: weight of the loss on the whole validation split at the end.
-        judge_every: iterations between two looks at the runs that are held out.
+        looks: times in each phase that the runs held out are looked at.
         seed: of everything that is drawn.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
-    iterations: int = 1500
-    batch: int = 64
-    learning_rate: float = 1e-2
+    dynamics: int = 1000
+    encoding: int = 300
+    together: int = 400
+    batch: int = 128
+    learning_rate: float = 2e-2
+    last_rate: float = 5e-3
     weight_decay: float = 0.0
     path_penalty: float = 0.0
     end_weight: float = 4.0
-    judge_every: int = 100
+    looks: int = 15
     seed: int = 0
 
 
@@ -55,29 +61,36 @@ class Fitted:
         model: the ensemble, each member as it was when it did best on the runs that were held out from it.
         scales: what it was fitted with.
         fold: the member that each run was held out from, (runs,).
-        history: (iterations, loss on the runs fitted to, loss on those held out), means over members.
+        history: (phase, iteration, loss on the runs fitted to, lowest so far on those held out), means over members.
     """
 
     model: Ensemble
     scales: Scales
     fold: NDArray[np.int64]
-    history: tuple[tuple[int, float, float], ...]
+    history: tuple[tuple[str, int, float, float], ...]
 
 
 def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> Fitted:
     """Fit an ensemble.
 
     Each member is fitted to all runs but its share of them, which stops it early: the weights at which the loss on the
-    runs held out is lowest are kept. All runs are held out from one member each.
+    runs held out is lowest are kept. All runs are held out from one member each. Three phases:
 
-    Each update scores futures of random windows at random times of random runs, up to their ends: squared errors of
-    the scaled channels, the last one again by the whole validation split, and the length of the latent path (see
-    `path_length`).
+    1. Dynamics: whole runs from their start, all in each update. No encoder is needed, so it is cheap.
+    2. Encoding: the encoder learns, from random windows, the state in which the dynamics see the run at that time.
+    3. Together: futures of random windows at random times of random runs, up to their ends. What is particular to a
+       run, and not to its schedule, is learned here.
+
+    The first and the last minimise squared errors of the scaled channels, that of the end again by the whole validation
+    split, and the length of the latent path (see `path_length`).
 
     Args:
         series: the runs.
         fitting: how.
         progress: told of iterations.
+
+    Raises:
+        UserError: the fit diverged.
     """
     sizes = fitting.sizes
     scales = scales_of(series)
@@ -85,32 +98,113 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
     draw = torch.Generator().manual_seed(fitting.seed)
     fold = folds(len(series), sizes.members, draw)
     model = Ensemble(sizes, fitting.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=fitting.learning_rate, betas=(0.9, 0.98), weight_decay=fitting.weight_decay
+    own = [torch.nonzero(fold != member)[:, 0] for member in range(sizes.members)]
+    left_out = [torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)]
+
+    def starts(rows: list[Tensor]) -> Batch:
+        same = _as_many(rows)
+        none = torch.zeros_like(same)
+        return table.batch(same, none, none, sizes.steps)
+
+    def windows(count: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.stack([runs[torch.randint(len(runs), (count,), generator=draw)] for runs in own])
+        now = 1 + (torch.rand(rows.shape, generator=draw) * (table.lengths[rows] - 1)).long()
+        return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
+
+    judged = starts(left_out)
+    whole = starts(own)
+    loop = _Loop(model, fitting, progress or (lambda count: None))
+    loop.run(
+        "dynamics",
+        fitting.dynamics,
+        fitting.learning_rate,
+        model.dynamics(),
+        lambda: errors(model, whole, fitting),
+        lambda: errors(model, judged, fitting),
     )
-    fitted_to = [torch.nonzero(fold != member)[:, 0] for member in range(sizes.members)]
-    best = _Best(model)
-    history = []
+    every = torch.arange(len(series)).expand(sizes.members, -1)
+    states = paths(model, table, every)
+
+    def missed(rows: Tensor, now: Tensor, lengths: Tensor) -> Tensor:
+        batch = table.windows(rows, now, lengths)
+        aim = states.gather(1, rows[..., None, None].expand(-1, -1, *states.shape[2:]))
+        aim = aim.gather(2, now[..., None, None].expand(-1, -1, 1, sizes.latent))[:, :, 0]
+        spread = states.var((1, 2))[:, None] + 1e-6
+        return ((model.encode(*batch) - aim) ** 2 / spread).mean((1, 2))
+
+    loop.run(
+        "encoding",
+        fitting.encoding,
+        fitting.learning_rate,
+        model.encoding(),
+        lambda: missed(*windows(fitting.batch)),
+        None,
+    )
     held = held_out(table, fold, sizes)
-    for iteration in range(fitting.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = fitting.learning_rate * _pace((iteration + 1) / fitting.iterations)
-        rows = torch.stack([own[torch.randint(len(own), (fitting.batch,), generator=draw)] for own in fitted_to])
-        losses = errors(model, _windows(table, rows, sizes, draw), fitting)
-        optimizer.zero_grad()
-        losses.sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        if (iteration + 1) % fitting.judge_every == 0 or iteration + 1 == fitting.iterations:
-            with torch.no_grad():
-                judged = errors(model, held, fitting)
-            best.keep(model, judged)
-            history.append((iteration + 1, float(losses.detach().mean()), float(judged.mean())))
-        if progress:
-            progress(1)
-    if not best.found:
-        raise UserError("the fit diverged: give a smaller learning rate")
-    return Fitted(best.into(model), scales, fold.numpy(), tuple(history))
+    loop.run(
+        "together",
+        fitting.together,
+        fitting.last_rate,
+        list(model.parameters()),
+        lambda: errors(model, _cut(table, sizes, *windows(fitting.batch)), fitting) + errors(model, whole, fitting),
+        lambda: errors(model, held, fitting),
+    )
+    return Fitted(model.eval(), scales, fold.numpy(), tuple(loop.history))
+
+
+def paths(model: Ensemble, table: Table, rows: Tensor) -> Tensor:
+    """States of the dynamics at the start and at each point of runs, (members, runs, points + 1, latent)."""
+    none = torch.zeros_like(rows)
+    nodes = table.tokens.shape[1]
+    batch = table.batch(rows, none, none, nodes)
+    with torch.no_grad():
+        return model.solve(model.encode(batch.tokens, batch.lengths), batch.rates, batch.span)
+
+
+class _Loop:
+    """Phases of gradient descent."""
+
+    def __init__(self, model: Ensemble, fitting: Fitting, progress: Progress) -> None:
+        self.model, self.fitting, self.progress = model, fitting, progress
+        self.history: list[tuple[str, int, float, float]] = []
+
+    def run(
+        self,
+        phase: str,
+        iterations: int,
+        learning_rate: float,
+        parameters: list[nn.Parameter],
+        loss: Callable[[], Tensor],
+        held: Callable[[], Tensor] | None,
+    ) -> None:
+        """Descend, and take for each member the weights that were best on the runs held out, where there are such."""
+        optimizer = torch.optim.AdamW(
+            parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=self.fitting.weight_decay
+        )
+        best = _Best(self.model)
+        for iteration in range(iterations):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * _pace((iteration + 1) / iterations)
+            if held is not None and iteration % max(1, iterations // self.fitting.looks) == 0:
+                self._look(best, held)
+            losses = loss()
+            optimizer.zero_grad()
+            losses.sum().backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimizer.step()
+            self.progress(1)
+            if iteration % max(1, iterations // self.fitting.looks) == 0 or iteration + 1 == iterations:
+                after = float(best.losses.mean()) if held is not None else math.nan
+                self.history.append((phase, iteration, float(losses.detach().mean()), after))
+        if held is not None:
+            self._look(best, held)
+            if not best.found:
+                raise UserError("the fit diverged: give a smaller learning rate")
+            best.into(self.model)
+
+    def _look(self, best: _Best, held: Callable[[], Tensor]) -> None:
+        with torch.no_grad():
+            best.keep(self.model, held())
 
 
 def errors(model: Ensemble, batch: Batch, fitting: Fitting) -> Tensor:
@@ -149,23 +243,21 @@ def folds(runs: int, members: int, draw: torch.Generator) -> Tensor:
 
 def held_out(table: Table, fold: Tensor, sizes: Sizes) -> Batch:
     """Windows over all of each held-out run, the same at every look; members with fewer runs repeat some."""
-    most = int(torch.bincount(fold, minlength=sizes.members).max())
-    rows, now = [], []
-    for member in range(sizes.members):
-        own = torch.nonzero(fold == member)[:, 0]
-        own = own[torch.arange(most) % len(own)] if len(own) else torch.zeros(most, dtype=torch.int64)
-        shares = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4, 0.7])
-        rows.append(own.repeat_interleave(len(shares)))
-        now.append((table.lengths[own][:, None] * shares).long().flatten())
-    at = torch.stack(now)
-    return table.batch(torch.stack(rows), at, torch.full_like(at, sizes.window), sizes.steps)
+    rows = _as_many([torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)])
+    shares = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4, 0.7])
+    at = (table.lengths[rows][..., None] * shares).long().flatten(1)
+    rows = rows.repeat_interleave(len(shares), 1)
+    return table.batch(rows, at, torch.full_like(at, sizes.window), sizes.steps)
 
 
-def _windows(table: Table, rows: Tensor, sizes: Sizes, draw: torch.Generator) -> Batch:
-    """Random windows of runs: any present before the end, any length."""
-    now = (torch.rand(rows.shape, generator=draw) * table.lengths[rows]).long()
-    lengths = torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
+def _cut(table: Table, sizes: Sizes, rows: Tensor, now: Tensor, lengths: Tensor) -> Batch:
     return table.batch(rows, now, lengths, sizes.steps)
+
+
+def _as_many(rows: list[Tensor]) -> Tensor:
+    """Rows of each member, (members, most); members with fewer repeat some."""
+    most = max(len(own) for own in rows)
+    return torch.stack([own[torch.arange(most) % len(own)] for own in rows])
 
 
 def _pace(done: float) -> float:

@@ -89,11 +89,22 @@ class Ensemble(Members):
         Returns:
             (members, batch, latent).
         """
+        if not lengths.any():
+            return self.start.expand(-1, tokens.shape[1], -1)
         there = torch.arange(tokens.shape[2]) < lengths[..., None]
         recent = (tokens[:, :, :RECENT, 2:] * there[..., :RECENT, None]).sum(2)
         recent = recent / lengths.clamp(min=1, max=RECENT)[..., None]
         begins = self.start * (lengths == 0)[..., None]
         return self.encoder(tokens, there) @ self.to_latent + recent @ self.recent + begins
+
+    def encoding(self) -> list[nn.Parameter]:
+        """The parameters that only windows of runs need."""
+        return [*self.encoder.parameters(), self.to_latent, self.recent]
+
+    def dynamics(self) -> list[nn.Parameter]:
+        """All others."""
+        encoding = {id(parameter) for parameter in self.encoding()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in encoding]
 
     def solve(self, state: Tensor, rates: Tensor, span: Tensor, method: str = "midpoint") -> Tensor:
         """The states at the ends of the solver's steps, which divide each run's span of time evenly.
@@ -108,12 +119,12 @@ class Ensemble(Members):
             (members, batch, steps + 1, latent), that at the start first.
         """
         steps = rates.shape[-1]
-        drive = rates[..., None] * self.inner_rate[:, None]
-        pace = (rates.exp() * span[..., None])[..., None]
+        drive = (rates[..., None] * self.inner_rate[:, None]).unbind(2)
+        pace = (rates.exp() * span[..., None])[..., None].unbind(2)
 
         def field(time: Tensor, z: Tensor) -> Tensor:
             step = min(int(time * steps + 1e-3), steps - 1)
-            return self.outer(torch.tanh(self.inner(z) + drive[:, :, step])) * pace[:, :, step]
+            return self.outer(torch.tanh(self.inner(z) + drive[step])) * pace[step]
 
         nodes = torch.linspace(0, 1, steps + 1, dtype=state.dtype)
         solved = odeint(field, state, nodes, method=method)

@@ -52,14 +52,14 @@ class GRU(nn.Module):
             (members, batch, hidden).
         """
         hidden = self.hidden
-        read = self.read(tokens)
+        read = self.read(tokens).unbind(2)  # not by indices: the gradient of each would be as large as all of it
         state = tokens.new_zeros(*tokens.shape[:2], hidden)
-        for point in range(tokens.shape[2]):
-            new, before = read[:, :, point], self.again(state)
+        for new, known in zip(read, there[..., None].unbind(2), strict=True):
+            before = self.again(state)
             gates = torch.sigmoid(new[..., : 2 * hidden] + before[..., : 2 * hidden])
             reset, stay = gates[..., :hidden], gates[..., hidden:]
             proposed = torch.tanh(new[..., 2 * hidden :] + reset * before[..., 2 * hidden :])
-            state = state + ((1 - stay) * there[:, :, point, None]) * (proposed - state)
+            state = state + ((1 - stay) * known) * (proposed - state)
         return state
 
 

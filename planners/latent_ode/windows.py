@@ -78,6 +78,11 @@ class Table:
         self.steps = torch.tensor(np.concatenate([np.zeros((len(series), 1)), series.steps], axis=1))
         self.cumulative = torch.tensor(series.cumulative)
 
+    def windows(self, rows: Tensor, now: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What an encoder reads, see `Ensemble.encode`; the arguments are those of `batch`."""
+        points = (now[..., None] - 1 - torch.arange(self.window)).clamp(min=0)
+        return self.tokens[rows[..., None], points], torch.minimum(lengths, now)
+
     def batch(self, rows: Tensor, now: Tensor, lengths: Tensor, nodes: int) -> Batch:
         """Cut windows.
 
@@ -87,8 +92,7 @@ class Table:
             lengths: points that are read, at most, (members, batch).
             nodes: steps of the solver to the end of the run.
         """
-        lengths = torch.minimum(lengths, now)
-        points = (now[..., None] - 1 - torch.arange(self.window)).clamp(min=0)
+        read, lengths = self.windows(rows, now, lengths)
         steps = self.steps[rows]
         start = steps.gather(-1, now[..., None])
         end = steps.gather(-1, self.lengths[rows][..., None])
@@ -106,7 +110,7 @@ class Table:
         mixed = torch.where(weight < 1e-6, known, torch.where(weight > 1 - 1e-6, values.gather(2, right), mixed))
         mixed[(before < 1) & (share < 1 - 1e-6)] = torch.nan
         return Batch(
-            self.tokens[rows[..., None], points],
+            read,
             lengths,
             (mean.clamp_min(1e-30).log() - self.scales.log_rate).float(),
             ((end - start)[..., 0] / self.scales.budget).float(),
