@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lr_env.planner import RunSpec, Signals, State, require
-from planners.latent_ode.search import Problem, Search, played, search
+from planners.latent_ode.search import GRID, Problem, Search, played, search
 from planners.latent_ode.series import CHANNELS, channel
 from planners.latent_ode.trained import Trained, find_model
 from planners.latent_ode.windows import tokens
@@ -96,27 +96,29 @@ class LatentODE:
             z = model.encode(points, torch.full((members, runs), state["points"]))
         left = (total - now) * state["segment"]
         span = torch.full((runs,), left / scales.budget, dtype=torch.float32)
-        at = (now + np.linspace(0, 1, self.knots) * (total - now)) / total
-        grid = np.linspace(0, 1, trained.seen.shape[1])
+        at = (now + np.linspace(0, 1, GRID) * (total - now)) / total
+        grid = np.linspace(0, 1, trained.library.shape[1])
+        limits = np.log(state["range"])
+        tails = np.stack([np.interp(at, grid, row) for row in trained.library])
         if self.trust is None:
-            low, high = (np.full(self.knots, np.log(rate)) for rate in state["range"])
+            low, high = (np.full(GRID, limit) for limit in limits)
         else:
-            low = np.interp(at, grid, trained.seen[0]) - self.trust
-            high = np.interp(at, grid, trained.seen[1]) + self.trust
-        low, high = (np.clip(bound, *np.log(state["range"])) - scales.log_rate for bound in (low, high))
+            low, high = tails.min(0) - self.trust, tails.max(0) + self.trust
+        low, high = (np.clip(bound, *limits) - scales.log_rate for bound in (low, high))
         bounds = [torch.tensor(np.tile(bound, (runs, 1)), dtype=torch.float32) for bound in (low, high)]
         problem = Problem(model, z, span, bounds[0], bounds[1], self.horizon)
         settings = Search(self.knots, self.rounds, self.candidates, pessimism=self.pessimism, ascents=self.ascents)
         mid = (np.arange(total) + 0.5) / total
-        start = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]]) - scales.log_rate
+        going = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]])
+        known = np.concatenate([going[:, None], np.tile(tails, (runs, 1, 1))], axis=1) - scales.log_rate
         shape = settings.rounds, settings.candidates, self.knots
-        noise = np.stack([np.random.default_rng([seed, 1]).standard_normal(shape) for seed in state["seeds"]], axis=1)
-        plan, score = search(problem, torch.tensor(start, dtype=torch.float32), settings, noise)
+        noise = np.stack([np.random.default_rng([seed, now]).standard_normal(shape) for seed in state["seeds"]], axis=1)
+        plan, _ = search(problem, torch.tensor(known, dtype=torch.float32), settings, noise)
         rates = state["rates"].copy()
         rates[:, now:] = np.clip(
             np.exp(played(plan.numpy().astype(np.float64), total - now) + scales.log_rate), *state["range"]
         )
         with torch.no_grad():
-            futures = problem.futures(plan[:, None])[:, :, 0]
+            futures = model.read(problem.futures(plan[:, None])[:, :, 0])
         belief = {"now": now, "rates": rates[:, now:].copy(), "futures": futures.numpy().astype(np.float64)}
         return {**state, "rates": rates, "beliefs": [*state["beliefs"], belief]}

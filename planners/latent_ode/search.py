@@ -9,22 +9,25 @@ import torch
 from torch import Tensor
 
 from planners.latent_ode.model import Ensemble
-from planners.latent_ode.series import LOSS, Floats
+from planners.latent_ode.series import Floats
+
+GRID = 33
+"""Points at equal distances over the time left, the first now and the last at the end, that a plan is made of."""
 
 _FINE = 4
-"""Points in each step of the solver at which a schedule is looked up, to take the mean rate of the step."""
+"""Points in each step of the solver at which a plan is looked up, to take the mean rate of the step."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search by the cross-entropy method, and by gradients.
+    """A search by the cross-entropy method from known schedules, and by gradients from what it finds.
 
     Attributes:
-        knots: of the log rate over the time that is left, at equal distances, straight lines between.
-        rounds: of the cross-entropy method; 0 for gradients alone.
+        knots: of the changes that are tried: straight lines of the log rate between knots at equal distances.
+        rounds: of the cross-entropy method.
         candidates: drawn in each round, for each run.
         elites: best of them, to which the next round's distribution is fitted.
-        spread: standard deviation of the first round, in the log.
+        spread: least standard deviation of the first round, in the log.
         ascents: gradient steps from the best candidate.
         pessimism: standard deviations over the members that are added to the mean of what they predict.
     """
@@ -33,7 +36,7 @@ class Search:
     rounds: int = 5
     candidates: int = 64
     elites: int = 8
-    spread: float = 0.5
+    spread: float = 0.2
     ascents: int = 0
     pessimism: float = 1.0
 
@@ -41,101 +44,119 @@ class Search:
 class Problem:
     """What is left of some runs, as a model sees it.
 
+    A plan is logs of rates, less the model's constant, at the points of the grid.
+
     Args:
         model: the ensemble.
         state: now, (members, runs, latent).
         span: time that is left, in the model's unit, (runs,).
-        low, high: logs of the rates that are allowed at each knot, less the model's constant, (runs, knots).
+        low, high: bounds of plans, (runs, GRID).
         horizon: share of the time left at whose end the loss counts.
     """
 
     def __init__(self, model: Ensemble, state: Tensor, span: Tensor, low: Tensor, high: Tensor, horizon: float = 1.0):
         self.model, self.state, self.span, self.low, self.high = model, state, span, low, high
-        steps = model.sizes.steps
-        at = (torch.arange(steps * _FINE) + 0.5) / (steps * _FINE) * horizon * (low.shape[-1] - 1)
-        before = at.floor().long().clamp(max=low.shape[-1] - 2)
-        share = at - before
-        lookup = torch.zeros(steps * _FINE, low.shape[-1])
-        lookup[torch.arange(len(at)), before] = 1 - share
-        lookup[torch.arange(len(at)), before + 1] += share
-        self.lookup, self.horizon = lookup.T.contiguous(), horizon
+        points = model.sizes.steps * _FINE
+        self.lookup = interpolation(GRID, (torch.arange(points) + 0.5) / points * horizon)
+        self.horizon = horizon
 
-    def rates(self, knots: Tensor) -> Tensor:
-        """u in each step of the solver, (..., steps), of knots (..., knots)."""
-        fine = (knots @ self.lookup).exp()
-        return fine.reshape(*knots.shape[:-1], self.model.sizes.steps, _FINE).mean(-1).log()
+    def rates(self, plans: Tensor) -> Tensor:
+        """u in each step of the solver, (..., steps), of plans (..., GRID)."""
+        fine = (plans @ self.lookup).exp()
+        return fine.reshape(*plans.shape[:-1], self.model.sizes.steps, _FINE).mean(-1).log()
 
-    def futures(self, knots: Tensor) -> Tensor:
-        """The scaled channels along plans, (members, runs, plans, steps + 1, channels), of (runs, plans, knots)."""
-        members, (runs, plans) = self.model.sizes.members, knots.shape[:2]
-        rates = self.rates(knots).reshape(1, runs * plans, -1).expand(members, -1, -1)
-        state = self.state[:, :, None].expand(-1, -1, plans, -1).reshape(members, runs * plans, -1)
-        span = (self.span * self.horizon)[:, None].expand(-1, plans).reshape(1, -1).expand(members, -1)
-        values = self.model.read(self.model.solve(state, rates, span))
-        return values.reshape(members, runs, plans, *values.shape[2:])
+    def futures(self, plans: Tensor) -> Tensor:
+        """The latent states along plans, (members, runs, plans, steps + 1, latent), of (runs, plans, GRID)."""
+        members, (runs, count) = self.model.sizes.members, plans.shape[:2]
+        rates = self.rates(plans).reshape(1, runs * count, -1).expand(members, -1, -1)
+        state = self.state[:, :, None].expand(-1, -1, count, -1).reshape(members, runs * count, -1)
+        span = (self.span * self.horizon)[:, None].expand(-1, count).reshape(1, -1).expand(members, -1)
+        return self.model.solve(state, rates, span).reshape(members, runs, count, -1, self.model.sizes.latent)
 
-    def scores(self, knots: Tensor, pessimism: float) -> Tensor:
-        """Predicted log validation loss at the end of plans, (runs, plans), the lower the better."""
-        ends = self.futures(knots)[:, :, :, -1, LOSS]
+    def ends(self, plans: Tensor) -> Tensor:
+        """Predicted log loss on the whole validation split, scaled, (members, runs, plans)."""
+        states = self.futures(plans)
+        return self.model.final(states.flatten(1, 2)).reshape(states.shape[:3])
+
+    def scores(self, plans: Tensor, pessimism: float) -> Tensor:
+        """What a search minimises, (runs, plans)."""
+        ends = self.ends(plans)
         return ends.mean(0) + (pessimism * ends.std(0) if pessimism and len(ends) > 1 else 0.0)
 
-    def clamp(self, knots: Tensor) -> Tensor:
-        """Plans within what is allowed."""
-        return torch.minimum(torch.maximum(knots, self.low[:, None]), self.high[:, None])
+    def clamp(self, plans: Tensor) -> Tensor:
+        """Plans within their bounds."""
+        return torch.minimum(torch.maximum(plans, self.low[:, None]), self.high[:, None])
 
 
-def search(problem: Problem, start: Tensor, settings: Search, noise: Floats) -> tuple[Tensor, Tensor]:
+def search(problem: Problem, known: Tensor, settings: Search, noise: Floats) -> tuple[Tensor, Tensor]:
     """The best plan for each run.
+
+    The elites of known plans are where the cross-entropy method starts from: the mean of its distribution has all of
+    their detail, what it draws around it are smooth changes.
 
     Args:
         problem: what is left of the runs.
-        start: a plan to begin with, which the answer is no worse than, (runs, knots).
+        known: plans to begin with, which the answer is no worse than, (runs, plans, GRID).
         settings: how to search.
         noise: standard normal, (rounds, runs, candidates, knots).
 
     Returns:
-        Plans (runs, knots), and their scores (runs,).
+        Plans (runs, GRID), and their scores (runs,).
     """
+    smooth = interpolation(settings.knots, torch.linspace(0, 1, GRID))
     with torch.no_grad():
-        best = problem.clamp(start[:, None])
-        score = problem.scores(best, settings.pessimism)
-        mean, spread = best, torch.full_like(best, settings.spread)
-        for draws in torch.tensor(noise, dtype=start.dtype):
-            tried = torch.cat([best, problem.clamp(mean + spread * draws)], 1)
-            scores = problem.scores(tried, settings.pessimism)
-            order = scores.argsort(1)[:, : settings.elites]
-            chosen = tried.gather(1, order[..., None].expand(-1, -1, tried.shape[-1]))
-            mean, spread = chosen.mean(1, keepdim=True), chosen.std(1, keepdim=True) + 0.02
-            best, score = chosen[:, :1], scores.gather(1, order[:, :1])
+        tried = problem.clamp(known)
+        chosen, scores = _best(tried, problem.scores(tried, settings.pessimism), settings.elites)
+        for number, draws in enumerate(torch.as_tensor(noise, dtype=known.dtype)):
+            spread = chosen.std(1, keepdim=True).mean(-1, keepdim=True) if chosen.shape[1] > 1 else 0.0
+            spread = torch.as_tensor(spread).clamp(min=settings.spread * 0.6**number, max=1.0)
+            drawn = problem.clamp(chosen.mean(1, keepdim=True) + spread * (draws @ smooth))
+            tried = torch.cat([chosen, drawn], 1)
+            scores = torch.cat([scores, problem.scores(drawn, settings.pessimism)], 1)
+            chosen, scores = _best(tried, scores, settings.elites)
+        best, score = chosen[:, :1], scores[:, :1]
     if settings.ascents:
-        found, better = _ascend(problem, best, settings)
+        found, better = _ascend(problem, best, settings, smooth)
         lower = better < score
         best, score = torch.where(lower[..., None], found, best), torch.where(lower, better, score)
     return best[:, 0], score[:, 0]
 
 
-def _ascend(problem: Problem, start: Tensor, settings: Search) -> tuple[Tensor, Tensor]:
-    """The best plan on the way down the gradient."""
-    knots = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([knots], lr=0.1)
+def interpolation(knots: int, at: Tensor) -> Tensor:
+    """The matrix (knots, points) that takes values at evenly spaced knots to those at times `at` in [0, 1]."""
+    place = at * (knots - 1)
+    before = place.floor().long().clamp(max=knots - 2)
+    share = (place - before).float()
+    matrix = torch.zeros(len(at), knots)
+    matrix[torch.arange(len(at)), before] = 1 - share
+    matrix[torch.arange(len(at)), before + 1] += share
+    return matrix.T.contiguous()
+
+
+def _best(tried: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    order = scores.argsort(1)[:, :count]
+    return tried.gather(1, order[..., None].expand(-1, -1, tried.shape[-1])), scores.gather(1, order)
+
+
+def _ascend(problem: Problem, start: Tensor, settings: Search, smooth: Tensor) -> tuple[Tensor, Tensor]:
+    """The best plan on the way down the gradient of smooth changes."""
+    change = torch.zeros(*start.shape[:2], settings.knots, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=0.05)
     best, lowest = start, torch.full(start.shape[:2], torch.inf)
     for _ in range(settings.ascents):
         optimizer.zero_grad()
         with torch.enable_grad():
-            scores = problem.scores(knots, settings.pessimism)
+            plans = problem.clamp(start + change @ smooth)
+            scores = problem.scores(plans, settings.pessimism)
             scores.sum().backward()
         lower = scores.detach() < lowest
-        best = torch.where(lower[..., None], knots.detach(), best)
+        best = torch.where(lower[..., None], plans.detach(), best)
         lowest = torch.where(lower, scores.detach(), lowest)
         optimizer.step()
-        with torch.no_grad():
-            knots.copy_(problem.clamp(knots))
     return best, lowest
 
 
-def played(knots: Floats, decisions: int) -> Floats:
+def played(plans: Floats, decisions: int) -> Floats:
     """Log rates of the decisions that are left, (runs, decisions), at the middles of their segments."""
-    at = (np.arange(decisions) + 0.5) / decisions * (knots.shape[-1] - 1)
-    before = np.minimum(np.floor(at).astype(np.int64), knots.shape[-1] - 2)
-    share = at - before
-    return knots[:, before] * (1 - share) + knots[:, before + 1] * share
+    at = torch.as_tensor((np.arange(decisions) + 0.5) / decisions)
+    return plans @ interpolation(GRID, at).numpy().astype(np.float64)

@@ -33,14 +33,14 @@ class Trained:
     Attributes:
         model: the ensemble.
         scales: its constants.
-        seen: logs of the smallest and the largest rate of the sweep at evenly spaced times of a run, (2, points).
+        library: logs of the rates of the sweep's schedules at evenly spaced times of a run, (schedules, points).
         lead: logs of the rates of the best schedule of the sweep at those times, (points,).
         about: how it was made, JSON-able; "child_steps" is what the sweep took.
     """
 
     model: Ensemble
     scales: Scales
-    seen: Floats
+    library: Floats
     lead: Floats
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Trained:
             "format": FORMAT,
             "sizes": asdict(self.model.sizes),
             "scales": asdict(self.scales),
-            "seen": self.seen.tolist(),
+            "library": self.library.tolist(),
             "lead": self.lead.tolist(),
             "about": dict(self.about),
         }
@@ -78,22 +78,22 @@ class Trained:
             scales = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in header["scales"].items()
             }
-            seen, lead = np.array(header["seen"], dtype=np.float64), np.array(header["lead"], dtype=np.float64)
-            if seen.shape != (2, len(lead)) or not (np.isfinite(seen).all() and np.isfinite(lead).all()):
+            library, lead = (np.array(header[name], dtype=np.float64) for name in ("library", "lead"))
+            if library.shape[1:] != lead.shape or not (np.isfinite(library).all() and np.isfinite(lead).all()):
                 raise ValueError("the rates of its sweep are no finite numbers")
             if not all(bool(weight.isfinite().all()) for weight in tensors.values()):
                 raise ValueError("weights are no finite numbers")
-            return cls(model.eval(), Scales(**scales), seen, lead, header["about"])
+            return cls(model.eval(), Scales(**scales), library, lead, header["about"])
         except UserError:
             raise
         except (SafetensorError, KeyError, ValueError, TypeError, OSError, RuntimeError, RecursionError) as error:
             raise UserError(f"model {str(path)!r} cannot be read ({error}): it is damaged, fit it anew") from error
 
 
-def rates_seen(series: Series) -> Floats:
-    """Logs of the smallest and the largest rate of the runs at evenly spaced times, (2, points)."""
-    rates = np.stack([_log_rates(series, row) for row in range(len(series))])
-    return np.stack([rates.min(0), rates.max(0)])
+def library(series: Series) -> Floats:
+    """Logs of the rates of the schedules of the runs at evenly spaced times, each once, (schedules, points)."""
+    rows = {label: row for row, label in reversed(list(enumerate(series.labels)))}
+    return np.stack([_log_rates(series, row) for row in sorted(rows.values())])
 
 
 def best_schedule(series: Series, records: Sequence[RunRecord]) -> Floats:
