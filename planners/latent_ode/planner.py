@@ -33,11 +33,10 @@ class LatentODE:
 
     name = "latent-ode"
     needs = frozenset({"step", "lr", *CHANNELS})
-    trained_as: Any = None
 
     @property
     def trained(self) -> Trained:
-        return self.trained_as or find_model(self.model)
+        return find_model(self.model)
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         trained = self.trained
