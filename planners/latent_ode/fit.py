@@ -130,7 +130,9 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         aim = states.gather(1, rows[..., None, None].expand(-1, -1, *states.shape[2:]))
         aim = aim.gather(2, now[..., None, None].expand(-1, -1, 1, sizes.latent))[:, :, 0]
         spread = states.var((1, 2))[:, None] + 1e-6
-        return ((model.encode(*batch) - aim) ** 2 / spread).mean((1, 2))
+        missed = ((model.encode(*batch) - aim) ** 2 / spread).mean(2)
+        counted = table.weights[rows]
+        return (missed * counted).sum(1) / counted.sum(1)
 
     loop.run(
         "encoding",
@@ -212,10 +214,11 @@ def errors(model: Ensemble, batch: Batch, fitting: Fitting) -> Tensor:
     states, values = predict(model, batch)
     known = torch.isfinite(batch.values)
     squared = torch.where(known, values - torch.nan_to_num(batch.values), 0.0) ** 2
-    found = squared.sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp(min=1)
-    ended = torch.isfinite(batch.final)
-    last = torch.where(ended, model.final(states) - torch.nan_to_num(batch.final), 0.0) ** 2
-    found = found + fitting.end_weight * last.sum(1) / ended.sum(1).clamp(min=1)
+    counted = known * batch.weights[..., None, None]
+    found = (squared * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1e-9)
+    ended = torch.isfinite(batch.final) * batch.weights
+    last = (model.final(states) - torch.nan_to_num(batch.final)) ** 2
+    found = found + fitting.end_weight * (last * ended).sum(1) / ended.sum(1).clamp(min=1e-9)
     if fitting.path_penalty:
         found = found + fitting.path_penalty * path_length(states)
     return found

@@ -21,6 +21,12 @@ LOSS = CHANNELS.index("val_loss")
 
 FEWEST_RUNS = 10
 
+NEAR = 0.15
+"""Difference in the log of the final loss to the best run at which a run counts half."""
+
+LEAST_WEIGHT = 0.003
+"""That of a run that diverged."""
+
 
 def channel(name: str, values: Floats) -> Floats:
     """A signal as models see it; NaN where it is missing or has no log."""
@@ -42,7 +48,8 @@ class Series:
         budget: optimizer steps of a whole run.
         seeds: of the children, (runs,).
         labels: planner and settings of each run.
-        diverged: runs that were left out because they diverged.
+        weights: how much each run counts, (runs,), see `weights_of`.
+        diverged: of the runs those that diverged, (runs,); they end where their loss was last a number.
     """
 
     steps: Floats
@@ -53,7 +60,8 @@ class Series:
     budget: int
     seeds: NDArray[np.int64]
     labels: tuple[str, ...]
-    diverged: int = 0
+    weights: Floats
+    diverged: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,7 +78,8 @@ class Series:
             self.budget,
             self.seeds[rows],
             tuple(self.labels[row] for row in rows),
-            self.diverged,
+            self.weights[rows],
+            self.diverged[rows],
         )
 
     @property
@@ -83,8 +92,8 @@ class Series:
 def series(records: Sequence[RunRecord], budget: int) -> Series:
     """Runs as arrays.
 
-    A run that diverged is left out: its rates are outside of what plans may use (see `trust`), and its losses would
-    rule the scale of all others.
+    A run that diverged ends where its validation loss was last a number, and has no final loss. Like all runs that end
+    far above the best it counts little: a model that has to describe wild runs describes the good ones worse.
 
     Args:
         records: runs of one task with their curves. What they lack is NaN.
@@ -93,8 +102,8 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
     Raises:
         UserError: a run has no rates or no validation loss, or fewer than 10 runs are left.
     """
-    kept = [record for record in records if not record.diverged]
-    for record in kept:
+    kept, lengths = [], []
+    for record in records:
         if "lr" not in record.curves or not _positive(record.curves["lr"]):
             raise UserError(
                 f"a run of {record.planner} (seed {record.seed}) has no learning rate at some of its points: "
@@ -102,35 +111,62 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
             )
         if not np.isfinite(np.asarray(record.curves.get("val_loss", []), dtype=np.float64)).any():
             raise UserError(f"a run of {record.planner} (seed {record.seed}) has no validation loss: leave it out")
+        count = _finite(record) if record.diverged else len(record.curves["lr"])
+        if count >= 2:
+            kept.append(record)
+            lengths.append(count)
     if len(kept) < FEWEST_RUNS:
         raise UserError(
-            f"{len(kept)} usable runs ({len(records) - len(kept)} of {len(records)} diverged): "
+            f"{len(kept)} usable runs ({len(records) - len(kept)} of {len(records)} diverged at once): "
             f"a model needs at least {FEWEST_RUNS}"
         )
-    longest = max(len(record.curves["lr"]) for record in kept)
+    longest = max(lengths)
     shape = len(kept), longest
     steps, lr, values = np.zeros(shape), np.zeros(shape), np.full((*shape, len(CHANNELS)), np.nan)
-    for row, record in enumerate(kept):
-        count = len(record.curves["lr"])
-        steps[row, :count] = record.curves["step"]
-        steps[row, count:] = record.curves["step"][-1]
-        lr[row, :count] = record.curves["lr"]
-        lr[row, count:] = record.curves["lr"][-1]
+    for row, (record, count) in enumerate(zip(kept, lengths, strict=True)):
+        for padded, name in ((steps, "step"), (lr, "lr")):
+            padded[row, :count] = record.curves[name][:count]
+            padded[row, count:] = record.curves[name][count - 1]
         for number, name in enumerate(CHANNELS):
             if name in record.curves:
-                values[row, :count, number] = channel(name, np.asarray(record.curves[name], dtype=np.float64))
+                values[row, :count, number] = channel(
+                    name, np.asarray(record.curves[name][:count], dtype=np.float64)
+                )
+    diverged = np.array([record.diverged for record in kept])
     final = np.array([record.scores.get("final_val_loss", np.nan) for record in kept])
+    final = np.where(diverged, np.nan, channel("val_loss", final))
     return Series(
         steps,
         lr,
         values,
-        channel("val_loss", final),
-        np.array([len(record.curves["lr"]) for record in kept]),
+        final,
+        np.array(lengths),
         budget,
         np.array([record.seed for record in kept]),
         tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
-        len(records) - len(kept),
+        weights_of(final, values[np.arange(len(kept)), np.array(lengths) - 1, LOSS], diverged),
+        diverged,
     )
+
+
+def weights_of(final: Floats, last: Floats, diverged: NDArray[np.bool_]) -> Floats:
+    """How much runs count, (runs,): half where they end `NEAR` above the best.
+
+    Args:
+        final: log final losses on the whole validation split; NaN where not measured.
+        last: last log validation losses, which stand in for those.
+        diverged: runs that did, which count least.
+    """
+    ends = np.where(np.isfinite(final), final, last)
+    above = ends - np.nanmin(np.where(diverged, np.nan, ends)) if not diverged.all() else np.zeros_like(ends)
+    weights = 1 / (1 + (np.nan_to_num(above, nan=np.inf) / NEAR) ** 2)
+    return np.where(diverged, LEAST_WEIGHT, np.maximum(weights, LEAST_WEIGHT))
+
+
+def _finite(record: RunRecord) -> int:
+    """Points before the first one whose validation loss is not a number."""
+    finite = np.isfinite(np.asarray(record.curves["val_loss"], dtype=np.float64))
+    return int(np.argmin(np.append(finite, False)))
 
 
 def _positive(rates: Floats) -> bool:

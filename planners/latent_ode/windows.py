@@ -15,7 +15,12 @@ from planners.latent_ode.series import LOSS, Floats, Series
 def scales_of(series: Series) -> Scales:
     """Scales of the runs that a model is fitted to."""
     logs = [np.log(series.lr[row, :count]) for row, count in enumerate(series.lengths)]
-    means, deviations = np.nanmean(series.values, axis=(0, 1)), np.nanstd(series.values, axis=(0, 1))
+    known = np.isfinite(series.values)
+    counted = np.where(known, series.weights[:, None, None], 0.0)
+    values = np.where(known, series.values, 0.0)
+    total = np.where(counted.sum((0, 1)) > 0, counted.sum((0, 1)), np.nan)
+    means = (counted * values).sum((0, 1)) / total
+    deviations = np.sqrt((counted * (values - means) ** 2).sum((0, 1)) / total)
     usable = np.isfinite(deviations) & (deviations > 0)  # a channel that was never logged, or never changed
     return Scales(
         float(np.mean(np.concatenate(logs))),
@@ -51,6 +56,7 @@ class Batch:
         rates, span: see `Ensemble.solve`.
         values: the scaled channels at the solver's nodes, (members, batch, steps + 1, channels); NaN where not known.
         final: the scaled log loss on the whole validation split at the end, (members, batch); NaN where not known.
+        weights: how much each run counts, (members, batch).
     """
 
     tokens: Tensor
@@ -59,6 +65,7 @@ class Batch:
     span: Tensor
     values: Tensor
     final: Tensor
+    weights: Tensor
 
 
 class Table:
@@ -74,6 +81,7 @@ class Table:
         self.values = torch.tensor(np.where(beyond[..., None], np.nan, scaled), dtype=torch.float32)
         final = (series.final - scales.means[LOSS]) / scales.deviations[LOSS]
         self.final = torch.tensor(final, dtype=torch.float32)
+        self.weights = torch.tensor(series.weights, dtype=torch.float32)
         # float64: differences of sums over whole runs are taken
         self.steps = torch.tensor(np.concatenate([np.zeros((len(series), 1)), series.steps], axis=1))
         self.cumulative = torch.tensor(series.cumulative)
@@ -116,6 +124,7 @@ class Table:
             ((end - start)[..., 0] / self.scales.budget).float(),
             mixed,
             self.final[rows],
+            self.weights[rows],
         )
 
 
