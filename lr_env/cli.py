@@ -12,6 +12,7 @@ import tyro
 from lr_env.commands.across import Across
 from lr_env.commands.cumulative import Cumulative
 from lr_env.commands.experiments import Compare, Sweep
+from lr_env.commands.fit import Fit
 from lr_env.commands.lists import Planners, Tasks
 from lr_env.commands.preview import Preview
 from lr_env.commands.range_test import RangeTest
@@ -20,7 +21,9 @@ from lr_env.commands.starts import Starts
 from lr_env.commands.train_ppo import TrainPpo
 from lr_env.errors import UserError
 
-COMMANDS = Tasks | Planners | Preview | RangeTest | Sweep | Compare | Across | Scaling | Cumulative | Starts | TrainPpo
+COMMANDS = (
+    Tasks | Planners | Preview | RangeTest | Sweep | Compare | Across | Scaling | Cumulative | Starts | TrainPpo | Fit
+)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planners.autolrs import AutoLRS
+from planners.latent_ode.planner import LatentODE
 from planners.lookahead import Lookahead
 from planners.lrtuner import LRTuner
 from planners.ppo import PPO
@@ -64,6 +65,7 @@ PLANNERS: dict[str, type] = {
         DAdaptSGD,
         DAdaptAdam,
         MechanicSGD,
+        LatentODE,
     )
 }
 """Name -> planner; the same as the entry points in pyproject.toml."""

@@ -51,21 +51,12 @@ Rules = Mapping[str, Rule]
 
 
 @dataclass(frozen=True)
-class Peaked:
-    """A planner with a peak rate and checked settings.
+class Checked:
+    """A planner with checked settings."""
 
-    Attributes:
-        peak: the largest rate of an open-loop planner, and where a closed-loop one starts; in the optimizer's own unit.
-    """
-
-    peak: float
-
-    name = ""  # these two without ClassVar, which would not match the properties of `Planner`
-    needs = frozenset({"step"})
-    rules: ClassVar[Rules] = {"peak": POSITIVE}
+    name = ""  # without ClassVar, which would not match the property of `Planner`
+    rules: ClassVar[Rules] = {}
     """Setting -> what it may be; a subclass names those that it adds."""
-    shapes: ClassVar[Shapes] = ({},)
-    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
 
     def __post_init__(self) -> None:
         for kind in reversed(type(self).__mro__):
@@ -75,6 +66,22 @@ class Peaked:
     def settle(self, setting: str, value: object) -> None:
         """Write the checked form of a setting, which a frozen dataclass allows only this way."""
         object.__setattr__(self, setting, value)
+
+
+@dataclass(frozen=True)
+class Peaked(Checked):
+    """A planner with a peak rate.
+
+    Attributes:
+        peak: the largest rate of an open-loop planner, and where a closed-loop one starts; in the optimizer's own unit.
+    """
+
+    peak: float
+
+    needs = frozenset({"step"})
+    rules: ClassVar[Rules] = {"peak": POSITIVE}
+    shapes: ClassVar[Shapes] = ({},)
+    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
 
     def check_run(self, run: RunSpec) -> None:
         """See that a run has decisions to make, and accepts the peak.

@@ -25,9 +25,10 @@ from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
-from planners.policy import PRETRAINED, Policy
+from planners.policy import Policy
 from planners.ppo_state import LeanPolicy
 from planners.ppo_training import Training, train
+from planners.weights import PRETRAINED
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
 NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}

@@ -40,6 +40,53 @@ _MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
+class Training:
+    """How children are trained, as it is asked for.
+
+    Attributes:
+        device, backend, lockstep, numerics: see `Job`.
+        aligned: whether update products are measured, see `lr_env.children.alignment`.
+        forks: whether runs are forked, see `lr_env.probe`.
+    """
+
+    device: str = "cpu"
+    backend: str = "auto"
+    lockstep: int | None = None
+    numerics: Numerics = EXACT
+    aligned: bool = False
+    forks: bool = False
+
+    def settled(self, task: Task, known: Mapping[str, Any] | None, runs: int, child_steps: int) -> dict[str, Any]:
+        """What a spec says of it: the backend and the number of children in lockstep are measured where they are free.
+
+        Args:
+            task: what is trained.
+            known: the spec of an earlier start, from which they are taken where the same was asked for.
+            runs: that may be in lockstep at most.
+            child_steps: that are to come.
+        """
+        wanted = {"backend": self.backend, "lockstep": self.lockstep, **asdict(self.numerics)}
+        if known and known.get("training", {}).get("wanted") == wanted:
+            return known["training"]
+        lockstep = self._lockstep(task, runs)
+        how = self.device, torch.float32, self.numerics, child_steps
+        backend = choose_backend(self.backend, task, lockstep, *how)
+        return {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
+
+    def _lockstep(self, task: Task, runs: int) -> int:
+        """Children at a time: what was asked for, if it fits, or what pays."""
+        need = Children(task, [0], self.device, "loop", aligned=self.aligned).need
+        if self.forks:
+            need = replace(need, kept=2 * need.kept)  # a second child for each run
+        device = find_device(self.device)
+        if self.lockstep is not None:
+            need.check(min(self.lockstep, runs), 1, device)
+            return min(self.lockstep, runs)
+        at_once = torch.get_num_threads() if self.backend == "loop" else LOCKSTEP  # what "auto" finds is not known yet
+        return max(1, min(LOCKSTEP, runs, need.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be run.
 
@@ -163,14 +210,11 @@ class Job:
 
     def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
         """Everything that the results depend on; what was measured for an earlier start is taken from it."""
-        wanted = {"backend": self.backend, "lockstep": self.lockstep, **asdict(self.numerics)}
-        if known and known.get("training", {}).get("wanted") == wanted:
-            training = known["training"]
-        else:
-            lockstep = self._lockstep()
-            how = self.device, torch.float32, self.numerics, self.child_steps
-            backend = choose_backend(self.backend, self.task, lockstep, *how)
-            training = {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
+        most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
+        aligned = any(not find_planner(name).needs.isdisjoint(UPDATE_SIGNALS) for name in self.planners)
+        forks = any(needs_forks(name) for name in self.planners)
+        how = Training(self.device, self.backend, self.lockstep, self.numerics, aligned, forks)
+        training = how.settled(self.task, known, most, self.child_steps)
         prints = {name: getattr(self.candidates(name)[0], "fingerprint", None) for name in self.planners}
         fingerprints = {name: value for name, value in prints.items() if value is not None}
         return {
@@ -187,20 +231,6 @@ class Job:
             "training": training,
             **self.measurements,
         }
-
-    def _lockstep(self) -> int:
-        """Children at a time: what was asked for, if it fits, or what pays."""
-        aligned = any(not find_planner(name).needs.isdisjoint(UPDATE_SIGNALS) for name in self.planners)
-        need = Children(self.task, [0], self.device, "loop", aligned=aligned).need
-        if any(needs_forks(name) for name in self.planners):
-            need = replace(need, kept=2 * need.kept)  # a second child for each run, see `probe.Forks`
-        device = find_device(self.device)
-        most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
-        if self.lockstep is not None:
-            need.check(min(self.lockstep, most), 1, device)
-            return min(self.lockstep, most)
-        at_once = torch.get_num_threads() if self.backend == "loop" else LOCKSTEP  # what "auto" finds is not known yet
-        return max(1, min(LOCKSTEP, most, need.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
 
 
 @dataclass(frozen=True)

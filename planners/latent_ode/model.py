@@ -32,10 +32,10 @@ class Sizes:
     """
 
     members: int = 5
-    latent: int = 8
+    latent: int = 6
     hidden: int = 32
     field: int = 32
-    window: int = 20
+    window: int = 10
     steps: int = 16
 
 

@@ -2,23 +2,86 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State, require
-from planners.latent_ode.search import GRID, Problem, Search, played, search
-from planners.latent_ode.series import CHANNELS, channel
+from planners.latent_ode.library import TIMES
+from planners.latent_ode.planning import Left, as_plan, problem
+from planners.latent_ode.search import GRID, Search, played, search
+from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.trained import Trained, find_model
 from planners.latent_ode.windows import tokens
-from planners.settings import Array
+from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Checked, Rules
+
+REUSE = ("no", "steps", "rescaled")
+
+# What a sweep of settings goes through, the last the fastest.
+_LEADS, _TRUSTS, _EVERY, _PESSIMISMS = (0.1, 0.2), (0.0, 0.3), (0.2, 1.0), (1.0, 0.0, 2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """What a planner considered for a run at one time.
+
+    Attributes:
+        segment: at whose start it was.
+        rates: of the plans that the search ended with, the best first, (plans, segments left).
+        steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
+        losses: predicted validation losses along each plan, as each member sees them, (members, plans, nodes).
+    """
+
+    segment: int
+    rates: Floats
+    steps: Floats
+    losses: Floats
 
 
 @dataclass(frozen=True)
-class LatentODE:
+class LatentODE(Checked):
+    """Plans the rest of the schedule on a learned model of training, again and again.
+
+    A window of the recent past gives the state of a latent ODE that the log of the rate drives; the schedule that is
+    played is the one whose end the model likes best, found by the cross-entropy method from the schedules of the sweep
+    that the model was fitted to, and by its gradients. Several models vote, and where they disagree a plan counts as
+    worse. Until the first plan the best schedule of the sweep that has a name is played. Origin: arXiv:2509.23052
+    (Sampson & Melchior 2025), with the rate as what drives the path in place of something that is read off it; fitted
+    with `lr-env fit TASK`.
+
+    Attributes:
+        model: a .safetensors file, or the name of a model that is shipped.
+        lead: share of the run after which the first plan is made.
+        every: share of the run between two plans.
+        until: share of the run after which none is made.
+        horizon: share of what is left at whose end the predicted loss counts.
+        trust: how far plans may leave the rates that good runs of the sweep had at that time, in the log; None: as far
+            as the task allows.
+        pessimism: standard deviations over the models that are added to the mean of what they predict.
+        knots, rounds, draws, ascents: see `planners.latent_ode.search.Search`.
+        reuse: what is done where the model was fitted to another task or budget: "no": refuse, "steps": a step is a
+            step, "rescaled": a run is a run, however many steps it has.
+    """
+
+    name = "latent-ode"
+    needs = frozenset({"step", "lr", *CHANNELS})
+    rules: ClassVar[Rules] = {
+        "lead": RATIO,
+        "every": RATIO,
+        "until": RATIO,
+        "horizon": RATIO,
+        "pessimism": NOT_NEGATIVE,
+        "knots": COUNT,
+        "rounds": FROM_0,
+        "draws": COUNT,
+        "ascents": FROM_0,
+    }
     model: str = "DigitsMLP"
     lead: float = 0.1
     every: float = 0.2
@@ -28,22 +91,64 @@ class LatentODE:
     pessimism: float = 1.0
     knots: int = 6
     rounds: int = 5
-    candidates: int = 64
+    draws: int = 64
     ascents: int = 0
+    reuse: str = "no"
 
-    name = "latent-ode"
-    needs = frozenset({"step", "lr", *CHANNELS})
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trust is not None:
+            self.settle("trust", NOT_NEGATIVE.apply(self.name, "trust", self.trust))
+        if self.knots < 2:
+            raise UserError(f"planner {self.name!r}: knots must be at least 2, not {self.knots!r}")
+        if self.reuse not in REUSE:
+            raise UserError(f"planner {self.name!r}: reuse must be one of {', '.join(REUSE)}, not {self.reuse!r}")
+
+    @classmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
+        """As many settings as there are rates, of which it has none: the default first."""
+        tried = itertools.product(_LEADS, _TRUSTS, _EVERY, _PESSIMISMS)
+        settings = [cls(lead=lead, trust=trust, every=every, pessimism=p) for lead, trust, every, p in tried]
+        more = [cls(pessimism=_PESSIMISMS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
+        return [*settings, *more][: len(rates)]
 
     @property
     def trained(self) -> Trained:
+        """The model and the schedules of its sweep."""
         return find_model(self.model)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the model: a comparison that was begun with one is not gone on with another."""
+        return self.trained.fingerprint
+
+    @property
+    def prior_steps(self) -> int:
+        """Child steps that its sweep took."""
+        return int(self.trained.about.get("child_steps", 0))
+
+    @staticmethod
+    def fitter() -> Any:
+        """The module that fits one: `Sweep` and `fit_sweep`."""
+        from planners.latent_ode import fitting_report
+
+        return fitting_report
+
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
+        """The state before the first segment.
+
+        Raises:
+            UserError: there is no such model or no decision to make, or the model is of another task or budget.
+        """
         trained = self.trained
+        if run.num_segments < 1:
+            raise UserError(f"planner {self.name!r} needs a run of at least one segment")
+        self._check_fits(trained, run)
         count, window = len(seeds), trained.model.sizes.window
         at = (np.arange(run.num_segments) + 0.5) / run.num_segments
-        lead = np.exp(np.interp(at, np.linspace(0, 1, len(trained.lead)), trained.lead))
+        lead = np.exp(np.interp(at, TIMES, trained.library.log_rates[trained.library.best_family]))
         return {
+            "model": trained.fingerprint,
             "rates": np.tile(np.clip(lead, *run.lr_range), (count, 1)),
             "steps": np.zeros((count, window)),
             "lr": np.ones((count, window)),
@@ -52,72 +157,101 @@ class LatentODE:
             "seeds": list(seeds),
             "range": list(run.lr_range),
             "segment": run.segment,
+            "unit": run.budget if self.reuse == "rescaled" else trained.scales.budget,
             "beliefs": [],
         }
 
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
+        """The rate of each run, (num_runs,)."""
         require(self, signals)
         now = int(np.max(np.asarray(signals["step"])) // state["segment"])
         if now > 0:
             state = self._seen(state, signals)
         total = state["rates"].shape[1]
-        if now in self.replans(total):
+        if now in self.plans_at(total):
             state = self._planned(state, now)
         return state["rates"][:, now].copy(), state
 
-    def replans(self, total: int) -> list[int]:
-        shares = np.arange(self.lead, self.until + 1e-9, self.every)
-        return sorted({int(round(share * total)) for share in shares})
+    def plans_at(self, total: int) -> list[int]:
+        """The decisions at which a plan is made, of as many as the run has."""
+        shares = np.arange(self.lead, max(self.until, self.lead) + 1e-9, self.every)
+        return sorted({round(share * total) for share in shares if round(share * total) < total})
+
+    def explain(self, state: State, run: int = 0) -> list[Belief]:
+        """What was considered for a run at each plan, see `Belief`.
+
+        Args:
+            state: of the planner.
+            run: number of the run.
+        """
+        return [
+            Belief(belief["segment"], belief["rates"][run], belief["steps"], belief["losses"][:, run])
+            for belief in state["beliefs"]
+        ]
+
+    def _check_fits(self, trained: Trained, run: RunSpec) -> None:
+        task, budget = trained.about.get("task", run.task), trained.scales.budget
+        if self.reuse == "no" and (task, budget) != (run.task, run.budget):
+            raise UserError(
+                f"planner {self.name!r}: model {self.model!r} was fitted to {task} of {budget} steps, not to "
+                f"{run.task} of {run.budget}: fit one with `lr-env fit {run.task}`, or set reuse to steps or rescaled"
+            )
 
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
-        """The window, with a point more."""
+        """The state, with a point more in the window."""
 
         def pushed(kept: Array, new: Any) -> Array:
             return np.concatenate([kept[:, 1:], np.asarray(new, dtype=np.float64)[:, None]], axis=1)
 
         values = np.stack([channel(name, np.asarray(signals[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
+        rates = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=state["range"][0])  # of runs that ended
         return {
             **state,
             "steps": pushed(state["steps"], signals["step"]),
-            "lr": pushed(state["lr"], signals["lr"]),
+            "lr": pushed(state["lr"], np.clip(rates, *state["range"])),
             "values": pushed(state["values"], values),
             "points": min(state["points"] + 1, state["steps"].shape[1]),
         }
 
-    def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
-        trained = self.trained
-        scales, model = trained.scales, trained.model
-        runs, total = state["rates"].shape
-        members, window = model.sizes.members, model.sizes.window
-        seen = tokens(state["steps"], state["lr"], state["values"], scales)[:, ::-1].copy()
+    def _state_now(self, trained: Trained, state: Mapping[str, Any]) -> Tensor:
+        """(members, runs, latent)."""
+        members, runs = trained.model.sizes.members, len(state["seeds"])
+        steps = state["steps"] * (trained.scales.budget / state["unit"])
+        seen = tokens(steps, state["lr"], state["values"], trained.scales)[:, ::-1].copy()
         points = torch.tensor(seen, dtype=torch.float32).expand(members, -1, -1, -1)
         with torch.no_grad():
-            z = model.encode(points, torch.full((members, runs), state["points"]))
-        left = (total - now) * state["segment"]
-        span = torch.full((runs,), left / scales.budget, dtype=torch.float32)
-        at = (now + np.linspace(0, 1, GRID) * (total - now)) / total
-        grid = np.linspace(0, 1, trained.library.shape[1])
-        limits = np.log(state["range"])
-        tails = np.stack([np.interp(at, grid, row) for row in trained.library])
-        if self.trust is None:
-            low, high = (np.full(GRID, limit) for limit in limits)
-        else:
-            low, high = tails.min(0) - self.trust, tails.max(0) + self.trust
-        low, high = (np.clip(bound, *limits) - scales.log_rate for bound in (low, high))
-        bounds = [torch.tensor(np.tile(bound, (runs, 1)), dtype=torch.float32) for bound in (low, high)]
-        problem = Problem(model, z, span, bounds[0], bounds[1], self.horizon)
-        settings = Search(self.knots, self.rounds, self.candidates, pessimism=self.pessimism, ascents=self.ascents)
-        mid = (np.arange(total) + 0.5) / total
-        going = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]])
-        known = np.concatenate([going[:, None], np.tile(tails, (runs, 1, 1))], axis=1) - scales.log_rate
-        shape = settings.rounds, settings.candidates, self.knots
-        noise = np.stack([np.random.default_rng([seed, now]).standard_normal(shape) for seed in state["seeds"]], axis=1)
-        plan, _ = search(problem, torch.tensor(known, dtype=torch.float32), settings, noise)
-        rates = state["rates"].copy()
-        rates[:, now:] = np.clip(
-            np.exp(played(plan.numpy().astype(np.float64), total - now) + scales.log_rate), *state["range"]
+            return trained.model.encode(points, torch.full((members, runs), state["points"]))
+
+    def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
+        """The state, with new rates from now on."""
+        trained = self.trained
+        if trained.fingerprint != state["model"]:
+            raise UserError(f"model {self.model!r} is not the one that this run began with: put that back")
+        total = state["rates"].shape[1]
+        span = (total - now) * state["segment"] / state["unit"]
+        left = Left(now / total, span, tuple(state["range"]), self.horizon)
+        found, tails = problem(trained, self._state_now(trained, state), left, self.trust)
+        at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
+        going_on = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]])
+        known = torch.cat(
+            [as_plan(going_on, trained.scales.log_rate)[:, None], tails.expand(len(going_on), -1, -1)], dim=1
         )
+        settings = Search(self.knots, self.rounds, self.draws, pessimism=self.pessimism, ascents=self.ascents)
+        shape = self.rounds, self.draws, self.knots
+        noise = np.stack([np.random.default_rng([seed, now]).standard_normal(shape) for seed in state["seeds"]], axis=1)
+        plans, _ = search(found, known, settings, noise)
+        log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
+        rates = np.clip(np.exp(log_rates), *state["range"])
         with torch.no_grad():
-            futures = model.read(problem.futures(plan[:, None])[:, :, 0])
-        belief = {"now": now, "rates": rates[:, now:].copy(), "futures": futures.numpy().astype(np.float64)}
-        return {**state, "rates": rates, "beliefs": [*state["beliefs"], belief]}
+            futures = trained.model.read(found.futures(plans).flatten(1, 2))[..., LOSS]
+        losses = futures.unflatten(1, plans.shape[:2]).numpy().astype(np.float64)
+        nodes = np.linspace(0, self.horizon, losses.shape[-1])
+        belief = {
+            "segment": now,
+            "rates": rates,
+            "steps": (now + nodes * (total - now)) * state["segment"],
+            "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
+        }
+        played_now = state["rates"].copy()
+        played_now[:, now:] = rates[:, 0]
+        return {**state, "rates": played_now, "beliefs": [*state["beliefs"], belief]}

@@ -25,7 +25,7 @@ class Search:
     Attributes:
         knots: of the changes that are tried: straight lines of the log rate between knots at equal distances.
         rounds: of the cross-entropy method.
-        candidates: drawn in each round, for each run.
+        draws: plans drawn in each round, for each run.
         elites: best of them, to which the next round's distribution is fitted.
         spread: least standard deviation of the first round, in the log.
         ascents: gradient steps from the best candidate.
@@ -34,7 +34,7 @@ class Search:
 
     knots: int = 6
     rounds: int = 5
-    candidates: int = 64
+    draws: int = 64
     elites: int = 8
     spread: float = 0.2
     ascents: int = 0
@@ -52,10 +52,21 @@ class Problem:
         span: time that is left, in the model's unit, (runs,).
         low, high: bounds of plans, (runs, GRID).
         horizon: share of the time left at whose end the loss counts.
+        member: whose answer counts alone; None: that of all.
     """
 
-    def __init__(self, model: Ensemble, state: Tensor, span: Tensor, low: Tensor, high: Tensor, horizon: float = 1.0):
+    def __init__(
+        self,
+        model: Ensemble,
+        state: Tensor,
+        span: Tensor,
+        low: Tensor,
+        high: Tensor,
+        horizon: float = 1.0,
+        member: int | None = None,
+    ) -> None:
         self.model, self.state, self.span, self.low, self.high = model, state, span, low, high
+        self.member = member
         points = model.sizes.steps * _FINE
         self.lookup = interpolation(GRID, (torch.arange(points) + 0.5) / points * horizon)
         self.horizon = horizon
@@ -81,6 +92,8 @@ class Problem:
     def scores(self, plans: Tensor, pessimism: float) -> Tensor:
         """What a search minimises, (runs, plans)."""
         ends = self.ends(plans)
+        if self.member is not None:
+            return ends[self.member]
         return ends.mean(0) + (pessimism * ends.std(0) if pessimism and len(ends) > 1 else 0.0)
 
     def clamp(self, plans: Tensor) -> Tensor:
@@ -89,7 +102,7 @@ class Problem:
 
 
 def search(problem: Problem, known: Tensor, settings: Search, noise: Floats) -> tuple[Tensor, Tensor]:
-    """The best plan for each run.
+    """The best plans for each run.
 
     The elites of known plans are where the cross-entropy method starts from: the mean of its distribution has all of
     their detail, what it draws around it are smooth changes.
@@ -98,28 +111,27 @@ def search(problem: Problem, known: Tensor, settings: Search, noise: Floats) -> 
         problem: what is left of the runs.
         known: plans to begin with, which the answer is no worse than, (runs, plans, GRID).
         settings: how to search.
-        noise: standard normal, (rounds, runs, candidates, knots).
+        noise: standard normal, (rounds, runs, draws, knots).
 
     Returns:
-        Plans (runs, GRID), and their scores (runs,).
+        The best plans, the best first, (runs, elites, GRID), and their scores (runs, elites).
     """
     smooth = interpolation(settings.knots, torch.linspace(0, 1, GRID))
     with torch.no_grad():
         tried = problem.clamp(known)
         chosen, scores = _best(tried, problem.scores(tried, settings.pessimism), settings.elites)
-        for number, draws in enumerate(torch.as_tensor(noise, dtype=known.dtype)):
+        for number, normal in enumerate(torch.as_tensor(noise, dtype=known.dtype)):
             spread = chosen.std(1, keepdim=True).mean(-1, keepdim=True) if chosen.shape[1] > 1 else 0.0
             spread = torch.as_tensor(spread).clamp(min=settings.spread * 0.6**number, max=1.0)
-            drawn = problem.clamp(chosen.mean(1, keepdim=True) + spread * (draws @ smooth))
+            drawn = problem.clamp(chosen.mean(1, keepdim=True) + spread * (normal @ smooth))
             tried = torch.cat([chosen, drawn], 1)
             scores = torch.cat([scores, problem.scores(drawn, settings.pessimism)], 1)
             chosen, scores = _best(tried, scores, settings.elites)
-        best, score = chosen[:, :1], scores[:, :1]
     if settings.ascents:
-        found, better = _ascend(problem, best, settings, smooth)
-        lower = better < score
-        best, score = torch.where(lower[..., None], found, best), torch.where(lower, better, score)
-    return best[:, 0], score[:, 0]
+        found, better = _ascend(problem, chosen[:, :1], settings, smooth)
+        tried, scores = torch.cat([chosen, found], 1), torch.cat([scores, better], 1)
+        chosen, scores = _best(tried, scores, settings.elites)
+    return chosen, scores
 
 
 def interpolation(knots: int, at: Tensor) -> Tensor:

@@ -129,9 +129,7 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
             padded[row, count:] = record.curves[name][count - 1]
         for number, name in enumerate(CHANNELS):
             if name in record.curves:
-                values[row, :count, number] = channel(
-                    name, np.asarray(record.curves[name][:count], dtype=np.float64)
-                )
+                values[row, :count, number] = channel(name, np.asarray(record.curves[name][:count], dtype=np.float64))
     diverged = np.array([record.diverged for record in kept])
     final = np.array([record.scores.get("final_val_loss", np.nan) for record in kept])
     final = np.where(diverged, np.nan, channel("val_loss", final))

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from numpy.typing import NDArray
 
-from lr_env.errors import UserError
-from lr_env.records.record import RunRecord
-from lr_env.replacing import replacing
+from planners.latent_ode.library import Library
 from planners.latent_ode.model import Ensemble, Scales, Sizes
-from planners.latent_ode.series import Floats, Series
-
-FORMAT = 1
-PRETRAINED = Path(__file__).parent.parent / "pretrained"
-
-_POINTS = 41
-"""Points of a run at which the rates that the sweep has seen are kept."""
+from planners.weights import Tensors, WeightFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,30 +26,24 @@ class Trained:
     Attributes:
         model: the ensemble.
         scales: its constants.
-        library: logs of the rates of the sweep's schedules at evenly spaced times of a run, (schedules, points).
-        lead: logs of the rates of the best schedule of the sweep at those times, (points,).
+        library: schedules of the sweep.
         about: how it was made, JSON-able; "child_steps" is what the sweep took.
     """
 
     model: Ensemble
     scales: Scales
-    library: Floats
-    lead: Floats
+    library: Library
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write weights and JSON to a safetensors file."""
         header = {
-            "format": FORMAT,
             "sizes": asdict(self.model.sizes),
             "scales": asdict(self.scales),
-            "library": self.library.tolist(),
-            "lead": self.lead.tolist(),
+            "schedules": list(self.library.names),
             "about": dict(self.about),
         }
-        tensors = {name: weight.contiguous() for name, weight in self.model.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"latent-ode": json.dumps(header)})
+        _FILES.save(path, header, self._tensors())
 
     @classmethod
     def load(cls, path: Path) -> Trained:
@@ -65,49 +52,36 @@ class Trained:
         Raises:
             UserError: there is no such file, or it is damaged or of another format.
         """
-        if not path.is_file():
-            raise UserError(f"there is no model {str(path)!r}: fit one with `lr-env fit`")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["latent-ode"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            if header["format"] != FORMAT:
-                raise UserError(f"model {str(path)!r} has format {header['format']!r}, not {FORMAT}: fit it anew")
-            model = Ensemble(Sizes(**header["sizes"]))
-            model.load_state_dict(tensors)
-            scales = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in header["scales"].items()
-            }
-            library, lead = (np.array(header[name], dtype=np.float64) for name in ("library", "lead"))
-            if library.shape[1:] != lead.shape or not (np.isfinite(library).all() and np.isfinite(lead).all()):
-                raise ValueError("the rates of its sweep are no finite numbers")
-            if not all(bool(weight.isfinite().all()) for weight in tensors.values()):
-                raise ValueError("weights are no finite numbers")
-            return cls(model.eval(), Scales(**scales), library, lead, header["about"])
-        except UserError:
-            raise
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError, RuntimeError, RecursionError) as error:
-            raise UserError(f"model {str(path)!r} cannot be read ({error}): it is damaged, fit it anew") from error
+        return _FILES.load(path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that plans depend on."""
+        told = hashlib.sha256(json.dumps([asdict(self.scales), self.library.names]).encode())
+        for name, tensor in sorted(self._tensors().items()):
+            told.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
+        return told.hexdigest()
+
+    def _tensors(self) -> dict[str, NDArray[np.floating[Any]]]:
+        weights = {f"model.{name}": weight.numpy() for name, weight in self.model.state_dict().items()}
+        return weights | {f"library.{name}": getattr(self.library, name) for name in _ARRAYS}
 
 
-def library(series: Series) -> Floats:
-    """Logs of the rates of the schedules of the runs at evenly spaced times, each once, (schedules, points)."""
-    rows = {label: row for row, label in reversed(list(enumerate(series.labels)))}
-    return np.stack([_log_rates(series, row) for row in sorted(rows.values())])
+_ARRAYS = ("log_rates", "log_losses", "ends")
+"""Of a library."""
 
 
-def best_schedule(series: Series, records: Sequence[RunRecord]) -> Floats:
-    """Logs of the rates of the schedule with the lowest mean final loss over its seeds, (points,)."""
-    labels = np.array(series.labels)
-    means = {label: series.final[labels == label].mean() for label in dict.fromkeys(series.labels)}
-    best = min(means, key=lambda label: np.nan_to_num(means[label], nan=np.inf))
-    return _log_rates(series, int(np.flatnonzero(labels == best)[0]))
+def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
+    model = Ensemble(Sizes(**header["sizes"]))
+    of_model = {name: torch.from_numpy(tensor) for name, tensor in tensors.items() if name.startswith("model.")}
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in of_model.items()})
+    known = header["scales"]
+    scales = Scales(known["log_rate"], tuple(known["means"]), tuple(known["deviations"]), known["budget"])
+    arrays = {name: tensors[f"library.{name}"].astype(np.float64) for name in _ARRAYS}
+    return Trained(model.eval(), scales, Library(**arrays, names=tuple(header["schedules"])), header["about"])
 
 
-def _log_rates(series: Series, row: int) -> Floats:
-    count = series.lengths[row]
-    times = (series.steps[row, :count] - series.steps[row, 0] / 2) / series.budget
-    return np.interp(np.linspace(0, 1, _POINTS), times, np.log(series.lr[row, :count]))
+_FILES = WeightFiles("model", "latent-ode-", 1, "fit one with `lr-env fit`", "fit it anew", _read)
 
 
 def find_model(name: str) -> Trained:
@@ -116,19 +90,4 @@ def find_model(name: str) -> Trained:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    if not isinstance(name, str):  # a setting from the command line may be anything
-        raise UserError(f"model {name!r}: give the name of a model that is shipped, or a .safetensors file")
-    path = Path(name) if Path(name).suffix else PRETRAINED / f"latent-ode-{name}.safetensors"
-    if not Path(name).suffix and not path.is_file():
-        prefix = "latent-ode-"
-        have = ", ".join(sorted(file.stem.removeprefix(prefix) for file in PRETRAINED.glob(f"{prefix}*.safetensors")))
-        raise UserError(
-            f"there is no model {name!r} (shipped: {have or 'none'}): give one of those, or a .safetensors file"
-        )
-    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
-
-
-@lru_cache(maxsize=16)
-def _loaded(path: Path, changed: int) -> Trained:
-    """A file's model; `changed` only keys the cache."""
-    return Trained.load(path)
+    return _FILES.find(name)

@@ -1,0 +1,76 @@
+"""`lr-env fit`: fit a model of training to the runs of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from lr_env.commands.arguments import parse_ends, parse_name, progress_bar, writable
+from lr_env.commands.task_options import TaskOptions
+
+
+@dataclass(frozen=True)
+class Fit(TaskOptions):
+    """Make a sweep, fit the model of the latent-ODE planner (arXiv:2509.23052) to it, and say how well it foresees."""
+
+    design: Annotated[str, arg(metavar="NAME")] = "adaptive"
+    """Which runs: paper, random, mixed, or adaptive (a model of the runs so far proposes the next)."""
+    runs: Annotated[int, arg(metavar="N")] = 100
+    """Runs of the sweep."""
+    rates: Annotated[str, arg(metavar="LOW:HIGH")] = ""
+    """Peak rates of the sweep. Default: the task's range."""
+    seed: Annotated[int, arg(metavar="SEED")] = 0
+    """Seed of the design, of the children and of the fit."""
+    members: Annotated[int, arg(metavar="N")] = 5
+    """Models of the ensemble."""
+    lockstep: Annotated[int | None, arg(metavar="N")] = None
+    """Children trained together. Default: up to 128, as memory allows."""
+    store: Path = Path("results/records.sqlite")
+    """Record store, a SQLite file."""
+    name: Annotated[str, arg(metavar="NAME")] = ""
+    """Name of the sweep in the store, and of the folder under results/fit. Default: that of the task."""
+    results: Path = Path("results")
+    """Folder for the results."""
+    fresh: bool = False
+    """Forget what was done under this name, and start over."""
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
+    """Wall time between checkpoints of the runs in flight."""
+
+    def run(self) -> None:
+        """Sweep, fit, and print how well ends of runs are foreseen."""
+        from lr_env.compare.job import Training
+        from lr_env.records.store import Store
+        from lr_env.registry import find_planner
+
+        fitter: Any = find_planner("latent-ode").fitter()
+        name, task = parse_name(self.name or f"{self.task}-fit"), self.varied_task()
+        folder = self.results / "fit" / name
+        wanted = fitter.Sweep(
+            self.design, self.runs, parse_ends(self.rates) if self.rates else task.tuning_range, self.seed
+        )
+        training = Training(self.device, self.backend, self.lockstep, self.numerics())
+        writable(folder)
+        with progress_bar(self.runs * task.budget) as progress:
+            made = fitter.fit_sweep(
+                wanted,
+                task,
+                Store(self.store),
+                name,
+                training,
+                members=self.members,
+                checkpoint_seconds=self.checkpoint_seconds,
+                fresh=self.fresh,
+                progress=progress,
+                about=self.how_made(task),
+            )
+        made.write(folder)
+        print(made.text())
+        model = folder / "model.safetensors"
+        print(f"Model: {model}; see what it makes of the task with")
+        print(
+            f"  lr-env compare {self.task}{self.variation} --planners latent-ode wsd constant "
+            f"--set latent-ode.model={model}"
+        )

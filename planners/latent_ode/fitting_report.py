@@ -1,0 +1,191 @@
+"""How well a fitted model foresees the ends of runs that it was not fitted to, beside simple rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_env.compare.job import Training
+from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store
+from lr_env.replacing import finite, write_json_and_figure
+from lr_env.tasks import Task
+from planners.latent_ode.fit import Fitted, Fitting, fit, predicted_final
+from planners.latent_ode.forecasts import RIVALS, Quality, quality
+from planners.latent_ode.library import TRUSTED, library_of
+from planners.latent_ode.model import Sizes
+from planners.latent_ode.series import Floats, Series, series
+from planners.latent_ode.sweep import Sweep, sweep
+from planners.latent_ode.trained import Trained
+from planners.latent_ode.windows import Table
+
+__all__ = ["Report", "Sweep", "fit_sweep", "report"]
+
+SHARES = (0.05, 0.1, 0.2, 0.4)
+"""Of a run that are over when its end is foreseen."""
+
+MODEL = "latent ODE"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A model and what it foresees.
+
+    Each run is foreseen by the member of the ensemble that it was held out from; rivals know the runs that this member
+    was fitted to. Only runs count that ended near the best (see `planners.latent_ode.library.TRUSTED`): it is there
+    that plans lie, and the ends of the others are easy to tell apart.
+
+    Attributes:
+        trained: the model.
+        history: of the fit, see `Fitted`.
+        final: log final loss of the runs that count, (runs,).
+        foreseen: method -> the same as it foresees them, (shares, runs).
+        usable, diverged: runs that the model was fitted to, and how many of those diverged.
+    """
+
+    trained: Trained
+    history: tuple[tuple[str, int, float, float], ...]
+    final: Floats
+    foreseen: Mapping[str, Floats]
+    usable: int
+    diverged: int
+
+    @property
+    def qualities(self) -> dict[str, list[Quality]]:
+        """Method -> how good its forecasts are, for each of `SHARES`."""
+        return {name: [quality(row, self.final) for row in rows] for name, rows in self.foreseen.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            **self.trained.about,
+            "fingerprint": self.trained.fingerprint,
+            "usable_runs": self.usable,
+            "diverged_runs": self.diverged,
+            "forecasts": [
+                {"method": name, "share": share, "error": finite(q.error), "rank": finite(q.rank), "runs": q.runs}
+                for name, found in self.qualities.items()
+                for share, q in zip(SHARES, found, strict=True)
+            ],
+            "history": [
+                {"phase": phase, "iteration": at, "loss": finite(loss), "held_out": finite(held)}
+                for phase, at, loss, held in self.history
+            ],
+        }
+
+    def text(self) -> str:
+        """The table of forecasts."""
+        qualities = self.qualities
+        lines = [
+            f"Fitted to {self.usable} runs ({self.diverged} diverged). Error of the log of the final validation loss, "
+            f"and rank correlation, on {len(self.final)} runs held out:",
+            f"{'':14}" + "".join(f"{f'after {100 * share:.0f} %':>16}" for share in SHARES),
+        ]
+        for name, found in qualities.items():
+            lines.append(f"{name:14}" + "".join(f"{q.error:9.4f} {q.rank:+6.2f}" for q in found))
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """Write model.safetensors, fit.json and fit.png into a folder that is there."""
+        self.trained.save(folder / "model.safetensors")
+        write_json_and_figure(folder, "fit", self.to_json(), self.draw)
+
+    def draw(self, path: Path) -> None:
+        """Errors over the share of the run that is over, and foreseen against true ends, as a PNG."""
+        figure = new_figure(11, 4.4, f"{self.trained.about.get('task', '')}: how well ends of runs are foreseen")
+        left, right = figure.subplots(1, 2)
+        plain(left)
+        for number, (name, found) in enumerate(self.qualities.items()):
+            style = distinct_style(number)
+            left.plot([100 * share for share in SHARES], [q.error for q in found], "o-", label=name, **style)
+        left.set_yscale("log")
+        left.set_xlabel("share of the run that is over [%]")
+        left.set_ylabel("error of the log final loss")
+        left.legend(frameon=False, fontsize=9)
+        caption(left, f"root mean square over {len(self.final)} runs held out")
+        plain(right)
+        ends = np.exp(self.final)
+        for number, share in enumerate(SHARES):
+            right.plot(
+                ends, np.exp(self.foreseen[MODEL][number]), "o", markersize=3, label=f"after {100 * share:.0f} %"
+            )
+        limits = [float(ends.min()), float(ends.max())]
+        right.plot(limits, limits, "-", color="#888888", linewidth=0.8)
+        right.set_xlabel("final validation loss [nats/example]", color=TEXT)
+        right.set_ylabel(f"foreseen by the {MODEL}", color=TEXT)
+        right.legend(frameon=False, fontsize=9)
+        caption(right, "line: foreseen exactly")
+        save(figure, path)
+
+
+def report(runs: Series, fitted: Fitted, about: Mapping[str, Any]) -> Report:
+    """See how well ends are foreseen.
+
+    Args:
+        runs: that the model was fitted to.
+        fitted: what came of it.
+        about: how it was made, JSON-able.
+    """
+    members = fitted.model.sizes.members
+    trained = Trained(fitted.model, fitted.scales, library_of(runs), about)
+    table = Table(runs, fitted.scales, fitted.model.sizes.window)
+    foreseen = {MODEL: predicted_final(fitted.model, table, np.array(SHARES), fitted.fold)}
+    for name, forecast in RIVALS.items():
+        rows = np.full((len(SHARES), len(runs)), np.nan)
+        for member in range(members):
+            own, others = np.flatnonzero(fitted.fold == member), np.flatnonzero(fitted.fold != member)
+            for number, share in enumerate(SHARES):
+                rows[number, own] = forecast(runs.take(own), runs.take(others), fitted.scales, share)
+        foreseen[name] = rows
+    count = np.isfinite(runs.final) & (runs.weights >= TRUSTED)
+    return Report(
+        trained,
+        fitted.history,
+        runs.final[count],
+        {name: rows[:, count] for name, rows in foreseen.items()},
+        len(runs),
+        int(runs.diverged.sum()),
+    )
+
+
+def fit_sweep(
+    wanted: Sweep,
+    task: Task,
+    store: Store,
+    name: str,
+    training: Training,
+    *,
+    members: int = 5,
+    checkpoint_seconds: float = 60.0,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Report:
+    """Make a sweep, or what is left of it, and fit a model to it; see `planners.latent_ode.sweep.sweep`.
+
+    Args:
+        members: of the ensemble.
+        about: how it is made, which is kept with the model.
+    """
+    how = {"checkpoint_seconds": checkpoint_seconds, "fresh": fresh, "progress": progress}
+    records = sweep(wanted, task, store, name, training, **how)
+    fitting = Fitting(sizes=Sizes(members=members), seed=wanted.seed)
+    runs = series(records, task.budget)
+    kept = {
+        "task": task.name,
+        "child_steps": child_steps(records),
+        "sweep": asdict(wanted),
+        "fitting": asdict(fitting),
+        **(about or {}),
+    }
+    return report(runs, fit(runs, fitting), kept)
+
+
+def child_steps(records: list[RunRecord]) -> int:
+    """That the runs took."""
+    return sum(record.steps + record.extra_steps for record in records)

@@ -1,0 +1,97 @@
+"""The schedules of a sweep and how they ended: what plans begin from, and where a model is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planners.knots import Knots
+from planners.latent_ode.series import LOSS, Floats, Series, weights_of
+
+POINTS = 41
+"""Evenly spaced times of a run, its start and its end among them, at which rates and losses are kept."""
+
+TIMES = np.linspace(0, 1, POINTS)
+
+TRUSTED = 0.1
+"""Least weight of a run for its rates to count as seen, see `weights_of`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Schedules of which no run diverged, each once.
+
+    Attributes:
+        log_rates: at `TIMES`, (schedules, points).
+        log_losses: log validation losses at those times, (schedules, points), mean over seeds.
+        ends: log losses on the whole validation split at the end, (schedules,), mean over seeds; where it was not
+            measured, the last on the subset.
+        names: planner and settings of each; of those that no one uses only the planner.
+    """
+
+    log_rates: Floats
+    log_losses: Floats
+    ends: Floats
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        shapes = [array.shape for array in (self.log_rates, self.log_losses, self.ends)]
+        if count == 0 or shapes != [(count, POINTS), (count, POINTS), (count,)]:
+            raise ValueError(f"{count} schedules of the sweep do not fit arrays of the shapes {shapes}")
+
+    @property
+    def trusted(self) -> Floats:
+        """Log rates of the schedules that ended near the best, (schedules, points)."""
+        weights = weights_of(self.ends, self.ends, np.zeros(len(self.ends), dtype=bool))
+        return self.log_rates[weights >= TRUSTED]
+
+    @property
+    def order(self) -> list[int]:
+        """Numbers of the schedules, the best first."""
+        return np.argsort(self.ends, kind="stable").tolist()
+
+    @property
+    def best_family(self) -> int:
+        """Number of the best schedule that people use; of all, if there is none of those."""
+        parametric = [number for number in self.order if self.names[number] != Knots.name]
+        return (parametric or self.order)[0]
+
+
+def library_of(series: Series) -> Library:
+    """The library of a sweep's runs.
+
+    Raises:
+        ValueError: of every schedule a run diverged.
+    """
+    by_name: dict[str, list[int]] = {}
+    for row, label in enumerate(series.labels):
+        by_name.setdefault(label, []).append(row)
+    kept = {name: rows for name, rows in by_name.items() if not series.diverged[rows].any()}
+    ends = [[_end(series, row) for row in rows] for rows in kept.values()]
+    return Library(
+        np.array([_mean(series, rows, np.log(series.lr)) for rows in kept.values()]).reshape(-1, POINTS),
+        np.array([_mean(series, rows, series.values[..., LOSS]) for rows in kept.values()]).reshape(-1, POINTS),
+        np.array([np.mean(of) for of in ends]),
+        tuple(Knots.name if name.startswith(f"{Knots.name} ") else name for name in kept),
+    )
+
+
+def _end(series: Series, row: int) -> float:
+    final = series.final[row]
+    if np.isfinite(final):
+        return float(final)
+    losses = series.values[row, : series.lengths[row], LOSS]
+    return float(losses[np.isfinite(losses)][-1])
+
+
+def _mean(series: Series, rows: Sequence[int], values: Floats) -> Floats:
+    """Mean over runs of what was seen, at `TIMES`."""
+    found = []
+    for row in rows:
+        steps, seen = series.steps[row, : series.lengths[row]], values[row, : series.lengths[row]]
+        known = np.isfinite(seen)
+        found.append(np.interp(TIMES, steps[known] / steps[-1], seen[known]))
+    return np.mean(found, axis=0)

@@ -1,0 +1,220 @@
+"""The sweep that a model is fitted to: runs of a design, or runs that a model proposes round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from lr_env.children import Backend
+from lr_env.compare.experiment import Experiment, lock_of, start_over
+from lr_env.compare.job import Training, versions
+from lr_env.errors import UserError
+from lr_env.locking import only_process
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store, settings_json
+from lr_env.registry import find_planner
+from lr_env.rollout import PlannedRun
+from lr_env.tasks import Task
+from planners.knots import knots_at
+from planners.latent_ode.designs import find_design
+from planners.latent_ode.fit import Fitting, fit
+from planners.latent_ode.library import library_of
+from planners.latent_ode.planning import Left, beginning, problem
+from planners.latent_ode.search import Search, search
+from planners.latent_ode.series import FEWEST_RUNS, Floats, series
+from planners.latent_ode.trained import Trained
+
+ADAPTIVE = "adaptive"
+"""The design whose runs, after the first ones, a model proposes that was fitted to those before."""
+
+BEGINNING = "wsd"
+"""The design of its first runs."""
+
+FIRST_SEED = 2_000_000
+"""Seeds of sweeps count up from here, far from those of tuning and those that people choose."""
+
+_SEEDS_APART = 100_000
+_TRUST = 0.3
+"""How far proposals may leave the rates of good runs, in the log: runs are made to find out."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which runs a sweep is made of.
+
+    Attributes:
+        design: a name in `DESIGNS`, or `ADAPTIVE`.
+        runs: how many.
+        rates: smallest and largest peak rate.
+        seed: of the design, and of the children.
+
+    Raises:
+        UserError: there is no such design, there are too few runs, or rates are not in order.
+    """
+
+    design: str
+    runs: int
+    rates: tuple[float, float]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.design != ADAPTIVE:
+            find_design(self.design)
+        low, high = self.rates
+        if not (0 < low < high < np.inf):
+            raise UserError(f"rates {low:g}:{high:g}: give LOW below HIGH, both finite and above 0")
+        if not FEWEST_RUNS <= self.runs <= _SEEDS_APART:
+            raise UserError(f"{self.runs} runs: a model needs at least {FEWEST_RUNS} (and at most {_SEEDS_APART:,})")
+        if not 0 <= self.seed < 10_000:
+            raise UserError(f"seed {self.seed}: give a whole number from 0 to 9999")
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a run."""
+        first = FIRST_SEED + self.seed * _SEEDS_APART
+        return list(range(first, first + self.runs))
+
+    @property
+    def rounds(self) -> list[int]:
+        """Runs of each round; but for `ADAPTIVE` there is one.
+
+        Each round of it is half as large as all before: to refit takes as long as some runs, and runs in lockstep are
+        cheaper.
+        """
+        if self.design != ADAPTIVE:
+            return [self.runs]
+        sizes = [FEWEST_RUNS]
+        while sum(sizes) < self.runs:
+            sizes.append(min(max(5, sum(sizes) // 2), self.runs - sum(sizes)))
+        return sizes
+
+
+def sweep(
+    wanted: Sweep,
+    task: Task,
+    store: Store,
+    name: str,
+    training: Training,
+    *,
+    checkpoint_seconds: float = 60.0,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> list[RunRecord]:
+    """Make the runs of a sweep, or what is left of them.
+
+    Args:
+        wanted: which.
+        task: what is trained.
+        store: where the records are kept.
+        name: of the experiment in the store.
+        training: how children are trained.
+        checkpoint_seconds: wall time between checkpoints.
+        fresh: forget what was done under this name before.
+        progress: told (what is going on, child steps done since the last call).
+
+    Returns:
+        The runs, with their curves.
+
+    Raises:
+        UserError: another process works on it, it was begun otherwise, or too few runs are usable.
+    """
+    report = progress or (lambda what, steps: None)
+    with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
+        known = None if fresh else store.experiment(name)
+        settled = training.settled(task, known, wanted.runs, wanted.runs * task.budget)
+        spec = {
+            "task": {**task.settings(), "target_val_loss": None},
+            "sweep": asdict(wanted),
+            "device": training.device,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "training": settled,
+        }
+        if fresh:
+            start_over(store, name)
+        experiment = Experiment(
+            store,
+            name,
+            task,
+            spec,
+            device=training.device,
+            backend=Backend(**settled["backend"]),
+            lockstep=settled["lockstep"],
+            numerics=training.numerics,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        for phase, size, seeds in _phases(wanted):
+            planned = _begun(store, name, phase, size) or _in_order(_next(wanted, task, store, name, size, seeds))
+            experiment.run(planned, phase, ("val",), lambda steps: report("sweeping", steps))
+        return records_of(store, name, wanted)
+
+
+def records_of(store: Store, name: str, wanted: Sweep) -> list[RunRecord]:
+    """The finished runs of a sweep, with curves, in the order of their seeds."""
+    runs = [run for phase, *_ in _phases(wanted) for run in store.runs(name, phase, curves=True)]
+    return sorted((run for run in runs if run.status == "finished"), key=lambda run: run.seed)
+
+
+def _phases(wanted: Sweep) -> Iterator[tuple[str, int, list[int]]]:
+    """Name in the store, size and seeds of each round."""
+    first = 0
+    for number, size in enumerate(wanted.rounds):
+        yield f"round-{number}", size, wanted.seeds[first : first + size]
+        first += size
+
+
+def _begun(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] | None:
+    """The runs of a round that was begun: they are not proposed anew."""
+    records = store.runs(name, phase)
+    if len(records) != size:
+        return None
+    return _in_order([PlannedRun(find_planner(run.planner)(**run.settings), run.seed) for run in records])
+
+
+def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The same order whenever: neighbours in a stack change the last bits of a run."""
+    return sorted(runs, key=lambda run: (run.planner.name, settings_json(run.settings), run.seed))
+
+
+def _next(wanted: Sweep, task: Task, store: Store, name: str, size: int, seeds: list[int]) -> list[PlannedRun]:
+    """The runs of a round."""
+    known = records_of(store, name, wanted)
+    if not known:
+        design = BEGINNING if wanted.design == ADAPTIVE else wanted.design
+        return find_design(design)(size, wanted.rates, seeds, wanted.seed)
+    runs = series(known, task.budget)
+    fitted = fit(runs, Fitting(together=0, encoding=0, seed=wanted.seed * 1000 + len(known)))
+    trained = Trained(fitted.model, fitted.scales, library_of(runs))
+    return [
+        PlannedRun(knots_at(rates), seed)
+        for rates, seed in zip(proposals(trained, task.lr_range, size, seeds[0]), seeds, strict=True)
+    ]
+
+
+def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed: int) -> list[Floats]:
+    """Schedules that are worth a run: each is the best that one member of the ensemble can think of.
+
+    As in Thompson sampling, they differ as much as the members do.
+
+    Args:
+        trained: the model.
+        lr_range: smallest and largest rate that may be set.
+        count: how many.
+        seed: of the searches.
+
+    Returns:
+        Rates at `GRID` evenly spaced times, for each.
+    """
+    settings = Search(rounds=6, pessimism=0.0)
+    found = []
+    for number in range(count):
+        member = number % trained.model.sizes.members
+        what, tails = problem(trained, beginning(trained, 1), Left(0.0, 1.0, lr_range), _TRUST, member)
+        shape = settings.rounds, 1, settings.draws, settings.knots
+        noise = np.random.default_rng([seed, number]).standard_normal(shape)
+        plans, _ = search(what, tails[None], settings, noise)
+        found.append(np.exp(plans[0, 0].numpy().astype(np.float64) + trained.scales.log_rate))
+    return found
