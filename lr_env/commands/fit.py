@@ -17,7 +17,7 @@ class Fit(TaskOptions):
     """Make a sweep, fit the model of the latent-ODE planner (arXiv:2509.23052) to it, and say how well it foresees."""
 
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
-    """Which runs: paper, random, mixed, or adaptive (a model of the runs so far proposes the next)."""
+    """Which runs: paper, random, mixed, wsd, or adaptive (a model of the runs so far proposes the next)."""
     runs: Annotated[int, arg(metavar="N")] = 100
     """Runs of the sweep."""
     rates: Annotated[str, arg(metavar="LOW:HIGH")] = ""
@@ -48,9 +48,8 @@ class Fit(TaskOptions):
         fitter: Any = find_planner("latent-ode").fitter()
         name, task = parse_name(self.name or f"{self.task}-fit"), self.varied_task()
         folder = self.results / "fit" / name
-        wanted = fitter.Sweep(
-            self.design, self.runs, parse_ends(self.rates) if self.rates else task.tuning_range, self.seed
-        )
+        rates = parse_ends(self.rates) if self.rates else task.tuning_range
+        wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
         training = Training(self.device, self.backend, self.lockstep, self.numerics())
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:

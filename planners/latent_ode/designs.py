@@ -120,5 +120,5 @@ def find_design(name: str) -> Callable[[int, Range, list[int], int], list[Planne
 
 def _sobol(count: int, dimensions: int, seed: int) -> Floats:
     """Points of a scrambled Sobol sequence in the unit cube, (count, dimensions)."""
-    sampler = qmc.Sobol(dimensions, scramble=True, seed=seed)
+    sampler = qmc.Sobol(dimensions, scramble=True, rng=seed)
     return sampler.random_base2(max(1, int(np.ceil(np.log2(max(count, 2))))))[:count]

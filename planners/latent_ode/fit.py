@@ -293,7 +293,8 @@ def predicted_final(model: Ensemble, table: Table, shares: Floats, members: NDAr
     """Log loss on the whole validation split at the end of each run, as each run's own member sees it.
 
     Args:
-        model, table: the model and the runs.
+        model: the model.
+        table: the runs.
         shares: of the run that are over, (windows,).
         members: whose answer counts, (runs,).
 

@@ -166,14 +166,33 @@ def fit_sweep(
     progress: Callable[[str, int], None] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Make a sweep, or what is left of it, and fit a model to it; see `planners.latent_ode.sweep.sweep`.
+    """Fit a model to the runs of a sweep, which is made, or what is left of it.
 
     Args:
+        wanted: which runs.
+        task: what is trained.
+        store: where the records are kept.
+        name: of the sweep in the store.
+        training: how children are trained.
         members: of the ensemble.
+        checkpoint_seconds: wall time between checkpoints.
+        fresh: forget what was done under this name before.
+        progress: told (what is going on, child steps done since the last call).
         about: how it is made, which is kept with the model.
+
+    Raises:
+        UserError: see `planners.latent_ode.sweep.sweep`; or the fit diverged.
     """
-    how = {"checkpoint_seconds": checkpoint_seconds, "fresh": fresh, "progress": progress}
-    records = sweep(wanted, task, store, name, training, **how)
+    records = sweep(
+        wanted,
+        task,
+        store,
+        name,
+        training,
+        checkpoint_seconds=checkpoint_seconds,
+        fresh=fresh,
+        progress=progress,
+    )
     fitting = Fitting(sizes=Sizes(members=members), seed=wanted.seed)
     runs = series(records, task.budget)
     kept = {

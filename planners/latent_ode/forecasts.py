@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from planners.latent_ode.model import Scales
 from planners.latent_ode.series import LOSS, Floats, Series
@@ -79,7 +79,7 @@ def quality(forecasts: Floats, final: Floats) -> Quality:
     if len(final) == 0:
         return Quality(np.nan, np.nan, 0)
     varied = len(final) > 2 and np.ptp(forecasts) > 0 and np.ptp(final) > 0
-    rank = float(spearmanr(forecasts, final).statistic) if varied else np.nan
+    rank = float(np.corrcoef(rankdata(forecasts), rankdata(final))[0, 1]) if varied else np.nan
     return Quality(float(np.sqrt(np.mean((forecasts - final) ** 2))), rank, len(final))
 
 

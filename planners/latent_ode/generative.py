@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from planners.latent_ode.generative_model import RATE, Generative
 from planners.latent_ode.series import CHANNELS, Floats
@@ -51,7 +52,7 @@ class Futures:
     decoded: Floats
     starts: Floats
     rewards: Floats
-    chosen: Floats
+    chosen: NDArray[np.int64]
     plan: Floats | None
 
 

@@ -74,7 +74,7 @@ def library_of(series: Series) -> Library:
     return Library(
         np.array([_mean(series, rows, np.log(series.lr)) for rows in kept.values()]).reshape(-1, POINTS),
         np.array([_mean(series, rows, series.values[..., LOSS]) for rows in kept.values()]).reshape(-1, POINTS),
-        np.array([np.mean(of) for of in ends]),
+        np.array([float(np.mean(of)) for of in ends], dtype=np.float64),
         tuple(Knots.name if name.startswith(f"{Knots.name} ") else name for name in kept),
     )
 

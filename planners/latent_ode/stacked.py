@@ -27,6 +27,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(draws), outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(members, ..., outputs)."""
         flat = x.flatten(1, -2)
         out = torch.baddbmm(self.bias[:, None], flat, self.weight)
         return out.reshape(*x.shape[:-1], out.shape[-1])
