@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import PROBE, Planner
+
+if TYPE_CHECKING:
+    from lr_env.tasks import Task
 
 GROUP = "lr_env.planners"
 
@@ -56,14 +59,27 @@ def needs_forks(name: str) -> bool:
     return PROBE in find_planner(name).needs
 
 
-def is_plain(name: str) -> bool:
+def suited(name: str, task: Task) -> Mapping[str, Any] | None:
+    """Settings that suit the planner of that name to a task; None if it has none of its own that do.
+
+    Raises:
+        UserError: see `find_planner`.
+    """
+    for_task = getattr(find_planner(name), "for_task", None)
+    return {} if for_task is None else for_task(task)
+
+
+def is_plain(name: str, task: Task | None = None) -> bool:
     """Whether the planner of that name needs neither forks nor an optimizer of its own: one of "all".
+
+    Of a task those that nothing suits to it are not.
 
     Raises:
         UserError: see `find_planner`.
     """
     planner = find_planner(name)
-    return PROBE not in planner.needs and not hasattr(planner, "optimizer")
+    plain = PROBE not in planner.needs and not hasattr(planner, "optimizer")
+    return plain and (task is None or suited(name, task) is not None)
 
 
 def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:

@@ -73,9 +73,8 @@ class WeightFiles(Generic[T]):
         except UserError:
             raise
         except (SafetensorError, KeyError, ValueError, TypeError, OSError, RuntimeError, RecursionError) as error:
-            raise UserError(
-                f"{self.what} {str(path)!r} cannot be read ({error}): it is damaged, {self.again}"
-            ) from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]  # torch tells of every tensor
+            raise UserError(f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.again}") from error
 
     def find(self, name: str) -> T:
         """What a file holds, or what is shipped under a name.
@@ -89,13 +88,15 @@ class WeightFiles(Generic[T]):
             )
         path = Path(name) if Path(name).suffix else PRETRAINED / f"{self.prefix}{name}.safetensors"
         if not Path(name).suffix and not path.is_file():
-            files = PRETRAINED.glob(f"{self.prefix}*.safetensors")
-            have = ", ".join(sorted(file.stem.removeprefix(self.prefix) for file in files))
+            have = ", ".join(self.shipped()) or "none"
             raise UserError(
-                f"there is no {self.what} {name!r} (shipped: {have or 'none'}): give one of those, or a "
-                ".safetensors file"
+                f"there is no {self.what} {name!r} (shipped: {have}): give one of those, or a .safetensors file"
             )
         return _loaded(self, path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+    def shipped(self) -> list[str]:
+        """Names of those that are."""
+        return sorted(file.stem.removeprefix(self.prefix) for file in PRETRAINED.glob(f"{self.prefix}*.safetensors"))
 
 
 def check_about(about: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -25,6 +25,7 @@ from lr_env.errors import UserError
 
 if TYPE_CHECKING:
     from lr_env.compare.job import Job
+    from lr_env.tasks import Task
 
 _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds people choose
 
@@ -71,13 +72,13 @@ class Common(TaskOptions):
         for name in parse_names(self.planners):
             if name != "all":
                 find_planner(name)
-            names += [other for other in planner_names() if is_plain(other)] if name == "all" else [name]
+            names += [other for other in planner_names() if is_plain(other, task)] if name == "all" else [name]
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         return Job(
             task=task,
             planners=tuple(names),
-            settings=parse_settings(self.set, names),
+            settings=self._settings(names, task),
             rates=parse_rates(self.rates) if self.rates else log_grid(*task.tuning_range, 12),
             tune_seeds=parse_seeds(self.tune_seeds, first=_TUNE_SEED),
             seeds=seeds,
@@ -87,6 +88,14 @@ class Common(TaskOptions):
             checkpoint_seconds=self.checkpoint_seconds,
             numerics=self.numerics(),
         )
+
+    def _settings(self, names: list[str], task: Task) -> dict[str, dict[str, Any]]:
+        """Settings that were given, and those that suit planners to the task."""
+        from lr_env.registry import suited
+
+        given = parse_settings(self.set, names)
+        suits = {name: dict(suited(name, task) or {}) for name in names}
+        return {name: own for name in names if (own := suits[name] | given.get(name, {}))}
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,8 @@ def fit_sweep(
     runs = series(records, task.budget)
     kept = {
         "task": task.name,
+        "budget": task.budget,
+        "optimizer": type(task.optimizer).__name__,
         "child_steps": child_steps(records),
         "sweep": asdict(wanted),
         "fitting": asdict(fitting),

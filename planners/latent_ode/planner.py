@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from planners.latent_ode.library import TIMES
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
-from planners.latent_ode.trained import Trained, find_model
+from planners.latent_ode.trained import Trained, find_model, shipped_models
 from planners.latent_ode.windows import tokens
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Checked, Rules
+
+if TYPE_CHECKING:
+    from lr_env.tasks import Task
 
 REUSE = ("no", "steps", "rescaled")
 
@@ -112,6 +115,15 @@ class LatentODE(Checked):
         more = [cls(pessimism=_PESSIMISMS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 
+    @classmethod
+    def for_task(cls, task: Task) -> Mapping[str, Any] | None:
+        """The model that is shipped for a task."""
+        if task.name not in shipped_models():
+            return None
+        about = find_model(task.name).about
+        fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
+        return {"model": task.name} if fits else None
+
     @property
     def trained(self) -> Trained:
         """The model and the schedules of its sweep."""
@@ -190,11 +202,14 @@ class LatentODE(Checked):
         ]
 
     def _check_fits(self, trained: Trained, run: RunSpec) -> None:
-        task, budget = trained.about.get("task", run.task), trained.scales.budget
-        if self.reuse == "no" and (task, budget) != (run.task, run.budget):
+        known = {"task": run.task, "optimizer": run.optimizer} | dict(trained.about)
+        fitted = known["task"], trained.scales.budget, known["optimizer"]
+        if self.reuse == "no" and fitted != (run.task, run.budget, run.optimizer):
+            task, budget, optimizer = fitted
             raise UserError(
-                f"planner {self.name!r}: model {self.model!r} was fitted to {task} of {budget} steps, not to "
-                f"{run.task} of {run.budget}: fit one with `lr-env fit {run.task}`, or set reuse to steps or rescaled"
+                f"planner {self.name!r}: model {self.model!r} was fitted to {task} with {budget} steps of {optimizer}, "
+                f"not to {run.task} with {run.budget} of {run.optimizer}: fit one with `lr-env fit`, or set reuse to "
+                "steps or rescaled"
             )
 
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:

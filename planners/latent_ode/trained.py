@@ -91,3 +91,8 @@ def find_model(name: str) -> Trained:
         UserError: there is none, or it is damaged.
     """
     return _FILES.find(name)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that are shipped."""
+    return _FILES.shipped()

@@ -1,0 +1,140 @@
+"""The model of training: its layers against torch's, its solver against a tight adjoint, known dynamics recovered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchdiffeq import odeint_adjoint
+
+from planners.latent_ode.designs import annealed
+from planners.latent_ode.fit import Fitting, fit, path_length, predicted_final
+from planners.latent_ode.model import TOKEN, Ensemble, Sizes
+from planners.latent_ode.series import CHANNELS, LOSS, series
+from planners.latent_ode.stacked import GRU, Linear, generators
+from planners.latent_ode.windows import Table
+from tests import quadratic
+
+
+def test_layers_are_those_of_torch():
+    x = torch.randn(3, 4, 7, 5, generator=torch.Generator().manual_seed(0))
+    ours = Linear(generators(3, 0), 5, 2)
+    gru = GRU(generators(3, 1), 5, 6)
+    lengths = torch.tensor([7, 3, 1, 0])
+    there = (torch.arange(7) < lengths[:, None]).expand(3, -1, -1)
+    states = gru(x, there)
+    with torch.random.fork_rng():  # torch draws weights that are replaced
+        plain = nn.Linear(5, 2), nn.GRU(5, 6, batch_first=True)
+    for member in range(3):
+        linear, torchs = plain
+        linear.weight.data, linear.bias.data = ours.weight[member].T, ours.bias[member]
+        torch.testing.assert_close(ours(x)[member], linear(x[member]))
+        for name, layer in (("ih", gru.read), ("hh", gru.again)):
+            setattr(torchs, f"weight_{name}_l0", nn.Parameter(layer.weight[member].T.contiguous()))
+            setattr(torchs, f"bias_{name}_l0", nn.Parameter(layer.bias[member].clone()))
+        for run, length in enumerate(lengths.tolist()):
+            wanted = torchs(x[member, run : run + 1, :length])[1][0, 0] if length else torch.zeros(6)
+            torch.testing.assert_close(states[member, run], wanted)
+
+
+def test_members_do_not_depend_on_how_many_there_are():
+    few, many = Ensemble(Sizes(members=2), seed=3), Ensemble(Sizes(members=4), seed=3)
+    for weight, more in zip(few.parameters(), many.parameters(), strict=True):
+        assert torch.equal(weight, more[:2])
+
+
+def test_solver_and_its_gradients_agree_with_a_tight_adjoint():
+    model = Ensemble(Sizes(members=1), seed=0).double()
+    draw = torch.Generator().manual_seed(1)
+    state = torch.randn(1, 3, model.sizes.latent, generator=draw, dtype=torch.float64)
+    levels = 0.5 * torch.randn(1, 3, 4, generator=draw, dtype=torch.float64)  # constant for a quarter each
+    rates = levels.repeat_interleave(128, -1).requires_grad_()
+    span = torch.tensor([[1.0, 0.5, 0.25]], dtype=torch.float64)
+    end = model.solve(state, rates, span)[:, :, -1]
+    (gradient,) = torch.autograd.grad(end.square().sum(), rates)
+
+    class Field(nn.Module):
+        def __init__(self, quarter):
+            super().__init__()
+            self.quarter, self.model, self.levels = quarter, model, levels.clone().requires_grad_()
+            self.own = nn.Parameter(levels[:, :, quarter].clone())
+
+        def forward(self, time, z):
+            pace = (self.own.exp() * span)[..., None]
+            drive = self.own[..., None] * model.inner_rate[:, None, 0]
+            return model.outer(torch.tanh(model.inner(z) + drive)) * pace
+
+    fields = [Field(quarter) for quarter in range(4)]
+    z = state
+    for quarter, field in enumerate(fields):
+        times = torch.tensor([quarter / 4, (quarter + 1) / 4], dtype=torch.float64)
+        z = odeint_adjoint(field, z, times, rtol=1e-10, atol=1e-12, adjoint_params=(field.own,), method="dopri5")[-1]
+    torch.testing.assert_close(end, z, rtol=1e-4, atol=1e-5)
+    z.square().sum().backward()
+    by_quarter = torch.stack([field.own.grad for field in fields], -1)
+    torch.testing.assert_close(gradient.unflatten(-1, (4, 128)).sum(-1), by_quarter, rtol=1e-4, atol=1e-4)
+
+
+def test_the_default_solver_is_near_a_tight_one():
+    model = Ensemble(Sizes(members=2), seed=0).double()
+    draw = torch.Generator().manual_seed(1)
+    state = torch.randn(2, 5, model.sizes.latent, generator=draw, dtype=torch.float64)
+    rates = torch.randn(2, 5, model.sizes.steps, generator=draw, dtype=torch.float64) * 0.5
+    span = torch.ones(2, 5, dtype=torch.float64)
+    rough = model.read(model.solve(state, rates, span))
+    fine = model.read(model.solve(state, rates.repeat_interleave(16, -1), span)[:, :, ::16])
+    # In units of the spread of the channels over a sweep, of which held-out errors are a tenth.
+    assert (rough - fine).abs().max() < 0.02
+
+
+def test_without_a_rate_nothing_changes():
+    model = Ensemble(Sizes(members=1), seed=0)
+    state = torch.randn(1, 2, model.sizes.latent, generator=torch.Generator().manual_seed(0))
+    path = model.solve(state, torch.full((1, 2, model.sizes.steps), -torch.inf), torch.ones(1, 2))
+    assert torch.equal(path, state[:, :, None].expand_as(path))
+
+
+def test_before_anything_is_learned_a_state_is_the_mean_of_the_last_points():
+    model = Ensemble(Sizes(members=1), seed=0)
+    with torch.no_grad():
+        model.to_latent.zero_()
+    tokens = torch.randn(1, 2, model.sizes.window, TOKEN, generator=torch.Generator().manual_seed(0))
+    state = model.encode(tokens, torch.tensor([[10, 2]]))
+    torch.testing.assert_close(state[0, 0, : len(CHANNELS)], tokens[0, 0, :3, 2:].mean(0))
+    torch.testing.assert_close(state[0, 1, : len(CHANNELS)], tokens[0, 1, :2, 2:].mean(0))
+
+
+def test_path_length_of_straight_lines():
+    """The steps over the deviation of all states, over that of the first states."""
+    draw = torch.Generator().manual_seed(0)
+    first = torch.randn(1, 200, 1, 1, generator=draw)
+    states = first + torch.arange(3.0)[None, None, :, None]
+    wanted = 2 / states.var((1, 2)).sqrt() / first.std()
+    torch.testing.assert_close(path_length(states), wanted[:, 0], rtol=0.01, atol=0)
+
+
+@pytest.fixture(scope="module")
+def known():
+    runs = series(quadratic.records(annealed(40, (0.02, 0.8), 0)), quadratic.STEPS)
+    fitted = fit(runs, Fitting(sizes=Sizes(members=2), dynamics=400, encoding=100, together=100))
+    return runs, fitted
+
+
+def test_known_dynamics_are_recovered(known):
+    """The excess loss of a quadratic, whose log is the state: ends of runs that were held out, from any time on."""
+    runs, fitted = known
+    table = Table(runs, fitted.scales, fitted.model.sizes.window)
+    foreseen = predicted_final(fitted.model, table, np.array([0.0, 0.2, 0.5]), fitted.fold)
+    near = runs.weights > 0.1
+    errors = np.sqrt(np.mean((foreseen - runs.final)[:, near] ** 2, axis=1))
+    assert runs.final[near].std() > 0.12
+    assert (errors < 0.06).all(), errors
+    assert np.isfinite(runs.values[..., LOSS]).all()
+
+
+def test_a_fit_is_reproducible(known):
+    runs, _ = known
+    short = Fitting(sizes=Sizes(members=2), dynamics=5, encoding=5, together=5)
+    first, second = (fit(runs, short).model.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)

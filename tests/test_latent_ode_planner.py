@@ -1,0 +1,228 @@
+"""The planner: better than cosine where the optimum is known, the same alone and in company, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec
+from planners.latent_ode.designs import annealed
+from planners.latent_ode.fit import Fitting, fit
+from planners.latent_ode.library import library_of
+from planners.latent_ode.model import Sizes
+from planners.latent_ode.planner import LatentODE
+from planners.latent_ode.planning import Left, beginning, problem
+from planners.latent_ode.search import GRID, Search, interpolation, search
+from planners.latent_ode.series import CHANNELS, series
+from planners.latent_ode.trained import Trained
+from planners.schedules import WSD, Cosine
+from tests import quadratic
+from tests.quadratic import SPEC
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A model of the quadratic."""
+    runs = series(quadratic.records(annealed(40, (0.02, 0.8), 0)), quadratic.STEPS)
+    fitted = fit(runs, Fitting(sizes=Sizes(members=3), dynamics=500, encoding=150, together=150))
+    about = {"task": SPEC.task, "child_steps": 40 * quadratic.STEPS}
+    file = tmp_path_factory.mktemp("models") / "quadratic.safetensors"
+    Trained(fitted.model, fitted.scales, library_of(runs), about).save(file)
+    return file
+
+
+def played(planner, seeds=(0,), state=None, first=0, signals=None):
+    """Rates (runs, segments) and true ends under a planner, with the states before each segment."""
+    state = planner.start(SPEC, seeds) if state is None else state
+    count = len(seeds)
+    signals = signals or {name: np.full(count, np.nan) for name in ("lr", *CHANNELS)} | {"step": np.zeros(count)}
+    rates, before = [], []
+    for segment in range(first, SPEC.num_segments):
+        before.append((pickle.loads(pickle.dumps(state)), dict(signals)))
+        answer, state = planner.plan(state, signals)
+        rates.append(answer)
+        losses, ends = quadratic.trained(np.stack(rates, 1), 0.02, seeds) if first == 0 else (None, None)
+        if losses is not None:
+            signals = {
+                "step": np.full(count, float((segment + 1) * SPEC.segment)),
+                "lr": answer,
+                "train_loss": losses[:, -1],
+                "val_loss": losses[:, -1],
+                "val_accuracy": 1 / (1 + losses[:, -1]),
+            }
+    return np.stack(rates, 1), ends, before, state
+
+
+def best_of(family, rates):
+    _, ends = quadratic.trained([family(rate).preview(SPEC.num_segments) for rate in rates], 0.0, range(len(rates)))
+    return ends.min()
+
+
+def test_its_regret_to_the_known_optimum_is_below_that_of_tuned_cosine(path):
+    """And of tuned WSD; both are tuned on 40 noiseless runs, the planner is fitted to 40 noisy ones."""
+    grid = np.geomspace(0.02, 0.8, 40)
+    regrets = [best_of(family, grid) - quadratic.optimum() for family in (Cosine, WSD)]
+    _, ends, _, _ = played(LatentODE(model=str(path)), seeds=range(4))
+    assert ends.mean() - quadratic.optimum() < min(regrets), (ends, regrets, quadratic.optimum())
+
+
+def test_runs_do_not_depend_on_their_company(path):
+    planner = LatentODE(model=str(path))
+    together, *_ = played(planner, seeds=(3, 5, 8))
+    alone, *_ = played(planner, seeds=(5,))
+    np.testing.assert_allclose(together[1], alone[0], rtol=1e-3)
+
+
+def test_a_state_is_all_that_a_run_needs_to_go_on(path):
+    planner = LatentODE(model=str(path))
+    rates, _, before, _ = played(planner, seeds=(1, 2))
+    for segment in (0, 3, 4, 5, 20):
+        state, signals = before[segment]
+        answer, _ = planner.plan(state, signals)
+        assert (answer == rates[:, segment]).all()
+
+
+def test_plans_are_made_when_they_should_be_and_explained(path):
+    planner = LatentODE(model=str(path), lead=0.25, every=0.25, until=0.75)
+    rates, ends, _, state = played(planner, seeds=(1, 2))
+    told = planner.explain(state, run=1)
+    assert [belief.segment for belief in told] == [10, 20, 30] == planner.plans_at(SPEC.num_segments)
+    for belief, until in zip(told, (20, 30, 40), strict=True):
+        np.testing.assert_array_equal(belief.rates[0, : until - belief.segment], rates[1, belief.segment : until])
+        assert belief.losses.shape == (3, len(belief.rates), len(belief.steps))
+        assert (belief.steps[0], belief.steps[-1]) == (belief.segment * SPEC.segment, quadratic.STEPS)
+    np.testing.assert_allclose(told[-1].losses[:, 0, -1].mean(), ends[1], rtol=0.2)  # what then happened
+
+
+def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(path):
+    planner = LatentODE(model=str(path), lead=0.5)
+    rates, *_ = played(planner)
+    library = planner.trained.library
+    lead = np.exp(np.interp((np.arange(20) + 0.5) / 40, np.linspace(0, 1, 41), library.log_rates[library.best_family]))
+    np.testing.assert_allclose(rates[0, :20], lead)
+    assert library.ends[library.best_family] == library.ends.min()
+
+
+def test_plans_stay_where_the_sweep_has_been(path):
+    trusting, free = (LatentODE(model=str(path), trust=trust, pessimism=0.0) for trust in (0.0, None))
+    library = trusting.trained.library.trusted
+    times = np.linspace(0, 1, library.shape[1])
+    for planner, inside in ((trusting, True), (free, False)):
+        rates, *_ = played(planner)
+        mid = (np.arange(SPEC.num_segments) + 0.5) / SPEC.num_segments
+        low, high = (np.exp(np.interp(mid, times, edge)) for edge in (library.min(0), library.max(0)))
+        assert ((rates[0] >= low * 0.99) & (rates[0] <= high * 1.01)).all() == inside
+
+
+def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
+    trained = LatentODE(model=str(path)).trained
+    what, known = problem(trained, beginning(trained, 2), Left(0.0, 1.0, SPEC.lr_range), 0.0)
+    known = known.expand(2, -1, -1)
+    lowest = what.scores(what.clamp(known), 1.0).min(1).values
+    scores = []
+    for settings in (Search(rounds=0), Search(), Search(ascents=20)):
+        shape = settings.rounds, 2, settings.draws, settings.knots
+        plans, found = search(what, known, settings, np.random.default_rng(0).standard_normal(shape))
+        assert (found.diff(dim=1) >= 0).all()
+        torch.testing.assert_close(what.scores(plans, 1.0), found, rtol=1e-3, atol=1e-4)
+        scores.append(found[:, 0].detach())
+    torch.testing.assert_close(scores[0], lowest)
+    assert (scores[1] < scores[0]).all()
+    assert (scores[2] <= scores[1]).all()
+
+
+def test_interpolation_between_knots_is_numpys():
+    values, at = np.random.default_rng(0).normal(size=5), np.linspace(0, 1, 17)
+    found = torch.tensor(values, dtype=torch.float32) @ interpolation(5, torch.tensor(at))
+    np.testing.assert_allclose(found, np.interp(at, np.linspace(0, 1, 5), values), atol=1e-6)
+
+
+def test_mean_rates_of_solver_steps(path):
+    """A plan's rates in the solver's steps have the integral of the rate, not of its log."""
+    trained = LatentODE(model=str(path)).trained
+    what, _ = problem(trained, beginning(trained, 1), Left(0.0, 1.0, SPEC.lr_range), 0.0)
+    plan = torch.linspace(0, -3, GRID)[None, None]
+    mean = what.rates(plan).exp().mean().item()
+    np.testing.assert_allclose(mean, (1 - np.exp(-3)) / 3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reuse": "maybe"}, "reuse must be one of no, steps, rescaled"),
+        ({"knots": 1}, "knots must be at least 2"),
+        ({"lead": 0}, "lead must be a number above 0"),
+        ({"trust": -1}, "trust must be"),
+        ({"model": "nobody"}, r"there is no model 'nobody' \(shipped: "),
+        ({"model": 5}, "give the name of a model"),
+        ({"model": "nowhere.safetensors"}, "there is no model 'nowhere.safetensors': fit one with `lr-env fit`"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(UserError, match=words):
+        LatentODE(**settings).start(SPEC, [0])
+
+
+def test_a_model_of_another_task_is_refused_unless_it_is_wanted(path):
+    other = RunSpec("another", 800, 10, SPEC.lr_range, "SGD", 1)
+    with pytest.raises(
+        UserError, match="was fitted to quadratic with 400 steps of SGD, not to another with 800 of SGD"
+    ):
+        LatentODE(model=str(path)).start(other, [0])
+    units = [LatentODE(model=str(path), reuse=reuse).start(other, [0])["unit"] for reuse in ("steps", "rescaled")]
+    assert units == [400, 800]
+
+
+def test_a_model_that_changes_in_the_middle_of_a_run(path, tmp_path):
+    trained = Trained.load(path)
+    file = tmp_path / "model.safetensors"
+    trained.save(file)
+    assert Trained.load(file).fingerprint == trained.fingerprint
+    planner = LatentODE(model=str(file))
+    assert planner.prior_steps == 40 * quadratic.STEPS
+    state = planner.start(SPEC, [0])
+    with torch.no_grad():
+        trained.model.start.add_(0.1)
+    changed = Trained(trained.model, trained.scales, trained.library, trained.about)
+    changed.save(file)
+    signals = {name: np.ones(1) for name in ("lr", *CHANNELS)} | {"step": np.array([40.0])}
+    with pytest.raises(UserError, match="is not the one that this run began with"):
+        planner.plan(state, signals)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "nan", "scales", "library", "sizes", "text"])
+def test_damaged_models(path, tmp_path, damage):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(path, framework="np") as file:
+        header = json.loads(file.metadata()["model"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    target = tmp_path / "model.safetensors"
+    if damage == "nan":
+        tensors["model.start"] = np.full_like(tensors["model.start"], np.nan)
+    elif damage == "scales":
+        header["scales"]["deviations"] = [0, 1, 1]
+    elif damage == "library":
+        tensors["library.ends"] = tensors["library.ends"][:3]
+    elif damage == "sizes":
+        header["sizes"]["members"] = 2
+    save_file(tensors, target, metadata={"model": json.dumps(header)})
+    if damage == "truncated":
+        target.write_bytes(target.read_bytes()[:-100])
+    elif damage == "text":
+        target.write_text("no model")
+    with pytest.raises(UserError, match=r"^model .*model.safetensors.* cannot be read .*damaged, fit it anew$"):
+        Trained.load(target)
+
+
+def test_settings_of_a_sweep_are_as_many_as_rates():
+    for count in (1, 12, 40):
+        offered = LatentODE.candidates([0.1] * count)
+        assert len(set(offered)) == count
+        assert offered[0] == LatentODE()
