@@ -102,7 +102,7 @@ class Report:
         plain(left)
         for number, (name, found) in enumerate(self.qualities.items()):
             style = distinct_style(number)
-            left.plot([100 * share for share in SHARES], [q.error for q in found], "o-", label=name, **style)
+            left.plot([100 * share for share in SHARES], [q.error for q in found], marker="o", label=name, **style)
         left.set_yscale("log")
         left.set_xlabel("share of the run that is over [%]")
         left.set_ylabel("error of the log final loss")

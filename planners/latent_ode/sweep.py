@@ -18,7 +18,7 @@ from lr_env.records.store import Store, settings_json
 from lr_env.registry import find_planner
 from lr_env.rollout import PlannedRun
 from lr_env.tasks import Task
-from planners.knots import knots_at
+from planners.knots import Knots, knots_at
 from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting, fit
 from planners.latent_ode.library import library_of
@@ -171,7 +171,8 @@ def _begun(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] |
     records = store.runs(name, phase)
     if len(records) != size:
         return None
-    return _in_order([PlannedRun(find_planner(run.planner)(**run.settings), run.seed) for run in records])
+    kinds = {run.planner: Knots if run.planner == Knots.name else find_planner(run.planner) for run in records}
+    return _in_order([PlannedRun(kinds[run.planner](**run.settings), run.seed) for run in records])
 
 
 def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -1,0 +1,126 @@
+"""`lr-env fit`: sweeps that go on where they were stopped, the model that comes of them, and bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lr_env.compare.job import Training
+from lr_env.errors import UserError
+from lr_env.records.store import Store
+from lr_env.rollout import rollout
+from lr_env.tasks import TASKS
+from planners import LatentODE
+from planners.latent_ode import sweep as sweeps
+from planners.latent_ode.fitting_report import MODEL, SHARES, fit_sweep
+from planners.latent_ode.sweep import FIRST_SEED, Sweep, sweep
+from planners.latent_ode.trained import Trained
+from tests.test_cli import lr_env  # the command as users run it
+
+TASK = replace(TASKS["DigitsMLP"], budget=200, segment=10)
+TRAINING = Training(backend="stacked")
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def quick_fits(monkeypatch):
+    """What is tested here is not how good a fit is."""
+    from planners.latent_ode import fit, fitting_report
+
+    class Quick(fit.Fitting):
+        def __init__(self, **given):
+            super().__init__(**{**given, "dynamics": 30, "encoding": min(5, given.get("encoding", 5)), "together": 0})
+
+    for module in (sweeps, fitting_report):
+        monkeypatch.setattr(module, "Fitting", Quick)
+
+
+def rates_of(records):
+    return {record.seed: record.curves["lr"].tolist() for record in records}
+
+
+def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    wanted = Sweep("adaptive", 18, (0.01, 0.5))
+    assert wanted.rounds == [10, 5, 3]
+    whole = sweep(wanted, TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING)
+    assert [record.seed for record in whole] == list(range(FIRST_SEED, FIRST_SEED + 18))
+    assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
+
+    store, steps = Store(tmp_path / "stopped.sqlite"), 0
+
+    def stop(what, done):
+        nonlocal steps
+        steps += done
+        if steps > 11.5 * TASK.budget:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        sweep(wanted, TASK, store, "x", TRAINING, progress=stop)
+    proposed = []
+    monkeypatch.setattr(sweeps, "proposals", lambda *given: proposed.append(given[2]) or proposals(*given))
+    assert rates_of(sweep(wanted, TASK, store, "x", TRAINING)) == rates_of(whole)
+    assert proposed == [3]  # the second round was begun, and is not proposed anew
+
+
+proposals = sweeps.proposals
+
+
+def test_a_fit_is_kept_told_and_used(tmp_path):
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.5)), TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING, members=2)
+    made.write(tmp_path)
+    told = json.loads((tmp_path / "fit.json").read_text())
+    assert told["child_steps"] == 12 * TASK.budget
+    assert {entry["method"] for entry in told["forecasts"]} == {MODEL, "last value", "nearest run", "power law"}
+    assert len(told["forecasts"]) == 4 * len(SHARES)
+    assert (tmp_path / "fit.png").stat().st_size > 10_000
+    assert "held out" in made.text()
+    planner = LatentODE(model=str(tmp_path / "model.safetensors"))
+    assert planner.fingerprint == told["fingerprint"]
+    assert planner.prior_steps == 12 * TASK.budget
+    (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
+    assert not run.diverged
+    library = Trained.load(tmp_path / "model.safetensors").library.trusted
+    assert run.curves == {} or np.isfinite(run.curves["lr"]).all()
+    assert np.isfinite(library).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("wsd", 9, (0.01, 0.5)), "9 runs: a model needs at least 10"),
+        (("wsb", 20, (0.01, 0.5)), "unknown design .wsb."),
+        (("wsd", 20, (0.5, 0.01)), "give LOW below HIGH"),
+        (("wsd", 20, (0.01, 0.5), -1), "seed -1: give a whole number"),
+    ],
+)
+def test_bad_sweeps(given, words):
+    with pytest.raises(UserError, match=words):
+        Sweep(*given)
+
+
+def test_a_sweep_that_was_begun_otherwise(tmp_path):
+    store = Store(tmp_path / "r.sqlite")
+    sweep(Sweep("wsd", 10, (0.01, 0.5)), TASK, store, "x", TRAINING)
+    with pytest.raises(UserError, match="'x' was begun with sweep runs 10, not 11: use the same, another --name"):
+        sweep(Sweep("wsd", 11, (0.01, 0.5)), TASK, store, "x", TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--runs", "5"), "5 runs: a model needs at least 10"),
+        (("--design", "papers"), "unknown design 'papers'; did you mean 'paper'"),
+        (("--rates", "0.1"), "give LOW:HIGH"),
+    ],
+)
+def test_bad_input_on_the_command_line(tmp_path, options, words):
+    done = lr_env("fit", "DigitsMLP", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,175 @@
+"""What a model is fitted to: runs with holes and of unequal length, windows of them, designs, forecasts of rivals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lr_env.errors import UserError
+from planners.latent_ode.designs import DESIGNS, annealed
+from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
+from planners.latent_ode.library import TIMES, library_of
+from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
+from planners.latent_ode.windows import Table, scales_of, tokens
+from tests import quadratic
+from tests.quadratic import SEGMENT, STEPS
+
+
+@pytest.fixture(scope="module")
+def records():
+    return quadratic.records(annealed(12, (0.02, 0.8), 0))
+
+
+def changed(record, **curves):
+    return replace(
+        record, curves={**record.curves, **{name: np.asarray(of, dtype=np.float64) for name, of in curves.items()}}
+    )
+
+
+def test_channels_and_ends(records):
+    runs = series(records, STEPS)
+    assert runs.values.shape == (12, 40, len(CHANNELS))
+    np.testing.assert_allclose(np.exp(runs.values[3, :, LOSS]), records[3].curves["val_loss"])
+    np.testing.assert_allclose(runs.values[3, :, 2], records[3].curves["val_accuracy"])
+    np.testing.assert_allclose(np.exp(runs.final), [record.scores["final_val_loss"] for record in records])
+    np.testing.assert_allclose(runs.cumulative[3, -1], SEGMENT * records[3].curves["lr"].sum())
+
+
+def test_missing_values_short_runs_and_runs_that_diverged(records):
+    loss = records[0].curves["val_loss"].copy()
+    loss[1::2] = np.nan
+    short = {name: curve[:25] for name, curve in records[1].curves.items()}
+    wild = records[2].curves["val_loss"].copy()
+    wild[10:] = np.inf
+    without = {name: curve for name, curve in records[3].curves.items() if name != "val_accuracy"}
+    runs = series(
+        [
+            changed(records[0], val_loss=loss),
+            replace(records[1], curves=short, scores={}),
+            replace(changed(records[2], val_loss=wild), diverged=True),
+            replace(records[3], curves=without),
+            *records[4:],
+        ],
+        STEPS,
+    )
+    assert runs.lengths[:4].tolist() == [40, 25, 10, 40]
+    assert np.isnan(runs.final[[1, 2]]).all()
+    assert runs.diverged.tolist() == [False, False, True, *[False] * 9]
+    assert runs.weights[2] == LEAST_WEIGHT == runs.weights.min()
+    assert np.isnan(runs.values[3, :, 2]).all()
+    scales = scales_of(runs)
+    seen = tokens(runs.steps, runs.lr, runs.values, scales)
+    assert np.isfinite(seen).all()
+    column = 2 + LOSS
+    np.testing.assert_array_equal(seen[0, 1::2, column], seen[0, ::2, column])  # held until measured again
+    table = Table(runs, scales, window=5)
+    everyone = torch.arange(12)[None]
+    batch = table.batch(everyone, torch.zeros_like(everyone), torch.zeros_like(everyone), nodes=40)
+    known = torch.isfinite(batch.values[0, :, :, LOSS])
+    assert known[0, 1:].tolist() == [True, False] * 20
+    assert known[4:, 1:].all()
+    assert not known[:, 0].any()  # nothing is measured before the first step
+    torch.testing.assert_close(batch.span[0, 1], torch.tensor(25 / 40))
+
+
+def test_rates_between_nodes_are_means_of_the_rate(records):
+    runs = series(records, STEPS)
+    scales = scales_of(runs)
+    table = Table(runs, scales, window=5)
+    now = torch.full((1, 12), 7)
+    batch = table.batch(torch.arange(12)[None], now, now, nodes=3)  # 33 points left, 11 a node
+    rates = np.exp(batch.rates[0].numpy() + scales.log_rate)
+    np.testing.assert_allclose(rates, runs.lr[:, 7:].reshape(12, 3, 11).mean(-1), rtol=1e-5)
+    scaled = (runs.values - np.array(scales.means)) / np.array(scales.deviations)
+    np.testing.assert_allclose(batch.values[0], scaled[:, [6, 17, 28, 39]], rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_read_backwards(records):
+    runs = series(records, STEPS)
+    table = Table(runs, scales_of(runs), window=5)
+    read, lengths = table.windows(torch.tensor([[2, 2]]), torch.tensor([[20, 3]]), torch.tensor([[5, 5]]))
+    assert lengths.tolist() == [[5, 3]]
+    np.testing.assert_allclose(read[0, 0, :, 0] * STEPS, [200, 190, 180, 170, 160])
+    np.testing.assert_allclose(read[0, 1, :3, 0] * STEPS, [30, 20, 10])
+
+
+def test_weights_halve_near_the_best():
+    weights = weights_of(np.array([0.0, NEAR, 100.0, np.nan]), np.array([9.0, 9.0, 9.0, 0.0]), np.zeros(4, dtype=bool))
+    np.testing.assert_allclose(weights, [1, 0.5, LEAST_WEIGHT, 1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda records: records[:9], "9 usable runs .* a model needs at least 10"),
+        (
+            lambda records: [changed(records[0], lr=np.zeros(40)), *records[1:]],
+            "no learning rate at some of its points",
+        ),
+        (lambda records: [changed(records[0], val_loss=np.full(40, np.nan)), *records[1:]], "has no validation loss"),
+        (
+            lambda records: [replace(changed(r, val_loss=[1, *[np.inf] * 39]), diverged=True) for r in records],
+            "0 usable runs .12 of 12 diverged at once",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_used(records, spoil, words):
+    with pytest.raises(UserError, match=words):
+        series(spoil(records), STEPS)
+
+
+def test_a_library_has_each_schedule_once_and_none_that_diverged(records):
+    twice = [*records, replace(records[0], seed=99, scores={"final_val_loss": 1.0})]
+    spoiled = [replace(r, diverged=r.seed == 5) for r in twice]
+    library = library_of(series(spoiled, STEPS))
+    assert len(library.names) == 11
+    np.testing.assert_allclose(library.ends[0], np.log(records[0].scores["final_val_loss"]) / 2)
+    np.testing.assert_allclose(library.log_losses[0, -1], np.log(records[0].curves["val_loss"][-1]))
+    at = np.interp(TIMES, np.arange(1, 41) / 40, np.log(records[0].curves["lr"]))
+    np.testing.assert_allclose(library.log_rates[0], at)
+    assert library.order[0] == np.argmin(library.ends) == library.best_family
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_designs(name):
+    """As many runs as are asked for, each with a seed, repeatable, within their rates, and not all alike."""
+    seeds = list(range(40))
+    make = DESIGNS[name]
+    runs, again, other = (make(40, (0.01, 0.3), seeds, seed) for seed in (0, 0, 1))
+    assert len(runs) == 40
+    assert runs == again
+    assert (runs != other) == (name != "paper")
+    peaks = np.array([run.planner.preview(100).max() for run in runs])
+    assert 0.0099 < peaks.min() < 0.02
+    assert 0.2 < peaks.max() < 0.301
+    assert len({run.planner for run in runs}) == (20 if name == "paper" else 40)
+
+
+def test_the_papers_design_is_four_schedules_at_five_rates_on_five_seeds():
+    runs = DESIGNS["paper"](100, (0.01, 0.3), list(range(100)), 0)
+    assert {run.planner.name for run in runs} == {"cosine", "one-cycle", "constant", "step"}
+    assert len({(run.planner, run.seed) for run in runs}) == 100
+    assert len({run.planner for run in runs}) == 20
+    assert len({run.seed for run in runs}) == 5
+
+
+def test_rivals_foresee_what_they_should(records):
+    runs = series(records, STEPS)
+    scales = scales_of(runs)
+    np.testing.assert_array_equal(last_value(runs, runs, scales, 0.5), runs.values[:, 19, LOSS])
+    np.testing.assert_allclose(nearest_run(runs, runs, scales, 0.5), runs.final)  # itself
+    steps = np.arange(1, 41) * SEGMENT / STEPS
+    law = [changed(r, val_loss=0.1 * (1 + number) + 0.3 * steps ** -EXPONENTS[25]) for number, r in enumerate(records)]
+    foreseen = np.exp(power_law(series(law, STEPS), runs, scales, 0.3))
+    np.testing.assert_allclose(foreseen, 0.1 * np.arange(1, 13) + 0.3, rtol=1e-6)
+
+
+def test_quality_of_forecasts():
+    found = quality(np.array([1.0, 2.0, 3.0, np.nan]), np.array([1.1, 1.9, 4.0, 5.0]))
+    assert (found.runs, found.rank) == (3, pytest.approx(1.0))
+    assert found.error == pytest.approx(np.sqrt((0.01 + 0.01 + 1) / 3))
+    assert np.isnan(quality(np.ones(3), np.arange(3.0)).rank)
+    assert quality(np.array([np.nan]), np.ones(1)).runs == 0
