@@ -10,6 +10,7 @@ import numpy as np
 
 from lr_env.planner import RunSpec
 from lr_env.records.record import RunRecord
+from planners.latent_ode.designs import mixed
 
 H, S, V0 = 1.0, 0.4, 4.0
 STEPS, SEGMENT = 400, 10
@@ -51,6 +52,11 @@ def records(schedules, noise=0.02):
         )
         for number in range(len(schedules))
     ]
+
+
+def sweep():
+    """Runs of the mixed design."""
+    return records([run.planner for run in mixed(60, (0.02, 0.9), list(range(60)), 0)])
 
 
 def optimum():

@@ -35,7 +35,7 @@ def quick_fits(monkeypatch):
 
     class Quick(fit.Fitting):
         def __init__(self, **given):
-            super().__init__(**{**given, "dynamics": 30, "encoding": min(5, given.get("encoding", 5)), "together": 0})
+            super().__init__(**{**given, "dynamics": 30, "corrections": min(5, given.get("corrections", 5))})
 
     for module in (sweeps, fitting_report):
         monkeypatch.setattr(module, "Fitting", Quick)

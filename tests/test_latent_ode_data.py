@@ -13,7 +13,7 @@ from planners.latent_ode.designs import DESIGNS, annealed
 from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
 from planners.latent_ode.library import TIMES, library_of
 from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
-from planners.latent_ode.windows import Table, scales_of, tokens
+from planners.latent_ode.windows import MOST, Table, scales_of, token
 from tests import quadratic
 from tests.quadratic import SEGMENT, STEPS
 
@@ -61,13 +61,9 @@ def test_missing_values_short_runs_and_runs_that_diverged(records):
     assert runs.weights[2] == LEAST_WEIGHT == runs.weights.min()
     assert np.isnan(runs.values[3, :, 2]).all()
     scales = scales_of(runs)
-    seen = tokens(runs.steps, runs.lr, runs.values, scales)
-    assert np.isfinite(seen).all()
-    column = 2 + LOSS
-    np.testing.assert_array_equal(seen[0, 1::2, column], seen[0, ::2, column])  # held until measured again
-    table = Table(runs, scales, window=5)
+    table = Table(runs, scales)
     everyone = torch.arange(12)[None]
-    batch = table.batch(everyone, torch.zeros_like(everyone), torch.zeros_like(everyone), nodes=40)
+    batch = table.batch(everyone, torch.zeros_like(everyone), nodes=40)
     known = torch.isfinite(batch.values[0, :, :, LOSS])
     assert known[0, 1:].tolist() == [True, False] * 20
     assert known[4:, 1:].all()
@@ -78,22 +74,19 @@ def test_missing_values_short_runs_and_runs_that_diverged(records):
 def test_rates_between_nodes_are_means_of_the_rate(records):
     runs = series(records, STEPS)
     scales = scales_of(runs)
-    table = Table(runs, scales, window=5)
+    table = Table(runs, scales)
     now = torch.full((1, 12), 7)
-    batch = table.batch(torch.arange(12)[None], now, now, nodes=3)  # 33 points left, 11 a node
+    batch = table.batch(torch.arange(12)[None], now, nodes=3)  # 33 points left, 11 a node
     rates = np.exp(batch.rates[0].numpy() + scales.log_rate)
     np.testing.assert_allclose(rates, runs.lr[:, 7:].reshape(12, 3, 11).mean(-1), rtol=1e-5)
     scaled = (runs.values - np.array(scales.means)) / np.array(scales.deviations)
     np.testing.assert_allclose(batch.values[0], scaled[:, [6, 17, 28, 39]], rtol=1e-4, atol=1e-5)
 
 
-def test_windows_are_read_backwards(records):
-    runs = series(records, STEPS)
-    table = Table(runs, scales_of(runs), window=5)
-    read, lengths = table.windows(torch.tensor([[2, 2]]), torch.tensor([[20, 3]]), torch.tensor([[5, 5]]))
-    assert lengths.tolist() == [[5, 3]]
-    np.testing.assert_allclose(read[0, 0, :, 0] * STEPS, [200, 190, 180, 170, 160])
-    np.testing.assert_allclose(read[0, 1, :3, 0] * STEPS, [30, 20, 10])
+def test_a_value_that_is_missing_is_no_surprise():
+    measured, foreseen = torch.tensor([[1.5, torch.nan, 99.0]]), torch.tensor([[1.0, 2.0, 3.0]])
+    read = token(torch.tensor([0.25]), torch.tensor([-1.0]), measured, foreseen)
+    assert read.tolist() == [[0.25, -1.0, 0.5, 0.0, MOST]]
 
 
 def test_weights_halve_near_the_best():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lr_env.errors import UserError
 from planners.latent_ode.model import Ensemble, Scales, Sizes
 from planners.latent_ode.series import LOSS, Floats, Series
-from planners.latent_ode.windows import Batch, Table, predict, scales_of
+from planners.latent_ode.windows import Batch, Table, past, predict, scales_of
 
 Progress = Callable[[int], None]
 """Told how many iterations were done since the last call."""
@@ -22,33 +22,35 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a model is fitted, in three phases, see `fit`.
+    """How a model is fitted, in two phases, see `fit`.
 
     Attributes:
         sizes: of the model.
         dynamics: updates of the vector field on whole runs.
-        encoding: updates of the encoder towards the states that the field goes through.
-        together: updates of all on futures of windows.
+        corrections: updates of what is read off surprises, on futures of windows.
         batch: windows in an update, for each member.
-        learning_rate: of Adam in the first two phases, at its peak: up for a tenth, then down by a cosine.
-        last_rate: the same of the third.
+        learning_rate: of Adam in the first phase, at its peak: up for a tenth, then down by a cosine.
+        last_rate: the same of the second.
         weight_decay: decoupled.
         path_penalty: weight of the length of latent paths.
         end_weight: weight of the loss on the whole validation split at the end.
+        bootstrap: spread of the weights that each member gives to runs, drawn from a gamma distribution of mean 1 and
+            this variance: 1 is the Bayesian bootstrap (Rubin 1981), 0 none. Members then disagree by as much as the
+            runs leave open.
         looks: times in each phase that the runs held out are looked at.
         seed: of everything that is drawn.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
     dynamics: int = 1000
-    encoding: int = 300
-    together: int = 400
+    corrections: int = 400
     batch: int = 128
     learning_rate: float = 2e-2
     last_rate: float = 5e-3
     weight_decay: float = 0.0
     path_penalty: float = 0.0
     end_weight: float = 4.0
+    bootstrap: float = 0.0
     looks: int = 15
     seed: int = 0
 
@@ -74,15 +76,15 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
     """Fit an ensemble.
 
     Each member is fitted to all runs but its share of them, which stops it early: the weights at which the loss on the
-    runs held out is lowest are kept. All runs are held out from one member each. Three phases:
+    runs held out is lowest are kept. All runs are held out from one member each. Two phases:
 
-    1. Dynamics: whole runs from their start, all in each update. No encoder is needed, so it is cheap.
-    2. Encoding: the encoder learns, from random windows, the state in which the dynamics see the run at that time.
-    3. Together: futures of random windows at random times of random runs, up to their ends. What is particular to a
-       run, and not to its schedule, is learned here.
+    1. Dynamics: whole runs from their start, all in each update.
+    2. Corrections: futures of random windows at random times of random runs, up to their ends, under the dynamics
+       found. Only what is particular to a run, and not to its schedule, is left to be learned. They begin at none, so
+       that runs held out stop them at once where surprises say nothing.
 
-    The first and the last minimise squared errors of the scaled channels, that of the end again by the whole validation
-    split, and the length of the latent path (see `path_length`).
+    Both minimise squared errors of the scaled channels, that of the end again by the whole validation split, and the
+    length of the latent path (see `path_length`).
 
     Args:
         series: the runs.
@@ -94,17 +96,24 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
     """
     sizes = fitting.sizes
     scales = scales_of(series)
-    table = Table(series, scales, sizes.window)
+    table = Table(series, scales)
     draw = torch.Generator().manual_seed(fitting.seed)
     fold = folds(len(series), sizes.members, draw)
     model = Ensemble(sizes, fitting.seed)
     own = [torch.nonzero(fold != member)[:, 0] for member in range(sizes.members)]
     left_out = [torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)]
 
+    counts = _drawn_counts(len(series), fitting)
+
+    def counted(batch: Batch, rows: Tensor) -> Batch:
+        return replace(batch, weights=batch.weights * counts.gather(1, rows))
+
     def starts(rows: list[Tensor]) -> Batch:
         same = _as_many(rows)
-        none = torch.zeros_like(same)
-        return table.batch(same, none, none, sizes.steps)
+        return table.batch(same, torch.zeros_like(same), sizes.steps)
+
+    def from_start(batch: Batch) -> Tensor:
+        return errors(model, model.beginning(batch.span.shape[1]), batch, fitting)
 
     def windows(count: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.stack([runs[torch.randint(len(runs), (count,), generator=draw)] for runs in own])
@@ -112,55 +121,32 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
 
     judged = starts(left_out)
-    whole = starts(own)
+    whole = counted(starts(own), _as_many(own))
     loop = _Loop(model, fitting, progress or (lambda count: None))
     loop.run(
         "dynamics",
         fitting.dynamics,
         fitting.learning_rate,
         model.dynamics(),
-        lambda: errors(model, whole, fitting),
-        lambda: errors(model, judged, fitting),
+        lambda: from_start(whole),
+        lambda: from_start(judged),
     )
-    every = torch.arange(len(series)).expand(sizes.members, -1)
-    states = paths(model, table, every)
+    known = past(model, table)
 
-    def missed(rows: Tensor, now: Tensor, lengths: Tensor) -> Tensor:
-        batch = table.windows(rows, now, lengths)
-        aim = states.gather(1, rows[..., None, None].expand(-1, -1, *states.shape[2:]))
-        aim = aim.gather(2, now[..., None, None].expand(-1, -1, 1, sizes.latent))[:, :, 0]
-        spread = states.var((1, 2))[:, None] + 1e-6
-        missed = ((model.encode(*batch) - aim) ** 2 / spread).mean(2)
-        counted = table.weights[rows]
-        return (missed * counted).sum(1) / counted.sum(1)
+    def onwards(rows: Tensor, now: Tensor, lengths: Tensor | None) -> Tensor:
+        batch = counted(table.batch(rows, now, sizes.steps), rows)
+        return errors(model, model.corrected(*known.seen(rows, now, lengths)), batch, fitting)
 
-    loop.run(
-        "encoding",
-        fitting.encoding,
-        fitting.learning_rate,
-        model.encoding(),
-        lambda: missed(*windows(fitting.batch)),
-        None,
-    )
     held = held_out(table, fold, sizes)
     loop.run(
-        "together",
-        fitting.together,
+        "corrections",
+        fitting.corrections,
         fitting.last_rate,
-        list(model.parameters()),
-        lambda: errors(model, _cut(table, sizes, *windows(fitting.batch)), fitting) + errors(model, whole, fitting),
-        lambda: errors(model, held, fitting),
+        model.encoding(),
+        lambda: onwards(*windows(fitting.batch)),
+        lambda: onwards(*held, None),
     )
     return Fitted(model.eval(), scales, fold.numpy(), tuple(loop.history))
-
-
-def paths(model: Ensemble, table: Table, rows: Tensor) -> Tensor:
-    """States of the dynamics at the start and at each point of runs, (members, runs, points + 1, latent)."""
-    none = torch.zeros_like(rows)
-    nodes = table.tokens.shape[1]
-    batch = table.batch(rows, none, none, nodes)
-    with torch.no_grad():
-        return model.solve(model.encode(batch.tokens, batch.lengths), batch.rates, batch.span)
 
 
 class _Loop:
@@ -209,9 +195,9 @@ class _Loop:
             best.keep(self.model, held())
 
 
-def errors(model: Ensemble, batch: Batch, fitting: Fitting) -> Tensor:
-    """What a fit minimises, (members,)."""
-    states, values = predict(model, batch)
+def errors(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Tensor:
+    """What a fit minimises, (members,), of futures that begin in a state."""
+    states, values = predict(model, state, batch)
     known = torch.isfinite(batch.values)
     squared = torch.where(known, values - torch.nan_to_num(batch.values), 0.0) ** 2
     counted = known * batch.weights[..., None, None]
@@ -244,17 +230,22 @@ def folds(runs: int, members: int, draw: torch.Generator) -> Tensor:
     return fold
 
 
-def held_out(table: Table, fold: Tensor, sizes: Sizes) -> Batch:
-    """Windows over all of each held-out run, the same at every look; members with fewer runs repeat some."""
+def held_out(table: Table, fold: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Runs held out and times over all of them, the same at every look; members with fewer runs repeat some."""
     rows = _as_many([torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)])
-    shares = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4, 0.7])
+    shares = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.7])
     at = (table.lengths[rows][..., None] * shares).long().flatten(1)
-    rows = rows.repeat_interleave(len(shares), 1)
-    return table.batch(rows, at, torch.full_like(at, sizes.window), sizes.steps)
+    return rows.repeat_interleave(len(shares), 1), at
 
 
-def _cut(table: Table, sizes: Sizes, rows: Tensor, now: Tensor, lengths: Tensor) -> Batch:
-    return table.batch(rows, now, lengths, sizes.steps)
+def _drawn_counts(runs: int, fitting: Fitting) -> Tensor:
+    """What each member multiplies the weights of runs by, (members, runs)."""
+    members = fitting.sizes.members
+    if not fitting.bootstrap:
+        return torch.ones(members, runs)
+    draws = [np.random.default_rng([fitting.seed, member]) for member in range(members)]
+    shape = 1 / fitting.bootstrap
+    return torch.tensor(np.stack([draw.gamma(shape, 1 / shape, runs) for draw in draws]), dtype=torch.float32)
 
 
 def _as_many(rows: list[Tensor]) -> Tensor:
@@ -301,13 +292,14 @@ def predicted_final(model: Ensemble, table: Table, shares: Floats, members: NDAr
     Returns:
         (windows, runs), unscaled.
     """
-    count = model.sizes.members
-    rows = torch.arange(len(table.lengths)).expand(count, -1)
+    rows = torch.arange(len(table.lengths)).expand(model.sizes.members, -1)
+    known = past(model, table)
     answers = []
     for share in shares:
-        now = (table.lengths * share).long().expand(count, -1)
-        batch = table.batch(rows, now, torch.full_like(now, model.sizes.window), model.sizes.steps)
+        now = (table.lengths * share).long().expand_as(rows)
         with torch.no_grad():
-            states, _ = predict(model, batch)
-        answers.append(model.final(states)[torch.tensor(members), torch.arange(len(members))].detach().numpy())
+            state = model.corrected(*known.seen(rows, now))
+            states, _ = predict(model, state, table.batch(rows, now, model.sizes.steps))
+            ends = model.final(states)
+        answers.append(ends[torch.tensor(members), torch.arange(len(members))].numpy())
     return np.stack(answers) * table.scales.deviations[LOSS] + table.scales.means[LOSS]

@@ -133,7 +133,7 @@ def report(runs: Series, fitted: Fitted, about: Mapping[str, Any]) -> Report:
     """
     members = fitted.model.sizes.members
     trained = Trained(fitted.model, fitted.scales, library_of(runs), about)
-    table = Table(runs, fitted.scales, fitted.model.sizes.window)
+    table = Table(runs, fitted.scales)
     foreseen = {MODEL: predicted_final(fitted.model, table, np.array(SHARES), fitted.fold)}
     for name, forecast in RIVALS.items():
         rows = np.full((len(SHARES), len(runs)), np.nan)

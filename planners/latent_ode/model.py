@@ -1,4 +1,4 @@
-"""The model: an encoder of a run's recent past, a latent ODE that the learning rate drives, a linear read-out."""
+"""The model: a latent ODE that the learning rate drives, corrected by recent surprises, with a linear read-out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from planners.latent_ode.series import CHANNELS, LOSS
 from planners.latent_ode.stacked import GRU, Linear, Members, drawn, generators
 
 TOKEN = 2 + len(CHANNELS)
-"""What the encoder reads of a point: time, log rate, channels."""
-
-RECENT = 3
+"""What is read of a point: time, u, and what was measured less what was foreseen of each channel."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,10 @@ class Ensemble(Members):
         dz/dt = exp(u) F tanh(A z + u a + b),  values = R z + r,
 
     where the factor exp(u) says that to first order an optimizer moves by its rate: at a rate of 0 nothing changes.
-    The state z at the time of the last point of a window is what a GRU makes of the window, read backwards, last point
-    first, on top of the mean of the last `RECENT` points: before anything is learned the first coordinates of the state
-    are the channels themselves.
+    All runs begin in the same state. Where a run is by now is what the dynamics make of its rates so far, and a
+    correction that a GRU reads off the recent surprises, backwards, last point first: what was measured less what was
+    foreseen. A run that goes as foreseen is not moved, so that plans do not follow the noise of measurements; before
+    anything is learned no run is.
 
     All tensors begin with (members, batch).
 
@@ -68,8 +67,7 @@ class Ensemble(Members):
             return nn.Parameter(torch.eye(*shape).expand(sizes.members, *shape).clone())
 
         self.encoder = GRU(draws, TOKEN, sizes.hidden)
-        self.to_latent = drawn(draws, sizes.hidden, sizes.latent, scale=0.3 * sizes.hidden**-0.5)
-        self.recent = kept(channels, sizes.latent)
+        self.to_latent = nn.Parameter(torch.zeros(sizes.members, sizes.hidden, sizes.latent))
         self.start = drawn(draws, 1, sizes.latent, scale=0.5)
         self.inner = Linear(draws, sizes.latent, sizes.field)
         self.inner_rate = drawn(draws, 1, sizes.field, scale=0.5)
@@ -79,27 +77,34 @@ class Ensemble(Members):
         self.read_final = nn.Parameter(self.read_out.detach()[:, :, LOSS].clone())
         self.final_bias = nn.Parameter(torch.zeros(sizes.members, 1))
 
-    def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The state at the last point of each window.
+    def beginning(self, runs: int) -> Tensor:
+        """The state in which runs begin, (members, runs, latent)."""
+        return self.start.expand(-1, runs, -1)
+
+    def corrected(self, state: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """The state after the last point of each window.
 
         Args:
+            state: what the dynamics make of the run so far, (members, batch, latent).
             tokens: (members, batch, window, TOKEN), last point first.
             lengths: points of each window, (members, batch); 0 at the start of a run.
-
-        Returns:
-            (members, batch, latent).
         """
-        if not lengths.any():
-            return self.start.expand(-1, tokens.shape[1], -1)
         there = torch.arange(tokens.shape[2]) < lengths[..., None]
-        recent = (tokens[:, :, :RECENT, 2:] * there[..., :RECENT, None]).sum(2)
-        recent = recent / lengths.clamp(min=1, max=RECENT)[..., None]
-        begins = self.start * (lengths == 0)[..., None]
-        return self.encoder(tokens, there) @ self.to_latent + recent @ self.recent + begins
+        return state + self.encoder(tokens, there) @ self.to_latent
+
+    def advanced(self, state: Tensor, rates: Tensor, span: Tensor) -> Tensor:
+        """The state after one step of the solver, (members, batch, latent).
+
+        Args:
+            state: (members, batch, latent).
+            rates: u, (members, batch).
+            span: time, (members, batch).
+        """
+        return self.solve(state, rates[..., None], span)[:, :, -1]
 
     def encoding(self) -> list[nn.Parameter]:
-        """The parameters that only windows of runs need."""
-        return [*self.encoder.parameters(), self.to_latent, self.recent]
+        """The parameters that only corrections need."""
+        return [*self.encoder.parameters(), self.to_latent]
 
     def dynamics(self) -> list[nn.Parameter]:
         """All others."""

@@ -14,11 +14,12 @@ from torch import Tensor
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State, require
 from planners.latent_ode.library import TIMES
+from planners.latent_ode.model import TOKEN
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.trained import Trained, find_model, shipped_models
-from planners.latent_ode.windows import tokens
+from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Checked, Rules
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class Belief:
 class LatentODE(Checked):
     """Plans the rest of the schedule on a learned model of training, again and again.
 
-    A window of the recent past gives the state of a latent ODE that the log of the rate drives; the schedule that is
-    played is the one whose end the model likes best, found by the cross-entropy method from the schedules of the sweep
-    that the model was fitted to, and by its gradients. Several models vote, and where they disagree a plan counts as
-    worse. Until the first plan the best schedule of the sweep that has a name is played. Origin: arXiv:2509.23052
-    (Sampson & Melchior 2025), with the rate as what drives the path in place of something that is read off it; fitted
-    with `lr-env fit TASK`.
+    The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
+    the recent past; the schedule that is played is the one whose end the model likes best, found by the cross-entropy
+    method from the schedules of the sweep that the model was fitted to and others of known shape, and by its gradients.
+    Several models vote, and where they disagree a plan counts as worse. Until the first plan the best schedule of the
+    sweep that has a name is played. Origin: arXiv:2509.23052 (Sampson & Melchior 2025), with the rate as what drives
+    the path in place of something that is read off it; fitted with `lr-env fit TASK`.
 
     Attributes:
         model: a .safetensors file, or the name of a model that is shipped.
@@ -156,15 +157,14 @@ class LatentODE(Checked):
         if run.num_segments < 1:
             raise UserError(f"planner {self.name!r} needs a run of at least one segment")
         self._check_fits(trained, run)
-        count, window = len(seeds), trained.model.sizes.window
+        count, members, window = len(seeds), trained.model.sizes.members, trained.model.sizes.window
         at = (np.arange(run.num_segments) + 0.5) / run.num_segments
         lead = np.exp(np.interp(at, TIMES, trained.library.log_rates[trained.library.best_family]))
         return {
             "model": trained.fingerprint,
             "rates": np.tile(np.clip(lead, *run.lr_range), (count, 1)),
-            "steps": np.zeros((count, window)),
-            "lr": np.ones((count, window)),
-            "values": np.full((count, window, len(CHANNELS)), np.nan),
+            "latent": trained.model.beginning(count).detach().numpy().copy(),
+            "tokens": np.zeros((members, count, window, TOKEN), dtype=np.float32),
             "points": 0,
             "seeds": list(seeds),
             "range": list(run.lr_range),
@@ -212,36 +212,46 @@ class LatentODE(Checked):
                 "steps or rescaled"
             )
 
+    @torch.no_grad()
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
-        """The state, with a point more in the window."""
+        """The state a segment later: where the dynamics are, and what they did not foresee."""
+        trained = self._same_model(state)
+        model, shape = trained.model, state["latent"].shape[:2]
 
-        def pushed(kept: Array, new: Any) -> Array:
-            return np.concatenate([kept[:, 1:], np.asarray(new, dtype=np.float64)[:, None]], axis=1)
+        def for_all(values: Any) -> Tensor:
+            return torch.tensor(np.asarray(values), dtype=torch.float32).expand(*shape, *np.shape(values)[1:])
 
+        lr = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=state["range"][0])  # of runs that ended
+        rates = for_all(np.log(np.clip(lr, *state["range"])) - trained.scales.log_rate)
+        span = torch.full(shape, state["segment"] / state["unit"])
+        latent = model.advanced(torch.from_numpy(state["latent"]), rates, span)
         values = np.stack([channel(name, np.asarray(signals[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
-        rates = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=state["range"][0])  # of runs that ended
+        time = for_all(np.asarray(signals["step"], dtype=np.float64) / state["unit"])
+        foreseen = model.read(latent[:, :, None])[:, :, 0]
+        new = token(time, rates, for_all(scaled(values, trained.scales)), foreseen).numpy()
         return {
             **state,
-            "steps": pushed(state["steps"], signals["step"]),
-            "lr": pushed(state["lr"], np.clip(rates, *state["range"])),
-            "values": pushed(state["values"], values),
-            "points": min(state["points"] + 1, state["steps"].shape[1]),
+            "latent": latent.numpy(),
+            "tokens": np.concatenate([new[:, :, None], state["tokens"][:, :, :-1]], axis=2),
+            "points": min(state["points"] + 1, state["tokens"].shape[2]),
         }
 
+    @torch.no_grad()
     def _state_now(self, trained: Trained, state: Mapping[str, Any]) -> Tensor:
         """(members, runs, latent)."""
-        members, runs = trained.model.sizes.members, len(state["seeds"])
-        steps = state["steps"] * (trained.scales.budget / state["unit"])
-        seen = tokens(steps, state["lr"], state["values"], trained.scales)[:, ::-1].copy()
-        points = torch.tensor(seen, dtype=torch.float32).expand(members, -1, -1, -1)
-        with torch.no_grad():
-            return trained.model.encode(points, torch.full((members, runs), state["points"]))
+        latent, tokens = (torch.from_numpy(state[name]) for name in ("latent", "tokens"))
+        return trained.model.corrected(latent, tokens, torch.full(latent.shape[:2], state["points"]))
 
-    def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
-        """The state, with new rates from now on."""
+    def _same_model(self, state: Mapping[str, Any]) -> Trained:
+        """The model that the run began with."""
         trained = self.trained
         if trained.fingerprint != state["model"]:
             raise UserError(f"model {self.model!r} is not the one that this run began with: put that back")
+        return trained
+
+    def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
+        """The state, with new rates from now on."""
+        trained = self._same_model(state)
         total = state["rates"].shape[1]
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)

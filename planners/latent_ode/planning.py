@@ -85,8 +85,3 @@ def _annealed() -> tuple[Floats, Floats]:
 def as_plan(log_rates: Floats, log_rate: float) -> Tensor:
     """Log rates as searches have them."""
     return torch.tensor(np.asarray(log_rates) - log_rate, dtype=torch.float32)
-
-
-def beginning(trained: Trained, runs: int) -> Tensor:
-    """The state at the start of runs, (members, runs, latent)."""
-    return trained.model.start.detach().expand(-1, runs, -1)

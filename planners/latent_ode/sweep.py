@@ -22,7 +22,7 @@ from planners.knots import Knots, knots_at
 from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting, fit
 from planners.latent_ode.library import library_of
-from planners.latent_ode.planning import Left, beginning, problem
+from planners.latent_ode.planning import Left, problem
 from planners.latent_ode.search import Search, search
 from planners.latent_ode.series import FEWEST_RUNS, Floats, series
 from planners.latent_ode.trained import Trained
@@ -187,7 +187,7 @@ def _next(wanted: Sweep, task: Task, store: Store, name: str, size: int, seeds: 
         design = BEGINNING if wanted.design == ADAPTIVE else wanted.design
         return find_design(design)(size, wanted.rates, seeds, wanted.seed)
     runs = series(known, task.budget)
-    fitted = fit(runs, Fitting(together=0, encoding=0, seed=wanted.seed * 1000 + len(known)))
+    fitted = fit(runs, Fitting(corrections=0, seed=wanted.seed * 1000 + len(known)))
     trained = Trained(fitted.model, fitted.scales, library_of(runs))
     return [
         PlannedRun(knots_at(rates), seed)
@@ -213,7 +213,7 @@ def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed:
     found = []
     for number in range(count):
         member = number % trained.model.sizes.members
-        what, tails = problem(trained, beginning(trained, 1), Left(0.0, 1.0, lr_range), _TRUST, member)
+        what, tails = problem(trained, trained.model.beginning(1), Left(0.0, 1.0, lr_range), _TRUST, member)
         shape = settings.rounds, 1, settings.draws, settings.knots
         noise = np.random.default_rng([seed, number]).standard_normal(shape)
         plans, _ = search(what, tails[None], settings, noise)

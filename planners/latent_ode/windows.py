@@ -1,4 +1,4 @@
-"""Windows of runs as tensors: what an encoder reads, what drives the field, and what should come out."""
+"""Runs as tensors: what drives the field, what should come out, and what was not foreseen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from planners.latent_ode.model import Ensemble, Scales
 from planners.latent_ode.series import LOSS, Floats, Series
+
+MOST = 10.0
+"""Surprises beyond so many deviations of the sweep are cut off."""
 
 
 def scales_of(series: Series) -> Scales:
@@ -30,37 +33,35 @@ def scales_of(series: Series) -> Scales:
     )
 
 
-def tokens(steps: Floats, lr: Floats, values: Floats, scales: Scales) -> Floats:
-    """What an encoder reads of points: time, u, scaled channels; (..., points, TOKEN).
+def scaled(values: Floats, scales: Scales) -> Floats:
+    """Channels, (..., channels), as models have them."""
+    return (values - np.array(scales.means)) / np.array(scales.deviations)
 
-    A missing value is the one before it, and before the first the mean: metrics that are measured now and then hold
-    until they are measured again.
+
+def token(time: Tensor, rates: Tensor, measured: Tensor, foreseen: Tensor) -> Tensor:
+    """What is read of points, (..., TOKEN); a value that is missing is no surprise.
+
+    Args:
+        time: as a share of a run, (...).
+        rates: u, (...).
+        measured: scaled channels, (..., channels).
+        foreseen: the same as the dynamics have them.
     """
-    scaled = (values - np.array(scales.means)) / np.array(scales.deviations)
-    known = np.isfinite(scaled)
-    points = np.arange(scaled.shape[-2])[:, None]
-    latest = np.maximum.accumulate(np.where(known, points, -1), axis=-2)
-    held = np.take_along_axis(scaled, np.maximum(latest, 0), axis=-2)
-    held = np.where(latest >= 0, held, 0.0)
-    return np.concatenate(
-        [(steps / scales.budget)[..., None], (np.log(lr) - scales.log_rate)[..., None], held], axis=-1
-    )
+    surprise = torch.nan_to_num(measured - foreseen, nan=0.0, posinf=MOST, neginf=-MOST).clamp(-MOST, MOST)
+    return torch.cat([time[..., None], rates[..., None], surprise], dim=-1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of runs, and the futures that followed; (members, batch, ...).
+    """Futures of runs, (members, batch, ...).
 
     Attributes:
-        tokens, lengths: see `Ensemble.encode`.
         rates, span: see `Ensemble.solve`.
         values: the scaled channels at the solver's nodes, (members, batch, steps + 1, channels); NaN where not known.
         final: the scaled log loss on the whole validation split at the end, (members, batch); NaN where not known.
         weights: how much each run counts, (members, batch).
     """
 
-    tokens: Tensor
-    lengths: Tensor
     rates: Tensor
     span: Tensor
     values: Tensor
@@ -71,36 +72,28 @@ class Batch:
 class Table:
     """The runs of a series as tensors, of which batches are cut."""
 
-    def __init__(self, series: Series, scales: Scales, window: int) -> None:
+    def __init__(self, series: Series, scales: Scales) -> None:
         self.scales = scales
-        self.window = window
         self.lengths = torch.tensor(series.lengths)
-        self.tokens = torch.tensor(tokens(series.steps, series.lr, series.values, scales), dtype=torch.float32)
-        scaled = (series.values - np.array(scales.means)) / np.array(scales.deviations)
-        beyond = np.arange(scaled.shape[1]) >= series.lengths[:, None]
-        self.values = torch.tensor(np.where(beyond[..., None], np.nan, scaled), dtype=torch.float32)
+        values = scaled(series.values, scales)
+        beyond = np.arange(values.shape[1]) >= series.lengths[:, None]
+        self.values = torch.tensor(np.where(beyond[..., None], np.nan, values), dtype=torch.float32)
         final = (series.final - scales.means[LOSS]) / scales.deviations[LOSS]
         self.final = torch.tensor(final, dtype=torch.float32)
         self.weights = torch.tensor(series.weights, dtype=torch.float32)
         # float64: differences of sums over whole runs are taken
         self.steps = torch.tensor(np.concatenate([np.zeros((len(series), 1)), series.steps], axis=1))
         self.cumulative = torch.tensor(series.cumulative)
+        self.rates = torch.tensor(np.log(series.lr) - scales.log_rate, dtype=torch.float32)
 
-    def windows(self, rows: Tensor, now: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What an encoder reads, see `Ensemble.encode`; the arguments are those of `batch`."""
-        points = (now[..., None] - 1 - torch.arange(self.window)).clamp(min=0)
-        return self.tokens[rows[..., None], points], torch.minimum(lengths, now)
-
-    def batch(self, rows: Tensor, now: Tensor, lengths: Tensor, nodes: int) -> Batch:
-        """Cut windows.
+    def batch(self, rows: Tensor, now: Tensor, nodes: int) -> Batch:
+        """Futures.
 
         Args:
             rows: runs, (members, batch).
             now: points before the present, (members, batch), fewer than the run has.
-            lengths: points that are read, at most, (members, batch).
             nodes: steps of the solver to the end of the run.
         """
-        read, lengths = self.windows(rows, now, lengths)
         steps = self.steps[rows]
         start = steps.gather(-1, now[..., None])
         end = steps.gather(-1, self.lengths[rows][..., None])
@@ -118,8 +111,6 @@ class Table:
         mixed = torch.where(weight < 1e-6, known, torch.where(weight > 1 - 1e-6, values.gather(2, right), mixed))
         mixed[(before < 1) & (share < 1 - 1e-6)] = torch.nan
         return Batch(
-            read,
-            lengths,
             (mean.clamp_min(1e-30).log() - self.scales.log_rate).float(),
             ((end - start)[..., 0] / self.scales.budget).float(),
             mixed,
@@ -139,7 +130,53 @@ def _between(table: Tensor, before: Tensor, share: Tensor) -> Tensor:
     return table.gather(-1, before) * (1 - share) + table.gather(-1, before + 1) * share
 
 
-def predict(model: Ensemble, batch: Batch) -> tuple[Tensor, Tensor]:
+def predict(model: Ensemble, state: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """States and channels at the solver's nodes: (members, batch, steps + 1, latent), (..., channels)."""
-    states = model.solve(model.encode(batch.tokens, batch.lengths), batch.rates, batch.span)
+    states = model.solve(state, batch.rates, batch.span)
     return states, model.read(states)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the dynamics make of runs, and what they did not foresee.
+
+    Attributes:
+        states: at the start and at each point, (members, runs, points + 1, latent).
+        tokens: of each point, (members, runs, points, TOKEN).
+        lengths: points of each run, (runs,).
+        window: points that are read at most.
+    """
+
+    states: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    window: int
+
+    def seen(self, rows: Tensor, now: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What `Ensemble.corrected` takes.
+
+        Args:
+            rows: runs, (members, batch).
+            now: points before the present, (members, batch).
+            lengths: points that are read, (members, batch), at most the window; None: as many as can be.
+        """
+        members = torch.arange(len(self.states))[:, None]
+        points = (now[..., None] - 1 - torch.arange(self.window)).clamp(min=0)
+        known = now.clamp(max=self.window) if lengths is None else torch.minimum(lengths, now)
+        return self.states[members, rows, now], self.tokens[members[..., None], rows[..., None], points], known
+
+
+@torch.no_grad()
+def past(model: Ensemble, table: Table) -> Past:
+    """What a model's dynamics make of all runs."""
+    runs, points = table.rates.shape
+    share = table.steps / table.scales.budget
+    spans = share.diff(dim=1).float()
+    states, tokens = [model.beginning(runs)], []
+    for point in range(points):
+        rates, span = (of[:, point].expand(model.sizes.members, -1) for of in (table.rates, spans))
+        states.append(model.advanced(states[-1], rates, span))
+        foreseen = model.read(states[-1][:, :, None])[:, :, 0]
+        time = share[:, point + 1].float().expand_as(rates)
+        tokens.append(token(time, rates, table.values[:, point].expand_as(foreseen), foreseen))
+    return Past(torch.stack(states, 2), torch.stack(tokens, 2), table.lengths, model.sizes.window)
