@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.job import Training
+from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
@@ -72,7 +72,7 @@ proposals = sweeps.proposals
 
 
 def test_a_fit_is_kept_told_and_used(tmp_path):
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.5)), TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING, members=2)
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING, members=2)
     made.write(tmp_path)
     told = json.loads((tmp_path / "fit.json").read_text())
     assert told["child_steps"] == 12 * TASK.budget

@@ -25,6 +25,7 @@ from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
+from planners import policy as policies
 from planners.policy import Policy
 from planners.ppo_state import LeanPolicy
 from planners.ppo_training import Training, train
@@ -80,7 +81,7 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"trained on other observations \(log_train_loss\)"):
             Policy.load(path)
     with monkeypatch.context() as patch:
-        patch.setattr("planners.policy.FORMAT", 2)
+        patch.setattr("planners.policy._FILES", replace(policies._FILES, format=2))
         with pytest.raises(UserError, match="has format 1, not 2"):
             Policy.load(path)
     with pytest.raises(UserError, match="there is no policy 'Digits' "):

@@ -41,7 +41,7 @@ class Fit(TaskOptions):
 
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
-        from lr_env.compare.job import Training
+        from lr_env.compare.training import Training
         from lr_env.records.store import Store
         from lr_env.registry import find_planner
 

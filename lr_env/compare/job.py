@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lr_env.children import Backend, Children
-from lr_env.children.backend import choose_backend
+from lr_env.children import Backend
 from lr_env.children.children import find_device
 from lr_env.children.flatness import usual_settings
-from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.compare.experiment import Experiment, added_to, generations, lock_of, start_over
+from lr_env.compare.training import Training
 from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.locking import only_process
@@ -31,59 +30,6 @@ from lr_env.registry import candidates, find_planner, needs_forks
 from lr_env.rollout import PlannedRun, planner_settings
 from lr_env.tasks import Task
 from lr_env.tasks.data import load
-
-LOCKSTEP = 128
-"""Children trained together by default, memory permitting: more gain little, and a checkpoint holds all of them."""
-
-_MEMORY_SHARE = 0.5
-"""Share of the free memory that the default number of children may take."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """How children are trained, as it is asked for.
-
-    Attributes:
-        device, backend, lockstep, numerics: see `Job`.
-        aligned: whether update products are measured, see `lr_env.children.alignment`.
-        forks: whether runs are forked, see `lr_env.probe`.
-    """
-
-    device: str = "cpu"
-    backend: str = "auto"
-    lockstep: int | None = None
-    numerics: Numerics = EXACT
-    aligned: bool = False
-    forks: bool = False
-
-    def settled(self, task: Task, known: Mapping[str, Any] | None, runs: int, child_steps: int) -> dict[str, Any]:
-        """What a spec says of it: the backend and the number of children in lockstep are measured where they are free.
-
-        Args:
-            task: what is trained.
-            known: the spec of an earlier start, from which they are taken where the same was asked for.
-            runs: that may be in lockstep at most.
-            child_steps: that are to come.
-        """
-        wanted = {"backend": self.backend, "lockstep": self.lockstep, **asdict(self.numerics)}
-        if known and known.get("training", {}).get("wanted") == wanted:
-            return known["training"]
-        lockstep = self._lockstep(task, runs)
-        how = self.device, torch.float32, self.numerics, child_steps
-        backend = choose_backend(self.backend, task, lockstep, *how)
-        return {"wanted": wanted, "lockstep": lockstep, "backend": asdict(backend)}
-
-    def _lockstep(self, task: Task, runs: int) -> int:
-        """Children at a time: what was asked for, if it fits, or what pays."""
-        need = Children(task, [0], self.device, "loop", aligned=self.aligned).need
-        if self.forks:
-            need = replace(need, kept=2 * need.kept)  # a second child for each run
-        device = find_device(self.device)
-        if self.lockstep is not None:
-            need.check(min(self.lockstep, runs), 1, device)
-            return min(self.lockstep, runs)
-        at_once = torch.get_num_threads() if self.backend == "loop" else LOCKSTEP  # what "auto" finds is not known yet
-        return max(1, min(LOCKSTEP, runs, need.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.compare.job import Training
+from lr_env.compare.training import Training
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store

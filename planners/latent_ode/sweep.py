@@ -10,7 +10,8 @@ import torch
 
 from lr_env.children import Backend
 from lr_env.compare.experiment import Experiment, lock_of, start_over
-from lr_env.compare.job import Training, versions
+from lr_env.compare.job import versions
+from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.locking import only_process
 from lr_env.records.record import RunRecord
