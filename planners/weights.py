@@ -90,7 +90,8 @@ class WeightFiles(Generic[T]):
         if not Path(name).suffix and not path.is_file():
             have = ", ".join(self.shipped()) or "none"
             raise UserError(
-                f"there is no {self.what} {name!r} (shipped: {have}): give one of those, or a .safetensors file"
+                f"there is no {self.what} {name!r} (shipped: {have}): give one of those or a .safetensors file, or "
+                f"{self.make}"
             )
         return _loaded(self, path, path.stat().st_mtime_ns if path.is_file() else 0)
 
