@@ -14,10 +14,11 @@ from lr_env.planner import RunSpec, Signals, State
 from planners.policy import Policy, find_policy
 from planners.reactive import Reactive
 from planners.settings import Shapes
+from planners.weights import OfAFile
 
 
 @dataclass(frozen=True)
-class PPO(Reactive):
+class PPO(OfAFile, Reactive):
     """A trained network that raises and lowers the rate by what it sees, at most by a few percent a decision.
 
     It starts at the peak and takes the most likely action. Origin: arXiv:1909.09712 (Xu, Dai, Kemp & Metz 2019), whose
@@ -30,6 +31,7 @@ class PPO(Reactive):
     """
 
     name = "ppo"
+    kept = "policy"
     needs = frozenset({"step", *(feature.signal for feature in FEATURES)})
     shapes: ClassVar[Shapes] = ({},)
     policy: str = "DigitsMLP"
@@ -38,16 +40,6 @@ class PPO(Reactive):
     def trained(self) -> Policy:
         """The network."""
         return find_policy(self.policy)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the network: a comparison that was begun with one is not gone on with another."""
-        return self.trained.fingerprint
-
-    @property
-    def prior_steps(self) -> int:
-        """Child steps that its training took."""
-        return int(self.trained.about.get("child_steps", 0))
 
     @staticmethod
     def trainer() -> Any:
@@ -74,7 +66,5 @@ class PPO(Reactive):
 
     def react(self, state: Mapping[str, Any], signals: Signals) -> Mapping[str, Any]:
         """The rate times what the network says."""
-        policy = self.trained
-        if policy.fingerprint != state["policy"]:
-            raise UserError(f"policy {self.policy!r} is not the one that this run began with: put that back")
+        policy = self.same(state)
         return {"lr": state["lr"] * policy.factors({name: np.asarray(signals[name]) for name in self.needs})}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,40 @@ class WeightFiles(Generic[T]):
     def shipped(self) -> list[str]:
         """Names of those that are."""
         return sorted(file.stem.removeprefix(self.prefix) for file in PRETRAINED.glob(f"{self.prefix}*.safetensors"))
+
+
+class OfAFile(ABC):
+    """A planner that plays what is kept in a file of weights, which it has read as `trained`."""
+
+    kept: ClassVar[str]
+    """What that is called, which is also the name of the setting that names it."""
+
+    @property
+    @abstractmethod
+    def trained(self) -> Any:
+        """What the file holds, with `fingerprint` and `about`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of it: a comparison that was begun with one is not gone on with another."""
+        return self.trained.fingerprint
+
+    @property
+    def prior_steps(self) -> int:
+        """Child steps that were spent on it."""
+        return int(self.trained.about.get("child_steps", 0))
+
+    def same(self, state: Mapping[str, Any]) -> Any:
+        """`trained`, which must be what the run of a state began with.
+
+        Raises:
+            UserError: it is not.
+        """
+        trained = self.trained
+        if trained.fingerprint != state[self.kept]:
+            name = getattr(self, self.kept)
+            raise UserError(f"{self.kept} {name!r} is not the one that this run began with: put that back")
+        return trained
 
 
 def check_about(about: Any) -> None:

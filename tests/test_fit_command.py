@@ -85,9 +85,9 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     assert planner.prior_steps == 12 * TASK.budget
     (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
     assert not run.diverged
-    library = Trained.load(tmp_path / "model.safetensors").library.trusted
+    repertoire = Trained.load(tmp_path / "model.safetensors").repertoire.trusted
     assert run.curves == {} or np.isfinite(run.curves["lr"]).all()
-    assert np.isfinite(library).all()
+    assert np.isfinite(repertoire).all()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_a_sweep_that_was_begun_otherwise(tmp_path):
         (("--runs", "5"), "5 runs: a model needs at least 10"),
         (("--design", "papers"), "unknown design 'papers'; did you mean 'paper'"),
         (("--rates", "0.1"), "give LOW:HIGH"),
+        (("--members", "1"), "1 members: an ensemble has from 2 to 100"),
     ],
 )
 def test_bad_input_on_the_command_line(tmp_path, options, words):

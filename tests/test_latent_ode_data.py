@@ -11,7 +11,7 @@ import torch
 from lr_env.errors import UserError
 from planners.latent_ode.designs import DESIGNS, annealed
 from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
-from planners.latent_ode.library import TIMES, library_of
+from planners.latent_ode.repertoire import TIMES, repertoire_of
 from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
 from planners.latent_ode.windows import MOST, Table, scales_of, token
 from tests import quadratic
@@ -117,13 +117,13 @@ def test_runs_that_cannot_be_used(records, spoil, words):
 def test_a_library_has_each_schedule_once_and_none_that_diverged(records):
     twice = [*records, replace(records[0], seed=99, scores={"final_val_loss": 1.0})]
     spoiled = [replace(r, diverged=r.seed == 5) for r in twice]
-    library = library_of(series(spoiled, STEPS))
-    assert len(library.names) == 11
-    np.testing.assert_allclose(library.ends[0], np.log(records[0].scores["final_val_loss"]) / 2)
-    np.testing.assert_allclose(library.log_losses[0, -1], np.log(records[0].curves["val_loss"][-1]))
+    repertoire = repertoire_of(series(spoiled, STEPS))
+    assert len(repertoire.names) == 11
+    np.testing.assert_allclose(repertoire.ends[0], np.log(records[0].scores["final_val_loss"]) / 2)
+    np.testing.assert_allclose(repertoire.log_losses[0, -1], np.log(records[0].curves["val_loss"][-1]))
     at = np.interp(TIMES, np.arange(1, 41) / 40, np.log(records[0].curves["lr"]))
-    np.testing.assert_allclose(library.log_rates[0], at)
-    assert library.order[0] == np.argmin(library.ends) == library.best_family
+    np.testing.assert_allclose(repertoire.log_rates[0], at)
+    assert repertoire.order[0] == np.argmin(repertoire.ends) == repertoire.best_family
 
 
 @pytest.mark.parametrize("name", DESIGNS)

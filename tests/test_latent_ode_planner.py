@@ -12,10 +12,10 @@ import torch
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from planners.latent_ode.fit import Fitting, fit, predicted_final
-from planners.latent_ode.library import library_of
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.planning import Left, problem
+from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.search import GRID, Search, interpolation, search
 from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, series
 from planners.latent_ode.trained import Trained
@@ -38,7 +38,7 @@ def path(known, tmp_path_factory):
     runs, fitted = known
     about = {"task": SPEC.task, "child_steps": 60 * quadratic.STEPS}
     file = tmp_path_factory.mktemp("models") / "quadratic.safetensors"
-    Trained(fitted.model, fitted.scales, library_of(runs), about).save(file)
+    Trained(fitted.model, fitted.scales, repertoire_of(runs), about).save(file)
     return file
 
 
@@ -119,21 +119,23 @@ def test_plans_are_made_when_they_should_be_and_explained(path):
 def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(path):
     planner = LatentODE(model=str(path), lead=0.5)
     rates, *_ = played(planner)
-    library = planner.trained.library
-    lead = np.exp(np.interp((np.arange(20) + 0.5) / 40, np.linspace(0, 1, 41), library.log_rates[library.best_family]))
+    repertoire = planner.trained.repertoire
+    lead = np.exp(
+        np.interp((np.arange(20) + 0.5) / 40, np.linspace(0, 1, 41), repertoire.log_rates[repertoire.best_family])
+    )
     np.testing.assert_allclose(rates[0, :20], lead)
-    named = [end for end, name in zip(library.ends, library.names, strict=True) if name != "knots"]
-    assert library.ends[library.best_family] == min(named)
+    named = [end for end, name in zip(repertoire.ends, repertoire.names, strict=True) if name != "knots"]
+    assert repertoire.ends[repertoire.best_family] == min(named)
 
 
 def test_plans_stay_where_the_sweep_has_been(path):
     trusting, free = (LatentODE(model=str(path), trust=trust, pessimism=0.0) for trust in (0.0, None))
-    library = trusting.trained.library.trusted
-    times = np.linspace(0, 1, library.shape[1])
+    repertoire = trusting.trained.repertoire.trusted
+    times = np.linspace(0, 1, repertoire.shape[1])
     for planner, inside in ((trusting, True), (free, False)):
         rates, *_ = played(planner)
         mid = (np.arange(SPEC.num_segments) + 0.5) / SPEC.num_segments
-        low, high = (np.exp(np.interp(mid, times, edge)) for edge in (library.min(0), library.max(0)))
+        low, high = (np.exp(np.interp(mid, times, edge)) for edge in (repertoire.min(0), repertoire.max(0)))
         assert ((rates[0] >= low * 0.99) & (rates[0] <= high * 1.01)).all() == inside
 
 
@@ -206,14 +208,14 @@ def test_a_model_that_changes_in_the_middle_of_a_run(path, tmp_path):
     state = planner.start(SPEC, [0])
     with torch.no_grad():
         trained.model.start.add_(0.1)
-    changed = Trained(trained.model, trained.scales, trained.library, trained.about)
+    changed = Trained(trained.model, trained.scales, trained.repertoire, trained.about)
     changed.save(file)
     signals = {name: np.ones(1) for name in ("lr", *CHANNELS)} | {"step": np.array([40.0])}
     with pytest.raises(UserError, match="is not the one that this run began with"):
         planner.plan(state, signals)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "nan", "scales", "library", "sizes", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "nan", "scales", "repertoire", "sizes", "text"])
 def test_damaged_models(path, tmp_path, damage):
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -226,8 +228,8 @@ def test_damaged_models(path, tmp_path, damage):
         tensors["model.start"] = np.full_like(tensors["model.start"], np.nan)
     elif damage == "scales":
         header["scales"]["deviations"] = [0, 1, 1]
-    elif damage == "library":
-        tensors["library.ends"] = tensors["library.ends"][:3]
+    elif damage == "repertoire":
+        tensors["repertoire.ends"] = tensors["repertoire.ends"][:3]
     elif damage == "sizes":
         header["sizes"]["members"] = 2
     save_file(tensors, target, metadata={"model": json.dumps(header)})

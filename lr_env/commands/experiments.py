@@ -35,7 +35,7 @@ class Common(TaskOptions):
     """Options of a sweep and of a comparison."""
 
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
-    """Planners, by name; "all" are those without forks or optimizers of their own. `lr-env planners` lists them."""
+    """Planners, by name; "all" are those without forks, optimizers of their own or models that are missing."""
     set: Annotated[tuple[str, ...], arg(metavar="PLANNER.SETTING=VALUE...")] = ()
     """Settings in place of planners' own defaults and grids, e.g. ppo.policy=policy.safetensors lookahead.horizon=1."""
     rates: Annotated[str, arg(metavar="RATES")] = ""

@@ -31,7 +31,7 @@ class Fit(TaskOptions):
     store: Path = Path("results/records.sqlite")
     """Record store, a SQLite file."""
     name: Annotated[str, arg(metavar="NAME")] = ""
-    """Name of the sweep in the store, and of the folder under results/fit. Default: that of the task."""
+    """Name of the sweep in the store, and of the folder under results/fit. Default: TASK-fit."""
     results: Path = Path("results")
     """Folder for the results."""
     fresh: bool = False

@@ -337,7 +337,7 @@ def _cost(run: RunRecord, target: float) -> float:
 
 
 def _steps_ratio(run: RunRecord) -> float:
-    return (run.steps + run.extra_steps) / run.steps if run.steps else 1.0
+    return run.child_steps / run.steps if run.steps else 1.0
 
 
 def _conclusion(rows: Sequence[Standing], comparisons: Sequence[Finished]) -> str:

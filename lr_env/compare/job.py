@@ -285,7 +285,7 @@ def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> 
     """
     steps = {planner: int(getattr(setting, "prior_steps", 0)) for planner, setting in chosen.items()}
     for record in tuning:
-        steps[record.planner] = steps.get(record.planner, 0) + record.steps + record.extra_steps
+        steps[record.planner] = steps.get(record.planner, 0) + record.child_steps
     swept = {record.planner for record in tuning}
     shared = {name: getattr(setting, "control_of", None) for name, setting in chosen.items() if name not in swept}
     return steps | {name: steps[of] for name, of in shared.items() if of in steps}
@@ -324,7 +324,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
         },
         "child_steps": {
             "tuning": sum(n for name, n in steps.items() if name not in job.controls),
-            "final": sum(r.steps + r.extra_steps for r in result.final),
+            "final": sum(r.child_steps for r in result.final),
         },
         "device": device_name(job.device),
         "threads": result.spec["threads"],

@@ -63,3 +63,8 @@ class RunRecord:
     scores: Mapping[str, float] = field(default_factory=dict)
     planning_seconds: float = 0.0
     curves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def child_steps(self) -> int:
+        """All optimizer steps that it took."""
+        return self.steps + self.extra_steps

@@ -20,6 +20,9 @@ Progress = Callable[[int], None]
 """Told how many iterations were done since the last call."""
 
 
+MOST_MEMBERS = 100
+
+
 @dataclass(frozen=True)
 class Fitting:
     """How a model is fitted, in two phases, see `fit`.
@@ -53,6 +56,10 @@ class Fitting:
     bootstrap: float = 0.0
     looks: int = 15
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.sizes.members <= MOST_MEMBERS:  # each is fitted to what another one has held out
+            raise UserError(f"{self.sizes.members} members: an ensemble has from 2 to {MOST_MEMBERS}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,17 +170,17 @@ class _Loop:
         learning_rate: float,
         parameters: list[nn.Parameter],
         loss: Callable[[], Tensor],
-        held: Callable[[], Tensor] | None,
+        held: Callable[[], Tensor],
     ) -> None:
-        """Descend, and take for each member the weights that were best on the runs held out, where there are such."""
+        """Descend, and take for each member the weights that were best on the runs held out."""
         optimizer = torch.optim.AdamW(
             parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=self.fitting.weight_decay
         )
-        best = _Best(self.model)
+        best, between = _Best(self.model), max(1, iterations // self.fitting.looks)
         for iteration in range(iterations):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _pace((iteration + 1) / iterations)
-            if held is not None and iteration % max(1, iterations // self.fitting.looks) == 0:
+            if iteration % between == 0:
                 self._look(best, held)
             losses = loss()
             optimizer.zero_grad()
@@ -181,14 +188,13 @@ class _Loop:
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)
             optimizer.step()
             self.progress(1)
-            if iteration % max(1, iterations // self.fitting.looks) == 0 or iteration + 1 == iterations:
-                after = float(best.losses.mean()) if held is not None else math.nan
+            if iteration % between == 0 or iteration + 1 == iterations:
+                after = float(best.losses.mean())
                 self.history.append((phase, iteration, float(losses.detach().mean()), after))
-        if held is not None:
-            self._look(best, held)
-            if not best.found:
-                raise UserError("the fit diverged: give a smaller learning rate")
-            best.into(self.model)
+        self._look(best, held)
+        if not best.found:
+            raise UserError("the fit diverged: give a smaller learning rate")
+        best.into(self.model)
 
     def _look(self, best: _Best, held: Callable[[], Tensor]) -> None:
         with torch.no_grad():
@@ -274,10 +280,9 @@ class _Best:
             self.losses[number] = losses[number]
             self.members[number] = model.member(number)
 
-    def into(self, model: Ensemble) -> Ensemble:
+    def into(self, model: Ensemble) -> None:
         for number, weights in enumerate(self.members):
             model.put_member(number, weights)
-        return model.eval()
 
 
 def predicted_final(model: Ensemble, table: Table, shares: Floats, members: NDArray[np.int64]) -> Floats:

@@ -11,14 +11,13 @@ import numpy as np
 
 from lr_env.compare.training import Training
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
-from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.replacing import finite, write_json_and_figure
 from lr_env.tasks import Task
 from planners.latent_ode.fit import Fitted, Fitting, fit, predicted_final
 from planners.latent_ode.forecasts import RIVALS, Quality, quality
-from planners.latent_ode.library import TRUSTED, library_of
 from planners.latent_ode.model import Sizes
+from planners.latent_ode.repertoire import TRUSTED, repertoire_of
 from planners.latent_ode.series import Floats, Series, series
 from planners.latent_ode.sweep import Sweep, sweep
 from planners.latent_ode.trained import Trained
@@ -37,7 +36,7 @@ class Report:
     """A model and what it foresees.
 
     Each run is foreseen by the member of the ensemble that it was held out from; rivals know the runs that this member
-    was fitted to. Only runs count that ended near the best (see `planners.latent_ode.library.TRUSTED`): it is there
+    was fitted to. Only runs count that ended near the best (see `planners.latent_ode.repertoire.TRUSTED`): it is there
     that plans lie, and the ends of the others are easy to tell apart.
 
     Attributes:
@@ -132,16 +131,15 @@ def report(runs: Series, fitted: Fitted, about: Mapping[str, Any]) -> Report:
         about: how it was made, JSON-able.
     """
     members = fitted.model.sizes.members
-    trained = Trained(fitted.model, fitted.scales, library_of(runs), about)
+    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs), about)
     table = Table(runs, fitted.scales)
     foreseen = {MODEL: predicted_final(fitted.model, table, np.array(SHARES), fitted.fold)}
-    for name, forecast in RIVALS.items():
-        rows = np.full((len(SHARES), len(runs)), np.nan)
-        for member in range(members):
-            own, others = np.flatnonzero(fitted.fold == member), np.flatnonzero(fitted.fold != member)
-            for number, share in enumerate(SHARES):
-                rows[number, own] = forecast(runs.take(own), runs.take(others), fitted.scales, share)
-        foreseen[name] = rows
+    foreseen |= {name: np.full((len(SHARES), len(runs)), np.nan) for name in RIVALS}
+    for member in range(members):
+        own = fitted.fold == member
+        out, fitted_to = (runs.take(np.flatnonzero(which)) for which in (own, ~own))
+        for name, forecast in RIVALS.items():
+            foreseen[name][:, own] = [forecast(out, fitted_to, fitted.scales, share) for share in SHARES]
     count = np.isfinite(runs.final) & (runs.weights >= TRUSTED)
     return Report(
         trained,
@@ -183,6 +181,7 @@ def fit_sweep(
     Raises:
         UserError: see `planners.latent_ode.sweep.sweep`; or the fit diverged.
     """
+    fitting = Fitting(sizes=Sizes(members=members), seed=wanted.seed)
     records = sweep(
         wanted,
         task,
@@ -193,20 +192,14 @@ def fit_sweep(
         fresh=fresh,
         progress=progress,
     )
-    fitting = Fitting(sizes=Sizes(members=members), seed=wanted.seed)
     runs = series(records, task.budget)
     kept = {
         "task": task.name,
         "budget": task.budget,
         "optimizer": type(task.optimizer).__name__,
-        "child_steps": child_steps(records),
+        "child_steps": sum(record.child_steps for record in records),
         "sweep": asdict(wanted),
         "fitting": asdict(fitting),
         **(about or {}),
     }
     return report(runs, fit(runs, fitting), kept)
-
-
-def child_steps(records: list[RunRecord]) -> int:
-    """That the runs took."""
-    return sum(record.steps + record.extra_steps for record in records)

@@ -111,14 +111,13 @@ class Ensemble(Members):
         encoding = {id(parameter) for parameter in self.encoding()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoding]
 
-    def solve(self, state: Tensor, rates: Tensor, span: Tensor, method: str = "midpoint") -> Tensor:
+    def solve(self, state: Tensor, rates: Tensor, span: Tensor) -> Tensor:
         """The states at the ends of the solver's steps, which divide each run's span of time evenly.
 
         Args:
             state: at the start, (members, batch, latent).
             rates: u in each step, (members, batch, steps).
             span: time from the start to the end, (members, batch).
-            method: of torchdiffeq.
 
         Returns:
             (members, batch, steps + 1, latent), that at the start first.
@@ -132,7 +131,8 @@ class Ensemble(Members):
             return self.outer(torch.tanh(self.inner(z) + drive[step])) * pace[step]
 
         nodes = torch.linspace(0, 1, steps + 1, dtype=state.dtype)
-        solved = odeint(field, state, nodes, method=method)
+        # It never asks for the field at the end of a step, where the next one's rate would be looked up.
+        solved = odeint(field, state, nodes, method="midpoint")
         assert isinstance(solved, Tensor)
         return solved.permute(1, 2, 0, 3)
 

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State, require
-from planners.latent_ode.library import TIMES
 from planners.latent_ode.model import TOKEN
 from planners.latent_ode.planning import Left, as_plan, problem
+from planners.latent_ode.repertoire import TIMES
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.trained import Trained, find_model, shipped_models
 from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Checked, Rules
+from planners.weights import OfAFile
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
@@ -49,15 +50,15 @@ class Belief:
 
 
 @dataclass(frozen=True)
-class LatentODE(Checked):
+class LatentODE(OfAFile, Checked):
     """Plans the rest of the schedule on a learned model of training, again and again.
 
     The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
     the recent past; the schedule that is played is the one whose end the model likes best, found by the cross-entropy
-    method from the schedules of the sweep that the model was fitted to and others of known shape, and by its gradients.
-    Several models vote, and where they disagree a plan counts as worse. Until the first plan the best schedule of the
-    sweep that has a name is played. Origin: arXiv:2509.23052 (Sampson & Melchior 2025), with the rate as what drives
-    the path in place of something that is read off it; fitted with `lr-env fit TASK`.
+    method from the schedules of the sweep that the model was fitted to and others of known shape, and, with `ascents`,
+    by its gradients. Several models vote, and where they disagree a plan counts as worse. Until the first plan the best
+    schedule of the sweep that has a name is played. Origin: arXiv:2509.23052 (Sampson & Melchior 2025), with the rate
+    as what drives the path in place of something that is read off it; fitted with `lr-env fit TASK`.
 
     Attributes:
         model: a .safetensors file, or the name of a model that is shipped.
@@ -74,6 +75,7 @@ class LatentODE(Checked):
     """
 
     name = "latent-ode"
+    kept = "model"
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {
         "lead": RATIO,
@@ -130,16 +132,6 @@ class LatentODE(Checked):
         """The model and the schedules of its sweep."""
         return find_model(self.model)
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the model: a comparison that was begun with one is not gone on with another."""
-        return self.trained.fingerprint
-
-    @property
-    def prior_steps(self) -> int:
-        """Child steps that its sweep took."""
-        return int(self.trained.about.get("child_steps", 0))
-
     @staticmethod
     def fitter() -> Any:
         """The module that fits one: `Sweep` and `fit_sweep`."""
@@ -159,7 +151,7 @@ class LatentODE(Checked):
         self._check_fits(trained, run)
         count, members, window = len(seeds), trained.model.sizes.members, trained.model.sizes.window
         at = (np.arange(run.num_segments) + 0.5) / run.num_segments
-        lead = np.exp(np.interp(at, TIMES, trained.library.log_rates[trained.library.best_family]))
+        lead = np.exp(np.interp(at, TIMES, trained.repertoire.log_rates[trained.repertoire.best_family]))
         return {
             "model": trained.fingerprint,
             "rates": np.tile(np.clip(lead, *run.lr_range), (count, 1)),
@@ -215,7 +207,7 @@ class LatentODE(Checked):
     @torch.no_grad()
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
         """The state a segment later: where the dynamics are, and what they did not foresee."""
-        trained = self._same_model(state)
+        trained = self.same(state)
         model, shape = trained.model, state["latent"].shape[:2]
 
         def for_all(values: Any) -> Tensor:
@@ -242,16 +234,9 @@ class LatentODE(Checked):
         latent, tokens = (torch.from_numpy(state[name]) for name in ("latent", "tokens"))
         return trained.model.corrected(latent, tokens, torch.full(latent.shape[:2], state["points"]))
 
-    def _same_model(self, state: Mapping[str, Any]) -> Trained:
-        """The model that the run began with."""
-        trained = self.trained
-        if trained.fingerprint != state["model"]:
-            raise UserError(f"model {self.model!r} is not the one that this run began with: put that back")
-        return trained
-
     def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
         """The state, with new rates from now on."""
-        trained = self._same_model(state)
+        trained = self.same(state)
         total = state["rates"].shape[1]
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)

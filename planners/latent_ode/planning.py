@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from planners.latent_ode.designs import annealed
-from planners.latent_ode.library import TIMES
+from planners.latent_ode.repertoire import TIMES
 from planners.latent_ode.search import GRID, Problem
 from planners.latent_ode.series import Floats
 from planners.latent_ode.trained import Trained
@@ -57,7 +57,7 @@ def problem(
     """
     at = left.over + np.linspace(0, 1, GRID) * (1 - left.over)
     limits = np.log(left.lr_range)
-    seen = trained.library.trusted
+    seen = trained.repertoire.trusted
     tails = np.stack([np.interp(at, TIMES, rates) for rates in seen])
     if trust is None:
         low, high = (np.full(GRID, limit) for limit in limits)

@@ -46,7 +46,6 @@ class Series:
         final: log of the loss on the whole validation split at the end of the run, (runs,); NaN where not measured.
         lengths: points of each run, (runs,).
         budget: optimizer steps of a whole run.
-        seeds: of the children, (runs,).
         labels: planner and settings of each run.
         weights: how much each run counts, (runs,), see `weights_of`.
         diverged: of the runs those that diverged, (runs,); they end where their loss was last a number.
@@ -58,7 +57,6 @@ class Series:
     final: Floats
     lengths: NDArray[np.int64]
     budget: int
-    seeds: NDArray[np.int64]
     labels: tuple[str, ...]
     weights: Floats
     diverged: NDArray[np.bool_]
@@ -76,7 +74,6 @@ class Series:
             self.final[rows],
             self.lengths[rows],
             self.budget,
-            self.seeds[rows],
             tuple(self.labels[row] for row in rows),
             self.weights[rows],
             self.diverged[rows],
@@ -140,7 +137,6 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
         final,
         np.array(lengths),
         budget,
-        np.array([record.seed for record in kept]),
         tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
         weights_of(final, values[np.arange(len(kept)), np.array(lengths) - 1, LOSS], diverged),
         diverged,

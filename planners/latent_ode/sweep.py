@@ -22,8 +22,8 @@ from lr_env.tasks import Task
 from planners.knots import Knots, knots_at
 from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting, fit
-from planners.latent_ode.library import library_of
 from planners.latent_ode.planning import Left, problem
+from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.search import Search, search
 from planners.latent_ode.series import FEWEST_RUNS, Floats, series
 from planners.latent_ode.trained import Trained
@@ -189,7 +189,7 @@ def _next(wanted: Sweep, task: Task, store: Store, name: str, size: int, seeds: 
         return find_design(design)(size, wanted.rates, seeds, wanted.seed)
     runs = series(known, task.budget)
     fitted = fit(runs, Fitting(corrections=0, seed=wanted.seed * 1000 + len(known)))
-    trained = Trained(fitted.model, fitted.scales, library_of(runs))
+    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs))
     return [
         PlannedRun(knots_at(rates), seed)
         for rates, seed in zip(proposals(trained, task.lr_range, size, seeds[0]), seeds, strict=True)

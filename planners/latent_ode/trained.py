@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from planners.latent_ode.library import Library
 from planners.latent_ode.model import Ensemble, Scales, Sizes
+from planners.latent_ode.repertoire import Repertoire
 from planners.weights import Tensors, WeightFiles
 
 
@@ -26,13 +26,13 @@ class Trained:
     Attributes:
         model: the ensemble.
         scales: its constants.
-        library: schedules of the sweep.
+        repertoire: schedules of the sweep.
         about: how it was made, JSON-able; "child_steps" is what the sweep took.
     """
 
     model: Ensemble
     scales: Scales
-    library: Library
+    repertoire: Repertoire
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class Trained:
         header = {
             "sizes": asdict(self.model.sizes),
             "scales": asdict(self.scales),
-            "schedules": list(self.library.names),
+            "schedules": list(self.repertoire.names),
             "about": dict(self.about),
         }
         _FILES.save(path, header, self._tensors())
@@ -57,18 +57,18 @@ class Trained:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that plans depend on."""
-        told = hashlib.sha256(json.dumps([asdict(self.scales), self.library.names]).encode())
+        told = hashlib.sha256(json.dumps([asdict(self.scales), self.repertoire.names]).encode())
         for name, tensor in sorted(self._tensors().items()):
             told.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
         return told.hexdigest()
 
     def _tensors(self) -> dict[str, NDArray[np.floating[Any]]]:
         weights = {f"model.{name}": weight.numpy() for name, weight in self.model.state_dict().items()}
-        return weights | {f"library.{name}": getattr(self.library, name) for name in _ARRAYS}
+        return weights | {f"repertoire.{name}": getattr(self.repertoire, name) for name in _ARRAYS}
 
 
 _ARRAYS = ("log_rates", "log_losses", "ends")
-"""Of a library."""
+"""Of a repertoire."""
 
 
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
@@ -77,8 +77,8 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in of_model.items()})
     known = header["scales"]
     scales = Scales(known["log_rate"], tuple(known["means"]), tuple(known["deviations"]), known["budget"])
-    arrays = {name: tensors[f"library.{name}"].astype(np.float64) for name in _ARRAYS}
-    return Trained(model.eval(), scales, Library(**arrays, names=tuple(header["schedules"])), header["about"])
+    arrays = {name: tensors[f"repertoire.{name}"].astype(np.float64) for name in _ARRAYS}
+    return Trained(model.eval(), scales, Repertoire(**arrays, names=tuple(header["schedules"])), header["about"])
 
 
 _FILES = WeightFiles("model", "latent-ode-", 1, "fit one with `lr-env fit`", "fit it anew", _read)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lr_env.errors import UserError
 from planners.knots import Knots
 from planners.latent_ode.series import LOSS, Floats, Series, weights_of
 
@@ -20,7 +21,7 @@ TRUSTED = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Library:
+class Repertoire:
     """Schedules of which no run diverged, each once.
 
     Attributes:
@@ -60,18 +61,20 @@ class Library:
         return (parametric or self.order)[0]
 
 
-def library_of(series: Series) -> Library:
-    """The library of a sweep's runs.
+def repertoire_of(series: Series) -> Repertoire:
+    """The repertoire of a sweep's runs.
 
     Raises:
-        ValueError: of every schedule a run diverged.
+        UserError: of every schedule a run diverged.
     """
     by_name: dict[str, list[int]] = {}
     for row, label in enumerate(series.labels):
         by_name.setdefault(label, []).append(row)
     kept = {name: rows for name, rows in by_name.items() if not series.diverged[rows].any()}
+    if not kept:
+        raise UserError("of every schedule of the sweep a run diverged: give lower rates")
     ends = [[_end(series, row) for row in rows] for rows in kept.values()]
-    return Library(
+    return Repertoire(
         np.array([_mean(series, rows, np.log(series.lr)) for rows in kept.values()]).reshape(-1, POINTS),
         np.array([_mean(series, rows, series.values[..., LOSS]) for rows in kept.values()]).reshape(-1, POINTS),
         np.array([float(np.mean(of)) for of in ends], dtype=np.float64),
