@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planners.autolrs import AutoLRS
+from planners.latent_ode.controls import CONTROLS
 from planners.latent_ode.planner import LatentODE
 from planners.lookahead import Lookahead
 from planners.lrtuner import LRTuner
@@ -66,6 +67,7 @@ PLANNERS: dict[str, type] = {
         DAdaptAdam,
         MechanicSGD,
         LatentODE,
+        *CONTROLS,
     )
 }
 """Name -> planner; the same as the entry points in pyproject.toml."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,19 +14,13 @@ from torch import Tensor
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State, require
 from planners.latent_ode.model import TOKEN
+from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
-from planners.latent_ode.repertoire import TIMES
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
-from planners.latent_ode.trained import Trained, find_model, shipped_models
+from planners.latent_ode.trained import Trained
 from planners.latent_ode.windows import scaled, token
-from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Checked, Rules
-from planners.weights import OfAFile
-
-if TYPE_CHECKING:
-    from lr_env.tasks import Task
-
-REUSE = ("no", "steps", "rescaled")
+from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
 _LEADS, _TRUSTS, _EVERY, _PESSIMISMS = (0.1, 0.2), (0.0, 0.3), (0.2, 1.0), (1.0, 0.0, 2.0)
@@ -50,7 +44,7 @@ class Belief:
 
 
 @dataclass(frozen=True)
-class LatentODE(OfAFile, Checked):
+class LatentODE(OfAModel):
     """Plans the rest of the schedule on a learned model of training, again and again.
 
     The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
@@ -61,7 +55,7 @@ class LatentODE(OfAFile, Checked):
     as what drives the path in place of something that is read off it; fitted with `lr-env fit TASK`.
 
     Attributes:
-        model: a .safetensors file, or the name of a model that is shipped.
+        model, reuse: see `OfAModel`.
         lead: share of the run after which the first plan is made.
         every: share of the run between two plans.
         until: share of the run after which none is made.
@@ -70,12 +64,9 @@ class LatentODE(OfAFile, Checked):
             as the task allows.
         pessimism: standard deviations over the models that are added to the mean of what they predict.
         knots, rounds, draws, ascents: see `planners.latent_ode.search.Search`.
-        reuse: what is done where the model was fitted to another task or budget: "no": refuse, "steps": a step is a
-            step, "rescaled": a run is a run, however many steps it has.
     """
 
     name = "latent-ode"
-    kept = "model"
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {
         "lead": RATIO,
@@ -88,7 +79,6 @@ class LatentODE(OfAFile, Checked):
         "draws": COUNT,
         "ascents": FROM_0,
     }
-    model: str = "DigitsMLP"
     lead: float = 0.1
     every: float = 0.2
     until: float = 0.9
@@ -99,7 +89,6 @@ class LatentODE(OfAFile, Checked):
     rounds: int = 5
     draws: int = 64
     ascents: int = 0
-    reuse: str = "no"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,8 +96,6 @@ class LatentODE(OfAFile, Checked):
             self.settle("trust", NOT_NEGATIVE.apply(self.name, "trust", self.trust))
         if self.knots < 2:
             raise UserError(f"planner {self.name!r}: knots must be at least 2, not {self.knots!r}")
-        if self.reuse not in REUSE:
-            raise UserError(f"planner {self.name!r}: reuse must be one of {', '.join(REUSE)}, not {self.reuse!r}")
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
@@ -117,20 +104,6 @@ class LatentODE(OfAFile, Checked):
         settings = [cls(lead=lead, trust=trust, every=every, pessimism=p) for lead, trust, every, p in tried]
         more = [cls(pessimism=_PESSIMISMS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
-
-    @classmethod
-    def for_task(cls, task: Task) -> Mapping[str, Any] | None:
-        """The model that is shipped for a task."""
-        if task.name not in shipped_models():
-            return None
-        about = find_model(task.name).about
-        fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
-        return {"model": task.name} if fits else None
-
-    @property
-    def trained(self) -> Trained:
-        """The model and the schedules of its sweep."""
-        return find_model(self.model)
 
     @staticmethod
     def fitter() -> Any:
@@ -143,25 +116,21 @@ class LatentODE(OfAFile, Checked):
         """The state before the first segment.
 
         Raises:
-            UserError: there is no such model or no decision to make, or the model is of another task or budget.
+            UserError: see `OfAModel.trained_for`.
         """
-        trained = self.trained
-        if run.num_segments < 1:
-            raise UserError(f"planner {self.name!r} needs a run of at least one segment")
-        self._check_fits(trained, run)
+        trained = self.trained_for(run)
         count, members, window = len(seeds), trained.model.sizes.members, trained.model.sizes.window
-        at = (np.arange(run.num_segments) + 0.5) / run.num_segments
-        lead = np.exp(np.interp(at, TIMES, trained.repertoire.log_rates[trained.repertoire.best_family]))
+        lead = rates_of(trained.repertoire.log_rates[trained.repertoire.best_family], run)
         return {
             "model": trained.fingerprint,
-            "rates": np.tile(np.clip(lead, *run.lr_range), (count, 1)),
+            "rates": np.tile(lead, (count, 1)),
             "latent": trained.model.beginning(count).detach().numpy().copy(),
             "tokens": np.zeros((members, count, window, TOKEN), dtype=np.float32),
             "points": 0,
             "seeds": list(seeds),
             "range": list(run.lr_range),
             "segment": run.segment,
-            "unit": run.budget if self.reuse == "rescaled" else trained.scales.budget,
+            "unit": self.unit(run),
             "beliefs": [],
         }
 
@@ -178,8 +147,7 @@ class LatentODE(OfAFile, Checked):
 
     def plans_at(self, total: int) -> list[int]:
         """The decisions at which a plan is made, of as many as the run has."""
-        shares = np.arange(self.lead, max(self.until, self.lead) + 1e-9, self.every)
-        return sorted({round(share * total) for share in shares if round(share * total) < total})
+        return times_of_plans(total, self.lead, self.every, self.until)
 
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan, see `Belief`.
@@ -192,17 +160,6 @@ class LatentODE(OfAFile, Checked):
             Belief(belief["segment"], belief["rates"][run], belief["steps"], belief["losses"][:, run])
             for belief in state["beliefs"]
         ]
-
-    def _check_fits(self, trained: Trained, run: RunSpec) -> None:
-        known = {"task": run.task, "optimizer": run.optimizer} | dict(trained.about)
-        fitted = known["task"], trained.scales.budget, known["optimizer"]
-        if self.reuse == "no" and fitted != (run.task, run.budget, run.optimizer):
-            task, budget, optimizer = fitted
-            raise UserError(
-                f"planner {self.name!r}: model {self.model!r} was fitted to {task} with {budget} steps of {optimizer}, "
-                f"not to {run.task} with {run.budget} of {run.optimizer}: fit one with `lr-env fit`, or set reuse to "
-                "steps or rescaled"
-            )
 
     @torch.no_grad()
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:

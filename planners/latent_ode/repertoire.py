@@ -46,8 +46,13 @@ class Repertoire:
     @property
     def trusted(self) -> Floats:
         """Log rates of the schedules that ended near the best, (schedules, points)."""
+        return self.log_rates[self.good]
+
+    @property
+    def good(self) -> list[int]:
+        """Numbers of those."""
         weights = weights_of(self.ends, self.ends, np.zeros(len(self.ends), dtype=bool))
-        return self.log_rates[weights >= TRUSTED]
+        return np.flatnonzero(weights >= TRUSTED).tolist()
 
     @property
     def order(self) -> list[int]:
@@ -55,10 +60,14 @@ class Repertoire:
         return np.argsort(self.ends, kind="stable").tolist()
 
     @property
+    def families(self) -> list[int]:
+        """Numbers of the schedules that people use, the best first; of all, if there are none of those."""
+        return [number for number in self.order if self.names[number] != Knots.name] or self.order
+
+    @property
     def best_family(self) -> int:
-        """Number of the best schedule that people use; of all, if there is none of those."""
-        parametric = [number for number in self.order if self.names[number] != Knots.name]
-        return (parametric or self.order)[0]
+        """Number of the best schedule that people use."""
+        return self.families[0]
 
 
 def repertoire_of(series: Series) -> Repertoire:
