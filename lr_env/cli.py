@@ -10,6 +10,7 @@ from contextlib import redirect_stderr
 import tyro
 
 from lr_env.commands.across import Across
+from lr_env.commands.budget import Budget
 from lr_env.commands.cumulative import Cumulative
 from lr_env.commands.experiments import Compare, Sweep
 from lr_env.commands.fit import Fit
@@ -22,7 +23,19 @@ from lr_env.commands.train_ppo import TrainPpo
 from lr_env.errors import UserError
 
 COMMANDS = (
-    Tasks | Planners | Preview | RangeTest | Sweep | Compare | Across | Scaling | Cumulative | Starts | TrainPpo | Fit
+    Tasks
+    | Planners
+    | Preview
+    | RangeTest
+    | Sweep
+    | Compare
+    | Across
+    | Scaling
+    | Cumulative
+    | Starts
+    | TrainPpo
+    | Fit
+    | Budget
 )
 
 

@@ -8,20 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import PROBE, Planner
+from lr_env.tuner import Tuner
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 GROUP = "lr_env.planners"
+TUNERS = "lr_env.tuners"
 
 
-def _declared() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _declared(group: str = GROUP) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def planner_names() -> list[str]:
     """Names of all installed planners, in alphabetical order."""
     return sorted(_declared())
+
+
+def tuner_names() -> list[str]:
+    """Names of all installed tuners, in alphabetical order."""
+    return sorted(_declared(TUNERS))
+
+
+def find_tuner(name: str) -> Tuner:
+    """The tuner of that name.
+
+    Raises:
+        UserError: there is none, or the package that declares it cannot be loaded.
+    """
+    found = _found("tuner", TUNERS, name)()
+    if not isinstance(found, Tuner) or found.name != name:
+        raise UserError(f"tuner {name!r} is no lr_env.tuner.Tuner of that name: mend the package that declares it")
+    return found
 
 
 def find_planner(name: str) -> Any:
@@ -30,24 +49,30 @@ def find_planner(name: str) -> Any:
     Raises:
         UserError: there is none, the package that declares it cannot be loaded, or it does not meet the contract.
     """
-    declared = _declared()
+    found = _found("planner", GROUP, name)
+    where = _declared()[name].value
+    missing = [part for part in ("name", "needs", "start", "plan", "candidates") if not hasattr(found, part)]
+    if missing:
+        raise UserError(f"planner {name!r} ({where}) has no {missing[0]!r}: see lr_env.planner.Planner")
+    if found.name != name:
+        raise UserError(f"planner {name!r} ({where}) calls itself {found.name!r}: make the two names equal")
+    return found
+
+
+def _found(what: str, group: str, name: str) -> Any:
+    """What an entry point of that name holds."""
+    declared = _declared(group)
     if not isinstance(name, str) or name not in declared:  # a setting that names one may be anything
-        hint = "" if declared else "; install lr_env (pip install -e .), so that its planners can be found"
-        raise unknown("planner", name, declared, hint)
+        hint = "" if declared else f"; install lr_env (pip install -e .), so that its {what}s can be found"
+        raise unknown(what, name, declared, hint)
     entry = declared[name]
     try:
-        found = entry.load()
+        return entry.load()
     except Exception as error:
         package = entry.dist.name if entry.dist else entry.value
         raise UserError(
-            f"planner {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it"
+            f"{what} {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it"
         ) from error
-    missing = [part for part in ("name", "needs", "start", "plan", "candidates") if not hasattr(found, part)]
-    if missing:
-        raise UserError(f"planner {name!r} ({entry.value}) has no {missing[0]!r}: see lr_env.planner.Planner")
-    if found.name != name:
-        raise UserError(f"planner {name!r} ({entry.value}) calls itself {found.name!r}: make the two names equal")
-    return found
 
 
 def needs_forks(name: str) -> bool:

@@ -22,6 +22,7 @@ from lr_env.errors import UserError
 from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
 from lr_env.probe import Forks
 from lr_env.records.record import SCORES, SIGNALS, RunRecord
+from lr_env.records.store import settings_json
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -38,6 +39,26 @@ class PlannedRun:
     def settings(self) -> dict[str, Any]:
         """The planner's fields."""
         return planner_settings(self.planner)
+
+
+def place_of(run: PlannedRun | RunRecord) -> tuple[str, str, int]:
+    """What tells a run from others: name of the planner, its settings, seed."""
+    name = run.planner if isinstance(run, RunRecord) else run.planner.name
+    return name, settings_json(run.settings), run.seed
+
+
+def not_made_before(
+    planners: Sequence[Planner], seeds: Sequence[int], known: Sequence[RunRecord] = ()
+) -> list[PlannedRun]:
+    """Runs of planners on seeds; what was made before, or is there twice, gets the next seed on which it is not."""
+    taken, found = {place_of(run) for run in known}, []
+    for planner, seed in zip(planners, seeds, strict=True):
+        run = PlannedRun(planner, seed)
+        while place_of(run) in taken:
+            run = PlannedRun(planner, run.seed + 1)
+        found.append(run)
+        taken.add(place_of(run))
+    return found
 
 
 def planner_settings(planner: Planner) -> dict[str, Any]:

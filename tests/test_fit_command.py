@@ -42,14 +42,15 @@ def quick_fits(monkeypatch):
 
 
 def rates_of(records):
-    return {record.seed: record.curves["lr"].tolist() for record in records}
+    return [(record.seed, record.curves["lr"].tolist()) for record in records]
 
 
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "SHARING", 12)
     wanted = Sweep("adaptive", 18, (0.01, 0.5))
     assert wanted.rounds == [10, 5, 3]
     whole = sweep(wanted, TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING)
-    assert [record.seed for record in whole] == list(range(FIRST_SEED, FIRST_SEED + 18))
+    assert sorted(record.seed for record in whole) == [FIRST_SEED] * 12 + [FIRST_SEED + 1] * 6
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
     store, steps = Store(tmp_path / "stopped.sqlite"), 0
@@ -69,6 +70,13 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
 
 
 proposals = sweeps.proposals
+
+
+def test_a_schedule_that_is_proposed_twice_is_run_on_two_seeds(tmp_path, monkeypatch):
+    wanted, best = Sweep("adaptive", 14, (0.01, 0.5)), np.full(33, 0.1)
+    monkeypatch.setattr(sweeps, "proposals", lambda trained, lr_range, count, seed: [best] * count)
+    runs = sweep(wanted, TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING)
+    assert [run.seed for run in runs] == [FIRST_SEED] * 10 + [FIRST_SEED + number for number in range(4)]
 
 
 def test_a_fit_is_kept_told_and_used(tmp_path):

@@ -90,6 +90,7 @@ def test_controls_share_the_model_and_its_cost_with_the_planner(kind, path):
         assert (control.lead, control.every, control.until) == (0.2, 0.3, planner.until)
     for count in (1, 12, 40):
         offered = kind.candidates([0.1] * count)
-        assert len(set(offered)) == count and offered[0] == kind()
+        assert len(set(offered)) == count
+        assert offered[0] == kind()
     with pytest.raises(UserError, match="was fitted to a task with 400 steps of SGD, not to a task with 800"):
         kind(model=path).start(RunSpec("a task", 800, 10, RUN.lr_range, "SGD", 1), [0])

@@ -13,6 +13,7 @@ from planners.latent_ode.designs import DESIGNS, annealed
 from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
 from planners.latent_ode.repertoire import TIMES, repertoire_of
 from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
+from planners.latent_ode.sweep import Sweep
 from planners.latent_ode.windows import MOST, Table, scales_of, token
 from tests import quadratic
 from tests.quadratic import SEGMENT, STEPS
@@ -142,7 +143,7 @@ def test_designs(name):
 
 
 def test_the_papers_design_is_four_schedules_at_five_rates_on_five_seeds():
-    runs = DESIGNS["paper"](100, (0.01, 0.3), list(range(100)), 0)
+    runs = DESIGNS["paper"](100, (0.01, 0.3), Sweep("paper", 100, (0.01, 0.3)).seeds, 0)
     assert {run.planner.name for run in runs} == {"cosine", "one-cycle", "constant", "step"}
     assert len({(run.planner, run.seed) for run in runs}) == 100
     assert len({run.planner for run in runs}) == 20

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
 from torchdiffeq import odeint_adjoint
 
 from planners.latent_ode.designs import annealed
-from planners.latent_ode.fit import Fitting, fit, path_length
+from planners.latent_ode.fit import Fitting, Offsets, fit, path_length, predicted_final
 from planners.latent_ode.model import TOKEN, Ensemble, Sizes
-from planners.latent_ode.series import series
+from planners.latent_ode.series import CHANNELS, series
 from planners.latent_ode.stacked import GRU, Linear, generators
-from planners.latent_ode.windows import Table, past, scales_of
+from planners.latent_ode.windows import Table, groups_of, past, scales_of
 from tests import quadratic
 
 
@@ -135,6 +139,79 @@ def test_path_length_of_straight_lines():
     states = first + torch.arange(3.0)[None, None, :, None]
     wanted = 2 / states.var((1, 2)).sqrt() / first.std()
     torch.testing.assert_close(path_length(states), wanted[:, 0], rtol=0.01, atol=0)
+
+
+def of_a_teacher(count):
+    """Runs that a latent ODE made, whose channels are its own."""
+    teacher = Ensemble(Sizes(members=2, steps=40), seed=11)
+    records = quadratic.records(annealed(count, (0.05, 0.8), 0))
+    rates = torch.tensor(np.stack([record.curves["lr"] for record in records]), dtype=torch.float32)
+    with torch.no_grad():
+        u = (rates / 0.2).log().expand(2, -1, -1)
+        states = teacher.solve(teacher.beginning(count), u, torch.ones(2, count))
+        values, ends = teacher.read(states[:, :, 1:])[0].double().numpy() * 0.1, teacher.final(states)[0].numpy() * 0.1
+    return [
+        replace(
+            record,
+            curves={
+                **record.curves,
+                **{name: np.exp(of) if name.endswith("loss") else of for name, of in zip(CHANNELS, own.T, strict=True)},
+            },
+            scores={"final_val_loss": float(np.exp(end))},
+        )
+        for record, own, end in zip(records, values, ends, strict=True)
+    ]
+
+
+def error_on(others, fitted):
+    """Root mean square error of the ends of runs, foreseen from their rates alone, over their spread."""
+    table = Table(others, fitted.scales)
+    foreseen = predicted_final(fitted.model, table, np.array([0.0]), np.zeros(len(others), dtype=int))[0]
+    wrong = foreseen - others.final
+    return np.sqrt(np.mean((wrong - wrong.mean()) ** 2)) / others.final.std()
+
+
+def test_a_latent_ode_is_recovered():
+    """Another is fitted to 40 of its runs and foresees 20 others."""
+    runs = series(of_a_teacher(60), quadratic.STEPS)
+    fitted = fit(runs.take(range(40)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
+    assert error_on(runs.take(range(40, 60)), fitted) < 0.1
+
+
+def test_what_runs_of_one_seed_have_in_common_is_told_from_their_schedules():
+    """Every other run is off by 5 %: with seeds that tell which, and without."""
+    records = of_a_teacher(40)
+    luck = 1.05 ** np.random.default_rng(0).permuted(np.arange(40) % 2)
+    runs = [
+        replace(
+            record,
+            seed=int(by > 1),
+            curves={**record.curves, "val_loss": record.curves["val_loss"] * by},
+            scores={"final_val_loss": record.scores["final_val_loss"] * by},
+        )
+        for record, by in zip(records[:20], luck, strict=False)
+    ]
+    others = series(records[20:], quadratic.STEPS)
+    knowing, guessing = (
+        fit(series(told, quadratic.STEPS), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
+        for told in (runs, [replace(record, seed=number) for number, record in enumerate(runs)])
+    )
+    assert error_on(others, knowing) < 0.7 * error_on(others, guessing)
+
+
+def test_offsets_are_taken_off_the_runs_of_their_seed():
+    runs = series([replace(r, seed=n // 6) for n, r in enumerate(quadratic.records(annealed(14, (0.02, 0.8), 0)))], 400)
+    assert groups_of(runs).tolist() == [1] * 6 + [2] * 6 + [0] * 2
+    table = Table(runs, scales_of(runs))
+    offsets = Offsets(table, members=2)
+    with torch.no_grad():
+        offsets.above[1, 0], offsets.above[1, 1] = 3.0, 1.0
+    rows = torch.tensor([[0, 6, 13]] * 2)
+    batch = table.batch(rows, torch.zeros_like(rows), 4)
+    shifted = offsets.taken_off(batch, rows)
+    torch.testing.assert_close(batch.final - shifted.final, torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 0.0]]))
+    moved = torch.nan_to_num(batch.values - shifted.values)
+    assert moved[1, 0, 1:].unique().tolist() == pytest.approx([1.0])
 
 
 def test_a_fit_is_reproducible():

@@ -29,6 +29,11 @@ class Replay(OfAModel, ABC):
         """Logs of the rates at `TIMES`, (points,)."""
 
     @classmethod
+    @abstractmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
+        """One setting for each rate, of which it has none."""
+
+    @classmethod
     def matched(cls, planner: LatentODE) -> Self:
         """The control of a planner as it was tuned."""
         return cls(model=planner.model, reuse=planner.reuse)
@@ -105,6 +110,7 @@ class Replanned(OfAModel, ABC):
     """
 
     control_of = LatentODE.name
+    needs = frozenset({"step", "val_loss"})
     rules: ClassVar[Rules] = {"lead": RATIO, "every": RATIO, "until": RATIO}
     lead: float = 0.1
     every: float = 0.2
@@ -167,7 +173,6 @@ class NearestRun(Replanned):
     """
 
     name = "latent-ode-nearest"
-    needs = frozenset({"step", "val_loss"})
 
     def chosen(self, state: Mapping[str, Any], now: int, repertoire: Repertoire) -> list[int]:
         """By the mean squared difference of the logs; the best schedule for a run of which nothing was measured."""
@@ -189,7 +194,6 @@ class RandomFuture(Replanned):
     """
 
     name = "latent-ode-random"
-    needs = frozenset({"step", "val_loss"})
 
     def chosen(self, state: Mapping[str, Any], now: int, repertoire: Repertoire) -> list[int]:
         """One of those that `Repertoire.trusted` has."""

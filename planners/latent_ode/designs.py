@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import qmc
 
 from lr_env.errors import unknown
 from lr_env.rollout import PlannedRun
 from planners.knots import knots_at
-from planners.latent_ode.series import Floats
 from planners.schedule import Schedule
 from planners.schedules import WSD, Constant, Cosine, Knee, Linear, OneCycle, Polynomial, Step, WSDSqrt
+from planners.space import Point, schedule_at, sobol
 
 Range = tuple[float, float]
 
@@ -29,21 +28,19 @@ def annealed(count: int, rates: Range, seed: int) -> list[Schedule]:
     The peak is log-uniform, the cool-down takes 10 to 90 % of the run, linear or by a square root, the warm-up 2 to
     10 %; all of one scrambled Sobol sequence.
     """
-    drawn = _sobol(count, 3, seed)
-    peaks = rates[0] * (rates[1] / rates[0]) ** drawn[:, 0]
     return [
-        (WSD, WSDSqrt)[number % 2](float(peak), cooldown=float(0.1 + 0.8 * down), warmup=float(0.02 + 0.08 * up))
-        for number, (peak, (_, down, up)) in enumerate(zip(peaks, drawn, strict=True))
+        schedule_at(("wsd", "wsd-sqrt")[number % 2], Point(*at), rates)
+        for number, at in enumerate(sobol(count, 3, seed).tolist())
     ]
 
 
 def wsd(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Runs of `annealed` schedules, each on a seed of its own."""
+    """Runs of `annealed` schedules."""
     return [PlannedRun(schedule, own) for schedule, own in zip(annealed(runs, rates, seed), seeds, strict=True)]
 
 
 def paper(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Cosine, one-cycle, constant and staircase at five peaks, on a new seed once all have had their turn.
+    """Cosine, one-cycle, constant and staircase at five peaks, again and again.
 
     As in arXiv:2509.23052, whose 100 runs are 4 schedules x 5 rates x 5 seeds. With fewer, those come first that lie
     apart in schedule and rate.
@@ -57,16 +54,16 @@ def paper(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedR
     )
     order = [(turn + kind) % len(grid) for turn in (2, 4, 1, 3, 0) for kind in range(len(kinds))]
     cells = [kinds[number % len(kinds)](float(grid[rate])) for number, rate in enumerate(order)]
-    return [PlannedRun(cells[run % len(cells)], seeds[run // len(cells)]) for run in range(runs)]
+    return [PlannedRun(cells[run % len(cells)], seeds[run]) for run in range(runs)]
 
 
 def random(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Straight lines of the log rate between knots, each run on a seed of its own.
+    """Straight lines of the log rate between knots.
 
     The peak is log-uniform, the levels of the knots below it are uniform in the log, and the last knot lies lower than
     the others more often than not. All is of one scrambled Sobol sequence, so that few runs cover the space evenly.
     """
-    drawn = _sobol(runs, KNOTS + 1, seed)
+    drawn = sobol(runs, KNOTS + 1, seed)
     peaks = np.log(rates[0]) + drawn[:, 0] * np.log(rates[1] / rates[0])
     depth = np.full(KNOTS, np.log(10.0))
     depth[-1] = np.log(1 / LEAST)
@@ -78,7 +75,7 @@ def random(runs: int, rates: Range, seeds: list[int], seed: int) -> list[Planned
 def mixed(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
     """Two runs in five of schedules that people use, the others random, all at peaks that lie apart."""
     parametric = round(0.4 * runs)
-    drawn = _sobol(max(parametric, 1), 2, seed + 1)[:parametric]
+    drawn = sobol(max(parametric, 1), 2, seed + 1)[:parametric]
     kinds: tuple[Callable[[float, float], Schedule], ...] = (
         lambda peak, share: WSD(peak, cooldown=0.2 + 0.6 * share),
         lambda peak, share: Cosine(peak),
@@ -116,9 +113,3 @@ def find_design(name: str) -> Callable[[int, Range, list[int], int], list[Planne
     if name not in DESIGNS:
         raise unknown("design", name, DESIGNS)
     return DESIGNS[name]
-
-
-def _sobol(count: int, dimensions: int, seed: int) -> Floats:
-    """Points of a scrambled Sobol sequence in the unit cube, (count, dimensions)."""
-    sampler = qmc.Sobol(dimensions, scramble=True, rng=seed)
-    return sampler.random_base2(max(1, int(np.ceil(np.log2(max(count, 2))))))[:count]

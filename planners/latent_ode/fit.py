@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lr_env.errors import UserError
 from planners.latent_ode.model import Ensemble, Scales, Sizes
-from planners.latent_ode.series import LOSS, Floats, Series
+from planners.latent_ode.series import CHANNELS, LOSS, Floats, Series
 from planners.latent_ode.windows import Batch, Table, past, predict, scales_of
 
 Progress = Callable[[int], None]
@@ -85,7 +85,9 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
     Each member is fitted to all runs but its share of them, which stops it early: the weights at which the loss on the
     runs held out is lowest are kept. All runs are held out from one member each. Two phases:
 
-    1. Dynamics: whole runs from their start, all in each update.
+    1. Dynamics: whole runs from their start, all in each update. Where several runs share a seed, what they have in
+       common beyond their schedules is learned beside (see `Offsets`), and forgotten: schedules are told apart by less
+       than seeds are.
     2. Corrections: futures of random windows at random times of random runs, up to their ends, under the dynamics
        found. Only what is particular to a run, and not to its schedule, is left to be learned. They begin at none, so
        that runs held out stop them at once where surprises say nothing.
@@ -119,8 +121,11 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         same = _as_many(rows)
         return table.batch(same, torch.zeros_like(same), sizes.steps)
 
-    def from_start(batch: Batch) -> Tensor:
-        return errors(model, model.beginning(batch.span.shape[1]), batch, fitting)
+    offsets = Offsets(table, sizes.members)
+
+    def from_start(batch: Batch, rows: list[Tensor]) -> Tensor:
+        shifted = offsets.taken_off(batch, _as_many(rows))
+        return errors(model, model.beginning(batch.span.shape[1]), shifted, fitting)
 
     def windows(count: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.stack([runs[torch.randint(len(runs), (count,), generator=draw)] for runs in own])
@@ -134,9 +139,9 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         "dynamics",
         fitting.dynamics,
         fitting.learning_rate,
-        model.dynamics(),
-        lambda: from_start(whole),
-        lambda: from_start(judged),
+        [*model.dynamics(), *offsets.parameters()],
+        lambda: from_start(whole, own),
+        lambda: from_start(judged, left_out),
     )
     known = past(model, table)
 
@@ -154,6 +159,30 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         lambda: onwards(*held, None),
     )
     return Fitted(model.eval(), scales, fold.numpy(), tuple(loop.history))
+
+
+class Offsets(nn.Module):
+    """How the channels of runs of one seed lie above those of all, the same throughout a run; on average over seeds 0.
+
+    Args:
+        table: the runs.
+        members: of the ensemble.
+    """
+
+    def __init__(self, table: Table, members: int) -> None:
+        super().__init__()
+        self.groups = table.groups
+        counts = torch.bincount(self.groups)[1:].float()
+        self.shares = counts / counts.sum().clamp(min=1.0)
+        self.above = nn.Parameter(torch.zeros(members, len(counts), len(CHANNELS) + 1))
+
+    def taken_off(self, batch: Batch, rows: Tensor) -> Batch:
+        """The same without them: the channels, and the end by the whole validation split."""
+        centred = self.above - (self.above * self.shares[:, None]).sum(1, keepdim=True)
+        none = torch.zeros(len(centred), 1, centred.shape[2])
+        members = torch.arange(len(centred))[:, None]
+        above = torch.cat([none, centred], 1)[members, self.groups[rows]]
+        return replace(batch, values=batch.values - above[:, :, None, :-1], final=batch.final - above[..., -1])
 
 
 class _Loop:

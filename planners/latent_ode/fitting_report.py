@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from lr_env.compare.training import Training
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
+from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.replacing import finite, write_json_and_figure
 from lr_env.tasks import Task
@@ -151,6 +152,16 @@ def report(runs: Series, fitted: Fitted, about: Mapping[str, Any]) -> Report:
     )
 
 
+def about_runs(task: Task, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """What a model's file says of the runs that it was fitted to."""
+    return {
+        "task": task.name,
+        "budget": task.budget,
+        "optimizer": type(task.optimizer).__name__,
+        "child_steps": sum(record.child_steps for record in records),
+    }
+
+
 def fit_sweep(
     wanted: Sweep,
     task: Task,
@@ -194,10 +205,7 @@ def fit_sweep(
     )
     runs = series(records, task.budget)
     kept = {
-        "task": task.name,
-        "budget": task.budget,
-        "optimizer": type(task.optimizer).__name__,
-        "child_steps": sum(record.child_steps for record in records),
+        **about_runs(task, records),
         "sweep": asdict(wanted),
         "fitting": asdict(fitting),
         **(about or {}),

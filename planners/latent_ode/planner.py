@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State, require
 from planners.latent_ode.model import TOKEN
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
@@ -63,7 +62,7 @@ class LatentODE(OfAModel):
         trust: how far plans may leave the rates that good runs of the sweep had at that time, in the log; None: as far
             as the task allows.
         pessimism: standard deviations over the models that are added to the mean of what they predict.
-        knots, rounds, draws, ascents: see `planners.latent_ode.search.Search`.
+        rounds, draws, free, ascents: see `planners.latent_ode.search.Search`.
     """
 
     name = "latent-ode"
@@ -74,9 +73,9 @@ class LatentODE(OfAModel):
         "until": RATIO,
         "horizon": RATIO,
         "pessimism": NOT_NEGATIVE,
-        "knots": COUNT,
         "rounds": FROM_0,
         "draws": COUNT,
+        "free": FROM_0,
         "ascents": FROM_0,
     }
     lead: float = 0.1
@@ -85,17 +84,15 @@ class LatentODE(OfAModel):
     horizon: float = 1.0
     trust: float | None = 0.0
     pessimism: float = 1.0
-    knots: int = 6
-    rounds: int = 5
+    rounds: int = 4
     draws: int = 64
+    free: int = 0
     ascents: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trust is not None:
             self.settle("trust", NOT_NEGATIVE.apply(self.name, "trust", self.trust))
-        if self.knots < 2:
-            raise UserError(f"planner {self.name!r}: knots must be at least 2, not {self.knots!r}")
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
@@ -197,16 +194,13 @@ class LatentODE(OfAModel):
         total = state["rates"].shape[1]
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)
-        found, tails = problem(trained, self._state_now(trained, state), left, self.trust)
+        found, family = problem(trained, self._state_now(trained, state), left, self.trust)
         at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
         going_on = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]])
-        known = torch.cat(
-            [as_plan(going_on, trained.scales.log_rate)[:, None], tails.expand(len(going_on), -1, -1)], dim=1
-        )
-        settings = Search(self.knots, self.rounds, self.draws, pessimism=self.pessimism, ascents=self.ascents)
-        shape = self.rounds, self.draws, self.knots
-        noise = np.stack([np.random.default_rng([seed, now]).standard_normal(shape) for seed in state["seeds"]], axis=1)
-        plans, _ = search(found, known, settings, noise)
+        known = as_plan(going_on, trained.scales.log_rate)[:, None]
+        settings = Search(self.rounds, self.draws, free=self.free, pessimism=self.pessimism, ascents=self.ascents)
+        draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
+        plans, _ = search(found, family, known, settings, draws)
         log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
         with torch.no_grad():

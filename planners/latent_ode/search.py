@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from planners.latent_ode.model import Ensemble
 from planners.latent_ode.series import Floats
+from planners.latent_ode.shapes import SETTINGS
+from planners.space import sobol
 
 GRID = 33
 """Points at equal distances over the time left, the first now and the last at the end, that a plan is made of."""
@@ -18,24 +23,30 @@ _FINE = 4
 """Points in each step of the solver at which a plan is looked up, to take the mean rate of the step."""
 
 
+_POINTS = 256
+"""Schedules of the family that every search begins from."""
+
+
 @dataclass(frozen=True)
 class Search:
-    """A search by the cross-entropy method from known schedules, and by gradients from what it finds.
+    """A search by the cross-entropy method: over a family of schedules, over free changes, and by gradients.
 
     Attributes:
-        knots: of the changes that are tried: straight lines of the log rate between knots at equal distances.
-        rounds: of the cross-entropy method.
+        rounds: of the method over the settings of the family.
         draws: plans drawn in each round, for each run.
         elites: best of them, to which the next round's distribution is fitted.
-        spread: least standard deviation of the first round, in the log.
-        ascents: gradient steps from the best candidate.
+        free: rounds over changes of the best plans that no family has; models know little of what wiggles cost.
+        knots: of these changes: straight lines of the log rate between knots at equal distances.
+        spread: least standard deviation of their first round, in the log.
+        ascents: gradient steps along such changes from the best plan.
         pessimism: standard deviations over the members that are added to the mean of what they predict.
     """
 
-    knots: int = 6
-    rounds: int = 5
+    rounds: int = 4
     draws: int = 64
     elites: int = 8
+    free: int = 0
+    knots: int = 6
     spread: float = 0.2
     ascents: int = 0
     pessimism: float = 1.0
@@ -101,37 +112,63 @@ class Problem:
         return torch.minimum(torch.maximum(plans, self.low[:, None]), self.high[:, None])
 
 
-def search(problem: Problem, known: Tensor, settings: Search, noise: Floats) -> tuple[Tensor, Tensor]:
-    """The best plans for each run.
+Family = Callable[[Floats], Tensor]
+"""Plans (..., GRID) of settings from 0 to 1, (..., SETTINGS)."""
 
-    The elites of known plans are where the cross-entropy method starts from: the mean of its distribution has all of
-    their detail, what it draws around it are smooth changes.
+
+@torch.no_grad()
+def search(
+    problem: Problem, family: Family, known: Tensor, settings: Search, draws: Sequence[Generator]
+) -> tuple[Tensor, Tensor]:
+    """The best plans for each run.
 
     Args:
         problem: what is left of the runs.
-        known: plans to begin with, which the answer is no worse than, (runs, plans, GRID).
+        family: of schedules.
+        known: other plans, which the answer is no worse than, (runs, plans, GRID); there may be none.
         settings: how to search.
-        noise: standard normal, (rounds, runs, draws, knots).
+        draws: of each run.
 
     Returns:
         The best plans, the best first, (runs, elites, GRID), and their scores (runs, elites).
     """
-    smooth = interpolation(settings.knots, torch.linspace(0, 1, GRID))
-    with torch.no_grad():
-        tried = problem.clamp(known)
-        chosen, scores = _best(tried, problem.scores(tried, settings.pessimism), settings.elites)
-        for number, normal in enumerate(torch.as_tensor(noise, dtype=known.dtype)):
-            spread = chosen.std(1, keepdim=True).mean(-1, keepdim=True) if chosen.shape[1] > 1 else 0.0
-            spread = torch.as_tensor(spread).clamp(min=settings.spread * 0.6**number, max=1.0)
-            drawn = problem.clamp(chosen.mean(1, keepdim=True) + spread * (normal @ smooth))
-            tried = torch.cat([chosen, drawn], 1)
-            scores = torch.cat([scores, problem.scores(drawn, settings.pessimism)], 1)
-            chosen, scores = _best(tried, scores, settings.elites)
+    runs, dtype = len(draws), problem.low.dtype
+
+    def scored(plans: Tensor) -> tuple[Tensor, Tensor]:
+        plans = problem.clamp(plans.to(dtype))
+        return plans, problem.scores(plans, settings.pessimism)
+
+    places = np.broadcast_to(_places(), (runs, _POINTS, SETTINGS))
+    plans, scores = scored(family(places[0]).expand(runs, -1, -1))
+    for number in range(settings.rounds):
+        order = scores.argsort(1)[:, : settings.elites].numpy()
+        best = np.take_along_axis(places, order[..., None], 1)
+        spread = np.clip(best.std(1, keepdims=True), 0.1 * 0.6**number, 0.5)
+        noise = np.stack([draw.standard_normal((settings.draws, SETTINGS)) for draw in draws])
+        new = np.clip(best.mean(1, keepdims=True) + spread * noise, 0.0, 1.0)
+        more, theirs = scored(family(new))
+        places = np.concatenate([places, new], 1)
+        plans, scores = torch.cat([plans, more], 1), torch.cat([scores, theirs], 1)
+    if known.shape[1]:
+        more, theirs = scored(known)
+        plans, scores = torch.cat([plans, more], 1), torch.cat([scores, theirs], 1)
+    chosen, scores = _best(plans, scores, settings.elites)
+    smooth = interpolation(settings.knots, torch.linspace(0, 1, GRID)).to(dtype)
+    for number in range(settings.free):
+        spread = chosen.std(1, keepdim=True).mean(-1, keepdim=True).clamp(min=settings.spread * 0.6**number, max=1.0)
+        noise = np.stack([draw.standard_normal((settings.draws, settings.knots)) for draw in draws])
+        drawn, theirs = scored(chosen.mean(1, keepdim=True) + spread * (torch.as_tensor(noise).to(dtype) @ smooth))
+        chosen, scores = _best(torch.cat([chosen, drawn], 1), torch.cat([scores, theirs], 1), settings.elites)
     if settings.ascents:
         found, better = _ascend(problem, chosen[:, :1], settings, smooth)
-        tried, scores = torch.cat([chosen, found], 1), torch.cat([scores, better], 1)
-        chosen, scores = _best(tried, scores, settings.elites)
+        chosen, scores = _best(torch.cat([chosen, found], 1), torch.cat([scores, better], 1), settings.elites)
     return chosen, scores
+
+
+@lru_cache(maxsize=1)
+def _places() -> Floats:
+    """Settings of the schedules that searches begin from, (schedules, SETTINGS)."""
+    return sobol(_POINTS, SETTINGS, 0)
 
 
 def interpolation(knots: int, at: Tensor) -> Tensor:

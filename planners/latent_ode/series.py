@@ -49,6 +49,7 @@ class Series:
         labels: planner and settings of each run.
         weights: how much each run counts, (runs,), see `weights_of`.
         diverged: of the runs those that diverged, (runs,); they end where their loss was last a number.
+        seeds: of the children, (runs,).
     """
 
     steps: Floats
@@ -60,6 +61,7 @@ class Series:
     labels: tuple[str, ...]
     weights: Floats
     diverged: NDArray[np.bool_]
+    seeds: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -77,6 +79,7 @@ class Series:
             tuple(self.labels[row] for row in rows),
             self.weights[rows],
             self.diverged[rows],
+            self.seeds[rows],
         )
 
     @property
@@ -140,6 +143,7 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
         tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
         weights_of(final, values[np.arange(len(kept)), np.array(lengths) - 1, LOSS], diverged),
         diverged,
+        np.array([record.seed for record in kept], dtype=np.int64),
     )
 
 

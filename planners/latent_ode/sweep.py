@@ -14,19 +14,20 @@ from lr_env.compare.job import versions
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.locking import only_process
+from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.records.store import Store, settings_json
-from lr_env.registry import find_planner
-from lr_env.rollout import PlannedRun
+from lr_env.records.store import Store
+from lr_env.rollout import PlannedRun, not_made_before, place_of
 from lr_env.tasks import Task
-from planners.knots import Knots, knots_at
+from planners.knots import knots_at
 from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting, fit
 from planners.latent_ode.planning import Left, problem
 from planners.latent_ode.repertoire import repertoire_of
-from planners.latent_ode.search import Search, search
+from planners.latent_ode.search import GRID, Search, search
 from planners.latent_ode.series import FEWEST_RUNS, Floats, series
 from planners.latent_ode.trained import Trained
+from planners.tuners import planner_of
 
 ADAPTIVE = "adaptive"
 """The design whose runs, after the first ones, a model proposes that was fitted to those before."""
@@ -36,6 +37,9 @@ BEGINNING = "wsd"
 
 FIRST_SEED = 2_000_000
 """Seeds of sweeps count up from here, far from those of tuning and those that people choose."""
+
+SHARING = 20
+"""Runs of a sweep that share a seed."""
 
 _SEEDS_APART = 100_000
 _TRUST = 0.3
@@ -74,9 +78,9 @@ class Sweep:
 
     @property
     def seeds(self) -> list[int]:
-        """One a run."""
+        """That of each run: twenty have the same, so that their schedules, and not their luck, make the difference."""
         first = FIRST_SEED + self.seed * _SEEDS_APART
-        return list(range(first, first + self.runs))
+        return [first + run // SHARING for run in range(self.runs)]
 
     @property
     def rounds(self) -> list[int]:
@@ -87,10 +91,15 @@ class Sweep:
         """
         if self.design != ADAPTIVE:
             return [self.runs]
-        sizes = [FEWEST_RUNS]
+        sizes: list[int] = []
         while sum(sizes) < self.runs:
-            sizes.append(min(max(5, sum(sizes) // 2), self.runs - sum(sizes)))
+            sizes.append(min(next_round(sum(sizes)), self.runs - sum(sizes)))
         return sizes
+
+
+def next_round(done: int) -> int:
+    """Runs of the next round of an adaptive sweep, after so many."""
+    return max(FEWEST_RUNS // 2, done // 2) if done else FEWEST_RUNS
 
 
 def sweep(
@@ -148,15 +157,18 @@ def sweep(
             checkpoint_seconds=checkpoint_seconds,
         )
         for phase, size, seeds in _phases(wanted):
-            planned = _begun(store, name, phase, size) or _in_order(_next(wanted, task, store, name, size, seeds))
+            planned = _begun(store, name, phase, size) or _in_order(
+                _next(wanted, task, records_of(store, name, wanted), seeds)
+            )
             experiment.run(planned, phase, ("val",), lambda steps: report("sweeping", steps))
         return records_of(store, name, wanted)
 
 
 def records_of(store: Store, name: str, wanted: Sweep) -> list[RunRecord]:
-    """The finished runs of a sweep, with curves, in the order of their seeds."""
-    runs = [run for phase, *_ in _phases(wanted) for run in store.runs(name, phase, curves=True)]
-    return sorted((run for run in runs if run.status == "finished"), key=lambda run: run.seed)
+    """The finished runs of a sweep, with curves, in the order of its rounds."""
+    rounds = [store.runs(name, phase, curves=True) for phase, *_ in _phases(wanted)]
+    runs = [run for made in rounds for run in sorted(made, key=place_of)]
+    return [run for run in runs if run.status == "finished"]
 
 
 def _phases(wanted: Sweep) -> Iterator[tuple[str, int, list[int]]]:
@@ -172,28 +184,35 @@ def _begun(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] |
     records = store.runs(name, phase)
     if len(records) != size:
         return None
-    kinds = {run.planner: Knots if run.planner == Knots.name else find_planner(run.planner) for run in records}
-    return _in_order([PlannedRun(kinds[run.planner](**run.settings), run.seed) for run in records])
+    return _in_order([PlannedRun(planner_of(run), run.seed) for run in records])
 
 
 def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The same order whenever: neighbours in a stack change the last bits of a run."""
-    return sorted(runs, key=lambda run: (run.planner.name, settings_json(run.settings), run.seed))
+    return sorted(runs, key=place_of)
 
 
-def _next(wanted: Sweep, task: Task, store: Store, name: str, size: int, seeds: list[int]) -> list[PlannedRun]:
+def _next(wanted: Sweep, task: Task, known: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
     """The runs of a round."""
-    known = records_of(store, name, wanted)
     if not known:
         design = BEGINNING if wanted.design == ADAPTIVE else wanted.design
-        return find_design(design)(size, wanted.rates, seeds, wanted.seed)
+        return find_design(design)(len(seeds), wanted.rates, seeds, wanted.seed)
+    return not_made_before(adapted(task, wanted.seed, known, len(seeds)), seeds, known)
+
+
+def adapted(task: Task, seed: int, known: Sequence[RunRecord], count: int) -> list[Planner]:
+    """The next schedules of an adaptive sweep: what a model of the runs so far proposes.
+
+    Args:
+        task: what is trained.
+        seed: of the sweep.
+        known: runs so far, with curves.
+        count: how many.
+    """
     runs = series(known, task.budget)
-    fitted = fit(runs, Fitting(corrections=0, seed=wanted.seed * 1000 + len(known)))
+    fitted = fit(runs, Fitting(corrections=0, seed=seed * 1000 + len(known)))
     trained = Trained(fitted.model, fitted.scales, repertoire_of(runs))
-    return [
-        PlannedRun(knots_at(rates), seed)
-        for rates, seed in zip(proposals(trained, task.lr_range, size, seeds[0]), seeds, strict=True)
-    ]
+    return [knots_at(rates) for rates in proposals(trained, task.lr_range, count, seed * _SEEDS_APART + len(known))]
 
 
 def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed: int) -> list[Floats]:
@@ -210,13 +229,11 @@ def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed:
     Returns:
         Rates at `GRID` evenly spaced times, for each.
     """
-    settings = Search(rounds=6, pessimism=0.0)
+    settings = Search(pessimism=0.0)
     found = []
     for number in range(count):
         member = number % trained.model.sizes.members
-        what, tails = problem(trained, trained.model.beginning(1), Left(0.0, 1.0, lr_range), _TRUST, member)
-        shape = settings.rounds, 1, settings.draws, settings.knots
-        noise = np.random.default_rng([seed, number]).standard_normal(shape)
-        plans, _ = search(what, tails[None], settings, noise)
+        what, family = problem(trained, trained.model.beginning(1), Left(0.0, 1.0, lr_range), _TRUST, member)
+        plans, _ = search(what, family, torch.empty(1, 0, GRID), settings, [np.random.default_rng([seed, number])])
         found.append(np.exp(plans[0, 0].numpy().astype(np.float64) + trained.scales.log_rate))
     return found

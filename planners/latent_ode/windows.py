@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from planners.latent_ode.model import Ensemble, Scales
@@ -13,6 +14,9 @@ from planners.latent_ode.series import LOSS, Floats, Series
 
 MOST = 10.0
 """Surprises beyond so many deviations of the sweep are cut off."""
+
+SHARED = 5
+"""Runs of one seed from which on it is a group, whose runs have something in common."""
 
 
 def scales_of(series: Series) -> Scales:
@@ -81,6 +85,7 @@ class Table:
         final = (series.final - scales.means[LOSS]) / scales.deviations[LOSS]
         self.final = torch.tensor(final, dtype=torch.float32)
         self.weights = torch.tensor(series.weights, dtype=torch.float32)
+        self.groups = torch.tensor(groups_of(series))
         # float64: differences of sums over whole runs are taken
         self.steps = torch.tensor(np.concatenate([np.zeros((len(series), 1)), series.steps], axis=1))
         self.cumulative = torch.tensor(series.cumulative)
@@ -117,6 +122,14 @@ class Table:
             self.final[rows],
             self.weights[rows],
         )
+
+
+def groups_of(series: Series) -> NDArray[np.int64]:
+    """The group of each run, (runs,): 1, 2 ... for seeds that have several runs, 0 for all others."""
+    seeds, counts = np.unique(series.seeds, return_counts=True)
+    shared = seeds[counts >= SHARED]
+    groups = np.searchsorted(shared, series.seeds) + 1
+    return np.where(np.isin(series.seeds, shared), groups, 0).astype(np.int64)
 
 
 def _place(steps: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:

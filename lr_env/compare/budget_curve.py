@@ -1,0 +1,204 @@
+"""What tuners reach with so many runs: the whole procedure repeated, its answers run on fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lr_env.children import Backend
+from lr_env.compare.budget_report import Answer, BudgetCurve
+from lr_env.compare.experiment import Experiment, lock_of, start_over
+from lr_env.compare.job import versions
+from lr_env.compare.training import Training
+from lr_env.errors import UserError
+from lr_env.locking import only_process
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store
+from lr_env.registry import find_tuner
+from lr_env.rollout import PlannedRun, not_made_before, place_of
+from lr_env.tasks import Task
+
+SHARING = 20
+"""Tuning runs in a row that share a seed: what differs between them is then the schedule, more than luck."""
+
+FIRST_SEED = 3_000_000
+"""Seeds of tuning runs count up from here, far from those of comparisons."""
+
+SEEDS_APART = 10_000
+"""Between repeats."""
+
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What is measured.
+
+    Attributes:
+        tuners: names.
+        runs: numbers of runs after which each is asked for its answers, rising.
+        repeats: of each procedure from the start, with other seeds.
+        seeds: on which answers are run.
+        ceiling: tuner with a budget of its own, made once, to which regret is told; none if empty.
+        ceiling_runs: that budget.
+
+    Raises:
+        UserError: budgets do not rise, or there is nothing to do.
+    """
+
+    tuners: tuple[str, ...]
+    runs: tuple[int, ...]
+    repeats: int
+    seeds: tuple[int, ...]
+    ceiling: str = ""
+    ceiling_runs: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (*self.tuners, *([self.ceiling] if self.ceiling else [])):
+            find_tuner(name)
+        if not self.runs or list(self.runs) != sorted(set(self.runs)) or self.runs[0] < 1:
+            raise UserError(f"runs {list(self.runs)}: give rising numbers of runs, e.g. 10,20,40")
+        if not 1 <= self.repeats <= 100:
+            raise UserError(f"{self.repeats} repeats: give 1 to 100")
+        if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:
+            raise UserError("give at least one tuner, each once, and at least one seed")
+        if self.ceiling and (self.ceiling in self.tuners or self.ceiling_runs < 1):
+            raise UserError(f"ceiling {self.ceiling!r}: give one that is not among the tuners, and its runs")
+
+    @property
+    def procedures(self) -> list[tuple[str, int, tuple[int, ...]]]:
+        """Tuner, repeats, and runs after which it is asked."""
+        ceiling = [(self.ceiling, 1, (self.ceiling_runs,))] if self.ceiling else []
+        return [*((name, self.repeats, self.runs) for name in self.tuners), *ceiling]
+
+    @property
+    def most_runs(self) -> int:
+        """Tuning runs of all."""
+        return sum(repeats * runs[-1] for _, repeats, runs in self.procedures)
+
+
+def run_budgets(
+    wanted: Budgets,
+    task: Task,
+    store: Store,
+    name: str,
+    training: Training,
+    folder: Path,
+    *,
+    checkpoint_seconds: float = 60.0,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> BudgetCurve:
+    """Let each tuner spend its runs, again and again, and run what it answers on the same fresh seeds.
+
+    Args:
+        wanted: what is measured.
+        task: what is trained.
+        store: where the records are kept.
+        name: of the experiment in the store.
+        training: how children are trained.
+        folder: where files of answers are kept.
+        checkpoint_seconds: wall time between checkpoints.
+        fresh: forget what was done under this name before.
+        progress: told (what is going on, child steps done since the last call).
+
+    Raises:
+        UserError: another process works on it, or it was begun otherwise.
+    """
+    report = progress or (lambda what, steps: None)
+    with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
+        known = None if fresh else store.experiment(name)
+        at_once = max(len(wanted.seeds), wanted.repeats * wanted.runs[0])
+        spec = {
+            "task": {**task.settings(), "target_val_loss": None},
+            "budgets": asdict(wanted),
+            "device": training.device,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "training": training.settled(task, known, at_once, wanted.most_runs * task.budget),
+        }
+        if fresh:
+            start_over(store, name)
+            for file in folder.glob("*/model-*.safetensors"):
+                file.unlink()
+        settled = spec["training"]
+        experiment = Experiment(
+            store,
+            name,
+            task,
+            spec,
+            device=training.device,
+            backend=Backend(**settled["backend"]),
+            lockstep=settled["lockstep"],
+            numerics=training.numerics,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        found: dict[tuple[str, int, int], Planner] = {}
+        for tuner, repeats, runs in wanted.procedures:
+            telling = partial(report, tuner)
+            found |= _procedure(experiment, tuner, repeats, runs, folder, telling)
+        planned = {place_of(run): run for run in (PlannedRun(p, s) for p in found.values() for s in wanted.seeds)}
+        experiment.run(
+            sorted(planned.values(), key=place_of), FINAL, ("val", "test"), lambda steps: report("answers", steps)
+        )
+        ends = {place_of(run): run for run in store.runs(name, FINAL)}
+    answers = tuple(
+        Answer(label, runs, repeat, planner, tuple(ends[place_of(PlannedRun(planner, s))] for s in wanted.seeds))
+        for (label, runs, repeat), planner in found.items()
+    )
+    return BudgetCurve(task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
+
+
+def _procedure(
+    experiment: Experiment,
+    name: str,
+    repeats: int,
+    runs: Sequence[int],
+    folder: Path,
+    progress: Callable[[int], None],
+) -> Mapping[tuple[str, int, int], Planner]:
+    """All repeats of a tuner's procedure in lockstep: (name of the answer, runs, repeat) -> planner.
+
+    Rounds that are finished are not proposed anew.
+    """
+    tuner, task, found = find_tuner(name), experiment.task, {}
+    records: list[list[RunRecord]] = [[] for _ in range(repeats)]
+    turn = 0
+    for until in runs:
+        while len(records[0]) < until:
+            done = len(records[0])
+            count = min(tuner.round(done), until - done)
+            phase = f"{name}-{turn}"
+            if len(_finished(experiment, phase)) < count * repeats:
+                planned = []
+                for repeat, known in enumerate(records):
+                    seeds = [_first(repeat) + number // SHARING for number in range(done, done + count)]
+                    planned += not_made_before(tuner.propose(task, repeat, known, count), seeds, known)
+                experiment.run(planned, phase, ("val",), progress)
+            else:
+                progress(count * repeats * task.budget)
+            for run in _finished(experiment, phase):
+                records[(run.seed - FIRST_SEED) // SEEDS_APART].append(run)
+            turn += 1
+        for repeat, known in enumerate(records):
+            place = folder / f"{name}-{repeat}"
+            place.mkdir(parents=True, exist_ok=True)
+            for label, planner in tuner.answers(task, repeat, known, place).items():
+                found[label, until, repeat] = planner
+    return found
+
+
+def _first(repeat: int) -> int:
+    """The first seed of a repeat."""
+    return FIRST_SEED + repeat * SEEDS_APART
+
+
+def _finished(experiment: Experiment, phase: str) -> list[RunRecord]:
+    """The finished runs of a round, with their curves, in an order that does not depend on how they were made."""
+    runs = experiment.store.runs(experiment.name, phase, curves=True)
+    return sorted((run for run in runs if run.status == "finished"), key=place_of)

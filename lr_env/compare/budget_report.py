@@ -1,0 +1,180 @@
+"""What a budget curve says: losses and regrets over the number of tuning runs, with intervals over repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.compare import statistics as st
+from lr_env.compare.text import decimals_of, estimate_text, seeds_text
+from lr_env.drawing import caption, distinct_style, log_scale, new_figure, plain, save
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord
+from lr_env.replacing import finite, replacing, write_json_and_figure
+from lr_env.rollout import planner_settings
+
+Floats = NDArray[np.float64]
+
+LOSS = "test_loss"
+"""What answers are judged by; tuners see validation losses only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a procedure answered, and how that did.
+
+    Attributes:
+        label: name of the answer.
+        runs: after so many tuning runs.
+        repeat: of the procedure, from 0.
+        planner: the answer.
+        ends: its runs, one for each seed.
+    """
+
+    label: str
+    runs: int
+    repeat: int
+    planner: Planner
+    ends: tuple[RunRecord, ...]
+
+    def losses(self, score: str = LOSS) -> Floats:
+        """By seed, (seeds,); infinite where a run diverged."""
+        return np.array([np.inf if run.diverged else run.scores[score] for run in self.ends])
+
+
+@dataclass(frozen=True, eq=False)
+class BudgetCurve:
+    """Answers of several tuners after several budgets.
+
+    Attributes:
+        task: its name.
+        tuners: names, the order of which is kept.
+        budgets: numbers of tuning runs.
+        seeds: that all answers were run on.
+        answers: all of them.
+        ceiling: name of the answer that regret is told to; if empty, the answer with the lowest mean loss is.
+    """
+
+    task: str
+    tuners: tuple[str, ...]
+    budgets: tuple[int, ...]
+    seeds: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    ceiling: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the answers, but for the ceiling's."""
+        return [label for label in dict.fromkeys(answer.label for answer in self.answers) if label != self.ceiling]
+
+    @cached_property
+    def best(self) -> Answer:
+        """What regret is told to."""
+        among = [answer for answer in self.answers if answer.label == self.ceiling] or self.answers
+        return min(among, key=lambda answer: float(answer.losses().mean()))
+
+    def means(self, label: str, runs: int, score: str = LOSS) -> Floats:
+        """Mean loss over the seeds of each repeat, (repeats,)."""
+        own = [answer for answer in self.answers if (answer.label, answer.runs) == (label, runs)]
+        return np.array([answer.losses(score).mean() for answer in sorted(own, key=lambda answer: answer.repeat)])
+
+    def regret(self, label: str, runs: int, score: str = LOSS) -> st.Estimate:
+        """Mean loss less that of `best` on the same seeds, with an interval over the repeats of the procedure."""
+        return st.mean_interval(self.means(label, runs, score) - float(self.best.losses(score).mean()))
+
+    def difference(self, label: str, other: str, runs: int) -> st.Estimate:
+        """Of the mean losses of two, with an interval over repeats, which share their tuning seeds."""
+        return st.paired_difference(self.means(label, runs), self.means(other, runs))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "task": self.task,
+            "seeds": list(self.seeds),
+            "score": LOSS,
+            "ceiling": {
+                "answer": self.best.label,
+                "runs": self.best.runs,
+                **_of_planner(self.best),
+                "losses": [finite(loss) for loss in self.best.losses().tolist()],
+            },
+            "curves": [
+                {
+                    "answer": label,
+                    "runs": runs,
+                    "regret": self.regret(label, runs).to_json(),
+                    "validation_regret": self.regret(label, runs, "final_val_loss").to_json(),
+                    **{f"to_{self.labels[0]}": self.difference(label, self.labels[0], runs).to_json()},
+                    "repeats": [
+                        {
+                            **_of_planner(answer),
+                            "losses": [finite(loss) for loss in answer.losses().tolist()],
+                            "validation_losses": [finite(loss) for loss in answer.losses("final_val_loss").tolist()],
+                        }
+                        for answer in self.answers
+                        if (answer.label, answer.runs) == (label, runs)
+                    ],
+                }
+                for label in self.labels
+                for runs in self.budgets
+            ],
+        }
+
+    def text(self) -> str:
+        """The table of regrets, the best first at the largest budget, as Markdown."""
+        regrets = {(label, runs): self.regret(label, runs) for label in self.labels for runs in self.budgets}
+        decimals = decimals_of(regrets.values())
+        order = sorted(self.labels, key=lambda label: regrets[label, self.budgets[-1]].value)
+        lines = [
+            "| answer | " + " | ".join(f"{runs} runs" for runs in self.budgets) + " |",
+            "|---" + "|---:" * len(self.budgets) + "|",
+        ]
+        for label in order:
+            cells = (estimate_text(regrets[label, runs], decimals, sign=True) for runs in self.budgets)
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def heading(self) -> str:
+        """What the table tells."""
+        best, repeats = self.best, len(self.means(self.labels[0], self.budgets[0]))
+        return (
+            f"Test loss on {self.task} above {best.losses().mean():.4f} nats/example, which {best.label} reaches after "
+            f"{best.runs} runs: mean of {seeds_text(len(self.seeds))} and {repeats} repeats of the whole procedure, "
+            "95 % intervals over the repeats."
+        )
+
+    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+        """Write budget.json, budget.png and summary.md."""
+        write_json_and_figure(folder, "budget", {**self.to_json(), **made}, self.draw)
+        with replacing(folder / "summary.md") as path:
+            parts = (f"# What tuning runs buy on {self.task}", self.heading(), self.text(), f"`{made['command']}`")
+            path.write_text("\n\n".join(parts) + "\n")
+
+    def draw(self, path: Path) -> None:
+        """Regret over the number of runs, as a PNG."""
+        figure = new_figure(7.5, 4.8, f"{self.task}: what tuning runs buy")
+        axes = figure.subplots()
+        plain(axes)
+        for number, label in enumerate(self.labels):
+            found = [self.regret(label, runs) for runs in self.budgets]
+            at = np.array(self.budgets) * 1.02 ** (number - len(self.labels) / 2)
+            halves = [0.0 if np.isnan(estimate.half_width) else estimate.half_width for estimate in found]
+            style = distinct_style(number)
+            axes.errorbar(at, [e.value for e in found], yerr=halves, marker="o", markersize=3, label=label, **style)
+        axes.axhline(0, color="#888888", linewidth=0.8)
+        log_scale(axes, "x")
+        axes.set_xlabel("tuning runs")
+        axes.set_ylabel("regret, test loss [nats/example]")
+        axes.legend(frameon=False, fontsize=8)
+        caption(axes, f"mean and 95 % interval over repeats; 0 is {self.best.label} after {self.best.runs} runs")
+        save(figure, path)
+
+
+def _of_planner(answer: Answer) -> dict[str, Any]:
+    return {"planner": answer.planner.name, "settings": planner_settings(answer.planner)}

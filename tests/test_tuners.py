@@ -1,0 +1,169 @@
+"""Tuners on known landscapes, and the budget curve: what is spent, resumed and told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lr_env.compare import budget_curve
+from lr_env.compare.budget_curve import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
+from lr_env.compare.training import Training
+from lr_env.errors import UserError
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store
+from lr_env.registry import find_tuner, tuner_names
+from lr_env.rollout import PlannedRun
+from lr_env.tasks import find_task
+from planners.space import FAMILIES, Point, schedule_at
+from planners.tuners import DirectSearch
+from tests.test_cli import lr_env
+
+TASK = replace(find_task("DigitsMLP"), budget=20, segment=5, val_subset=100)
+TRAINING = Training(backend="loop")
+
+
+def record(planner, seed, end):
+    settings = PlannedRun(planner, seed).settings
+    return RunRecord("tune", planner.name, settings, seed, "finished", scores={"final_val_loss": end})
+
+
+def spent(tuner, runs, end):
+    """The records of a tuner that spent so many runs where runs end as told."""
+    found = []
+    while len(found) < runs:
+        count = min(tuner.round(len(found)), runs - len(found))
+        found += [record(planner, 0, end(planner)) for planner in tuner.propose(TASK, 0, found, count)]
+    return found
+
+
+def far(planner):
+    """From the best point of a landscape: cosine at a peak of 0.1 is best."""
+    return abs(np.log(planner.peak / 0.1)) + (planner.name != "cosine")
+
+
+def test_all_points_of_all_families_are_schedules():
+    low, high = TASK.tuning_range
+    for family in FAMILIES:
+        found = {schedule_at(family, Point(*at), (low, high)) for at in np.ndindex(2, 2, 2)}
+        assert {schedule.name for schedule in found} == {family}
+        np.testing.assert_allclose(sorted({schedule.peak for schedule in found}), [low, high])
+        assert all((schedule.preview(200) > 0).all() for schedule in found)
+
+
+@pytest.mark.parametrize("name", ["wsd", "random", "tpe", "wsd-tpe"])
+def test_tuners_repeat_themselves_and_answer_the_best_run(name, tmp_path):
+    tuner = find_tuner(name)
+    runs = spent(tuner, 12, far)
+    assert spent(tuner, 12, far) == runs
+    assert spent(tuner, 9, far) == runs[:9]  # a smaller budget is the beginning of a larger one
+    (label, planner), *rest = tuner.answers(TASK, 0, runs, tmp_path).items()
+    best = min(runs, key=lambda run: run.scores["final_val_loss"])
+    assert (label, planner.name, planner.peak, rest) == (name, best.planner, best.settings["peak"], [])
+    assert ({run.planner for run in runs} <= {"wsd", "wsd-sqrt"}) == name.startswith("wsd")
+    other = tuner.propose(TASK, 1, [], 1)
+    assert other != tuner.propose(TASK, 0, [], 1)
+
+
+def test_the_estimator_learns_from_how_runs_end():
+    """After 60 runs the last ones of TPE are nearer to the best than those of a Sobol sequence."""
+    learned, drawn = (spent(find_tuner(name), 60, far)[-20:] for name in ("tpe", "random"))
+    assert np.median([r.scores["final_val_loss"] for r in learned]) < 0.6 * np.median(
+        [r.scores["final_val_loss"] for r in drawn]
+    )
+
+
+def test_diverged_runs_do_not_stop_the_estimator():
+    tuner = find_tuner("tpe")
+    runs = [record(planner, 0, np.inf) for planner in tuner.propose(TASK, 0, [], 1)]
+    assert len(tuner.propose(TASK, 0, runs, 1)) == 1
+
+
+def test_a_direct_search_finds_a_known_schedule(tmp_path):
+    wanted = np.log([0.02, 0.2, 0.15, 0.1, 0.05, 0.001])
+    tuner = DirectSearch(schedules=30, seeds=1)
+
+    def end(planner):
+        return ((np.log(planner.peak) + np.log(planner.levels) - wanted) ** 2).sum()
+
+    runs = spent(tuner, 900, end)
+    answer = tuner.answers(TASK, 0, runs, tmp_path)["direct"]
+    np.testing.assert_allclose(np.log(answer.peak) + np.log(answer.levels), wanted, atol=0.25)
+
+
+def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
+    wanted = Budgets(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), ceiling="direct", ceiling_runs=4)
+    whole = run_budgets(wanted, TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING, tmp_path / "whole")
+    store, steps = Store(tmp_path / "stopped.sqlite"), 0
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(what, done):
+        nonlocal steps
+        steps += done
+        if steps > 17 * TASK.budget:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_budgets(wanted, TASK, store, "x", TRAINING, tmp_path / "stopped", progress=stop)
+    again = run_budgets(wanted, TASK, store, "x", TRAINING, tmp_path / "stopped")
+    assert again.to_json() == whole.to_json()
+    phases = {run.phase: run for run in store.runs("x")}
+    assert set(phases) == {"wsd-0", "wsd-1", *(f"tpe-{turn}" for turn in range(5)), "direct-0", "final"}
+    assert len([run for run in store.runs("x") if run.phase.startswith("tpe")]) == 2 * 5
+    assert {run.seed for run in store.runs("x") if run.phase.startswith("wsd")} == {
+        FIRST_SEED,
+        FIRST_SEED + SEEDS_APART,
+    }
+    assert {run.scores.keys() >= {"test_loss"} for run in store.runs("x", "final")} == {True}
+    assert not any("test_loss" in run.scores for run in store.runs("x") if run.phase != "final")
+
+    ends = {(a.label, a.runs, a.repeat): a.losses().mean() for a in whole.answers}
+    assert whole.best.label == "direct"
+    regret = whole.regret("wsd", 5)
+    assert regret.value == pytest.approx(np.mean([ends["wsd", 5, r] for r in (0, 1)]) - ends["direct", 4, 0])
+    assert whole.difference("tpe", "wsd", 3).value == pytest.approx(
+        np.mean([ends["tpe", 3, r] - ends["wsd", 3, r] for r in (0, 1)])
+    )
+    whole.write(tmp_path, {"command": "lr-env budget"})
+    told = json.loads((tmp_path / "budget.json").read_text())
+    assert len(told["curves"]) == 2 * 2
+    assert "| 3 runs | 5 runs |" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "budget.png").stat().st_size > 10_000
+
+
+def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget_curve, "SHARING", 2)
+    store = Store(tmp_path / "r.sqlite")
+    run_budgets(Budgets(("random",), (5,), 1, (0,)), TASK, store, "x", TRAINING, tmp_path)
+    assert sorted(run.seed - FIRST_SEED for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]
+
+
+def test_bad_budgets():
+    assert set(tuner_names()) >= {"wsd", "random", "tpe", "direct", "latent-ode"}
+    for given, words in (
+        ((("nobody",), (5,), 1, (0,)), "unknown tuner .nobody."),
+        ((("wsd",), (5, 5), 1, (0,)), "give rising numbers of runs"),
+        ((("wsd",), (5,), 0, (0,)), "0 repeats"),
+        ((("wsd", "wsd"), (5,), 1, (0,)), "each once"),
+        ((("wsd",), (5,), 1, (0,), "wsd", 5), "not among the tuners"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Budgets(*given)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--runs", "few"), "runs 'few': give numbers of runs"),
+        (("--tuners", "tpo"), "unknown tuner 'tpo'; did you mean 'tpe'"),
+    ],
+)
+def test_bad_input_on_the_command_line(tmp_path, options, words):
+    done = lr_env("budget", "DigitsMLP", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
