@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planners.autolrs import AutoLRS
 from planners.latent_ode.controls import CONTROLS
+from planners.latent_ode.generative import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
 from planners.lookahead import Lookahead
 from planners.lrtuner import LRTuner
@@ -67,6 +68,7 @@ PLANNERS: dict[str, type] = {
         DAdaptAdam,
         MechanicSGD,
         LatentODE,
+        LatentODEGenerative,
         *CONTROLS,
     )
 }

@@ -91,8 +91,16 @@ def test_a_value_that_is_missing_is_no_surprise():
 
 
 def test_weights_halve_near_the_best():
-    weights = weights_of(np.array([0.0, NEAR, 100.0, np.nan]), np.array([9.0, 9.0, 9.0, 0.0]), np.zeros(4, dtype=bool))
-    np.testing.assert_allclose(weights, [1, 0.5, LEAST_WEIGHT, 1])
+    ends = np.array([0.0] * 10 + [NEAR, 100.0, np.nan, 5.0])
+    weights = weights_of(ends, np.array([9.0] * 12 + [0.0, 5.0]), np.arange(14) == 13)
+    np.testing.assert_allclose(weights, [1] * 10 + [0.5, LEAST_WEIGHT, 1, LEAST_WEIGHT])
+    assert (weights_of(ends, ends, np.ones(14, dtype=bool)) == LEAST_WEIGHT).all()
+
+
+def test_weights_halve_farther_off_where_good_runs_lie_apart():
+    """A hundred runs evenly from 0 to 1: the best tenth ends at 0.1, the best quarter is 0.2 wide but for the best."""
+    ends = np.arange(101) / 100
+    np.testing.assert_allclose(weights_of(ends, ends, ends < 0)[[0, 10, 50]], [1, 1, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torchdiffeq import odeint_adjoint
 
+from planners.latent_ode.descent import path_length
 from planners.latent_ode.designs import annealed
-from planners.latent_ode.fit import Fitting, Offsets, fit, path_length, predicted_final
+from planners.latent_ode.fit import Fitting, Offsets, fit, predicted_final
 from planners.latent_ode.model import TOKEN, Ensemble, Sizes
 from planners.latent_ode.series import CHANNELS, series
 from planners.latent_ode.stacked import GRU, Linear, generators

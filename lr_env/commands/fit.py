@@ -24,8 +24,10 @@ class Fit(TaskOptions):
     """Peak rates of the sweep. Default: the task's range."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
     """Seed of the design, of the children and of the fit."""
+    kind: Annotated[str, arg(metavar="NAME")] = "controlled"
+    """Of model: controlled (for latent-ode) or generative (the published one, for latent-ode-generative)."""
     members: Annotated[int, arg(metavar="N")] = 5
-    """Models of the ensemble."""
+    """Models of the ensemble; the generative kind has one."""
     lockstep: Annotated[int | None, arg(metavar="N")] = None
     """Children trained together. Default: up to 128, as memory allows."""
     store: Path = Path("results/records.sqlite")
@@ -59,6 +61,7 @@ class Fit(TaskOptions):
                 Store(self.store),
                 name,
                 training,
+                kind=self.kind,
                 members=self.members,
                 checkpoint_seconds=self.checkpoint_seconds,
                 fresh=self.fresh,
@@ -67,9 +70,9 @@ class Fit(TaskOptions):
             )
         made.write(folder)
         print(made.text())
-        model = folder / "model.safetensors"
+        model, planner = folder / "model.safetensors", made.planner
         print(f"Model: {model}; see what it makes of the task with")
         print(
-            f"  lr-env compare {self.task}{self.variation} --planners latent-ode wsd constant "
-            f"--set latent-ode.model={model}"
+            f"  lr-env compare {self.task}{self.variation} --planners {planner} wsd constant "
+            f"--set {planner}.model={model}"
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,13 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lr_env.errors import UserError
+from planners.latent_ode.descent import Descent, Progress, path_length
 from planners.latent_ode.model import Ensemble, Scales, Sizes
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, Series
 from planners.latent_ode.windows import Batch, Table, past, predict, scales_of
-
-Progress = Callable[[int], None]
-"""Told how many iterations were done since the last call."""
-
 
 MOST_MEMBERS = 100
 
@@ -58,8 +53,17 @@ class Fitting:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.sizes.members <= MOST_MEMBERS:  # each is fitted to what another one has held out
-            raise UserError(f"{self.sizes.members} members: an ensemble has from 2 to {MOST_MEMBERS}")
+        check_members(self.sizes.members)
+
+
+def check_members(members: int) -> None:
+    """See that so many make an ensemble, of which each is fitted to what another one has held out.
+
+    Raises:
+        UserError: they do not.
+    """
+    if not 2 <= members <= MOST_MEMBERS:
+        raise UserError(f"{members} members: an ensemble has from 2 to {MOST_MEMBERS}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +138,7 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
 
     judged = starts(left_out)
     whole = counted(starts(own), _as_many(own))
-    loop = _Loop(model, fitting, progress or (lambda count: None))
+    loop = Descent(model, fitting.weight_decay, fitting.looks, progress or (lambda count: None))
     loop.run(
         "dynamics",
         fitting.dynamics,
@@ -185,51 +189,6 @@ class Offsets(nn.Module):
         return replace(batch, values=batch.values - above[:, :, None, :-1], final=batch.final - above[..., -1])
 
 
-class _Loop:
-    """Phases of gradient descent."""
-
-    def __init__(self, model: Ensemble, fitting: Fitting, progress: Progress) -> None:
-        self.model, self.fitting, self.progress = model, fitting, progress
-        self.history: list[tuple[str, int, float, float]] = []
-
-    def run(
-        self,
-        phase: str,
-        iterations: int,
-        learning_rate: float,
-        parameters: list[nn.Parameter],
-        loss: Callable[[], Tensor],
-        held: Callable[[], Tensor],
-    ) -> None:
-        """Descend, and take for each member the weights that were best on the runs held out."""
-        optimizer = torch.optim.AdamW(
-            parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=self.fitting.weight_decay
-        )
-        best, between = _Best(self.model), max(1, iterations // self.fitting.looks)
-        for iteration in range(iterations):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _pace((iteration + 1) / iterations)
-            if iteration % between == 0:
-                self._look(best, held)
-            losses = loss()
-            optimizer.zero_grad()
-            losses.sum().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimizer.step()
-            self.progress(1)
-            if iteration % between == 0 or iteration + 1 == iterations:
-                after = float(best.losses.mean())
-                self.history.append((phase, iteration, float(losses.detach().mean()), after))
-        self._look(best, held)
-        if not best.found:
-            raise UserError("the fit diverged: give a smaller learning rate")
-        best.into(self.model)
-
-    def _look(self, best: _Best, held: Callable[[], Tensor]) -> None:
-        with torch.no_grad():
-            best.keep(self.model, held())
-
-
 def errors(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Tensor:
     """What a fit minimises, (members,), of futures that begin in a state."""
     states, values = predict(model, state, batch)
@@ -243,18 +202,6 @@ def errors(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Te
     if fitting.path_penalty:
         found = found + fitting.path_penalty * path_length(states)
     return found
-
-
-def path_length(states: Tensor) -> Tensor:
-    """Mean length of latent paths, (members,), of states (members, batch, points, latent); arXiv:2410.08923.
-
-    Sum over steps of sqrt(dz' S^-1 dz), with S the diagonal of the variances over the batch, divided by the mean
-    standard deviation of first states over the batch, without which the latent space would shrink.
-    """
-    moved = (states[:, :, 1:] - states[:, :, :-1]) ** 2
-    variance = states.var((1, 2), keepdim=True) + 1e-6
-    lengths = ((moved / variance).sum(-1) + 1e-12).sqrt().sum(-1).mean(1)
-    return lengths / (states[:, :, 0].std(1).mean(-1) + 1e-3)
 
 
 def folds(runs: int, members: int, draw: torch.Generator) -> Tensor:
@@ -287,31 +234,6 @@ def _as_many(rows: list[Tensor]) -> Tensor:
     """Rows of each member, (members, most); members with fewer repeat some."""
     most = max(len(own) for own in rows)
     return torch.stack([own[torch.arange(most) % len(own)] for own in rows])
-
-
-def _pace(done: float) -> float:
-    return min(1.0, done / 0.1) * (0.5 + 0.5 * math.cos(math.pi * max(0.0, (done - 0.1) / 0.9))) + 1e-3
-
-
-class _Best:
-    """The weights of each member at which it did best."""
-
-    def __init__(self, model: Ensemble) -> None:
-        self.losses = torch.full((model.sizes.members,), torch.inf)
-        self.members = [model.member(number) for number in range(model.sizes.members)]
-
-    @property
-    def found(self) -> bool:
-        return bool(torch.isfinite(self.losses).all())
-
-    def keep(self, model: Ensemble, losses: Tensor) -> None:
-        for number in torch.nonzero(losses < self.losses)[:, 0].tolist():
-            self.losses[number] = losses[number]
-            self.members[number] = model.member(number)
-
-    def into(self, model: Ensemble) -> None:
-        for number, weights in enumerate(self.members):
-            model.put_member(number, weights)
 
 
 def predicted_final(model: Ensemble, table: Table, shares: Floats, members: NDArray[np.int64]) -> Floats:

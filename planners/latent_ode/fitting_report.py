@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lr_env.compare.training import Training
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
+from lr_env.errors import unknown
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.replacing import finite, write_json_and_figure
 from lr_env.tasks import Task
-from planners.latent_ode.fit import Fitted, Fitting, fit, predicted_final
+from planners.latent_ode.descent import History
+from planners.latent_ode.fit import Fitting, check_members, fit, predicted_final
 from planners.latent_ode.forecasts import RIVALS, Quality, quality
+from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decoded_final, fit_generative
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.repertoire import TRUSTED, repertoire_of
 from planners.latent_ode.series import Floats, Series, series
 from planners.latent_ode.sweep import Sweep, sweep
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.trained import KINDS_OF, Trained
 from planners.latent_ode.windows import Table
 
 __all__ = ["Report", "Sweep", "fit_sweep", "report"]
@@ -30,6 +34,9 @@ SHARES = (0.05, 0.1, 0.2, 0.4)
 """Of a run that are over when its end is foreseen."""
 
 MODEL = "latent ODE"
+
+PLANNERS = {"controlled": "latent-ode", "generative": "latent-ode-generative"}
+"""Kind of model -> planner."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,11 @@ class Report:
     def qualities(self) -> dict[str, list[Quality]]:
         """Method -> how good its forecasts are, for each of `SHARES`."""
         return {name: [quality(row, self.final) for row in rows] for name, rows in self.foreseen.items()}
+
+    @property
+    def planner(self) -> str:
+        """Name of the planner that plays by it."""
+        return PLANNERS[KINDS_OF[type(self.trained.model)]]
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -123,33 +135,63 @@ class Report:
         save(figure, path)
 
 
-def report(runs: Series, fitted: Fitted, about: Mapping[str, Any]) -> Report:
+Parts = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Numbers of runs that were held out, and of those that what foresees them was fitted to."""
+
+
+def report(runs: Series, trained: Trained, history: History, parts: Parts, foreseen: Floats) -> Report:
     """See how well ends are foreseen.
 
     Args:
-        runs: that the model was fitted to.
-        fitted: what came of it.
-        about: how it was made, JSON-able.
+        runs: of the sweep.
+        trained: what was fitted to them.
+        history: of the fit.
+        parts: runs that were held out from something; others do not count.
+        foreseen: logs of the final losses by the model, after each of `SHARES`, (shares, runs).
     """
-    members = fitted.model.sizes.members
-    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs), about)
-    table = Table(runs, fitted.scales)
-    foreseen = {MODEL: predicted_final(fitted.model, table, np.array(SHARES), fitted.fold)}
-    foreseen |= {name: np.full((len(SHARES), len(runs)), np.nan) for name in RIVALS}
-    for member in range(members):
-        own = fitted.fold == member
-        out, fitted_to = (runs.take(np.flatnonzero(which)) for which in (own, ~own))
+    told = {MODEL: foreseen} | {name: np.full((len(SHARES), len(runs)), np.nan) for name in RIVALS}
+    judged = np.zeros(len(runs), dtype=bool)
+    for held, known in parts:
+        judged[held] = True
         for name, forecast in RIVALS.items():
-            foreseen[name][:, own] = [forecast(out, fitted_to, fitted.scales, share) for share in SHARES]
-    count = np.isfinite(runs.final) & (runs.weights >= TRUSTED)
+            out, fitted_to = runs.take(held), runs.take(known)
+            told[name][:, held] = [forecast(out, fitted_to, trained.scales, share) for share in SHARES]
+    count = judged & np.isfinite(runs.final) & (runs.weights >= TRUSTED)
     return Report(
         trained,
-        fitted.history,
+        tuple(history),
         runs.final[count],
-        {name: rows[:, count] for name, rows in foreseen.items()},
+        {name: rows[:, count] for name, rows in told.items()},
         len(runs),
         int(runs.diverged.sum()),
     )
+
+
+def _controlled(runs: Series, members: int, seed: int, about: Mapping[str, Any]) -> Report:
+    fitting = Fitting(sizes=Sizes(members=members), seed=seed)
+    fitted = fit(runs, fitting)
+    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs), {**about, "fitting": asdict(fitting)})
+    of_members = [fitted.fold == member for member in range(members)]
+    parts = [(np.flatnonzero(own), np.flatnonzero(~own)) for own in of_members]
+    table = Table(runs, fitted.scales)
+    foreseen = predicted_final(fitted.model, table, np.array(SHARES), fitted.fold)
+    return report(runs, trained, fitted.history, parts, foreseen)
+
+
+def _generative(runs: Series, members: int, seed: int, about: Mapping[str, Any]) -> Report:
+    fitting = GenerativeFitting(seed=seed)
+    fitted = fit_generative(runs, fitting)
+    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs), {**about, "fitting": asdict(fitting)})
+    known = np.setdiff1d(np.arange(len(runs)), fitted.held_out)
+    foreseen = decoded_final(fitted.model, Curves(runs, fitted.scales, fitting.nodes), fitted.scales, SHARES)
+    return report(runs, trained, fitted.history, [(fitted.held_out, known)], foreseen)
+
+
+FITS: Mapping[str, Callable[[Series, int, int, Mapping[str, Any]], Report]] = {
+    "controlled": _controlled,
+    "generative": _generative,
+}
+"""Kind of model -> fit of (runs, members, seed, how it was made)."""
 
 
 def about_runs(task: Task, records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -169,6 +211,7 @@ def fit_sweep(
     name: str,
     training: Training,
     *,
+    kind: str = "controlled",
     members: int = 5,
     checkpoint_seconds: float = 60.0,
     fresh: bool = False,
@@ -183,16 +226,20 @@ def fit_sweep(
         store: where the records are kept.
         name: of the sweep in the store.
         training: how children are trained.
-        members: of the ensemble.
+        kind: of model, a name in `FITS`.
+        members: of the ensemble, of the kind "controlled".
         checkpoint_seconds: wall time between checkpoints.
         fresh: forget what was done under this name before.
         progress: told (what is going on, child steps done since the last call).
         about: how it is made, which is kept with the model.
 
     Raises:
-        UserError: see `planners.latent_ode.sweep.sweep`; or the fit diverged.
+        UserError: see `planners.latent_ode.sweep.sweep`; there is no such kind; or the fit diverged.
     """
-    fitting = Fitting(sizes=Sizes(members=members), seed=wanted.seed)
+    if kind not in FITS:
+        raise unknown("kind of model", kind, FITS)
+    if kind == "controlled":
+        check_members(members)
     records = sweep(
         wanted,
         task,
@@ -203,11 +250,5 @@ def fit_sweep(
         fresh=fresh,
         progress=progress,
     )
-    runs = series(records, task.budget)
-    kept = {
-        **about_runs(task, records),
-        "sweep": asdict(wanted),
-        "fitting": asdict(fitting),
-        **(about or {}),
-    }
-    return report(runs, fit(runs, fitting), kept)
+    kept = {**about_runs(task, records), "sweep": asdict(wanted), **(about or {})}
+    return FITS[kind](series(records, task.budget), members, wanted.seed, kept)

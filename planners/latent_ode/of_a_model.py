@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from planners.latent_ode.repertoire import TIMES
 from planners.latent_ode.series import Floats
-from planners.latent_ode.trained import Trained, find_model, shipped_models
+from planners.latent_ode.trained import KINDS_OF, Trained, find_model, shipped_models
 from planners.settings import Checked
 from planners.weights import OfAFile
 
@@ -33,6 +33,8 @@ class OfAModel(OfAFile, Checked):
     """
 
     kept = "model"
+    kind: ClassVar[str] = ""
+    """Name of the kind of model that it needs, see `planners.latent_ode.trained.KINDS`; any if empty."""
     model: str = "DigitsMLP"
     reuse: str = "no"
 
@@ -64,6 +66,12 @@ class OfAModel(OfAFile, Checked):
         trained = self.trained
         if run.num_segments < 1:
             raise UserError(f"planner {self.name!r} needs a run of at least one segment")
+        kind = KINDS_OF[type(trained.model)]
+        if self.kind not in ("", kind):
+            raise UserError(
+                f"planner {self.name!r}: model {self.model!r} is {kind}, not {self.kind}: fit one with "
+                f"`lr-env fit --kind {self.kind}`"
+            )
         known = {"task": run.task, "optimizer": run.optimizer} | dict(trained.about)
         fitted = known["task"], trained.scales.budget, known["optimizer"]
         if self.reuse == "no" and fitted != (run.task, run.budget, run.optimizer):

@@ -66,6 +66,7 @@ class LatentODE(OfAModel):
     """
 
     name = "latent-ode"
+    kind = "controlled"
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {
         "lead": RATIO,
@@ -116,12 +117,12 @@ class LatentODE(OfAModel):
             UserError: see `OfAModel.trained_for`.
         """
         trained = self.trained_for(run)
-        count, members, window = len(seeds), trained.model.sizes.members, trained.model.sizes.window
+        count, members, window = len(seeds), trained.ensemble.sizes.members, trained.ensemble.sizes.window
         lead = rates_of(trained.repertoire.log_rates[trained.repertoire.best_family], run)
         return {
             "model": trained.fingerprint,
             "rates": np.tile(lead, (count, 1)),
-            "latent": trained.model.beginning(count).detach().numpy().copy(),
+            "latent": trained.ensemble.beginning(count).detach().numpy().copy(),
             "tokens": np.zeros((members, count, window, TOKEN), dtype=np.float32),
             "points": 0,
             "seeds": list(seeds),
@@ -162,7 +163,7 @@ class LatentODE(OfAModel):
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
         """The state a segment later: where the dynamics are, and what they did not foresee."""
         trained = self.same(state)
-        model, shape = trained.model, state["latent"].shape[:2]
+        model, shape = trained.ensemble, state["latent"].shape[:2]
 
         def for_all(values: Any) -> Tensor:
             return torch.tensor(np.asarray(values), dtype=torch.float32).expand(*shape, *np.shape(values)[1:])
@@ -186,7 +187,7 @@ class LatentODE(OfAModel):
     def _state_now(self, trained: Trained, state: Mapping[str, Any]) -> Tensor:
         """(members, runs, latent)."""
         latent, tokens = (torch.from_numpy(state[name]) for name in ("latent", "tokens"))
-        return trained.model.corrected(latent, tokens, torch.full(latent.shape[:2], state["points"]))
+        return trained.ensemble.corrected(latent, tokens, torch.full(latent.shape[:2], state["points"]))
 
     def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
         """The state, with new rates from now on."""
@@ -204,7 +205,7 @@ class LatentODE(OfAModel):
         log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
         with torch.no_grad():
-            futures = trained.model.read(found.futures(plans).flatten(1, 2))[..., LOSS]
+            futures = trained.ensemble.read(found.futures(plans).flatten(1, 2))[..., LOSS]
         losses = futures.unflatten(1, plans.shape[:2]).numpy().astype(np.float64)
         nodes = np.linspace(0, self.horizon, losses.shape[-1])
         belief = {

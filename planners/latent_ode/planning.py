@@ -59,7 +59,7 @@ def problem(
     log_rate, runs = trained.scales.log_rate, state.shape[1]
     low, high = (as_plan(np.clip(bound, *limits), log_rate).expand(runs, -1) for bound in (low, high))
     span = torch.full((runs,), left.span, dtype=torch.float32)
-    found = Problem(trained.model, state, span, low, high, left.horizon, member)
+    found = Problem(trained.ensemble, state, span, low, high, left.horizon, member)
     return found, lambda settings: as_plan(shapes.log_rates(settings, at), log_rate)
 
 

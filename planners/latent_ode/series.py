@@ -22,7 +22,8 @@ LOSS = CHANNELS.index("val_loss")
 FEWEST_RUNS = 10
 
 NEAR = 0.15
-"""Difference in the log of the final loss to the best run at which a run counts half."""
+"""Difference in the log of the final loss to the best tenth of runs at which a run counts half; more where good runs
+lie further apart, see `weights_of`."""
 
 LEAST_WEIGHT = 0.003
 """That of a run that diverged."""
@@ -148,7 +149,9 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
 
 
 def weights_of(final: Floats, last: Floats, diverged: NDArray[np.bool_]) -> Floats:
-    """How much runs count, (runs,): half where they end `NEAR` above the best.
+    """How much runs count, (runs,): half where they end `NEAR` above the best tenth.
+
+    Or twice as far as the best quarter of runs lie apart, where that is more: luck alone then makes such differences.
 
     Args:
         final: log final losses on the whole validation split; NaN where not measured.
@@ -156,8 +159,11 @@ def weights_of(final: Floats, last: Floats, diverged: NDArray[np.bool_]) -> Floa
         diverged: runs that did, which count least.
     """
     ends = np.where(np.isfinite(final), final, last)
-    above = ends - np.nanmin(np.where(diverged, np.nan, ends)) if not diverged.all() else np.zeros_like(ends)
-    weights = 1 / (1 + (np.nan_to_num(above, nan=np.inf) / NEAR) ** 2)
+    if diverged.all():
+        return np.full_like(ends, LEAST_WEIGHT)
+    low, best, quarter = np.nanquantile(ends[~diverged], (0.05, 0.1, 0.25))
+    above = np.nan_to_num(np.maximum(ends - best, 0), nan=np.inf)
+    weights = 1 / (1 + (above / max(NEAR, 2 * (quarter - low))) ** 2)
     return np.where(diverged, LEAST_WEIGHT, np.maximum(weights, LEAST_WEIGHT))
 
 

@@ -67,6 +67,11 @@ class GRU(nn.Module):
 class Members(nn.Module):
     """A module of which every parameter begins with a dimension of members."""
 
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(next(self.parameters()))
+
     def member(self, number: int) -> dict[str, Tensor]:
         """Copies of the weights of a member."""
         return {name: weight[number].detach().clone() for name, weight in self.named_parameters()}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from planners.latent_ode.generative_model import Generative, GenerativeSizes
 from planners.latent_ode.model import Ensemble, Scales, Sizes
 from planners.latent_ode.repertoire import Repertoire
 from planners.weights import Tensors, WeightFiles
@@ -30,14 +31,21 @@ class Trained:
         about: how it was made, JSON-able; "child_steps" is what the sweep took.
     """
 
-    model: Ensemble
+    model: Ensemble | Generative
     scales: Scales
     repertoire: Repertoire
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def ensemble(self) -> Ensemble:
+        """The model, which is of the kind "controlled": who plays by it has seen to that."""
+        assert isinstance(self.model, Ensemble)
+        return self.model
+
     def save(self, path: Path) -> None:
         """Write weights and JSON to a safetensors file."""
         header = {
+            "kind": KINDS_OF[type(self.model)],
             "sizes": asdict(self.model.sizes),
             "scales": asdict(self.scales),
             "schedules": list(self.repertoire.names),
@@ -67,12 +75,21 @@ class Trained:
         return weights | {f"repertoire.{name}": getattr(self.repertoire, name) for name in _ARRAYS}
 
 
+KINDS: Mapping[str, tuple[Any, Any]] = {
+    "controlled": (Sizes, Ensemble),
+    "generative": (GenerativeSizes, Generative),
+}
+"""Name of a kind of model -> its sizes and the model."""
+
+KINDS_OF = {model: name for name, (_, model) in KINDS.items()}
+
 _ARRAYS = ("log_rates", "log_losses", "ends")
 """Of a repertoire."""
 
 
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
-    model = Ensemble(Sizes(**header["sizes"]))
+    sizes, kind = KINDS[header["kind"]]
+    model = kind(sizes(**header["sizes"]))
     of_model = {name: torch.from_numpy(tensor) for name, tensor in tensors.items() if name.startswith("model.")}
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in of_model.items()})
     known = header["scales"]
@@ -81,7 +98,7 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
     return Trained(model.eval(), scales, Repertoire(**arrays, names=tuple(header["schedules"])), header["about"])
 
 
-_FILES = WeightFiles("model", "latent-ode-", 1, "fit one with `lr-env fit`", "fit it anew", _read)
+_FILES = WeightFiles("model", "latent-ode-", 2, "fit one with `lr-env fit`", "fit it anew", _read)
 
 
 def find_model(name: str) -> Trained:

@@ -1,0 +1,86 @@
+"""The published model: a latent ODE whose path decodes to losses, score and learning rate together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torchdiffeq import odeint
+
+from planners.latent_ode.series import CHANNELS
+from planners.latent_ode.stacked import GRU, Linear, Members, generators
+
+OUTPUTS = (*CHANNELS, "lr")
+"""What a path decodes to; the rate as u, see `Scales`."""
+
+RATE = OUTPUTS.index("lr")
+
+SOLVER_STEPS = 12
+"""Of the fourth-order method over one run; between its nodes states are cubic interpolations."""
+
+
+@dataclass(frozen=True)
+class GenerativeSizes:
+    """Sizes; those of the published code.
+
+    Attributes:
+        members: models that are fitted; the published planner has one.
+        width: of the encoder, the latent state and all hidden layers.
+        window: points that the encoder reads.
+    """
+
+    members: int = 1
+    width: int = 20
+    window: int = 30
+
+
+class Generative(Members):
+    """An autonomous latent ODE from the start of a run on (arXiv:2509.23052 on the model of arXiv:2410.08923).
+
+    A GRU reads a window backwards, with its absolute time; a linear map of its last state is the latent code z0; a
+    network takes it to the state h at time 0, wherever in the run the window lies; dh/dt = s tanh MLP(h), with time as
+    a share of a run; a linear read-out gives train loss, validation loss, score, and the log rate.
+
+    All tensors begin with (members, batch).
+    """
+
+    def __init__(self, sizes: GenerativeSizes, seed: int = 0) -> None:
+        super().__init__()
+        self.sizes = sizes
+        draws = generators(sizes.members, seed)
+        width = sizes.width
+
+        def layers() -> nn.ModuleList:
+            return nn.ModuleList(Linear(draws, width, width) for _ in range(3))
+
+        self.encoder = GRU(draws, 1 + len(OUTPUTS), width)
+        self.to_latent = Linear(draws, width, width)
+        self.to_state = layers()
+        self.field = layers()
+        self.pace = nn.Parameter(torch.ones(sizes.members, 1, 1))
+        self.read_out = Linear(draws, width, len(OUTPUTS))
+
+    def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Latent codes, (members, batch, width), of windows (members, batch, window, TOKEN), last point first."""
+        there = torch.arange(tokens.shape[2]) < lengths[..., None]
+        return self.to_latent(self.encoder(tokens, there))
+
+    def path(self, code: Tensor, times: Tensor) -> Tensor:
+        """States (members, batch, times, width) at increasing times, the first 0, in runs."""
+        first, second, third = self.to_state
+        state = third(torch.relu(second(torch.relu(first(code)))))
+
+        def move(time: Tensor, h: Tensor) -> Tensor:
+            first, second, third = self.field
+            return self.pace * torch.tanh(third(softplus(second(softplus(first(h))))))
+
+        options = {"step_size": 1 / SOLVER_STEPS, "interp": "cubic"}
+        solved = odeint(move, state, times, method="rk4", options=options)
+        assert isinstance(solved, Tensor)
+        return solved.permute(1, 2, 0, 3)
+
+    def decode(self, code: Tensor, times: Tensor) -> Tensor:
+        """`OUTPUTS`, scaled, (members, batch, times, outputs)."""
+        return self.read_out(self.path(code, times))
