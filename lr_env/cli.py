@@ -11,6 +11,7 @@ import tyro
 
 from lr_env.commands.across import Across
 from lr_env.commands.budget import Budget
+from lr_env.commands.conditions import Conditions
 from lr_env.commands.cumulative import Cumulative
 from lr_env.commands.experiments import Compare, Sweep
 from lr_env.commands.fit import Fit
@@ -36,6 +37,7 @@ COMMANDS = (
     | TrainPpo
     | Fit
     | Budget
+    | Conditions
 )
 
 

@@ -101,6 +101,7 @@ class Planner(Protocol):
     planner that it is a control of, and `matched(planner)`, the control of one as that was tuned: where both take part
     it is not tuned by itself; `preview(num_decisions)`, its rates if they follow from time alone (and a seed);
     `factors(num_decisions)`, the same as fractions of the peak, where they follow from time alone;
+    `rebudgeted(state, run)`, the state of runs whose budget changed on the way;
     `for_task(task)`, settings that suit it to a task, or None where it has none that do: it is then not among "all".
     """
 

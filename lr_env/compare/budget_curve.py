@@ -7,12 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from lr_env.children import Backend
 from lr_env.compare.budget_report import Answer, BudgetCurve
-from lr_env.compare.experiment import Experiment, lock_of, start_over
-from lr_env.compare.job import versions
+from lr_env.compare.experiment import Experiment, lock_of
+from lr_env.compare.opening import opened
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.locking import only_process
@@ -112,32 +109,20 @@ def run_budgets(
     """
     report = progress or (lambda what, steps: None)
     with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
-        known = None if fresh else store.experiment(name)
-        at_once = max(len(wanted.seeds), wanted.repeats * wanted.runs[0])
-        spec = {
-            "task": {**task.settings(), "target_val_loss": None},
-            "budgets": asdict(wanted),
-            "device": training.device,
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-            "training": training.settled(task, known, at_once, wanted.most_runs * task.budget),
-        }
-        if fresh:
-            start_over(store, name)
-            for file in folder.glob("*/model-*.safetensors"):
-                file.unlink()
-        settled = spec["training"]
-        experiment = Experiment(
+        experiment = opened(
             store,
             name,
             task,
-            spec,
-            device=training.device,
-            backend=Backend(**settled["backend"]),
-            lockstep=settled["lockstep"],
-            numerics=training.numerics,
+            training,
+            {"budgets": asdict(wanted)},
+            at_once=max(len(wanted.seeds), wanted.repeats * wanted.runs[0]),
+            runs=wanted.most_runs,
             checkpoint_seconds=checkpoint_seconds,
+            fresh=fresh,
         )
+        if fresh:
+            for file in folder.glob("*/model-*.safetensors"):
+                file.unlink()
         found: dict[tuple[str, int, int], Planner] = {}
         for tuner, repeats, runs in wanted.procedures:
             telling = partial(report, tuner)

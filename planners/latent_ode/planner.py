@@ -129,6 +129,7 @@ class LatentODE(OfAModel):
             "range": list(run.lr_range),
             "segment": run.segment,
             "unit": self.unit(run),
+            "due": False,
             "beliefs": [],
         }
 
@@ -139,13 +140,24 @@ class LatentODE(OfAModel):
         if now > 0:
             state = self._seen(state, signals)
         total = state["rates"].shape[1]
-        if now in self.plans_at(total):
-            state = self._planned(state, now)
+        if state["due"] or now in self.plans_at(total):
+            state = self._planned({**state, "due": False}, now)
         return state["rates"][:, now].copy(), state
 
     def plans_at(self, total: int) -> list[int]:
         """The decisions at which a plan is made, of as many as the run has."""
         return times_of_plans(total, self.lead, self.every, self.until)
+
+    def rebudgeted(self, state: State, run: RunSpec) -> State:
+        """The state of runs whose budget has changed: what is left is planned anew at the next decision.
+
+        Args:
+            state: of the planner.
+            run: as it is now.
+        """
+        before, total = state["rates"], run.num_segments
+        at = np.minimum(np.arange(total), before.shape[1] - 1)
+        return {**state, "rates": before[:, at], "due": True}
 
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan, see `Belief`.

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from lr_env.children import Backend
-from lr_env.compare.experiment import Experiment, lock_of, start_over
-from lr_env.compare.job import versions
+from lr_env.compare.experiment import lock_of
+from lr_env.compare.opening import opened
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.locking import only_process
@@ -133,28 +132,16 @@ def sweep(
     """
     report = progress or (lambda what, steps: None)
     with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
-        known = None if fresh else store.experiment(name)
-        settled = training.settled(task, known, wanted.runs, wanted.runs * task.budget)
-        spec = {
-            "task": {**task.settings(), "target_val_loss": None},
-            "sweep": asdict(wanted),
-            "device": training.device,
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-            "training": settled,
-        }
-        if fresh:
-            start_over(store, name)
-        experiment = Experiment(
+        experiment = opened(
             store,
             name,
             task,
-            spec,
-            device=training.device,
-            backend=Backend(**settled["backend"]),
-            lockstep=settled["lockstep"],
-            numerics=training.numerics,
+            training,
+            {"sweep": asdict(wanted)},
+            at_once=wanted.runs,
+            runs=wanted.runs,
             checkpoint_seconds=checkpoint_seconds,
+            fresh=fresh,
         )
         for phase, size, seeds in _phases(wanted):
             planned = _begun(store, name, phase, size) or _in_order(

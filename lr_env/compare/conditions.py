@@ -1,0 +1,217 @@
+"""Off the path that planners were tuned on: what they lose to a schedule that was tuned anew for each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_env.compare.budget_curve import Budgets, run_budgets
+from lr_env.compare.conditions_report import TUNED, OffThePath
+from lr_env.compare.experiment import Experiment, lock_of
+from lr_env.compare.opening import opened
+from lr_env.compare.training import Training
+from lr_env.disturbed import disturbed
+from lr_env.errors import UserError, unknown
+from lr_env.locking import only_process
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store
+from lr_env.registry import find_tuner
+from lr_env.rollout import PlannedRun, place_of
+from lr_env.tasks import Task
+
+ORACLE_SEED = 4_000_000
+"""Seeds of the runs by which the schedule of a condition is chosen count up from here."""
+
+CANDIDATES, CHECKS = 6, 4
+"""Of a condition's schedules so many of the best are run again, on so many further seeds."""
+
+Varied = Callable[[Task], Task]
+
+
+def _same(task: Task) -> Task:
+    return task
+
+
+def _budget(factor: float) -> Varied:
+    """What is left at the middle of the run is that much more."""
+
+    def vary(task: Task) -> Task:
+        if task.budget % (4 * task.segment):
+            raise UserError(f"a budget of {task.budget} steps has no middle that can be halved between segments")
+        return replace(task, budget=round(task.budget * (1 + factor) / 2))
+
+    return vary
+
+
+def wider(task: Task, factor: int = 2) -> Task:
+    """The task with a network that is so much wider.
+
+    Raises:
+        UserError: the network has no width among its settings.
+    """
+    network: Any = task.network
+    if hasattr(network, "hidden"):
+        return replace(task, network=replace(network, hidden=tuple(factor * width for width in network.hidden)))
+    if hasattr(network, "width"):
+        return replace(task, network=replace(network, width=factor * network.width))
+    raise UserError(f"{task.name}: its network has no width that could be changed; leave 'wider' out")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that is otherwise than when planners were tuned.
+
+    Attributes:
+        vary: what is trained then.
+        disturbance: settings of `lr_env.disturbed.Disturbed`, of the task as it was.
+    """
+
+    vary: Varied = _same
+    disturbance: Callable[[Task], Mapping[str, Any]] = lambda task: {}
+
+
+def _rates(factor: float) -> Condition:
+    return Condition(disturbance=lambda task: {"factor": factor, "until": 0.2})
+
+
+def _left(factor: float) -> Condition:
+    return Condition(_budget(factor), lambda task: {"announced": task.budget})
+
+
+CONDITIONS: Mapping[str, Condition] = {
+    "low start": _rates(1 / 5),
+    "high start": _rates(3.0),
+    "half is left": _left(0.5),
+    "twice is left": _left(2.0),
+    "quarter data": Condition(lambda task: replace(task, train_fraction=task.train_fraction / 4)),
+    "wrong labels": Condition(lambda task: replace(task, label_noise=0.2)),
+    "wider": Condition(wider),
+    "large batch": Condition(lambda task: replace(task, batch_size=4 * task.batch_size)),
+}
+"""Rates off by a factor in the first fifth; half or twice of what was left at the middle; a quarter of the data; a
+fifth of the labels wrong; twice the width; four times the batch."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is measured.
+
+    Attributes:
+        tuners: names of those who tune on the task as it is.
+        runs: that each may make for that.
+        oracle: runs by which the schedule of a condition is chosen, before the best are run again.
+        seeds: on which all are run.
+        names: of conditions.
+    """
+
+    tuners: tuple[str, ...]
+    runs: int
+    oracle: int
+    seeds: tuple[int, ...]
+    names: tuple[str, ...] = tuple(CONDITIONS)
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in CONDITIONS:
+                raise unknown("condition", name, CONDITIONS)
+        if self.oracle < CANDIDATES:
+            raise UserError(f"{self.oracle} runs to tune for a condition: give at least {CANDIDATES}")
+
+
+def run_conditions(
+    wanted: Conditions,
+    task: Task,
+    store: Store,
+    name: str,
+    training: Training,
+    folder: Path,
+    *,
+    checkpoint_seconds: float = 60.0,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> OffThePath:
+    """Tune on the task, then run under each condition what was tuned, and what is tuned for it.
+
+    Args:
+        wanted: what is measured.
+        task: as it is.
+        store: where the records are kept.
+        name: of the experiments in the store, followed by the condition.
+        training: how children are trained.
+        folder: where files of answers are kept.
+        checkpoint_seconds: wall time between checkpoints.
+        fresh: forget what was done under this name before.
+        progress: told (what is going on, child steps done since the last call).
+
+    Raises:
+        UserError: a condition does not go with the task; see `run_budgets`.
+    """
+    report = progress or (lambda what, steps: None)
+    varied = {condition: CONDITIONS[condition].vary(task) for condition in wanted.names}
+    how: dict[str, Any] = {"checkpoint_seconds": checkpoint_seconds, "fresh": fresh}
+    budgets = Budgets(wanted.tuners, (wanted.runs,), 1, wanted.seeds)
+    tuned = run_budgets(budgets, task, store, f"{name}-tuned", training, folder, progress=progress, **how)
+    planners = {answer.label: answer.planner for answer in tuned.answers}
+    best = tuned.best
+    losses = {TUNED: {answer.label: answer.losses() for answer in tuned.answers}}
+    oracles = {TUNED: (best.planner, best.losses())}
+    for condition, other in varied.items():
+        settings = CONDITIONS[condition].disturbance(task)
+        own = f"{name}-{condition.replace(' ', '-')}"
+        with only_process(lock_of(store, own), f"{own!r} in {str(store.path)!r}"):
+            experiment = opened(
+                store,
+                own,
+                other,
+                training,
+                {"condition": condition, "oracle": wanted.oracle, "seeds": list(wanted.seeds)},
+                at_once=max(wanted.oracle, len(wanted.seeds) * len(planners)),
+                runs=wanted.oracle + len(wanted.seeds) * len(planners),
+                **how,
+            )
+
+            def telling(steps: int, condition: str = condition) -> None:
+                report(condition, steps)
+
+            oracle = _oracle(experiment, wanted.oracle, settings, telling)
+            final = {**{label: disturbed(planner, settings) for label, planner in planners.items()}, "": oracle}
+            runs = {place_of(run): run for run in (PlannedRun(p, s) for p in final.values() for s in wanted.seeds)}
+            experiment.run(sorted(runs.values(), key=place_of), "final", ("val", "test"), telling)
+            ends = {place_of(run): run for run in store.runs(own, "final")}
+        found = {
+            label: np.array([_loss(ends[place_of(PlannedRun(planner, seed))]) for seed in wanted.seeds])
+            for label, planner in final.items()
+        }
+        oracles[condition] = oracle, found.pop("")
+        losses[condition] = found
+    return OffThePath(task.name, wanted.seeds, losses, oracles, planners)
+
+
+def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], progress: Callable[[int], None]) -> Planner:
+    """The WSD schedule that is best under a condition: of so many, the best run again on further seeds."""
+    offered = [disturbed(planner, settings) for planner in find_tuner("wsd").propose(experiment.task, 0, [], runs)]
+    experiment.run([PlannedRun(planner, ORACLE_SEED) for planner in offered], "oracle", ("val",), progress)
+    ends = _by_planner(experiment.store.runs(experiment.name, "oracle"), offered)
+    best = sorted(offered, key=lambda planner: float(np.mean(ends[offered.index(planner)])))[:CANDIDATES]
+    again = [PlannedRun(planner, ORACLE_SEED + 1 + seed) for planner in best for seed in range(CHECKS)]
+    experiment.run(again, "oracle-again", ("val",), progress)
+    more = _by_planner(experiment.store.runs(experiment.name, "oracle-again"), best)
+    return best[int(np.argmin([np.mean(of) for of in more]))]
+
+
+def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> list[list[float]]:
+    """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in records:
+        end = np.inf if run.diverged else run.scores["final_val_loss"]
+        found.setdefault(place_of(run)[:2], []).append(end)
+    return [found[place_of(PlannedRun(planner, 0))[:2]] for planner in planners]
+
+
+def _loss(run: RunRecord) -> float:
+    return float("inf") if run.diverged else run.scores["test_loss"]

@@ -1,0 +1,116 @@
+"""Off the path: what disturbances do to planners, by arithmetic, and the study from tuning to report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lr_env.compare.conditions import CONDITIONS, Conditions, run_conditions, wider
+from lr_env.compare.conditions_report import TUNED
+from lr_env.compare.training import Training
+from lr_env.disturbed import Disturbed, disturbed
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec
+from lr_env.records.store import Store
+from lr_env.rollout import PlannedRun, rollout
+from lr_env.tasks import find_task
+from planners.schedules import Constant, Cosine
+from tests.test_cli import lr_env
+
+TASK = replace(find_task("DigitsMLP"), budget=40, segment=5, val_subset=100)
+RUN = RunSpec("a task", 400, 10, (1e-4, 1.0), "SGD", 1)
+
+
+def played(planner, run):
+    state, rates = planner.start(run, [0, 1]), []
+    for segment in range(run.num_segments):
+        answer, state = planner.plan(state, {"step": np.full(2, 10 * segment)})
+        rates.append(answer)
+    return np.stack(rates, 1)
+
+
+def test_rates_are_off_for_a_while():
+    plain = Cosine(0.5).preview(40)
+    low = played(Disturbed(Cosine(0.5), "cosine", factor=0.2, until=0.2), RUN)
+    np.testing.assert_allclose(low[1], np.r_[0.2 * plain[:8], plain[8:]])
+    high = played(Disturbed(Cosine(0.5), "cosine", factor=3.0, until=0.2), RUN)
+    np.testing.assert_allclose(high[0, :8], 1.0)  # no higher than may be set
+
+
+@pytest.mark.parametrize(("left", "every"), [(0.5, 2), (2.0, 0.5)])
+def test_a_schedule_goes_through_the_rest_in_the_steps_that_are_left(left, every):
+    run = replace(RUN, budget=200 + round(200 * left))
+    rates = played(Disturbed(Cosine(0.5), "cosine", announced=400), run)[0]
+    plain = Cosine(0.5).preview(40)
+    np.testing.assert_allclose(rates[:20], plain[:20])
+    np.testing.assert_allclose(rates[20:], plain[20 + np.floor(np.arange(round(20 * left)) * every).astype(int)])
+
+
+def test_a_planner_that_can_is_told_of_the_new_budget():
+    class Told(Constant):
+        def rebudgeted(self, state, run):
+            return {**state, "rates": np.full(run.num_segments, 0.01 * run.num_segments)}
+
+    rates = played(Disturbed(Told(0.5), "told", announced=400), replace(RUN, budget=300))
+    np.testing.assert_allclose(rates[0], [0.5] * 20 + [0.3] * 10)
+    with pytest.raises(UserError, match="has no middle"):
+        Disturbed(Constant(0.5), "constant", announced=700).start(replace(RUN, budget=300), [0])
+
+
+def test_records_tell_disturbed_planners_apart():
+    one, other = (Disturbed(Constant(0.1), "constant", factor=factor, until=0.5) for factor in (2.0, 3.0))
+    runs = [rollout(planner, TASK, [0], score=("val",), backend="loop")[0] for planner in (one, other, Constant(0.1))]
+    assert {run.planner for run in runs} == {"constant"}
+    assert len({json.dumps(dict(run.settings)) for run in runs}) == 3
+    assert PlannedRun(one, 0).settings["planner"] == {"peak": 0.1}
+    assert disturbed(Constant(0.1), {}) == Constant(0.1)
+
+
+def test_conditions_change_what_they_say():
+    found = {name: condition.vary(TASK) for name, condition in CONDITIONS.items()}
+    assert (found["half is left"].budget, found["twice is left"].budget) == (30, 60)
+    assert found["quarter data"].train_fraction == 0.25
+    assert found["wrong labels"].label_noise == 0.2
+    assert found["large batch"].batch_size == 4 * TASK.batch_size
+    assert found["wider"].network.hidden == tuple(2 * width for width in TASK.network.hidden)
+    assert wider(find_task("FashionResNet8")).network.width == 2 * find_task("FashionResNet8").network.width
+    with pytest.raises(UserError, match="FashionLeNet5: its network has no width"):
+        wider(find_task("FashionLeNet5"))
+    with pytest.raises(UserError, match="no middle that can be halved"):
+        CONDITIONS["half is left"].vary(replace(TASK, budget=30))
+
+
+def test_a_study_from_tuning_to_report(tmp_path):
+    wanted = Conditions(("wsd",), 3, 6, (0, 1, 2), ("high start", "half is left", "large batch"))
+    store = Store(tmp_path / "r.sqlite")
+    found = run_conditions(wanted, TASK, store, "x", Training(backend="loop"), tmp_path)
+    assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
+    (planner,) = found.planners.values()
+    for condition in ("high start", "half is left"):
+        settings = CONDITIONS[condition].disturbance(TASK)
+        varied = CONDITIONS[condition].vary(TASK)
+        runs = rollout(disturbed(planner, settings), varied, [0, 1, 2], backend="loop")
+        np.testing.assert_allclose(found.losses[condition]["wsd"], [run.scores["test_loss"] for run in runs], rtol=1e-4)
+    means = [
+        np.mean(found.losses[c]["wsd"] - found.oracles[c][1]) for c in ("high start", "half is left", "large batch")
+    ]
+    assert found.mean_regret("wsd").value == pytest.approx(np.mean(means))
+    assert found.regret(TUNED, "wsd").value == 0
+    again = run_conditions(wanted, TASK, store, "x", Training(backend="loop"), tmp_path)
+    assert again.to_json() == found.to_json()
+    found.write(tmp_path, {"command": "lr-env conditions"})
+    assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()
+    assert json.loads((tmp_path / "conditions.json").read_text())["seeds"] == [0, 1, 2]
+
+
+def test_bad_conditions(tmp_path):
+    with pytest.raises(UserError, match="unknown condition 'low strat'; did you mean 'low start'"):
+        Conditions(("wsd",), 10, 10, (0,), ("low strat",))
+    with pytest.raises(UserError, match="give at least 6"):
+        Conditions(("wsd",), 10, 5, (0,))
+    done = lr_env("conditions", "FashionLeNet5", "--tuners", "nobody", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
