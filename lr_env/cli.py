@@ -14,6 +14,7 @@ from lr_env.commands.budget import Budget
 from lr_env.commands.conditions import Conditions
 from lr_env.commands.cumulative import Cumulative
 from lr_env.commands.experiments import Compare, Sweep
+from lr_env.commands.explain import Explain
 from lr_env.commands.fit import Fit
 from lr_env.commands.lists import Planners, Tasks
 from lr_env.commands.preview import Preview
@@ -36,6 +37,7 @@ COMMANDS = (
     | Starts
     | TrainPpo
     | Fit
+    | Explain
     | Budget
     | Conditions
 )

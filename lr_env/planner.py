@@ -61,6 +61,24 @@ class RunSpec:
         return self.budget // self.segment
 
 
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """What a planner considered for a run at one time; the return value of a planner's `explain(state, run)` is a list.
+
+    Attributes:
+        segment: at whose start it was.
+        rates: of the plans that it ended with, the one to be played first, (plans, segments left); no plans where it
+            kept the one that it had.
+        steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
+        losses: predicted validation losses along each plan, as each of its models sees them, (models, plans, nodes).
+    """
+
+    segment: int
+    rates: NDArray[np.float64]
+    steps: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+
 class Probe(Protocol):
     """Looks ahead on the real thing: trains forks of the runs, which go on as if nothing had happened.
 
@@ -101,7 +119,8 @@ class Planner(Protocol):
     planner that it is a control of, and `matched(planner)`, the control of one as that was tuned: where both take part
     it is not tuned by itself; `preview(num_decisions)`, its rates if they follow from time alone (and a seed);
     `factors(num_decisions)`, the same as fractions of the peak, where they follow from time alone;
-    `rebudgeted(state, run)`, the state of runs whose budget changed on the way;
+    `rebudgeted(state, run)`, the state of runs whose budget changed on the way; `explain(state, run)`, what it believed
+    at each plan of the run of that number, see `Belief`;
     `for_task(task)`, settings that suit it to a task, or None where it has none that do: it is then not among "all".
     """
 

@@ -164,6 +164,11 @@ class Rollout:
         self.segment += 1
         return [(row, {name: float(self._infos[name][row]) for name in SIGNALS}) for row in live]
 
+    def explain(self, row: int) -> Sequence[Any]:
+        """What the planner of a run says of what it did, see `explain` of `lr_env.planner.Planner`."""
+        index = next(index for index, rows in enumerate(self._rows) if row in rows)
+        return self._planners[index].explain(self._states[index], self._rows[index].index(row))  # pyright: ignore[reportAttributeAccessIssue]
+
     def record(self, row: int, phase: str) -> RunRecord:
         """How a run ended, without its curves."""
         run = self.runs[row]

@@ -91,16 +91,15 @@ def test_a_value_that_is_missing_is_no_surprise():
 
 
 def test_weights_halve_near_the_best():
-    ends = np.array([0.0] * 10 + [NEAR, 100.0, np.nan, 5.0])
-    weights = weights_of(ends, np.array([9.0] * 12 + [0.0, 5.0]), np.arange(14) == 13)
-    np.testing.assert_allclose(weights, [1] * 10 + [0.5, LEAST_WEIGHT, 1, LEAST_WEIGHT])
-    assert (weights_of(ends, ends, np.ones(14, dtype=bool)) == LEAST_WEIGHT).all()
-
-
-def test_weights_halve_farther_off_where_good_runs_lie_apart():
-    """A hundred runs evenly from 0 to 1: the best tenth ends at 0.1, the best quarter is 0.2 wide but for the best."""
-    ends = np.arange(101) / 100
-    np.testing.assert_allclose(weights_of(ends, ends, ends < 0)[[0, 10, 50]], [1, 1, 0.5])
+    """Losses fall by 2 in the log: near is a share of that, whatever the unit."""
+    ends = np.array([0.0] * 10 + [2 * NEAR, 100.0, np.nan, 5.0])
+    wanted = [1] * 10 + [0.5, LEAST_WEIGHT, LEAST_WEIGHT, LEAST_WEIGHT]
+    for scale in (1.0, 0.1):
+        weights = weights_of(scale * ends, np.full(14, 2.0) * scale, np.arange(14) == 13)
+        np.testing.assert_allclose(weights, wanted)
+    assert (weights_of(ends, ends + 1, np.ones(14, dtype=bool)) == LEAST_WEIGHT).all()
+    one_lucky = np.array([-3.0] + [0.0] * 19)
+    assert (weights_of(one_lucky, np.full(20, 2.0), one_lucky > 9) == 1).all()  # the others count as before
 
 
 @pytest.mark.parametrize(

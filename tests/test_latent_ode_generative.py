@@ -135,17 +135,17 @@ def test_runs_do_not_depend_on_their_company_and_go_on_from_their_state(path):
         answer, _ = planner.plan(*before[segment])
         assert (answer == together[:, segment]).all()
     told = planner.explain(state, run=1)
-    assert [futures.segment for futures in told] == list(range(4, 40, 2))[: len(told)]
-    accepted = [futures for futures in told if futures.chosen]
+    assert [belief.segment for belief in told] == list(range(4, 40, 2))[: len(told)]
+    accepted = [belief for belief in told if len(belief.rates)]
     assert accepted
-    for futures in accepted:
-        until = min([other.segment for other in accepted if other.segment > futures.segment], default=40)
-        rows = [
-            futures.decoded[number, futures.starts[number] :, RATE][: until - futures.segment]
-            for number in futures.chosen
-        ]
-        wanted = np.mean(np.exp(rows), 0) * np.exp(planner.trained.scales.log_rate)
-        np.testing.assert_allclose(together[1, futures.segment : until], np.clip(wanted, *SPEC.lr_range), rtol=1e-6)
+    for belief in accepted:
+        until = min([other.segment for other in accepted if other.segment > belief.segment], default=40)
+        mean, *chosen = belief.rates
+        assert 1 <= len(chosen) <= 3
+        np.testing.assert_allclose(mean, np.mean(chosen, 0))
+        wanted = np.clip(mean[: until - belief.segment], *SPEC.lr_range)
+        np.testing.assert_allclose(together[1, belief.segment : until], wanted, rtol=1e-6)
+        assert belief.losses.shape == (1, len(belief.rates), len(belief.steps)) == (1, len(belief.rates), len(mean))
 
 
 def test_a_model_of_the_other_kind_is_refused(path, tmp_path):

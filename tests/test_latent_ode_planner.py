@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lr_env.errors import UserError
+from lr_env.explained import explained
 from lr_env.planner import RunSpec
+from lr_env.rollout import rollout
+from lr_env.tasks import find_task
 from planners.latent_ode.fit import Fitting, fit, predicted_final
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
@@ -143,20 +147,22 @@ def test_plans_stay_where_the_sweep_has_been(path):
 
 def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
     trained = LatentODE(model=str(path)).trained
-    what, family = problem(trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0)
-    known = torch.linspace(-1, -4, GRID).expand(2, 3, GRID) + torch.arange(3.0)[:, None]
+    what, family = problem(trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.5)
     begun = family(sobol(256, SETTINGS, 0)).expand(2, -1, -1)
-    lowest = what.scores(what.clamp(torch.cat([known, begun], 1)), 1.0).min(1).values
+    lowest = what.scores(what.clamp(begun), 1.0).min(1).values
     scores = []
-    for settings in (Search(rounds=0), Search(), Search(free=4), Search(ascents=20)):
-        plans, found = search(what, family, known, settings, [np.random.default_rng(seed) for seed in (0, 1)])
+    for settings in (Search(rounds=0), Search(), Search(rounds=0, free=4), Search(rounds=0, ascents=20)):
+        draws = [np.random.default_rng(seed) for seed in (0, 1)]
+        plans, found = search(what, family, torch.empty(2, 0, GRID), settings, draws)
         assert (found.diff(dim=1) >= 0).all()
         torch.testing.assert_close(what.scores(plans, 1.0), found, rtol=1e-3, atol=1e-4)
         scores.append(found[:, 0].detach())
     torch.testing.assert_close(scores[0], lowest, rtol=1e-4, atol=1e-5)
-    for better, than in ((1, 0), (2, 1), (3, 1)):
-        assert (scores[better] <= scores[than]).all()
-        assert (scores[better] < scores[than]).any()
+    for better in scores[1:]:
+        assert (better <= scores[0]).all()
+        assert (better < scores[0]).any(), scores
+    better, _ = search(what, family, plans[:, :1], Search(rounds=0), [np.random.default_rng(0)] * 2)
+    torch.testing.assert_close(better[:, 0], plans[:, 0])  # what is known is not lost
 
 
 def test_interpolation_between_knots_is_numpys():
@@ -249,3 +255,21 @@ def test_settings_of_a_sweep_are_as_many_as_rates():
         offered = LatentODE.candidates([0.1] * count)
         assert len(set(offered)) == count
         assert offered[0] == LatentODE()
+
+
+def test_beliefs_are_drawn_beside_what_came(path, tmp_path):
+    """A run of a real task under a model of another one: what was played is what the plans say."""
+    task = replace(find_task("DigitsMLP"), budget=200, segment=10, val_subset=100)
+    planner = LatentODE(model=str(path), reuse="rescaled", lead=0.2, every=0.4)
+    found = explained(planner, task, 3)
+    assert [belief.segment for belief in found.beliefs] == [4, 12]
+    for belief, until in zip(found.beliefs, (12, 20), strict=True):
+        played = found.lr[belief.segment : until]
+        np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
+    (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
+    assert run.planner == "latent-ode"
+    assert len(found.val_loss) == 20
+    found.draw(tmp_path / "explain.png")
+    assert (tmp_path / "explain.png").stat().st_size > 20_000
+    with pytest.raises(UserError, match="planner 'cosine' does not tell what it believes"):
+        explained(Cosine(0.1), task, 0)

@@ -17,7 +17,7 @@ AT = (np.arange(100) + 0.5) / 100
 @pytest.mark.parametrize(
     ("schedule", "wrong"),
     [
-        (Linear(0.1), 0.01),
+        (Linear(0.1), 0.02),
         (Polynomial(0.1, power=2.0), 0.01),
         (WSD(0.1, cooldown=0.5, warmup=0.05), 0.03),
         (WSDSqrt(0.1, cooldown=0.5, warmup=0.05), 0.05),

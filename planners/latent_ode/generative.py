@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from lr_env.errors import UserError
-from lr_env.planner import RunSpec, Signals, State, require
+from lr_env.planner import Belief, RunSpec, Signals, State, require
 from planners.latent_ode.generative_model import OUTPUTS, RATE, Generative
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
-from planners.latent_ode.series import CHANNELS, Floats, channel
+from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.windows import scaled
 from planners.settings import COUNT, POSITIVE, RATIO, Array, Rules
 
@@ -21,25 +21,6 @@ TRAIN, SCORE = CHANNELS.index("train_loss"), CHANNELS.index("val_accuracy")
 
 REACH = 2
 """Runs that a path is decoded over: a plan may begin late on a path, and still lasts to the end of the run."""
-
-
-@dataclass(frozen=True, eq=False)
-class Futures:
-    """What was considered for a run at one time.
-
-    Attributes:
-        segment: at whose start it was.
-        decoded: `OUTPUTS` of each future, as the model has them, (futures, 2 runs of segments, OUTPUTS).
-        starts: the segment of it at which each would be taken up, (futures,); -1 where it was not accepted.
-        rewards: predicted score at the horizon, (futures,); -inf where it was not accepted.
-        chosen: numbers of those whose rates were averaged, the best first; none where the old plan was kept.
-    """
-
-    segment: int
-    decoded: Floats
-    starts: Floats
-    rewards: Floats
-    chosen: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -136,23 +117,28 @@ class LatentODEGenerative(OfAModel):
             state = self._planned(state, now)
         return state["rates"][:, now].copy(), state
 
-    def explain(self, state: State, run: int = 0) -> list[Futures]:
-        """What was considered for a run at each plan.
+    def explain(self, state: State, run: int = 0) -> list[Belief]:
+        """What was considered for a run at each plan: the mean of the futures that were chosen, and these.
 
         Args:
             state: of the planner.
             run: number of the run.
         """
-        return [
-            Futures(
-                told["segment"],
-                told["decoded"][run],
-                told["starts"][run],
-                told["rewards"][run],
-                tuple(told["chosen"][run]),
-            )
-            for told in state["beliefs"]
-        ]
+        scales, total = self.same(state).scales, state["rates"].shape[1]
+        found = []
+        for told in state["beliefs"]:
+            now, left = told["segment"], total - told["segment"]
+            ahead = [
+                told["decoded"][run, number, told["starts"][run, number] :][:left] for number in told["chosen"][run]
+            ]
+            futures = np.reshape(ahead, (-1, left, len(OUTPUTS)))
+            rates = np.exp(futures[..., RATE] + scales.log_rate)
+            losses = np.exp(futures[..., LOSS] * scales.deviations[LOSS] + scales.means[LOSS])
+            if ahead:
+                rates, losses = (np.concatenate([of.mean(0, keepdims=True), of]) for of in (rates, losses))
+            steps = (now + 1.0 + np.arange(left)) * state["segment"]
+            found.append(Belief(now, rates, steps, losses[None]))
+        return found
 
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
         """The state a segment later."""

@@ -11,35 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_env.planner import RunSpec, Signals, State, require
+from lr_env.planner import Belief, RunSpec, Signals, State, require
 from planners.latent_ode.model import TOKEN
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
-from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
+from planners.latent_ode.series import CHANNELS, LOSS, channel
 from planners.latent_ode.trained import Trained
 from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
 _LEADS, _TRUSTS, _EVERY, _PESSIMISMS = (0.1, 0.2), (0.0, 0.3), (0.2, 1.0), (1.0, 0.0, 2.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Belief:
-    """What a planner considered for a run at one time.
-
-    Attributes:
-        segment: at whose start it was.
-        rates: of the plans that the search ended with, the best first, (plans, segments left).
-        steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
-        losses: predicted validation losses along each plan, as each member sees them, (members, plans, nodes).
-    """
-
-    segment: int
-    rates: Floats
-    steps: Floats
-    losses: Floats
 
 
 @dataclass(frozen=True)
@@ -160,7 +143,7 @@ class LatentODE(OfAModel):
         return {**state, "rates": before[:, at], "due": True}
 
     def explain(self, state: State, run: int = 0) -> list[Belief]:
-        """What was considered for a run at each plan, see `Belief`.
+        """What was considered for a run at each plan, see `lr_env.planner.Belief`.
 
         Args:
             state: of the planner.

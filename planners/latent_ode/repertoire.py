@@ -16,7 +16,7 @@ POINTS = 41
 
 TIMES = np.linspace(0, 1, POINTS)
 
-TRUSTED = 0.1
+TRUSTED = 0.5
 """Least weight of a run for its rates to count as seen, see `weights_of`."""
 
 
@@ -51,7 +51,7 @@ class Repertoire:
     @property
     def good(self) -> list[int]:
         """Numbers of those."""
-        weights = weights_of(self.ends, self.ends, np.zeros(len(self.ends), dtype=bool))
+        weights = weights_of(self.ends, self.log_losses[:, 0], np.zeros(len(self.ends), dtype=bool))
         return np.flatnonzero(weights >= TRUSTED).tolist()
 
     @property

@@ -21,9 +21,8 @@ LOSS = CHANNELS.index("val_loss")
 
 FEWEST_RUNS = 10
 
-NEAR = 0.15
-"""Difference in the log of the final loss to the best tenth of runs at which a run counts half; more where good runs
-lie further apart, see `weights_of`."""
+NEAR = 0.08
+"""Share of the fall of the log loss, from the first point to the best end, above which at the end a run counts half."""
 
 LEAST_WEIGHT = 0.003
 """That of a run that diverged."""
@@ -134,6 +133,7 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
     diverged = np.array([record.diverged for record in kept])
     final = np.array([record.scores.get("final_val_loss", np.nan) for record in kept])
     final = np.where(diverged, np.nan, channel("val_loss", final))
+    ends = np.where(np.isfinite(final), final, _at(values[..., LOSS], -1))
     return Series(
         steps,
         lr,
@@ -142,29 +142,32 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
         np.array(lengths),
         budget,
         tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
-        weights_of(final, values[np.arange(len(kept)), np.array(lengths) - 1, LOSS], diverged),
+        weights_of(ends, _at(values[..., LOSS], 0), diverged),
         diverged,
         np.array([record.seed for record in kept], dtype=np.int64),
     )
 
 
-def weights_of(final: Floats, last: Floats, diverged: NDArray[np.bool_]) -> Floats:
-    """How much runs count, (runs,): half where they end `NEAR` above the best tenth.
-
-    Or twice as far as the best quarter of runs lie apart, where that is more: luck alone then makes such differences.
+def weights_of(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floats:
+    """How much runs count, (runs,): half where they end `NEAR` above the best tenth, the more the better they ended.
 
     Args:
-        final: log final losses on the whole validation split; NaN where not measured.
-        last: last log validation losses, which stand in for those.
+        ends: log losses at the end, (runs,).
+        first: log losses at the first point, (runs,).
         diverged: runs that did, which count least.
     """
-    ends = np.where(np.isfinite(final), final, last)
     if diverged.all():
         return np.full_like(ends, LEAST_WEIGHT)
-    low, best, quarter = np.nanquantile(ends[~diverged], (0.05, 0.1, 0.25))
+    best = np.nanquantile(ends[~diverged], 0.1)
     above = np.nan_to_num(np.maximum(ends - best, 0), nan=np.inf)
-    weights = 1 / (1 + (above / max(NEAR, 2 * (quarter - low))) ** 2)
+    fall = max(float(np.nanmedian(first) - best), 1e-9)
+    weights = 1 / (1 + (above / (NEAR * fall)) ** 2)
     return np.where(diverged, LEAST_WEIGHT, np.maximum(weights, LEAST_WEIGHT))
+
+
+def _at(losses: Floats, place: int) -> Floats:
+    """The first (0) or the last (-1) known value of each run, (runs,)."""
+    return np.array([values[np.isfinite(values)][place] for values in losses])
 
 
 def _finite(record: RunRecord) -> int:

@@ -11,7 +11,7 @@ from planners.latent_ode.series import Floats
 LEAST = 0.005
 """Smallest rate at the end of a cool-down, as a share of its height."""
 
-_LOW = np.array([0.0, 0.1, 0.5, -1.5, 0.01])
+_LOW = np.array([0.0, 0.1, 0.5, -3.0, 0.01])
 _HIGH = np.array([1.0, 1.0, 3.0, 0.5, 0.25])
 """Of the peak's place in its range, the cool-down's share and power, the slope of the log before it, and the warm-up's
 share."""

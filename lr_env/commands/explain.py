@@ -1,0 +1,58 @@
+"""`lr-env explain`: what a planner believed on the way through a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from lr_env.commands.arguments import parse_settings, writable
+from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+
+@dataclass(frozen=True)
+class Explain(TaskOptions):
+    """Make a run under a planner that looks ahead by a model, and draw what it believed at each plan and what came."""
+
+    planner: Annotated[str, arg(metavar="NAME")] = "latent-ode"
+    """The planner: one that has `explain`."""
+    set: Annotated[tuple[str, ...], arg(metavar="PLANNER.SETTING=VALUE")] = field(default=())
+    """Its settings, e.g. latent-ode.model=results/fit/FashionMLP-fit/model.safetensors."""
+    seed: Annotated[int, arg(metavar="SEED")] = 0
+    """Seed of the run."""
+    out: Path = Path("explain.png")
+    """Figure to write, a .png file."""
+
+    def run(self) -> None:
+        """Make the run, write the figure, and print how good the forecasts were."""
+        from lr_env.explained import explained
+        from lr_env.registry import find_planner, suited
+
+        if self.out.suffix.lower() != ".png":
+            raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
+        task = self.varied_task()
+        settings = dict(suited(self.planner, task) or {}) | parse_settings(self.set, [self.planner]).get(
+            self.planner, {}
+        )
+        kind = find_planner(self.planner)
+        writable(self.out.parent, "--out")
+        self.numerics()
+        try:
+            planner = kind(**settings)
+        except TypeError as error:
+            raise UserError(f"planner {self.planner!r}: {error}; give its settings with --set") from None
+        found = explained(planner, task, self.seed, device=self.device)
+        found.draw(self.out)
+        last = float(found.val_loss[-1])
+        print(f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss on the subset {last:.4f} at the end")
+        for belief in found.beliefs:
+            at = belief.segment * task.segment
+            if not len(belief.rates):
+                print(f"at step {at:6}: kept its plan")
+                continue
+            ends = belief.losses[:, 0, -1]
+            print(f"at step {at:6}: foresaw {ends.mean():.4f} ({ends.min():.4f} to {ends.max():.4f})")
+        print(f"Figure: {self.out}")
