@@ -11,7 +11,7 @@ compare: $(INSTALLED)
 	$(BIN)/lr-env compare DigitsMLP --seeds 10
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check lr_env planners tests examples
