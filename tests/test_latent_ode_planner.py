@@ -23,7 +23,7 @@ from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.search import GRID, Search, interpolation, search
 from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, series
 from planners.latent_ode.shapes import SETTINGS
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.trained import Trained, shipped_models
 from planners.latent_ode.windows import Table
 from planners.schedules import WSD, Cosine
 from planners.space import sobol
@@ -273,3 +273,23 @@ def test_beliefs_are_drawn_beside_what_came(path, tmp_path):
     assert (tmp_path / "explain.png").stat().st_size > 20_000
     with pytest.raises(UserError, match="planner 'cosine' does not tell what it believes"):
         explained(Cosine(0.1), task, 0)
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_shipped_models_plan_for_their_tasks(name):
+    task = find_task(name)
+    settings = LatentODE.for_task(task)
+    assert settings == {"model": name}
+    assert LatentODE.for_task(replace(task, budget=2 * task.budget)) is None
+    run = RunSpec(name, task.budget, task.segment, task.lr_range, type(task.optimizer).__name__, 1)
+    planner = LatentODE(**settings, lead=0.01, every=1.0)
+    state, (low, high) = planner.start(run, [0]), task.tuning_range
+    signals = {channel: np.full(1, np.nan) for channel in ("lr", *CHANNELS)} | {"step": np.zeros(1)}
+    for segment in range(2):
+        lr, state = planner.plan(state, signals)
+        signals = {"step": np.full(1, (segment + 1.0) * task.segment), "lr": lr, "train_loss": np.full(1, 2.0)}
+        signals |= {"val_loss": np.full(1, 2.0), "val_accuracy": np.full(1, 0.2)}
+    (belief,) = planner.explain(state)
+    assert low < belief.rates[0].max() < high
+    assert belief.rates[0, -1] < 0.3 * belief.rates[0].max()  # they have all learned to cool down
+    assert 0.7 * 40 * task.budget < planner.prior_steps <= 40 * task.budget  # less where runs diverged
