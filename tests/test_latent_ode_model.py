@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
-from torchdiffeq import odeint_adjoint
+from torchdiffeq import odeint, odeint_adjoint
 
 from planners.latent_ode.descent import path_length
 from planners.latent_ode.designs import annealed
@@ -76,6 +76,28 @@ def test_solver_and_its_gradients_agree_with_a_tight_adjoint():
     z.square().sum().backward()
     by_quarter = torch.stack([field.own.grad for field in fields], -1)
     torch.testing.assert_close(gradient.unflatten(-1, (4, 128)).sum(-1), by_quarter, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_and_their_gradients_are_those_of_torchdiffeq():
+    """The written-out solver against the package's, which records every operation: all states, all gradients."""
+    model = Ensemble(Sizes(members=2), seed=0).double()
+    draw = torch.Generator().manual_seed(1)
+    state, rates, span = (
+        torch.randn(2, 3, size, generator=draw, dtype=torch.float64) for size in (model.sizes.latent, 16, 1)
+    )
+    wanted = [state.requires_grad_(), rates.requires_grad_(), span.requires_grad_()]
+    wanted += [*model.inner.parameters(), model.inner_rate, *model.outer.parameters()]
+
+    def field(time, z):
+        rate = rates[..., min(int(time * 16 + 1e-3), 15), None]
+        return model.outer(torch.tanh(model.inner(z) + rate * model.inner_rate)) * rate.exp() * span
+
+    plain = odeint(field, state, torch.linspace(0, 1, 17, dtype=torch.float64), method="midpoint").permute(1, 2, 0, 3)
+    ours = model.solve(state, rates, span[..., 0])
+    torch.testing.assert_close(ours, plain)
+    above = torch.randn(ours.shape, generator=draw, dtype=torch.float64)
+    for found, true in zip(*(torch.autograd.grad((z * above).sum(), wanted) for z in (ours, plain)), strict=True):
+        torch.testing.assert_close(found, true)
 
 
 def test_the_default_solver_is_near_a_tight_one():

@@ -42,7 +42,9 @@ class Descent:
         held: Callable[[], Tensor],
     ) -> None:
         """Descend, and take for each member the weights that were best on the runs held out."""
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True
+        )
         best, between = _Best(self.model), max(1, iterations // self.looks)
         for iteration in range(iterations):
             for group in optimizer.param_groups:

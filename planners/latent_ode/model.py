@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchdiffeq import odeint
 
+from planners.latent_ode.midpoint import midpoint
 from planners.latent_ode.series import CHANNELS, LOSS
 from planners.latent_ode.stacked import GRU, Linear, Members, drawn, generators
 
@@ -122,19 +122,17 @@ class Ensemble(Members):
         Returns:
             (members, batch, steps + 1, latent), that at the start first.
         """
-        steps = rates.shape[-1]
-        drive = (rates[..., None] * self.inner_rate[:, None]).unbind(2)
-        pace = (rates.exp() * span[..., None])[..., None].unbind(2)
-
-        def field(time: Tensor, z: Tensor) -> Tensor:
-            step = min(int(time * steps + 1e-3), steps - 1)
-            return self.outer(torch.tanh(self.inner(z) + drive[step])) * pace[step]
-
-        nodes = torch.linspace(0, 1, steps + 1, dtype=state.dtype)
-        # It never asks for the field at the end of a step, where the next one's rate would be looked up.
-        solved = odeint(field, state, nodes, method="midpoint")
-        assert isinstance(solved, Tensor)
-        return solved.permute(1, 2, 0, 3)
+        rates = rates.permute(2, 0, 1)[:, :, None].contiguous()
+        read = torch.cat([self.inner.weight, self.inner_rate, self.inner.bias[:, None]], 1)
+        states = midpoint(
+            state.transpose(1, 2),
+            rates,
+            rates.exp() * span[:, None],
+            read.transpose(1, 2),
+            self.outer.weight.transpose(1, 2),
+            self.outer.bias[..., None],
+        )
+        return states.permute(1, 3, 0, 2)
 
     def read(self, states: Tensor) -> Tensor:
         """The channels, scaled, (members, batch, points, channels), of states (members, batch, points, latent)."""
