@@ -28,6 +28,10 @@ class Tuner(Protocol):
         """How many runs it would like to make next at once, after so many; it may be given fewer."""
         ...
 
+    def seed_number(self, run: int) -> int:
+        """Which of its seeds, from 0, the run of that number is made on: runs may share one."""
+        ...
+
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """So many planners to run next.
 

@@ -44,6 +44,7 @@ NOT_NEGATIVE = Rule(lambda v: 0 <= v < math.inf, "a finite number of at least 0"
 AT_LEAST_1 = Rule(lambda v: 1 <= v < math.inf, "a finite number of at least 1")
 FRACTION = Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
 RATIO = Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1")
+SHARE = Rule(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
 FROM_0 = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
 

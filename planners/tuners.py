@@ -21,6 +21,9 @@ from planners.space import FAMILIES, Floats, Point, schedule_at, sobol
 AT_ONCE = 1000
 """Runs that are proposed at once by tuners that do not look at how runs end."""
 
+SHARING = 20
+"""Runs in a row that share a seed."""
+
 
 def end_of(record: RunRecord) -> float:
     """Loss on the whole validation split at the end, infinite if the run diverged."""
@@ -41,6 +44,10 @@ class BestRun(ABC):
     def round(self, done: int) -> int:
         """All at once."""
         return AT_ONCE
+
+    def seed_number(self, run: int) -> int:
+        """Runs in a row share one: the best of them is then so by what made it, more than by luck."""
+        return run // SHARING
 
     @abstractmethod
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:

@@ -242,7 +242,7 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     content = json.loads(kept.read_text())
     assert content["quick"]
     parts = content["parts"]
-    assert list(parts) == ["plain", "families", "peers", "process", "growth"]
+    assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning"]
     assert sum(len(part["skipped"]) for part in parts.values()) == 12
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])

@@ -10,10 +10,12 @@ import torch
 
 from lr_env.errors import UserError
 from planners.latent_ode.designs import DESIGNS, annealed
+from planners.latent_ode.fit import Fitting, errors
 from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
+from planners.latent_ode.model import Ensemble, Sizes
 from planners.latent_ode.repertoire import TIMES, repertoire_of
 from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
-from planners.latent_ode.sweep import Sweep
+from planners.latent_ode.sweep import Sweep, seed_number
 from planners.latent_ode.windows import MOST, Table, scales_of, token
 from tests import quadratic
 from tests.quadratic import SEGMENT, STEPS
@@ -100,6 +102,44 @@ def test_weights_halve_near_the_best():
     assert (weights_of(ends, ends + 1, np.ones(14, dtype=bool)) == LEAST_WEIGHT).all()
     one_lucky = np.array([-3.0] + [0.0] * 19)
     assert (weights_of(one_lucky, np.full(20, 2.0), one_lucky > 9) == 1).all()  # the others count as before
+
+
+def test_ends_far_above_the_best_are_only_known_to_be_there(records):
+    """And of runs that diverged: an optimistic forecast of them is an error, a pessimistic one is none."""
+    ends = [record.scores["final_val_loss"] for record in records]
+    worst = int(np.argmax(ends))
+    runs = series(
+        [
+            replace(r, diverged=n == 3, scores={"final_val_loss": end})
+            for n, (r, end) in enumerate(
+                zip(records, [1e3 if n == worst else end for n, end in enumerate(ends)], strict=True)
+            )
+        ],
+        STEPS,
+    )
+    table = Table(runs, scales_of(runs))
+    assert set(np.flatnonzero(table.beyond)) == {3, worst} | set(np.flatnonzero(runs.final > runs.limit))
+    assert len(set(table.final[table.beyond].tolist())) == 1
+    rows = torch.tensor([[worst]])
+    batch, model = table.batch(rows, torch.zeros_like(rows), 16), Ensemble(Sizes(members=1))
+    start, apart = model.beginning(1), []
+    with torch.no_grad():
+        level = batch.final[0, 0] - model.final(model.solve(start, batch.rates, batch.span))
+        for above in (5.0, -5.0, -6.0):
+            model.final_bias.copy_(level + above)
+            counted, not_counted = (errors(model, start, batch, Fitting(end_weight=weight)) for weight in (1.0, 0.0))
+            apart.append(float(counted - not_counted))
+    np.testing.assert_allclose(apart, [0.0, 25.0, 36.0], rtol=1e-3, atol=1e-4)
+
+
+def test_seeds_of_a_sweep():
+    """Four seeds in turns, five runs each, then four others; none goes with every second or fourth run."""
+    numbers = [seed_number(run) for run in range(100)]
+    for block in range(5):
+        assert sorted(numbers[20 * block : 20 * block + 20]) == sorted(5 * list(range(4 * block, 4 * block + 4)))
+    for every in (2, 4):
+        for first in range(every):
+            assert len({number % 4 for number in numbers[first::every]}) == 4
 
 
 @pytest.mark.parametrize(

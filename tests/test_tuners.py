@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare import budget_curve
 from lr_env.compare.budget_curve import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
@@ -17,6 +16,7 @@ from lr_env.records.store import Store
 from lr_env.registry import find_tuner, tuner_names
 from lr_env.rollout import PlannedRun
 from lr_env.tasks import find_task
+from planners import tuners
 from planners.space import FAMILIES, Point, schedule_at
 from planners.tuners import DirectSearch
 from tests.test_cli import lr_env
@@ -136,7 +136,7 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
 
 
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget_curve, "SHARING", 2)
+    monkeypatch.setattr(tuners, "SHARING", 2)
     store = Store(tmp_path / "r.sqlite")
     run_budgets(Budgets(("random",), (5,), 1, (0,)), TASK, store, "x", TRAINING, tmp_path)
     assert sorted(run.seed - FIRST_SEED for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -18,6 +19,7 @@ from lr_env.bench.kept import Kept
 from lr_env.bench.table import Bar, Part, report
 from lr_env.children.children import find_device
 from lr_env.errors import UserError, unknown
+from lr_env.registry import find_planner
 from lr_env.tasks import TASKS, Task
 from lr_env.tasks.data import load
 
@@ -46,7 +48,7 @@ ON_CUDA: dict[str, tuple[int, float]] = {
 """Task -> children in lockstep on a CUDA device, and what they must gain over one at a time in a plain loop."""
 
 
-PARTS = ("plain", "families", "peers", "process", "growth")
+PARTS = ("plain", "families", "peers", "process", "growth", "planning")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Bench:
 
     only: tuple[str, ...] = PARTS
     """Parts to measure: plain (against plain torch), families (kinds of children), peers (DACBench), process (imports
-    and a comparison), growth (1 to 256 children), cuda (against plain loops on a CUDA device)."""
+    and a comparison), growth (1 to 256 children), planning (fits and plans of the latent
+    ODE), cuda (against plain loops on a CUDA device)."""
 
     def run(self) -> None:
         """Measure, keep each part as soon as it is done, and print the table."""
@@ -164,6 +167,14 @@ class Measuring:
         for task in self.tasks(GROWING, "as the number of children grows"):
             self.part.growth += families.growth(task, self.device, self.effort, counts)
 
+    def planning(self) -> None:
+        """Fits and plans of the latent ODE."""
+        print("fits and plans ...", file=sys.stderr)
+        planner: Any = find_planner("latent-ode")
+        figures, skipped = planner.figures(self.effort.rounds, self.quick)
+        self.part.figures += figures
+        self.part.skipped += skipped
+
     def cuda(self) -> None:
         """Against plain loops on a CUDA device."""
         for task in self.tasks(ON_CUDA, "against a plain loop"):
@@ -177,6 +188,7 @@ MEASURES: dict[str, Callable[[Measuring], None]] = {
     "peers": Measuring.against_peers,
     "process": Measuring.process,
     "growth": Measuring.growth,
+    "planning": Measuring.planning,
     "cuda": Measuring.cuda,
 }
 """The parts, in the order of the table."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_ends, parse_name, progress_bar, writable
 from lr_env.commands.task_options import TaskOptions
 
+if TYPE_CHECKING:
+    from lr_env.tasks import Task
+
 
 @dataclass(frozen=True)
 class Fit(TaskOptions):
-    """Make a sweep, fit the model of the latent-ODE planner (arXiv:2509.23052) to it, and say how well it foresees."""
+    """Make a sweep, fit the model of the latent-ODE planner to it (arXiv:2509.23052), and say how well it foresees.
+
+    With --records it takes runs that there are in place of a sweep.
+    """
 
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
     """Which runs: paper, random, mixed, wsd, or adaptive (a model of the runs so far proposes the next)."""
     runs: Annotated[int, arg(metavar="N")] = 100
     """Runs of the sweep."""
+    records: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Instead of a sweep runs that there are: runs.parquet of a fit or a comparison. Plan on other seeds."""
     rates: Annotated[str, arg(metavar="LOW:HIGH")] = ""
     """Peak rates of the sweep. Default: the task's range."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
@@ -43,31 +52,22 @@ class Fit(TaskOptions):
 
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
-        from lr_env.compare.training import Training
-        from lr_env.records.store import Store
+        from lr_env.compare.export import read_runs
         from lr_env.registry import find_planner
 
         fitter: Any = find_planner("latent-ode").fitter()
         name, task = parse_name(self.name or f"{self.task}-fit"), self.varied_task()
         folder = self.results / "fit" / name
-        rates = parse_ends(self.rates) if self.rates else task.tuning_range
-        wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
-        training = Training(self.device, self.backend, self.lockstep, self.numerics())
-        writable(folder)
-        with progress_bar(self.runs * task.budget) as progress:
-            made = fitter.fit_sweep(
-                wanted,
-                task,
-                Store(self.store),
-                name,
-                training,
-                kind=self.kind,
-                members=self.members,
-                checkpoint_seconds=self.checkpoint_seconds,
-                fresh=self.fresh,
-                progress=progress,
-                about=self.how_made(task),
-            )
+        how = {"kind": self.kind, "members": self.members}
+        if self.records is None:
+            made = self._swept(fitter, name, task, folder, how)
+        else:
+            fitter.check_kind(**how)
+            known = read_runs(self.records)
+            writable(folder)
+            self.numerics()
+            about = {**self.how_made(task), "records": str(self.records)}
+            made = fitter.fit_records(known, task, seed=self.seed, about=about, **how)
         made.write(folder)
         print(made.text())
         model, planner = folder / "model.safetensors", made.planner
@@ -76,3 +76,26 @@ class Fit(TaskOptions):
             f"  lr-env compare {self.task}{self.variation} --planners {planner} wsd constant "
             f"--set {planner}.model={model}"
         )
+
+    def _swept(self, fitter: Any, name: str, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:
+        """A fit to the runs of a sweep."""
+        from lr_env.compare.training import Training
+        from lr_env.records.store import Store
+
+        rates = parse_ends(self.rates) if self.rates else task.tuning_range
+        wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
+        training = Training(self.device, self.backend, self.lockstep, self.numerics())
+        writable(folder)
+        with progress_bar(self.runs * task.budget) as progress:
+            return fitter.fit_sweep(
+                wanted,
+                task,
+                Store(self.store),
+                name,
+                training,
+                checkpoint_seconds=self.checkpoint_seconds,
+                fresh=self.fresh,
+                progress=progress,
+                about=self.how_made(task),
+                **how,
+            )

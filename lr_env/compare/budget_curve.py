@@ -20,9 +20,6 @@ from lr_env.registry import find_tuner
 from lr_env.rollout import PlannedRun, not_made_before, place_of
 from lr_env.tasks import Task
 
-SHARING = 20
-"""Tuning runs in a row that share a seed: what differs between them is then the schedule, more than luck."""
-
 FIRST_SEED = 3_000_000
 """Seeds of tuning runs count up from here, far from those of comparisons."""
 
@@ -162,7 +159,7 @@ def _procedure(
             if len(_finished(experiment, phase)) < count * repeats:
                 planned = []
                 for repeat, known in enumerate(records):
-                    seeds = [_first(repeat) + number // SHARING for number in range(done, done + count)]
+                    seeds = [_first(repeat) + tuner.seed_number(number) for number in range(done, done + count)]
                     planned += not_made_before(tuner.propose(task, repeat, known, count), seeds, known)
                 experiment.run(planned, phase, ("val",), progress)
             else:

@@ -18,6 +18,7 @@ from lr_env.compare.table import Summary
 from lr_env.compare.text import settings_key
 from lr_env.errors import UserError
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
+from lr_env.replacing import replacing
 
 
 def summary_csv(summary: Summary) -> str:
@@ -97,6 +98,12 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
         curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
         columns[f"curve_{name}"] = pa.array(curves, pa.list_(pa.float64()))
     return pa.table(columns)
+
+
+def write_runs(records: Sequence[RunRecord], file: Path) -> None:
+    """Write `runs_table` as Parquet."""
+    with replacing(file) as path:
+        pq.write_table(runs_table(records), path)
 
 
 def read_runs(path: Path, curves: Sequence[str] = SIGNALS) -> list[RunRecord]:

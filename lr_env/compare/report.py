@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
-from lr_env.compare.export import runs_table, summary_csv
+from lr_env.compare.export import summary_csv, write_runs
 from lr_env.compare.figures import draw_curves, draw_scores
 from lr_env.compare.table import Row, Summary, Versus
 from lr_env.compare.text import (
@@ -60,8 +59,7 @@ def write_report(
     title = str(manifest.get("title") or _title(summary, manifest))
     with replacing(folder / "manifest.json") as path:
         path.write_text(json.dumps(dict(manifest), indent=2, default=str) + "\n", encoding="utf-8")
-    with replacing(folder / "runs.parquet") as path:
-        pq.write_table(runs_table([*tuning_records, *records]), path)
+    write_runs([*tuning_records, *records], folder / "runs.parquet")
     with replacing(folder / "summary.csv") as path:
         path.write_text(summary_csv(summary), encoding="utf-8", newline="")
     with replacing(folder / "curves.png") as path:

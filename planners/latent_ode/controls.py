@@ -14,7 +14,7 @@ from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.repertoire import TIMES, Repertoire
 from planners.latent_ode.series import Floats, channel
-from planners.settings import COUNT, RATIO, Array, Rules
+from planners.settings import COUNT, RATIO, SHARE, Array, Rules
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Replanned(OfAModel, ABC):
 
     control_of = LatentODE.name
     needs = frozenset({"step", "val_loss"})
-    rules: ClassVar[Rules] = {"lead": RATIO, "every": RATIO, "until": RATIO}
-    lead: float = 0.1
+    rules: ClassVar[Rules] = {"lead": SHARE, "every": RATIO, "until": RATIO}
+    lead: float = 0.0
     every: float = 0.2
     until: float = 0.9
 
@@ -130,7 +130,7 @@ class Replanned(OfAModel, ABC):
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
         """As many times of the first plan as there are rates, the default first."""
-        return [cls(lead=round(0.1 + 0.8 * number / len(rates), 6)) for number in range(len(rates))]
+        return [cls(lead=round(0.9 * number / len(rates), 6)) for number in range(len(rates))]
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment: the best schedule of the sweep that people use is what begins.

@@ -32,9 +32,6 @@ class Fitting:
         weight_decay: decoupled.
         path_penalty: weight of the length of latent paths.
         end_weight: weight of the loss on the whole validation split at the end.
-        bootstrap: spread of the weights that each member gives to runs, drawn from a gamma distribution of mean 1 and
-            this variance: 1 is the Bayesian bootstrap (Rubin 1981), 0 none. Members then disagree by as much as the
-            runs leave open.
         looks: times in each phase that the runs held out are looked at.
         seed: of everything that is drawn.
     """
@@ -48,7 +45,6 @@ class Fitting:
     weight_decay: float = 0.0
     path_penalty: float = 0.0
     end_weight: float = 4.0
-    bootstrap: float = 0.0
     looks: int = 15
     seed: int = 0
 
@@ -96,8 +92,8 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
        found. Only what is particular to a run, and not to its schedule, is left to be learned. They begin at none, so
        that runs held out stop them at once where surprises say nothing.
 
-    Both minimise squared errors of the scaled channels, that of the end again by the whole validation split, and the
-    length of the latent path (see `path_length`).
+    Both minimise squared errors of the scaled channels, that of the end again by the whole validation split, up to the
+    limit above which ends do not matter, and the length of the latent path (see `path_length`).
 
     Args:
         series: the runs.
@@ -116,11 +112,6 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
     own = [torch.nonzero(fold != member)[:, 0] for member in range(sizes.members)]
     left_out = [torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)]
 
-    counts = _drawn_counts(len(series), fitting)
-
-    def counted(batch: Batch, rows: Tensor) -> Batch:
-        return replace(batch, weights=batch.weights * counts.gather(1, rows))
-
     def starts(rows: list[Tensor]) -> Batch:
         same = _as_many(rows)
         return table.batch(same, torch.zeros_like(same), sizes.steps)
@@ -137,20 +128,20 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
 
     judged = starts(left_out)
-    whole = counted(starts(own), _as_many(own))
+    whole = starts(own)
     loop = Descent(model, fitting.weight_decay, fitting.looks, progress or (lambda count: None))
     loop.run(
         "dynamics",
         fitting.dynamics,
         fitting.learning_rate,
         [*model.dynamics(), *offsets.parameters()],
-        lambda: from_start(whole, own),
+        lambda: from_start(whole, own) + offsets.shrinkage(whole, fitting),
         lambda: from_start(judged, left_out),
     )
     known = past(model, table)
 
     def onwards(rows: Tensor, now: Tensor, lengths: Tensor | None) -> Tensor:
-        batch = counted(table.batch(rows, now, sizes.steps), rows)
+        batch = table.batch(rows, now, sizes.steps)
         return errors(model, model.corrected(*known.seen(rows, now, lengths)), batch, fitting)
 
     held = held_out(table, fold, sizes)
@@ -166,7 +157,7 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
 
 
 class Offsets(nn.Module):
-    """How the channels of runs of one seed lie above those of all, the same throughout a run; on average over seeds 0.
+    """How the channels of runs of one seed lie above those of all, the same throughout a run: a random effect.
 
     Args:
         table: the runs.
@@ -176,17 +167,23 @@ class Offsets(nn.Module):
     def __init__(self, table: Table, members: int) -> None:
         super().__init__()
         self.groups = table.groups
-        counts = torch.bincount(self.groups)[1:].float()
-        self.shares = counts / counts.sum().clamp(min=1.0)
-        self.above = nn.Parameter(torch.zeros(members, len(counts), len(CHANNELS) + 1))
+        self.above = nn.Parameter(torch.zeros(members, int(self.groups.max()), len(CHANNELS) + 1))
 
     def taken_off(self, batch: Batch, rows: Tensor) -> Batch:
         """The same without them: the channels, and the end by the whole validation split."""
-        centred = self.above - (self.above * self.shares[:, None]).sum(1, keepdim=True)
-        none = torch.zeros(len(centred), 1, centred.shape[2])
-        members = torch.arange(len(centred))[:, None]
-        above = torch.cat([none, centred], 1)[members, self.groups[rows]]
+        none = torch.zeros(len(self.above), 1, self.above.shape[2])
+        members = torch.arange(len(self.above))[:, None]
+        above = torch.cat([none, self.above], 1)[members, self.groups[rows]]
         return replace(batch, values=batch.values - above[:, :, None, :-1], final=batch.final - above[..., -1])
+
+    def shrinkage(self, batch: Batch, fitting: Fitting) -> Tensor:
+        """What is added to the errors of a batch of all runs, (members,): the logs of normal priors.
+
+        As wide as what is left of a run without its seed's share, which is about what comparisons of 20 seeds show.
+        """
+        squared = self.above.square().sum(1)
+        of_curves, of_ends = squared[:, :-1].mean(1), squared[:, -1]
+        return of_curves / batch.weights.sum(1) + fitting.end_weight * of_ends / batch.weights.shape[1]
 
 
 def errors(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Tensor:
@@ -196,9 +193,10 @@ def errors(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Te
     squared = torch.where(known, values - torch.nan_to_num(batch.values), 0.0) ** 2
     counted = known * batch.weights[..., None, None]
     found = (squared * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1e-9)
-    ended = torch.isfinite(batch.final) * batch.weights
-    last = (model.final(states) - torch.nan_to_num(batch.final)) ** 2
-    found = found + fitting.end_weight * (last * ended).sum(1) / ended.sum(1).clamp(min=1e-9)
+    ended = torch.isfinite(batch.final)
+    above = model.final(states) - torch.nan_to_num(batch.final)
+    last = torch.where(batch.beyond, above.clamp(max=0.0), above).square()
+    found = found + fitting.end_weight * (last * ended).sum(1) / ended.sum(1).clamp(min=1)
     if fitting.path_penalty:
         found = found + fitting.path_penalty * path_length(states)
     return found
@@ -218,16 +216,6 @@ def held_out(table: Table, fold: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     shares = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.7])
     at = (table.lengths[rows][..., None] * shares).long().flatten(1)
     return rows.repeat_interleave(len(shares), 1), at
-
-
-def _drawn_counts(runs: int, fitting: Fitting) -> Tensor:
-    """What each member multiplies the weights of runs by, (members, runs)."""
-    members = fitting.sizes.members
-    if not fitting.bootstrap:
-        return torch.ones(members, runs)
-    draws = [np.random.default_rng([fitting.seed, member]) for member in range(members)]
-    shape = 1 / fitting.bootstrap
-    return torch.tensor(np.stack([draw.gamma(shape, 1 / shape, runs) for draw in draws]), dtype=torch.float32)
 
 
 def _as_many(rows: list[Tensor]) -> Tensor:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.compare.export import write_runs
 from lr_env.compare.training import Training
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
-from lr_env.errors import unknown
+from lr_env.errors import UserError, unknown
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
+from lr_env.registry import find_planner
 from lr_env.replacing import finite, write_json_and_figure
 from lr_env.tasks import Task
 from planners.latent_ode.descent import History
@@ -28,7 +30,7 @@ from planners.latent_ode.sweep import Sweep, sweep
 from planners.latent_ode.trained import KINDS_OF, Trained
 from planners.latent_ode.windows import Table
 
-__all__ = ["Report", "Sweep", "fit_sweep", "report"]
+__all__ = ["Report", "Sweep", "fit_records", "fit_sweep", "report"]
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
 """Of a run that are over when its end is foreseen."""
@@ -53,6 +55,7 @@ class Report:
         final: log final loss of the runs that count, (runs,).
         foreseen: method -> the same as it foresees them, (shares, runs).
         usable, diverged: runs that the model was fitted to, and how many of those diverged.
+        records: the runs.
     """
 
     trained: Trained
@@ -61,6 +64,7 @@ class Report:
     foreseen: Mapping[str, Floats]
     usable: int
     diverged: int
+    records: tuple[RunRecord, ...] = ()
 
     @property
     def qualities(self) -> dict[str, list[Quality]]:
@@ -103,8 +107,9 @@ class Report:
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
-        """Write model.safetensors, fit.json and fit.png into a folder that is there."""
+        """Write model.safetensors, runs.parquet, fit.json and fit.png into a folder that is there."""
         self.trained.save(folder / "model.safetensors")
+        write_runs(self.records, folder / "runs.parquet")
         write_json_and_figure(folder, "fit", self.to_json(), self.draw)
 
     def draw(self, path: Path) -> None:
@@ -204,6 +209,62 @@ def about_runs(task: Task, records: Sequence[RunRecord]) -> dict[str, Any]:
     }
 
 
+def usable_of(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Runs that tell how the task's optimizer answers to its rate: finished, with curves, under no other optimizer."""
+    return [
+        record
+        for record in records
+        if record.status == "finished" and record.curves and not _own_optimizer(record.planner)
+    ]
+
+
+def _own_optimizer(planner: str) -> bool:
+    try:
+        return hasattr(find_planner(planner), "optimizer")
+    except UserError:  # of logs that were made elsewhere
+        return False
+
+
+def fit_records(
+    records: Sequence[RunRecord],
+    task: Task,
+    *,
+    kind: str = "controlled",
+    members: int = 5,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+) -> Report:
+    """Fit a model to runs that there are.
+
+    Args:
+        records: runs of the task, with curves; some of them may be shorter than its budget.
+        task: what was trained.
+        kind: of model, a name in `FITS`.
+        members: of the ensemble, of the kind "controlled".
+        seed: of the fit.
+        about: how it is made, which is kept with the model.
+
+    Raises:
+        UserError: there is no such kind, too few runs are usable, or the fit diverged.
+    """
+    check_kind(kind, members)
+    kept = usable_of(records)
+    about = {**about_runs(task, kept), **(about or {})}
+    return replace(FITS[kind](series(kept, task.budget), members, seed, about), records=tuple(kept))
+
+
+def check_kind(kind: str, members: int) -> None:
+    """See that there is such a kind of model, and that so many make an ensemble.
+
+    Raises:
+        UserError: it is not so.
+    """
+    if kind not in FITS:
+        raise unknown("kind of model", kind, FITS)
+    if kind == "controlled":
+        check_members(members)
+
+
 def fit_sweep(
     wanted: Sweep,
     task: Task,
@@ -236,10 +297,7 @@ def fit_sweep(
     Raises:
         UserError: see `planners.latent_ode.sweep.sweep`; there is no such kind; or the fit diverged.
     """
-    if kind not in FITS:
-        raise unknown("kind of model", kind, FITS)
-    if kind == "controlled":
-        check_members(members)
+    check_kind(kind, members)
     records = sweep(
         wanted,
         task,
@@ -250,5 +308,5 @@ def fit_sweep(
         fresh=fresh,
         progress=progress,
     )
-    kept = {**about_runs(task, records), "sweep": asdict(wanted), **(about or {})}
-    return FITS[kind](series(records, task.budget), members, wanted.seed, kept)
+    about = {"sweep": asdict(wanted), **(about or {})}
+    return fit_records(records, task, kind=kind, members=members, seed=wanted.seed, about=about)

@@ -9,20 +9,21 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lr_env.planner import Belief, RunSpec, Signals, State, require
 from planners.latent_ode.model import TOKEN
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
-from planners.latent_ode.search import GRID, Search, played, search
+from planners.latent_ode.search import GRID, Problem, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, channel
 from planners.latent_ode.trained import Trained
 from planners.latent_ode.windows import scaled, token
-from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, Array, Rules
+from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
-_LEADS, _TRUSTS, _EVERY, _PESSIMISMS = (0.1, 0.2), (0.0, 0.3), (0.2, 1.0), (1.0, 0.0, 2.0)
+_LEADS, _TRUSTS, _EVERY, _PESSIMISMS = (0.0, 0.1), (0.0, 0.3), (0.2, 1.0), (1.0, 0.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,22 @@ class LatentODE(OfAModel):
     The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
     the recent past; the schedule that is played is the one whose end the model likes best, found by the cross-entropy
     method from the schedules of the sweep that the model was fitted to and others of known shape, and, with `ascents`,
-    by its gradients. Several models vote, and where they disagree a plan counts as worse. Until the first plan the best
-    schedule of the sweep that has a name is played. Origin: arXiv:2509.23052 (Sampson & Melchior 2025), with the rate
-    as what drives the path in place of something that is read off it; fitted with `lr-env fit TASK`.
+    by its gradients. Several models vote, and where they disagree a plan counts as worse. With a lead, the best
+    schedule of the sweep that has a name is played before the first plan. Origin: arXiv:2509.23052 (Sampson & Melchior
+    2025), with the rate as what drives the path in place of something that is read off it; fitted with
+    `lr-env fit TASK`.
 
     Attributes:
         model, reuse: see `OfAModel`.
-        lead: share of the run after which the first plan is made.
+        lead: share of the run after which the first plan is made; 0 was measured to be better than a tenth.
         every: share of the run between two plans.
         until: share of the run after which none is made.
         horizon: share of what is left at whose end the predicted loss counts.
         trust: how far plans may leave the rates that good runs of the sweep had at that time, in the log; None: as far
             as the task allows.
         pessimism: standard deviations over the models that are added to the mean of what they predict.
+        sure: a later plan is played where the gain over going on with the earlier one is so many standard deviations,
+            over the models, above 0: what is read off noisy losses moves all plans alike, and is no reason to change.
         rounds, draws, free, ascents: see `planners.latent_ode.search.Search`.
     """
 
@@ -52,24 +56,26 @@ class LatentODE(OfAModel):
     kind = "controlled"
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {
-        "lead": RATIO,
+        "lead": SHARE,
         "every": RATIO,
         "until": RATIO,
         "horizon": RATIO,
         "pessimism": NOT_NEGATIVE,
+        "sure": NOT_NEGATIVE,
         "rounds": FROM_0,
         "draws": COUNT,
         "free": FROM_0,
         "ascents": FROM_0,
     }
-    lead: float = 0.1
+    lead: float = 0.0
     every: float = 0.2
     until: float = 0.9
     horizon: float = 1.0
     trust: float | None = 0.0
     pessimism: float = 1.0
+    sure: float = 2.0
     rounds: int = 4
-    draws: int = 64
+    draws: int = 32
     free: int = 0
     ascents: int = 0
 
@@ -93,6 +99,13 @@ class LatentODE(OfAModel):
 
         return fitting_report
 
+    @staticmethod
+    def figures(rounds: int, quick: bool) -> Any:
+        """How long fits and plans take, see `planners.latent_ode.speed.figures`."""
+        from planners.latent_ode import speed
+
+        return speed.figures(rounds, quick)
+
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment.
 
@@ -113,6 +126,7 @@ class LatentODE(OfAModel):
             "segment": run.segment,
             "unit": self.unit(run),
             "due": False,
+            "planned": False,
             "beliefs": [],
         }
 
@@ -140,7 +154,7 @@ class LatentODE(OfAModel):
         """
         before, total = state["rates"], run.num_segments
         at = np.minimum(np.arange(total), before.shape[1] - 1)
-        return {**state, "rates": before[:, at], "due": True}
+        return {**state, "rates": before[:, at], "due": True, "planned": False}
 
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan, see `lr_env.planner.Belief`.
@@ -197,8 +211,11 @@ class LatentODE(OfAModel):
         settings = Search(self.rounds, self.draws, free=self.free, pessimism=self.pessimism, ascents=self.ascents)
         draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
         plans, _ = search(found, family, known, settings, draws)
+        changed = self._sure(found, plans, known) if state["planned"] else np.ones(len(draws), dtype=bool)
+        plans = torch.where(torch.tensor(changed)[:, None, None], plans, torch.cat([known, plans[:, :-1]], 1))
         log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
+        rates[~changed, 0] = state["rates"][~changed, now:]  # not by way of the grid
         with torch.no_grad():
             futures = trained.ensemble.read(found.futures(plans).flatten(1, 2))[..., LOSS]
         losses = futures.unflatten(1, plans.shape[:2]).numpy().astype(np.float64)
@@ -211,4 +228,10 @@ class LatentODE(OfAModel):
         }
         played_now = state["rates"].copy()
         played_now[:, now:] = rates[:, 0]
-        return {**state, "rates": played_now, "beliefs": [*state["beliefs"], belief]}
+        return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
+
+    @torch.no_grad()
+    def _sure(self, found: Problem, plans: Tensor, known: Tensor) -> NDArray[np.bool_]:
+        """Whether the models are sure that the best plan gains over going on, (runs,)."""
+        gain = (found.ends(found.clamp(known)) - found.ends(plans[:, :1]))[..., 0]
+        return (gain.mean(0) > self.sure * gain.std(0)).numpy()

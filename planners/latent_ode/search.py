@@ -23,7 +23,7 @@ _FINE = 4
 """Points in each step of the solver at which a plan is looked up, to take the mean rate of the step."""
 
 
-_POINTS = 256
+BEGINNINGS = 128
 """Schedules of the family that every search begins from."""
 
 
@@ -43,8 +43,8 @@ class Search:
     """
 
     rounds: int = 4
-    draws: int = 64
-    elites: int = 8
+    draws: int = 32
+    elites: int = 6
     free: int = 0
     knots: int = 6
     spread: float = 0.2
@@ -138,7 +138,7 @@ def search(
         plans = problem.clamp(plans.to(dtype))
         return plans, problem.scores(plans, settings.pessimism)
 
-    places = np.broadcast_to(_places(), (runs, _POINTS, SETTINGS))
+    places = np.broadcast_to(_places(), (runs, BEGINNINGS, SETTINGS))
     plans, scores = scored(family(places[0]).expand(runs, -1, -1))
     for number in range(settings.rounds):
         order = scores.argsort(1)[:, : settings.elites].numpy()
@@ -168,7 +168,7 @@ def search(
 @lru_cache(maxsize=1)
 def _places() -> Floats:
     """Settings of the schedules that searches begin from, (schedules, SETTINGS)."""
-    return sobol(_POINTS, SETTINGS, 0)
+    return sobol(BEGINNINGS, SETTINGS, 0)
 
 
 def interpolation(knots: int, at: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ NEAR = 0.08
 """Share of the fall of the log loss, from the first point to the best end, above which at the end a run counts half."""
 
 LEAST_WEIGHT = 0.003
-"""That of a run that diverged."""
+"""That of the curves of a run that diverged."""
 
 
 def channel(name: str, values: Floats) -> Floats:
@@ -47,7 +47,8 @@ class Series:
         lengths: points of each run, (runs,).
         budget: optimizer steps of a whole run.
         labels: planner and settings of each run.
-        weights: how much each run counts, (runs,), see `weights_of`.
+        weights: how much the curves of each run count, (runs,), see `weights_of`.
+        limit: log loss at the end above which it does not matter by how much: see `limit_of`.
         diverged: of the runs those that diverged, (runs,); they end where their loss was last a number.
         seeds: of the children, (runs,).
     """
@@ -60,6 +61,7 @@ class Series:
     budget: int
     labels: tuple[str, ...]
     weights: Floats
+    limit: float
     diverged: NDArray[np.bool_]
     seeds: NDArray[np.int64]
 
@@ -78,6 +80,7 @@ class Series:
             self.budget,
             tuple(self.labels[row] for row in rows),
             self.weights[rows],
+            self.limit,
             self.diverged[rows],
             self.seeds[rows],
         )
@@ -92,8 +95,9 @@ class Series:
 def series(records: Sequence[RunRecord], budget: int) -> Series:
     """Runs as arrays.
 
-    A run that diverged ends where its validation loss was last a number, and has no final loss. Like all runs that end
-    far above the best it counts little: a model that has to describe wild runs describes the good ones worse.
+    A run that diverged ends where its validation loss was last a number, and has no final loss. Like those of all runs
+    that end far above the best its curves count little: a model that has to describe wild runs describes the good ones
+    worse.
 
     Args:
         records: runs of one task with their curves. What they lack is NaN.
@@ -133,7 +137,8 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
     diverged = np.array([record.diverged for record in kept])
     final = np.array([record.scores.get("final_val_loss", np.nan) for record in kept])
     final = np.where(diverged, np.nan, channel("val_loss", final))
-    ends = np.where(np.isfinite(final), final, _at(values[..., LOSS], -1))
+    first, last = _at(values[..., LOSS], 0), _at(values[..., LOSS], -1)
+    ends = np.where(np.isfinite(final), final, last)
     return Series(
         steps,
         lr,
@@ -142,14 +147,15 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
         np.array(lengths),
         budget,
         tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
-        weights_of(ends, _at(values[..., LOSS], 0), diverged),
+        weights_of(ends, first, diverged),
+        limit_of(ends, first, diverged),
         diverged,
         np.array([record.seed for record in kept], dtype=np.int64),
     )
 
 
 def weights_of(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floats:
-    """How much runs count, (runs,): half where they end `NEAR` above the best tenth, the more the better they ended.
+    """How much curves count, (runs,): half where they end at the limit, the more the better they ended.
 
     Args:
         ends: log losses at the end, (runs,).
@@ -158,11 +164,26 @@ def weights_of(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floa
     """
     if diverged.all():
         return np.full_like(ends, LEAST_WEIGHT)
-    best = np.nanquantile(ends[~diverged], 0.1)
+    best = _best(ends, diverged)
     above = np.nan_to_num(np.maximum(ends - best, 0), nan=np.inf)
-    fall = max(float(np.nanmedian(first) - best), 1e-9)
-    weights = 1 / (1 + (above / (NEAR * fall)) ** 2)
+    weights = 1 / (1 + (above / (limit_of(ends, first, diverged) - best)) ** 2)
     return np.where(diverged, LEAST_WEIGHT, np.maximum(weights, LEAST_WEIGHT))
+
+
+def limit_of(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> float:
+    """The log loss that is `NEAR` above the best tenth; the arguments are those of `weights_of`.
+
+    Of a run that ended above it a model learns that it did, and not by how much, as of one that diverged. Were it to
+    count for less instead, the same rates would look good that were lucky once.
+    """
+    if diverged.all():
+        return np.inf
+    best = _best(ends, diverged)
+    return best + NEAR * max(float(np.nanmedian(first) - best), 1e-9)
+
+
+def _best(ends: Floats, diverged: NDArray[np.bool_]) -> float:
+    return float(np.nanquantile(ends[~diverged], 0.1))
 
 
 def _at(losses: Floats, place: int) -> Floats:

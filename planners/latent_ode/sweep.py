@@ -37,8 +37,8 @@ BEGINNING = "wsd"
 FIRST_SEED = 2_000_000
 """Seeds of sweeps count up from here, far from those of tuning and those that people choose."""
 
-SHARING = 20
-"""Runs of a sweep that share a seed."""
+SEEDS, SHARING = 4, 5
+"""In turns so many seeds are used, each for so many runs; then the next ones."""
 
 _SEEDS_APART = 100_000
 _TRUST = 0.3
@@ -77,9 +77,10 @@ class Sweep:
 
     @property
     def seeds(self) -> list[int]:
-        """That of each run: twenty have the same, so that their schedules, and not their luck, make the difference."""
+        """That of each run, see `seed_number`; the paper has each of its twenty schedules on the same five."""
         first = FIRST_SEED + self.seed * _SEEDS_APART
-        return [first + run // SHARING for run in range(self.runs)]
+        number = (lambda run: run // 20) if self.design == "paper" else seed_number
+        return [first + number(run) for run in range(self.runs)]
 
     @property
     def rounds(self) -> list[int]:
@@ -94,6 +95,17 @@ class Sweep:
         while sum(sizes) < self.runs:
             sizes.append(min(next_round(sum(sizes)), self.runs - sum(sizes)))
         return sizes
+
+
+def seed_number(run: int) -> int:
+    """Which seed a run of a sweep is made on, from 0.
+
+    Runs that share one are told apart by their schedules more than by their luck, but what is best on one seed alone is
+    not best on others. The order in which the seeds come changes all the time, so that none goes with a kind of
+    schedule that comes again every few runs.
+    """
+    order = np.random.default_rng(run // SEEDS).permutation(SEEDS)
+    return run // (SEEDS * SHARING) * SEEDS + int(order[run % SEEDS])
 
 
 def next_round(done: int) -> int:

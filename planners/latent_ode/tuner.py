@@ -16,7 +16,7 @@ from planners.latent_ode.fitting_report import about_runs
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.series import series
-from planners.latent_ode.sweep import adapted, next_round
+from planners.latent_ode.sweep import adapted, next_round, seed_number
 from planners.latent_ode.trained import Trained
 
 ONCE = "latent-ode-once"
@@ -37,6 +37,10 @@ class LatentODETuner:
         """As in an adaptive sweep."""
         return next_round(done)
 
+    def seed_number(self, run: int) -> int:
+        """As in a sweep."""
+        return seed_number(run)
+
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """The runs of an adaptive sweep."""
         if not records:
@@ -52,16 +56,12 @@ class LatentODETuner:
             about = about_runs(task, records)
             Trained(fitted.model, fitted.scales, repertoire_of(runs), about).save(file)
         planner = LatentODE(model=str(file))
-        once = LatentODE(model=str(file), lead=FIRST, every=1.0)
+        once = LatentODE(model=str(file), every=1.0)
         return {
             self.name: planner,
             ONCE: once,
             **{control.name: control.matched(planner) for control in CONTROLS},
         }
-
-
-FIRST = 0.01
-"""Share of a run after which a planner that plans once has planned."""
 
 
 def latent_ode() -> LatentODETuner:

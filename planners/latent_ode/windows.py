@@ -15,7 +15,7 @@ from planners.latent_ode.series import LOSS, Floats, Series
 MOST = 10.0
 """Surprises beyond so many deviations of the sweep are cut off."""
 
-SHARED = 5
+SHARED = 2
 """Runs of one seed from which on it is a group, whose runs have something in common."""
 
 
@@ -63,13 +63,15 @@ class Batch:
         rates, span: see `Ensemble.solve`.
         values: the scaled channels at the solver's nodes, (members, batch, steps + 1, channels); NaN where not known.
         final: the scaled log loss on the whole validation split at the end, (members, batch); NaN where not known.
-        weights: how much each run counts, (members, batch).
+        beyond: whether it is only known to be above that, (members, batch).
+        weights: how much the curves of each run count, (members, batch).
     """
 
     rates: Tensor
     span: Tensor
     values: Tensor
     final: Tensor
+    beyond: Tensor
     weights: Tensor
 
 
@@ -82,8 +84,9 @@ class Table:
         values = scaled(series.values, scales)
         beyond = np.arange(values.shape[1]) >= series.lengths[:, None]
         self.values = torch.tensor(np.where(beyond[..., None], np.nan, values), dtype=torch.float32)
-        final = (series.final - scales.means[LOSS]) / scales.deviations[LOSS]
-        self.final = torch.tensor(final, dtype=torch.float32)
+        self.beyond = torch.tensor(series.diverged | (series.final > series.limit))
+        final = np.where(self.beyond, series.limit, series.final)
+        self.final = torch.tensor((final - scales.means[LOSS]) / scales.deviations[LOSS], dtype=torch.float32)
         self.weights = torch.tensor(series.weights, dtype=torch.float32)
         self.groups = torch.tensor(groups_of(series))
         # float64: differences of sums over whole runs are taken
@@ -120,6 +123,7 @@ class Table:
             ((end - start)[..., 0] / self.scales.budget).float(),
             mixed,
             self.final[rows],
+            self.beyond[rows],
             self.weights[rows],
         )
 
