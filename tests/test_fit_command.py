@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.compare.export import read_runs
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -15,7 +16,7 @@ from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode import sweep as sweeps
-from planners.latent_ode.fitting_report import MODEL, SHARES, fit_sweep
+from planners.latent_ode.fitting_report import MODEL, SHARES, fit_records, fit_sweep
 from planners.latent_ode.sweep import FIRST_SEED, Sweep, seed_number, sweep
 from planners.latent_ode.trained import Trained
 from tests.test_cli import lr_env  # the command as users run it
@@ -97,6 +98,22 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     assert np.isfinite(repertoire).all()
 
 
+def test_runs_that_are_kept_give_the_same_model(tmp_path):
+    """And so does the command; runs without curves and those of other optimizers are passed over."""
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING, members=2)
+    made.write(tmp_path)
+    kept = read_runs(tmp_path / "runs.parquet")
+    others = [replace(kept[0], planner="prodigy"), replace(kept[1], curves={}), replace(kept[2], status="running")]
+    again = fit_records([*others, *kept[::-1]], TASK, members=2)
+    assert again.trained.fingerprint == made.trained.fingerprint
+    assert again.trained.about["child_steps"] == 12 * TASK.budget
+    options = ("--budget", "200", "--members", "2", "--records", "runs.parquet", "--results", "again")
+    done = lr_env("fit", "DigitsMLP", *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Fitted to 12 runs (0 diverged)" in done.stdout
+    assert (tmp_path / "again/fit/DigitsMLP-fit/model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -125,6 +142,8 @@ def test_a_sweep_that_was_begun_otherwise(tmp_path):
         (("--design", "papers"), "unknown design 'papers'; did you mean 'paper'"),
         (("--rates", "0.1"), "give LOW:HIGH"),
         (("--members", "1"), "1 members: an ensemble has from 2 to 100"),
+        (("--records", "nothing.parquet"), "there is no file 'nothing.parquet'"),
+        (("--records", ".", "--kind", "new"), "unknown kind of model 'new'"),
     ],
 )
 def test_bad_input_on_the_command_line(tmp_path, options, words):

@@ -18,6 +18,7 @@ from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import find_planner
 from lr_env.replacing import finite, write_json_and_figure
+from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.descent import History
 from planners.latent_ode.fit import Fitting, check_members, fit, predicted_final
@@ -248,7 +249,7 @@ def fit_records(
         UserError: there is no such kind, too few runs are usable, or the fit diverged.
     """
     check_kind(kind, members)
-    kept = usable_of(records)
+    kept = sorted(usable_of(records), key=place_of)  # the same model, wherever they were kept
     about = {**about_runs(task, kept), **(about or {})}
     return replace(FITS[kind](series(kept, task.budget), members, seed, about), records=tuple(kept))
 
