@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from lr_env.commands.arguments import parse_name, parse_names, parse_seeds, progress_bar, writable
-from lr_env.commands.task_options import TaskOptions
+from lr_env.commands.arguments import parse_names, parse_seeds, progress_bar, writable
+from lr_env.commands.kept_options import ReportOptions
 from lr_env.errors import UserError
 
 
 @dataclass(frozen=True)
-class Budget(TaskOptions):
+class Budget(ReportOptions):
     """Let tuners spend 10, 20, 40 ... runs on choosing a planner, several times, and run what they chose.
 
     Tuners: wsd and random (Sobol sequences over one or all families of schedules), wsd-tpe and tpe (Optuna's
     tree-structured Parzen estimator over the same), latent-ode (an adaptive sweep, the planner, and its controls), and
     direct (a search over knots of the rate by real training: the ceiling).
     """
+
+    suffix = "-budget"
 
     tuners: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("latent-ode", "wsd", "wsd-tpe", "random", "tpe")
     """Who tunes."""
@@ -32,26 +33,13 @@ class Budget(TaskOptions):
     """Fresh seeds that answers are run on: how many (from 0 up), or a list 3,5,8."""
     ceiling: Annotated[int, arg(metavar="RUNS")] = 0
     """Runs of the direct search to which regret is told. Default: regret to the best of all answers."""
-    lockstep: Annotated[int | None, arg(metavar="N")] = None
-    """Children trained together. Default: up to 128, as memory allows."""
-    store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
-    """Name of the experiment in the store, and of the folder under results. Default: TASK-budget."""
-    results: Path = Path("results")
-    """Folder for the results."""
-    fresh: bool = False
-    """Forget what was done under this name, and start over."""
-    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
-    """Wall time between checkpoints of the runs in flight."""
 
     def run(self) -> None:
         """Tune, run the answers, and print regrets."""
         from lr_env.compare.budget_curve import Budgets, run_budgets
-        from lr_env.compare.training import Training
         from lr_env.records.store import Store
 
-        name, task = parse_name(self.name or f"{self.task}-budget"), self.varied_task()
+        name, task = self.experiment(), self.varied_task()
         try:
             budgets = tuple(int(part) for part in self.runs.split(","))
         except ValueError:
@@ -68,11 +56,10 @@ class Budget(TaskOptions):
                 task,
                 Store(self.store),
                 name,
-                Training(self.device, self.backend, self.lockstep, self.numerics()),
+                self.training(),
                 folder,
-                checkpoint_seconds=self.checkpoint_seconds,
-                fresh=self.fresh,
                 progress=progress,
+                **self.keeping(),
             )
         found.write(folder, self.how_made(task))
         print(found.heading())

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from lr_env.commands.arguments import parse_name, parse_names, parse_seeds, progress_bar, writable
-from lr_env.commands.task_options import TaskOptions
+from lr_env.commands.arguments import parse_names, parse_seeds, progress_bar, writable
+from lr_env.commands.kept_options import ReportOptions
 
 
 @dataclass(frozen=True)
-class Conditions(TaskOptions):
+class Conditions(ReportOptions):
     """Tune on a task; then start too low or too high, change budget, data, labels, width or batch, and say the regret.
 
     The regret is to a WSD schedule that is tuned for each condition. A schedule whose budget changes goes through what
     was left of it in the steps that are left; planners may plan anew.
     """
+
+    suffix = "-conditions"
 
     tuners: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("latent-ode", "wsd", "random", "tpe")
     """Who tunes, see `lr-env budget`."""
@@ -30,27 +31,14 @@ class Conditions(TaskOptions):
     """Conditions, such as "low start". Default: all."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = "20"
     """Fresh seeds that all are run on: how many (from 0 up), or a list 3,5,8."""
-    lockstep: Annotated[int | None, arg(metavar="N")] = None
-    """Children trained together. Default: up to 128, as memory allows."""
-    store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
-    """Name of the experiments in the store, and of the folder under results. Default: TASK-conditions."""
-    results: Path = Path("results")
-    """Folder for the results."""
-    fresh: bool = False
-    """Forget what was done under this name, and start over."""
-    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
-    """Wall time between checkpoints of the runs in flight."""
 
     def run(self) -> None:
         """Tune, run all under each condition, and print regrets."""
         from lr_env.compare.conditions import CONDITIONS, run_conditions
         from lr_env.compare.conditions import Conditions as Wanted
-        from lr_env.compare.training import Training
         from lr_env.records.store import Store
 
-        name, task = parse_name(self.name or f"{self.task}-conditions"), self.varied_task()
+        name, task = self.experiment(), self.varied_task()
         tuners, seeds = tuple(parse_names(self.tuners)), parse_seeds(self.seeds)
         wanted = Wanted(tuners, self.runs, self.oracle, seeds, self.conditions or tuple(CONDITIONS))
         folder = self.results / name
@@ -62,11 +50,10 @@ class Conditions(TaskOptions):
                 task,
                 Store(self.store),
                 name,
-                Training(self.device, self.backend, self.lockstep, self.numerics()),
+                self.training(),
                 folder,
-                checkpoint_seconds=self.checkpoint_seconds,
-                fresh=self.fresh,
                 progress=progress,
+                **self.keeping(),
             )
         found.write(folder, self.how_made(task))
         print(found.heading())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,6 @@ from tyro.conf import arg
 from lr_env.commands.arguments import (
     command_line,
     log_grid,
-    parse_name,
     parse_names,
     parse_rates,
     parse_seeds,
@@ -20,7 +18,7 @@ from lr_env.commands.arguments import (
     progress_bar,
     writable,
 )
-from lr_env.commands.task_options import TaskOptions
+from lr_env.commands.kept_options import KeptOptions
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds pe
 
 
 @dataclass(frozen=True)
-class Common(TaskOptions):
+class Common(KeptOptions):
     """Options of a sweep and of a comparison."""
 
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
@@ -42,24 +40,6 @@ class Common(TaskOptions):
     """Peak rates to try: LOW:HIGH:COUNT for a log grid, or a list 0.01,0.1,1. Default: 12 over the task's range."""
     tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "2"
     """Seeds for every setting: how many, or a list 1000000,1000001."""
-    lockstep: Annotated[int | None, arg(metavar="N")] = None
-    """Children trained together. Default: up to 128, as memory allows."""
-    store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
-    """Name of the experiment, in the store and under results/. Default: that of the task."""
-    fresh: bool = False
-    """Forget what was done under this name, and start over."""
-    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
-    """Wall time between checkpoints of the runs in flight."""
-
-    def experiment(self) -> str:
-        """The checked name."""
-        return parse_name(self.name or self.default_name())
-
-    def default_name(self) -> str:
-        """The name of the task."""
-        return self.task
 
     def job(self, seeds: tuple[int, ...]) -> Job:
         """The job that the options ask for."""
@@ -73,8 +53,6 @@ class Common(TaskOptions):
             if name != "all":
                 find_planner(name)
             names += [other for other in planner_names() if is_plain(other, task)] if name == "all" else [name]
-        if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
-            raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         return Job(
             task=task,
             planners=tuple(names),
@@ -85,7 +63,7 @@ class Common(TaskOptions):
             device=str(find_device(self.device)),
             backend=self.backend,
             lockstep=self.lockstep,
-            checkpoint_seconds=self.checkpoint_seconds,
+            checkpoint_seconds=self.keeping()["checkpoint_seconds"],
             numerics=self.numerics(),
         )
 
@@ -102,9 +80,7 @@ class Common(TaskOptions):
 class Sweep(Common):
     """Run planners x a grid of peak rates x seeds, in lockstep, into the record store."""
 
-    def default_name(self) -> str:
-        """The name of the task, told from that of a comparison."""
-        return f"{self.task}-sweep"
+    suffix = "-sweep"
 
     def run(self) -> None:
         """Run the sweep and print each planner's best setting."""

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from lr_env.commands.arguments import parse_ends, parse_name, progress_bar, writable
-from lr_env.commands.task_options import TaskOptions
+from lr_env.commands.arguments import parse_ends, progress_bar, writable
+from lr_env.commands.kept_options import ReportOptions
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 
 @dataclass(frozen=True)
-class Fit(TaskOptions):
+class Fit(ReportOptions):
     """Make a sweep, fit the model of the latent-ODE planner to it (arXiv:2509.23052), and say how well it foresees.
 
     With --records it takes runs that there are in place of a sweep.
     """
+
+    suffix = "-fit"
 
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
     """Which runs: paper, random, mixed, wsd, or adaptive (a model of the runs so far proposes the next)."""
@@ -37,18 +39,6 @@ class Fit(TaskOptions):
     """Of model: controlled (for latent-ode) or generative (the published one, for latent-ode-generative)."""
     members: Annotated[int, arg(metavar="N")] = 5
     """Models of the ensemble; the generative kind has one."""
-    lockstep: Annotated[int | None, arg(metavar="N")] = None
-    """Children trained together. Default: up to 128, as memory allows."""
-    store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
-    """Name of the sweep in the store, and of the folder under results/fit. Default: TASK-fit."""
-    results: Path = Path("results")
-    """Folder for the results."""
-    fresh: bool = False
-    """Forget what was done under this name, and start over."""
-    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
-    """Wall time between checkpoints of the runs in flight."""
 
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
@@ -56,7 +46,7 @@ class Fit(TaskOptions):
         from lr_env.registry import find_planner
 
         fitter: Any = find_planner("latent-ode").fitter()
-        name, task = parse_name(self.name or f"{self.task}-fit"), self.varied_task()
+        name, task = self.experiment(), self.varied_task()
         folder = self.results / "fit" / name
         how = {"kind": self.kind, "members": self.members}
         if self.records is None:
@@ -79,12 +69,11 @@ class Fit(TaskOptions):
 
     def _swept(self, fitter: Any, name: str, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:
         """A fit to the runs of a sweep."""
-        from lr_env.compare.training import Training
         from lr_env.records.store import Store
 
         rates = parse_ends(self.rates) if self.rates else task.tuning_range
         wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
-        training = Training(self.device, self.backend, self.lockstep, self.numerics())
+        training = self.training()
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
             return fitter.fit_sweep(
@@ -93,9 +82,8 @@ class Fit(TaskOptions):
                 Store(self.store),
                 name,
                 training,
-                checkpoint_seconds=self.checkpoint_seconds,
-                fresh=self.fresh,
                 progress=progress,
                 about=self.how_made(task),
+                **self.keeping(),
                 **how,
             )

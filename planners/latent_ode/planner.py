@@ -23,7 +23,7 @@ from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
-_LEADS, _TRUSTS, _EVERY, _PESSIMISMS = (0.0, 0.1), (0.0, 0.3), (0.2, 1.0), (1.0, 0.0, 2.0)
+_EVERY, _TRUSTS, _PESSIMISMS = (0.2, 1.0), (0.0, 0.3), (1.0, 0.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class LatentODE(OfAModel):
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
         """As many settings as there are rates, of which it has none: the default first."""
-        tried = itertools.product(_LEADS, _TRUSTS, _EVERY, _PESSIMISMS)
-        settings = [cls(lead=lead, trust=trust, every=every, pessimism=p) for lead, trust, every, p in tried]
+        tried = itertools.product(_EVERY, _TRUSTS, _PESSIMISMS)
+        settings = [cls(every=every, trust=trust, pessimism=pessimism) for every, trust, pessimism in tried]
         more = [cls(pessimism=_PESSIMISMS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 

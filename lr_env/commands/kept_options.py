@@ -1,0 +1,64 @@
+"""Options of commands whose runs are kept in the record store, and that go on where they were stopped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from tyro.conf import arg
+
+from lr_env.commands.arguments import parse_name
+from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.compare.training import Training
+
+
+@dataclass(frozen=True)
+class KeptOptions(TaskOptions):
+    """What is trained, and where its runs are kept."""
+
+    suffix: ClassVar[str] = ""
+    """What is added to the name of the task for the default name."""
+
+    lockstep: Annotated[int | None, arg(metavar="N")] = None
+    """Children trained together. Default: up to 128, as memory allows."""
+    store: Path = Path("results/records.sqlite")
+    """Record store, a SQLite file."""
+    name: Annotated[str, arg(metavar="NAME")] = ""
+    """Name of the experiment, in the store and of its folder. Default: that of the task and what is done."""
+    fresh: bool = False
+    """Forget what was done under this name, and start over."""
+    checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
+    """Wall time between checkpoints of the runs in flight."""
+
+    def experiment(self) -> str:
+        """The checked name."""
+        return parse_name(self.name or f"{self.task}{self.suffix}")
+
+    def training(self) -> Training:
+        """How children are trained."""
+        from lr_env.compare.training import Training
+
+        return Training(self.device, self.backend, self.lockstep, self.numerics())
+
+    def keeping(self) -> dict[str, Any]:
+        """How often runs in flight are kept, and whether earlier ones are forgotten.
+
+        Raises:
+            UserError: the time between checkpoints is none.
+        """
+        if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
+            raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
+        return {"checkpoint_seconds": self.checkpoint_seconds, "fresh": self.fresh}
+
+
+@dataclass(frozen=True)
+class ReportOptions(KeptOptions):
+    """The same, of commands that write a report."""
+
+    results: Path = Path("results")
+    """Folder for the reports; each goes to a subfolder of its name."""
