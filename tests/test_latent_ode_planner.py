@@ -28,7 +28,7 @@ from planners.latent_ode.windows import Table
 from planners.schedules import WSD, Cosine
 from planners.space import sobol
 from tests import quadratic
-from tests.quadratic import SPEC
+from tests.quadratic import SPEC, STEPS
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,24 @@ def test_mean_rates_of_solver_steps(path):
     plan = torch.linspace(0, -3, GRID)[None, None]
     mean = what.rates(plan).exp().mean().item()
     np.testing.assert_allclose(mean, (1 - np.exp(-3)) / 3, rtol=1e-3)
+
+
+def test_later_plans_are_played_where_the_models_are_sure(path):
+    """Never, where they would have to be surer than they can be; a new budget is planned for all the same."""
+    once, stubborn, willing = (
+        LatentODE(model=str(path), every=every, sure=sure) for every, sure in ((1.0, 0.0), (0.25, 1e9), (0.25, 0.0))
+    )
+    (first, *_), (same, _, before, state), (changed, *_) = (played(planner) for planner in (once, stubborn, willing))
+    np.testing.assert_array_equal(same, first)
+    assert not np.array_equal(changed, first)
+    assert [belief.segment for belief in stubborn.explain(state)] == [0, 10, 20, 30]
+    for belief in stubborn.explain(state):
+        np.testing.assert_array_equal(belief.rates[0], first[0, belief.segment :])
+    state, signals = before[20]
+    shorter = replace(SPEC, budget=STEPS // 4 * 3)
+    _, state = stubborn.plan(stubborn.rebudgeted(state, shorter), signals)
+    assert state["rates"].shape[1] == 30
+    assert not np.array_equal(state["rates"][:, 20:], first[:, 20:30])
 
 
 @pytest.mark.parametrize(
