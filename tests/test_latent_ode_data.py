@@ -152,6 +152,10 @@ def test_seeds_of_a_sweep():
         ),
         (lambda records: [changed(records[0], val_loss=np.full(40, np.nan)), *records[1:]], "has no validation loss"),
         (
+            lambda records: [changed(r, step=2 * r.curves["step"]) for r in records],
+            "has 800 steps, and the task's budget is 400: give that of the runs",
+        ),
+        (
             lambda records: [replace(changed(r, val_loss=[1, *[np.inf] * 39]), diverged=True) for r in records],
             "0 usable runs .12 of 12 diverged at once",
         ),

@@ -104,7 +104,7 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
         budget: optimizer steps of a whole run.
 
     Raises:
-        UserError: a run has no rates or no validation loss, or fewer than 10 runs are left.
+        UserError: a run has no rates or no validation loss, or is longer than the budget; or fewer than 10 are left.
     """
     kept, lengths = [], []
     for record in records:
@@ -115,6 +115,12 @@ def series(records: Sequence[RunRecord], budget: int) -> Series:
             )
         if not np.isfinite(np.asarray(record.curves.get("val_loss", []), dtype=np.float64)).any():
             raise UserError(f"a run of {record.planner} (seed {record.seed}) has no validation loss: leave it out")
+        last = float(np.max(record.curves.get("step", np.inf), initial=-np.inf))
+        if last > budget:
+            raise UserError(
+                f"a run of {record.planner} (seed {record.seed}) has {last:.0f} steps, and the task's budget is "
+                f"{budget}: give that of the runs as --budget, or leave the run out"
+            )
         count = _finite(record) if record.diverged else len(record.curves["lr"])
         if count >= 2:
             kept.append(record)
