@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -172,6 +173,8 @@ def _procedure(
             place.mkdir(parents=True, exist_ok=True)
             for label, planner in tuner.answers(task, repeat, known, place).items():
                 found[label, until, repeat] = planner
+            with suppress(OSError):  # not empty
+                place.rmdir()
     return found
 
 
