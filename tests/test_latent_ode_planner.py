@@ -20,7 +20,7 @@ from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.planning import Left, problem
 from planners.latent_ode.repertoire import repertoire_of
-from planners.latent_ode.search import BEGINNINGS, GRID, Search, interpolation, search
+from planners.latent_ode.search import BEGINNINGS, GRID, Search, blended, interpolation, search
 from planners.latent_ode.series import CHANNELS, series
 from planners.latent_ode.shapes import SETTINGS
 from planners.latent_ode.trained import Trained, shipped_models
@@ -163,6 +163,20 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
         assert (better < scores[0]).any(), scores
     better, _ = search(what, family, plans[:, :1], Search(rounds=0), [np.random.default_rng(0)] * 2)
     torch.testing.assert_close(better[:, 0], plans[:, 0])  # what is known is not lost
+
+
+def test_a_blend_weighs_plans_by_their_regret():
+    """Plans that are nearly as good count nearly as much, by how far the members differ about the good ones."""
+    level = torch.tensor([[0.0, 1.0, 3.0, *[50.0] * 13]])  # of 16 plans an eighth, two, are the good ones
+    apart = torch.zeros(3, 1, 16)
+    apart[:, 0, 0] = torch.tensor([-1.0, 0.0, 1.0])  # the second moves the other way once means are taken off
+    plans = torch.arange(16.0)[None, :, None].expand(1, 16, GRID)
+    for temper in (0.5, 2.0):
+        weights = np.exp(-level[0].numpy() / (temper * 0.5))
+        mean = blended(plans, level + apart, temper)
+        np.testing.assert_allclose(mean, np.full((1, 1, GRID), weights @ np.arange(16) / weights.sum()), rtol=1e-4)
+    agreed = blended(plans, level.expand(3, 1, 16), 2.0)
+    torch.testing.assert_close(agreed, plans[:, :1])  # members that agree leave the best alone
 
 
 def test_interpolation_between_knots_is_numpys():

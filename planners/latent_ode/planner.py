@@ -49,6 +49,7 @@ class LatentODE(OfAModel):
         pessimism: standard deviations over the models that are added to the mean of what they predict.
         sure: a later plan is played where the gain over going on with the earlier one is so many standard deviations,
             over the models, above 0: what is read off noisy losses moves all plans alike, and is no reason to change.
+        blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
         rounds, draws, free, ascents: see `planners.latent_ode.search.Search`.
     """
 
@@ -62,6 +63,7 @@ class LatentODE(OfAModel):
         "horizon": RATIO,
         "pessimism": NOT_NEGATIVE,
         "sure": NOT_NEGATIVE,
+        "blend": NOT_NEGATIVE,
         "rounds": FROM_0,
         "draws": COUNT,
         "free": FROM_0,
@@ -74,6 +76,7 @@ class LatentODE(OfAModel):
     trust: float | None = 0.0
     pessimism: float = 1.0
     sure: float = 2.0
+    blend: float = 2.0
     rounds: int = 4
     draws: int = 32
     free: int = 0
@@ -208,7 +211,14 @@ class LatentODE(OfAModel):
         at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
         going_on = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]])
         known = as_plan(going_on, trained.scales.log_rate)[:, None]
-        settings = Search(self.rounds, self.draws, free=self.free, pessimism=self.pessimism, ascents=self.ascents)
+        settings = Search(
+            self.rounds,
+            self.draws,
+            free=self.free,
+            pessimism=self.pessimism,
+            ascents=self.ascents,
+            blend=self.blend,
+        )
         draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
         plans, _ = search(found, family, known, settings, draws)
         changed = self._sure(found, plans, known) if state["planned"] else np.ones(len(draws), dtype=bool)

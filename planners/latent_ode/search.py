@@ -40,6 +40,7 @@ class Search:
         spread: least standard deviation of their first round, in the log.
         ascents: gradient steps along such changes from the best plan.
         pessimism: standard deviations over the members that are added to the mean of what they predict.
+        blend: if above 0 the answer is a mean of plans, see `blended`.
     """
 
     rounds: int = 4
@@ -50,6 +51,7 @@ class Search:
     spread: float = 0.2
     ascents: int = 0
     pessimism: float = 1.0
+    blend: float = 0.0
 
 
 class Problem:
@@ -162,7 +164,31 @@ def search(
     if settings.ascents:
         found, better = _ascend(problem, chosen[:, :1], settings, smooth)
         chosen, scores = _best(torch.cat([chosen, found], 1), torch.cat([scores, better], 1), settings.elites)
+    if settings.blend:
+        begun = problem.clamp(family(places[:, :BEGINNINGS]).to(dtype))
+        mean, theirs = scored(blended(begun, problem.ends(begun), settings.blend))
+        chosen, scores = torch.cat([mean, chosen[:, :-1]], 1), torch.cat([theirs, scores[:, :-1]], 1)
     return chosen, scores
+
+
+def blended(plans: Tensor, ends: Tensor, temper: float) -> Tensor:
+    """The mean of plans, (runs, 1, GRID), each weighted by exp(-regret / temperature).
+
+    Where many schedules end equally well as far as a model can tell, the best of them by the model is an extreme one,
+    and so by luck; the middle of them was measured to be better. The temperature is the standard deviation over the
+    members of what they predict, the mean of each over the better plans taken off, times a factor.
+
+    Args:
+        plans: spread evenly over what may be, (runs, plans, GRID).
+        ends: as each member predicts them, (members, runs, plans).
+        temper: the factor; members share most of their data, and so disagree by less than they err.
+    """
+    mean = ends.mean(0)
+    better = mean.argsort(1)[:, : max(2, plans.shape[1] // 8)]
+    near = ends.gather(2, better.expand(len(ends), -1, -1))
+    apart = (near - near.mean(2, keepdim=True)).std(0).median(1, keepdim=True).values
+    weights = torch.softmax((mean.amin(1, keepdim=True) - mean) / (temper * apart).clamp(min=1e-9), 1)
+    return (weights[:, :, None] * plans).sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=1)
