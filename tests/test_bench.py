@@ -243,8 +243,8 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     assert content["quick"]
     parts = content["parts"]
     assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning"]
-    assert sum(len(part["skipped"]) for part in parts.values()) == 12
+    assert sum(len(part["skipped"]) for part in parts.values()) == 13
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
     measures_ = {part: [figure["measure"] for figure in found["figures"]] for part, found in parts.items()}
-    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0]
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 5]
