@@ -63,7 +63,7 @@ def figures(rounds: int, quick: bool) -> tuple[list[Figure], list[str]]:
         planner = LatentODE(model=str(file))
         for children, bar in ((1, PLANNED_IN), (CHILDREN, ALL_PLANNED_IN)):
             times = _plans(planner, task, children, 3 * rounds)
-            found.append(Figure(f"latent-ode: a plan for {children} at a tenth of a run", times, "ms", "", ("<", bar)))
+            found.append(Figure(f"latent-ode: a plan of a whole run for {children}", times, "ms", "", ("<", bar)))
         try:
             found.append(_share(planner, task))
         except UserError as error:
