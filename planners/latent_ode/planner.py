@@ -31,12 +31,11 @@ class LatentODE(OfAModel):
     """Plans the rest of the schedule on a learned model of training, again and again.
 
     The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
-    the recent past; the schedule that is played is the one whose end the model likes best, found by the cross-entropy
-    method from the schedules of the sweep that the model was fitted to and others of known shape, and, with `ascents`,
-    by its gradients. Several models vote, and where they disagree a plan counts as worse. With a lead, the best
-    schedule of the sweep that has a name is played before the first plan. Origin: arXiv:2509.23052 (Sampson & Melchior
-    2025), with the rate as what drives the path in place of something that is read off it; fitted with
-    `lr-env fit TASK`.
+    the recent past. Played is a mean of the schedules whose ends the model likes, the better the more (`blend`), or,
+    without it, the best one, found by the cross-entropy method from schedules of known shape and, with `ascents`, by
+    its gradients. Several models vote, and where they disagree a plan counts as worse. With a lead, the best schedule
+    of the sweep that has a name is played before the first plan. Origin: arXiv:2509.23052 (Sampson & Melchior 2025),
+    with the rate as what drives the path in place of something that is read off it; fitted with `lr-env fit TASK`.
 
     Attributes:
         model, reuse: see `OfAModel`.
