@@ -135,14 +135,14 @@ def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(path):
 
 
 def test_plans_stay_where_the_sweep_has_been(path):
-    trusting, free = (LatentODE(model=str(path), trust=trust, pessimism=0.0) for trust in (0.0, None))
+    trusting, free = (LatentODE(model=str(path), trust=trust, pessimism=0.0, blend=0.0) for trust in (0.0, None))
     repertoire = trusting.trained.repertoire.trusted
     times = np.linspace(0, 1, repertoire.shape[1])
     for planner, inside in ((trusting, True), (free, False)):
         rates, *_ = played(planner)
         mid = (np.arange(SPEC.num_segments) + 0.5) / SPEC.num_segments
         low, high = (np.exp(np.interp(mid, times, edge)) for edge in (repertoire.min(0), repertoire.max(0)))
-        assert ((rates[0] >= low * 0.99) & (rates[0] <= high * 1.01)).all() == inside
+        assert ((rates[0] >= low * 0.95) & (rates[0] <= high * 1.05)).all() == inside  # they are read off a grid
 
 
 def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
@@ -163,6 +163,21 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
         assert (better < scores[0]).any(), scores
     better, _ = search(what, family, plans[:, :1], Search(rounds=0), [np.random.default_rng(0)] * 2)
     torch.testing.assert_close(better[:, 0], plans[:, 0])  # what is known is not lost
+
+
+def test_a_blended_search_puts_the_mean_before_the_best_that_it_is_of(path):
+    trained = LatentODE(model=str(path)).trained
+    what, family = problem(trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0)
+    begun = what.clamp(family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1))
+    draws = [np.random.default_rng(seed) for seed in (0, 1)]
+    settings = Search(pessimism=2.0, blend=1.0, elites=4)
+    plans, scores = search(what, family, torch.empty(2, 0, GRID), settings, draws)
+    assert plans.shape == (2, 4, GRID)
+    torch.testing.assert_close(plans[:, :1], blended(begun, what.ends(begun), 1.0))
+    best = what.scores(begun, 2.0).sort(1)
+    torch.testing.assert_close(scores[:, 1:], best.values[:, :3])
+    torch.testing.assert_close(plans[:, 1:], begun.gather(1, best.indices[:, :3, None].expand(-1, -1, GRID)))
+    torch.testing.assert_close(scores, what.scores(plans, 2.0), rtol=1e-4, atol=1e-5)
 
 
 def test_a_blend_weighs_plans_by_their_regret():

@@ -29,9 +29,36 @@ def midpoint(state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: T
         At the start and after each step, (steps + 1, members, latent, batch).
     """
     # tanh(x) = 2 s(2 x) - 1, and the logistic function s takes a third of the time.
-    found = _Midpoint.apply(state, rates, pace, 2 * inner, 2 * outer, bias - outer.sum(-1, keepdim=True))
+    of_logistic = state, rates, pace, 2 * inner, 2 * outer, bias - outer.sum(-1, keepdim=True)
+    if not torch.is_grad_enabled():
+        return _solved(*of_logistic, kept=False)[0]
+    found = _Midpoint.apply(*of_logistic)
     assert isinstance(found, Tensor)
     return found
+
+
+def _solved(
+    state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, *, kept: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The states, those in the middles of steps, and the hidden layer at both; only the first unless `kept`."""
+    steps, width = len(rates), inner.shape[1]
+    of_state = inner[..., :-2].contiguous()
+    of_rate, by_itself = inner[..., -2:].unsqueeze(-1).unbind(2)
+    room = steps if kept else 1
+    states, middles = state.new_empty(steps + 1, *state.shape), state.new_empty(room, *state.shape)
+    hidden = state.new_empty(2, room, len(inner), width, state.shape[-1])
+    states[0] = now = state
+    # By views that are made at once: to index is dearer than to compute.
+    within = middles.expand(steps, *state.shape), *hidden.expand(-1, steps, -1, -1, -1)
+    places = rates, pace / steps, *within, states[1:]
+    for rate, move, middle, first, second, after in zip(*(place.unbind(0) for place in places), strict=True):
+        driven = torch.addcmul(by_itself, of_rate, rate)
+        torch.sigmoid(torch.baddbmm(driven, of_state, now), out=first)
+        torch.addcmul(now, torch.baddbmm(bias, outer, first), move, value=0.5, out=middle)
+        torch.sigmoid(torch.baddbmm(driven, of_state, middle), out=second)
+        torch.addcmul(now, torch.baddbmm(bias, outer, second), move, out=after)
+        now = after
+    return states, middles, hidden
 
 
 class _Midpoint(torch.autograd.Function):
@@ -41,20 +68,7 @@ class _Midpoint(torch.autograd.Function):
     def forward(
         ctx: Any, state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: Tensor, bias: Tensor
     ) -> Tensor:
-        steps, width = len(rates), inner.shape[1]
-        of_state = inner[..., :-2].contiguous()
-        drive = inner[..., -2, None] * rates + inner[..., -1, None]
-        states, middles = state.new_empty(steps + 1, *state.shape), state.new_empty(steps, *state.shape)
-        hidden = drive.new_empty(2, steps, len(inner), width, state.shape[-1])
-        states[0] = now = state
-        # By views that are made at once: to index is dearer than to compute.
-        places = drive, pace / steps, middles, hidden[0], hidden[1], states[1:]
-        for driven, move, middle, first, second, after in zip(*(place.unbind(0) for place in places), strict=True):
-            torch.sigmoid(torch.baddbmm(driven, of_state, now), out=first)
-            torch.addcmul(now, torch.baddbmm(bias, outer, first), move, value=0.5, out=middle)
-            torch.sigmoid(torch.baddbmm(driven, of_state, middle), out=second)
-            torch.addcmul(now, torch.baddbmm(bias, outer, second), move, out=after)
-            now = after
+        states, middles, hidden = _solved(state, rates, pace, inner, outer, bias, kept=True)
         ctx.save_for_backward(states, middles, hidden, rates, pace, inner, outer, bias)
         return states
 

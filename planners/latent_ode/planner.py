@@ -49,7 +49,7 @@ class LatentODE(OfAModel):
         sure: a later plan is played where the gain over going on with the earlier one is so many standard deviations,
             over the models, above 0: what is read off noisy losses moves all plans alike, and is no reason to change.
         blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
-        rounds, draws, free, ascents: see `planners.latent_ode.search.Search`.
+        rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.search.Search`.
     """
 
     name = "latent-ode"

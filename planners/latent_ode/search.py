@@ -29,7 +29,9 @@ BEGINNINGS = 128
 
 @dataclass(frozen=True)
 class Search:
-    """A search by the cross-entropy method: over a family of schedules, over free changes, and by gradients.
+    """A search over a family of schedules: the middle of the good ones, or the best one.
+
+    The best one is sought by the cross-entropy method, then by free changes, and by gradients.
 
     Attributes:
         rounds: of the method over the settings of the family.
@@ -40,7 +42,8 @@ class Search:
         spread: least standard deviation of their first round, in the log.
         ascents: gradient steps along such changes from the best plan.
         pessimism: standard deviations over the members that are added to the mean of what they predict.
-        blend: if above 0 the answer is a mean of plans, see `blended`.
+        blend: if above 0 the answer is a mean of the schedules that searches begin from, see `blended`, and nothing of
+            the above but `elites` and `pessimism` matters.
     """
 
     rounds: int = 4
@@ -104,7 +107,10 @@ class Problem:
 
     def scores(self, plans: Tensor, pessimism: float) -> Tensor:
         """What a search minimises, (runs, plans)."""
-        ends = self.ends(plans)
+        return self.score(self.ends(plans), pessimism)
+
+    def score(self, ends: Tensor, pessimism: float) -> Tensor:
+        """The same of what `ends` returns."""
         if self.member is not None:
             return ends[self.member]
         return ends.mean(0) + (pessimism * ends.std(0) if pessimism and len(ends) > 1 else 0.0)
@@ -122,17 +128,17 @@ Family = Callable[[Floats], Tensor]
 def search(
     problem: Problem, family: Family, known: Tensor, settings: Search, draws: Sequence[Generator]
 ) -> tuple[Tensor, Tensor]:
-    """The best plans for each run.
+    """The best plans for each run, or, with `Search.blend`, the mean of good ones before the best of them.
 
     Args:
         problem: what is left of the runs.
         family: of schedules.
-        known: other plans, which the answer is no worse than, (runs, plans, GRID); there may be none.
+        known: other plans, which the best one is no worse than, (runs, plans, GRID); there may be none.
         settings: how to search.
         draws: of each run.
 
     Returns:
-        The best plans, the best first, (runs, elites, GRID), and their scores (runs, elites).
+        Plans, that to be played first, (runs, elites, GRID), and their scores (runs, elites).
     """
     runs, dtype = len(draws), problem.low.dtype
 
@@ -140,8 +146,14 @@ def search(
         plans = problem.clamp(plans.to(dtype))
         return plans, problem.scores(plans, settings.pessimism)
 
+    plans = problem.clamp(family(_places()).to(dtype).expand(runs, -1, -1))
+    ends = problem.ends(plans)
+    scores = problem.score(ends, settings.pessimism)
+    if settings.blend:
+        mean, theirs = scored(blended(plans, ends, settings.blend))
+        others, worse = _best(plans, scores, settings.elites - 1)
+        return torch.cat([mean, others], 1), torch.cat([theirs, worse], 1)
     places = np.broadcast_to(_places(), (runs, BEGINNINGS, SETTINGS))
-    plans, scores = scored(family(places[0]).expand(runs, -1, -1))
     for number in range(settings.rounds):
         order = scores.argsort(1)[:, : settings.elites].numpy()
         best = np.take_along_axis(places, order[..., None], 1)
@@ -164,10 +176,6 @@ def search(
     if settings.ascents:
         found, better = _ascend(problem, chosen[:, :1], settings, smooth)
         chosen, scores = _best(torch.cat([chosen, found], 1), torch.cat([scores, better], 1), settings.elites)
-    if settings.blend:
-        begun = problem.clamp(family(places[:, :BEGINNINGS]).to(dtype))
-        mean, theirs = scored(blended(begun, problem.ends(begun), settings.blend))
-        chosen, scores = torch.cat([mean, chosen[:, :-1]], 1), torch.cat([theirs, scores[:, :-1]], 1)
     return chosen, scores
 
 
