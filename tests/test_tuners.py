@@ -17,6 +17,11 @@ from lr_env.registry import find_tuner, tuner_names
 from lr_env.rollout import PlannedRun
 from lr_env.tasks import find_task
 from planners import tuners
+from planners.latent_ode import ablations
+from planners.latent_ode.ablations import FITS, PLANS
+from planners.latent_ode.designs import find_design
+from planners.latent_ode.planner import LatentODE
+from planners.latent_ode.trained import shipped_models
 from planners.space import FAMILIES, Point, schedule_at
 from planners.tuners import DirectSearch
 from tests.test_cli import lr_env
@@ -75,6 +80,28 @@ def test_the_estimator_learns_from_how_runs_end():
     )
 
 
+@pytest.mark.parametrize("name", ["latent-ode-paper", "latent-ode-random-sweep", "latent-ode-mixed", "latent-ode-wsd"])
+def test_a_tuner_of_a_design_makes_its_runs(name):
+    tuner = find_tuner(name)
+    runs = spent(tuner, 24, far)
+    made = find_design(tuner.design)(24, TASK.tuning_range, [0] * 24, 0)
+    assert [run.settings for run in runs] == [run.settings for run in made]
+    seeds = [tuner.seed_number(run) for run in range(24)]
+    assert len(set(seeds)) == (2 if name == "latent-ode-paper" else 8)
+
+
+def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
+    """Each answer of the ablations is the planner with other settings, or with another model of the same runs."""
+    monkeypatch.setattr(ablations, "fitted_to", lambda task, runs, folder, fitting, suffix="": f"{folder}/{suffix}")
+    answers = find_tuner("latent-ode-ablations").answers(TASK, 3, [], tmp_path)
+    planner = answers["latent-ode"]
+    assert planner == LatentODE(model=f"{tmp_path}/")
+    assert len(set(answers.values())) == len(answers) == 1 + len(PLANS) + len(FITS) + len(shipped_models()) - 1
+    for label, settings in PLANS.items():
+        other = answers[label]
+        assert {name for name, value in vars(planner).items() if vars(other)[name] != value} == set(settings), label
+
+
 def test_diverged_runs_do_not_stop_the_estimator():
     tuner = find_tuner("tpe")
     runs = [record(planner, 0, np.inf) for planner in tuner.propose(TASK, 0, [], 1)]
@@ -131,7 +158,11 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     whole.write(tmp_path, {"command": "lr-env budget"})
     told = json.loads((tmp_path / "budget.json").read_text())
     assert len(told["curves"]) == 2 * 2
-    assert "| 3 runs | 5 runs |" in (tmp_path / "summary.md").read_text()
+    regrets, differences = (tmp_path / "summary.md").read_text().split("Less the loss of wsd, repeat by repeat")
+    assert "| 3 runs | 5 runs |" in regrets
+    assert "| wsd |" in regrets
+    assert "| wsd |" not in differences
+    assert f"| tpe | {whole.difference('tpe', 'wsd', 3).value:+.1f} ±" in differences
     assert (tmp_path / "budget.png").stat().st_size > 10_000
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,15 +128,23 @@ class BudgetCurve:
 
     def text(self) -> str:
         """The table of regrets, the best first at the largest budget, as Markdown."""
-        regrets = {(label, runs): self.regret(label, runs) for label in self.labels for runs in self.budgets}
-        decimals = decimals_of(regrets.values())
-        order = sorted(self.labels, key=lambda label: regrets[label, self.budgets[-1]].value)
+        return self._table(self.regret)
+
+    def differences_text(self) -> str:
+        """The table of differences to the first answer, the best first; empty if there is no other."""
+        first, *others = self.labels
+        return self._table(lambda label, runs: self.difference(label, first, runs), others) if others else ""
+
+    def _table(self, cell: Callable[[str, int], st.Estimate], labels: Sequence[str] | None = None) -> str:
+        wanted = self.labels if labels is None else labels
+        found = {(label, runs): cell(label, runs) for label in wanted for runs in self.budgets}
+        decimals = decimals_of(found.values())
         lines = [
             "| answer | " + " | ".join(f"{runs} runs" for runs in self.budgets) + " |",
             "|---" + "|---:" * len(self.budgets) + "|",
         ]
-        for label in order:
-            cells = (estimate_text(regrets[label, runs], decimals, sign=True) for runs in self.budgets)
+        for label in sorted(wanted, key=lambda label: found[label, self.budgets[-1]].value):
+            cells = (estimate_text(found[label, runs], decimals, sign=True) for runs in self.budgets)
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
@@ -153,8 +161,10 @@ class BudgetCurve:
         """Write budget.json, budget.png and summary.md."""
         write_json_and_figure(folder, "budget", {**self.to_json(), **made}, self.draw)
         with replacing(folder / "summary.md") as path:
-            parts = (f"# What tuning runs buy on {self.task}", self.heading(), self.text(), f"`{made['command']}`")
-            path.write_text("\n\n".join(parts) + "\n")
+            parts = [f"# What tuning runs buy on {self.task}", self.heading(), self.text()]
+            if differences := self.differences_text():
+                parts += [f"Less the loss of {self.labels[0]}, repeat by repeat; below 0 is better:", differences]
+            path.write_text("\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
 
     def draw(self, path: Path) -> None:
         """Regret over the number of runs, as a PNG."""

@@ -23,7 +23,7 @@ from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
-_EVERY, _TRUSTS, _PESSIMISMS = (0.2, 1.0), (0.0, 0.3), (1.0, 0.0, 2.0)
+_EVERY, _TRUSTS, _BLENDS = (0.2, 1.0), (0.0, 0.3), (2.0, 1.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class LatentODE(OfAModel):
         horizon: share of what is left at whose end the predicted loss counts.
         trust: how far plans may leave the rates that good runs of the sweep had at that time, in the log; None: as far
             as the task allows.
-        pessimism: standard deviations over the models that are added to the mean of what they predict.
+        pessimism: standard deviations over the models that are added to the mean of what they predict, where `blend`
+            is 0: a mean of plans allows for what the models do not know.
         sure: a later plan is played where the gain over going on with the earlier one is so many standard deviations,
             over the models, above 0: what is read off noisy losses moves all plans alike, and is no reason to change.
         blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
@@ -89,9 +90,9 @@ class LatentODE(OfAModel):
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
         """As many settings as there are rates, of which it has none: the default first."""
-        tried = itertools.product(_EVERY, _TRUSTS, _PESSIMISMS)
-        settings = [cls(every=every, trust=trust, pessimism=pessimism) for every, trust, pessimism in tried]
-        more = [cls(pessimism=_PESSIMISMS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
+        tried = itertools.product(_EVERY, _TRUSTS, _BLENDS)
+        settings = [cls(every=every, trust=trust, blend=blend) for every, trust, blend in tried]
+        more = [cls(blend=_BLENDS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 
     @staticmethod

@@ -77,10 +77,9 @@ class Sweep:
 
     @property
     def seeds(self) -> list[int]:
-        """That of each run, see `seed_number`; the paper has each of its twenty schedules on the same five."""
+        """That of each run, see `seed_number_of`."""
         first = FIRST_SEED + self.seed * _SEEDS_APART
-        number = (lambda run: run // 20) if self.design == "paper" else seed_number
-        return [first + number(run) for run in range(self.runs)]
+        return [first + seed_number_of(self.design, run) for run in range(self.runs)]
 
     @property
     def rounds(self) -> list[int]:
@@ -106,6 +105,11 @@ def seed_number(run: int) -> int:
     """
     order = np.random.default_rng(run // SEEDS).permutation(SEEDS)
     return run // (SEEDS * SHARING) * SEEDS + int(order[run % SEEDS])
+
+
+def seed_number_of(design: str, run: int) -> int:
+    """The same of a design: the paper has each of its twenty schedules on the same five seeds."""
+    return run // 20 if design == "paper" else seed_number(run)
 
 
 def next_round(done: int) -> int:

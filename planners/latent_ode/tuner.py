@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.designs import wsd
+from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting, fit
 from planners.latent_ode.fitting_report import about_runs
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.series import series
-from planners.latent_ode.sweep import adapted, next_round, seed_number
+from planners.latent_ode.sweep import ADAPTIVE, BEGINNING, adapted, next_round, seed_number_of
 from planners.latent_ode.trained import Trained
+from planners.tuners import AT_ONCE
 
 ONCE = "latent-ode-once"
 """The planner that plans only at the start."""
@@ -29,39 +30,55 @@ class LatentODETuner:
 
     Attributes:
         name: of the tuner.
+        design: of its sweep.
     """
 
     name: str = LatentODE.name
+    design: str = ADAPTIVE
 
     def round(self, done: int) -> int:
-        """As in an adaptive sweep."""
-        return next_round(done)
+        """As in an adaptive sweep; other designs are run at once."""
+        return next_round(done) if self.design == ADAPTIVE else AT_ONCE
 
     def seed_number(self, run: int) -> int:
         """As in a sweep."""
-        return seed_number(run)
+        return seed_number_of(self.design, run)
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """The runs of an adaptive sweep."""
-        if not records:
-            return [run.planner for run in wsd(count, task.tuning_range, [0] * count, seed)]
-        return adapted(task, seed, records, count)
+        """The next runs of a sweep."""
+        if records and self.design == ADAPTIVE:
+            return adapted(task, seed, records, count)
+        total = len(records) + count
+        design = find_design(BEGINNING if self.design == ADAPTIVE else self.design)
+        return [run.planner for run in design(total, task.tuning_range, [0] * total, seed)[len(records) :]]
 
     def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
         """The planner, the same planning once, and the controls; the model is kept in the folder."""
-        file = folder / f"model-{len(records)}.safetensors"
-        if not file.is_file():
-            runs = series(records, task.budget)
-            fitted = fit(runs, Fitting(seed=seed))
-            about = about_runs(task, records)
-            Trained(fitted.model, fitted.scales, repertoire_of(runs), about).save(file)
-        planner = LatentODE(model=str(file))
-        once = LatentODE(model=str(file), every=1.0)
+        planner = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
+        once = replace(planner, every=1.0)
         return {
             self.name: planner,
             ONCE: once,
             **{control.name: control.matched(planner) for control in CONTROLS},
         }
+
+
+def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting, suffix: str = "") -> str:
+    """The file of the model of some runs, which is fitted if it is not there.
+
+    Args:
+        task: what is trained.
+        records: the runs, with their curves.
+        folder: where models are kept.
+        fitting: how one is fitted.
+        suffix: what its file is told by from those of other fits to the same runs.
+    """
+    file = folder / f"model-{len(records)}{suffix}.safetensors"
+    if not file.is_file():
+        runs = series(records, task.budget)
+        fitted = fit(runs, fitting)
+        Trained(fitted.model, fitted.scales, repertoire_of(runs), about_runs(task, records)).save(file)
+    return str(file)
 
 
 def latent_ode() -> LatentODETuner:
