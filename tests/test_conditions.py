@@ -10,6 +10,7 @@ import pytest
 
 from lr_env.compare.conditions import CONDITIONS, Conditions, run_conditions, wider
 from lr_env.compare.conditions_report import TUNED
+from lr_env.compare.opening import Study
 from lr_env.compare.training import Training
 from lr_env.disturbed import Disturbed, disturbed
 from lr_env.errors import UserError
@@ -86,7 +87,7 @@ def test_conditions_change_what_they_say():
 def test_a_study_from_tuning_to_report(tmp_path):
     wanted = Conditions(("wsd",), 3, 6, (0, 1, 2), ("high start", "half is left", "large batch"))
     store = Store(tmp_path / "r.sqlite")
-    found = run_conditions(wanted, TASK, store, "x", Training(backend="loop"), tmp_path)
+    found = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
     assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
     (planner,) = found.planners.values()
     for condition in ("high start", "half is left"):
@@ -99,7 +100,7 @@ def test_a_study_from_tuning_to_report(tmp_path):
     ]
     assert found.mean_regret("wsd").value == pytest.approx(np.mean(means))
     assert found.regret(TUNED, "wsd").value == 0
-    again = run_conditions(wanted, TASK, store, "x", Training(backend="loop"), tmp_path)
+    again = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
     assert again.to_json() == found.to_json()
     found.write(tmp_path, {"command": "lr-env conditions"})
     assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()

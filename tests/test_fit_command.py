@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lr_env.compare.export import read_runs
+from lr_env.compare.opening import Study
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -49,7 +50,7 @@ def rates_of(records):
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     wanted = Sweep("adaptive", 18, (0.01, 0.5))
     assert wanted.rounds == [10, 5, 3]
-    whole = sweep(wanted, TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING)
+    whole = sweep(wanted, Study(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
     assert sorted(record.seed - FIRST_SEED for record in whole) == sorted(seed_number(run) for run in range(18))
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
@@ -62,10 +63,10 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        sweep(wanted, TASK, store, "x", TRAINING, progress=stop)
+        sweep(wanted, Study(TASK, store, "x", TRAINING, progress=stop))
     proposed = []
     monkeypatch.setattr(sweeps, "proposals", lambda *given: proposed.append(given[2]) or proposals(*given))
-    assert rates_of(sweep(wanted, TASK, store, "x", TRAINING)) == rates_of(whole)
+    assert rates_of(sweep(wanted, Study(TASK, store, "x", TRAINING))) == rates_of(whole)
     assert proposed == [3]  # the second round was begun, and is not proposed anew
 
 
@@ -75,12 +76,12 @@ proposals = sweeps.proposals
 def test_a_schedule_that_is_proposed_twice_is_run_on_two_seeds(tmp_path, monkeypatch):
     wanted, best = Sweep("adaptive", 14, (0.01, 0.5)), np.full(33, 0.1)
     monkeypatch.setattr(sweeps, "proposals", lambda trained, lr_range, count, seed: [best] * count)
-    runs = sweep(wanted, TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING)
+    runs = sweep(wanted, Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING))
     assert len({run.seed for run in runs[10:]}) == 4
 
 
 def test_a_fit_is_kept_told_and_used(tmp_path):
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING, members=2)
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
     made.write(tmp_path)
     told = json.loads((tmp_path / "fit.json").read_text())
     assert told["child_steps"] == 12 * TASK.budget
@@ -100,7 +101,7 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
 
 def test_runs_that_are_kept_give_the_same_model(tmp_path):
     """And so does the command; runs without curves and those of other optimizers are passed over."""
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING, members=2)
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
     made.write(tmp_path)
     kept = read_runs(tmp_path / "runs.parquet")
     others = [replace(kept[0], planner="prodigy"), replace(kept[1], curves={}), replace(kept[2], status="running")]
@@ -130,9 +131,9 @@ def test_bad_sweeps(given, words):
 
 def test_a_sweep_that_was_begun_otherwise(tmp_path):
     store = Store(tmp_path / "r.sqlite")
-    sweep(Sweep("wsd", 10, (0.01, 0.5)), TASK, store, "x", TRAINING)
+    sweep(Sweep("wsd", 10, (0.01, 0.5)), Study(TASK, store, "x", TRAINING))
     with pytest.raises(UserError, match="'x' was begun with sweep runs 10, not 11: use the same, another --name"):
-        sweep(Sweep("wsd", 11, (0.01, 0.5)), TASK, store, "x", TRAINING)
+        sweep(Sweep("wsd", 11, (0.01, 0.5)), Study(TASK, store, "x", TRAINING))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lr_env.compare.budget_curve import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
+from lr_env.compare.opening import Study
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
@@ -122,7 +123,7 @@ def test_a_direct_search_finds_a_known_schedule(tmp_path):
 
 def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     wanted = Budgets(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), ceiling="direct", ceiling_runs=4)
-    whole = run_budgets(wanted, TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING, tmp_path / "whole")
+    whole = run_budgets(wanted, Study(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING), tmp_path / "whole")
     store, steps = Store(tmp_path / "stopped.sqlite"), 0
 
     class StoppedError(Exception):
@@ -135,8 +136,8 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        run_budgets(wanted, TASK, store, "x", TRAINING, tmp_path / "stopped", progress=stop)
-    again = run_budgets(wanted, TASK, store, "x", TRAINING, tmp_path / "stopped")
+        run_budgets(wanted, Study(TASK, store, "x", TRAINING, progress=stop), tmp_path / "stopped")
+    again = run_budgets(wanted, Study(TASK, store, "x", TRAINING), tmp_path / "stopped")
     assert again.to_json() == whole.to_json()
     phases = {run.phase: run for run in store.runs("x")}
     assert set(phases) == {"wsd-0", "wsd-1", *(f"tpe-{turn}" for turn in range(5)), "direct-0", "final"}
@@ -169,7 +170,7 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
     monkeypatch.setattr(tuners, "SHARING", 2)
     store = Store(tmp_path / "r.sqlite")
-    run_budgets(Budgets(("random",), (5,), 1, (0,)), TASK, store, "x", TRAINING, tmp_path)
+    run_budgets(Budgets(("random",), (5,), 1, (0,)), Study(TASK, store, "x", TRAINING), tmp_path)
     assert sorted(run.seed - FIRST_SEED for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]
 
 

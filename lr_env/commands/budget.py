@@ -37,7 +37,6 @@ class Budget(ReportOptions):
     def run(self) -> None:
         """Tune, run the answers, and print regrets."""
         from lr_env.compare.budget_curve import Budgets, run_budgets
-        from lr_env.records.store import Store
 
         name, task = self.experiment(), self.varied_task()
         try:
@@ -51,16 +50,7 @@ class Budget(ReportOptions):
         folder = self.results / name
         writable(folder)
         with progress_bar((wanted.most_runs + len(seeds)) * task.budget) as progress:
-            found = run_budgets(
-                wanted,
-                task,
-                Store(self.store),
-                name,
-                self.training(),
-                folder,
-                progress=progress,
-                **self.keeping(),
-            )
+            found = run_budgets(wanted, self.study(task, progress), folder)
         found.write(folder, self.how_made(task))
         print(found.heading())
         print(found.text())

@@ -36,7 +36,6 @@ class Conditions(ReportOptions):
         """Tune, run all under each condition, and print regrets."""
         from lr_env.compare.conditions import CONDITIONS, run_conditions
         from lr_env.compare.conditions import Conditions as Wanted
-        from lr_env.records.store import Store
 
         name, task = self.experiment(), self.varied_task()
         tuners, seeds = tuple(parse_names(self.tuners)), parse_seeds(self.seeds)
@@ -45,16 +44,7 @@ class Conditions(ReportOptions):
         writable(folder)
         steps = (len(tuners) * self.runs + len(wanted.names) * (self.oracle + len(tuners) * len(seeds))) * task.budget
         with progress_bar(steps) as progress:
-            found = run_conditions(
-                wanted,
-                task,
-                Store(self.store),
-                name,
-                self.training(),
-                folder,
-                progress=progress,
-                **self.keeping(),
-            )
+            found = run_conditions(wanted, self.study(task, progress), folder)
         found.write(folder, self.how_made(task))
         print(found.heading())
         print(found.text())

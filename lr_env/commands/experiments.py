@@ -63,7 +63,7 @@ class Common(KeptOptions):
             device=str(find_device(self.device)),
             backend=self.backend,
             lockstep=self.lockstep,
-            checkpoint_seconds=self.keeping()["checkpoint_seconds"],
+            checkpoint_seconds=self.seconds(),
             numerics=self.numerics(),
         )
 

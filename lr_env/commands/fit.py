@@ -50,7 +50,7 @@ class Fit(ReportOptions):
         folder = self.results / "fit" / name
         how = {"kind": self.kind, "members": self.members}
         if self.records is None:
-            made = self._swept(fitter, name, task, folder, how)
+            made = self._swept(fitter, task, folder, how)
         else:
             fitter.check_kind(**how)
             known = read_runs(self.records)
@@ -67,23 +67,10 @@ class Fit(ReportOptions):
             f"--set {planner}.model={model}"
         )
 
-    def _swept(self, fitter: Any, name: str, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:
+    def _swept(self, fitter: Any, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:
         """A fit to the runs of a sweep."""
-        from lr_env.records.store import Store
-
         rates = parse_ends(self.rates) if self.rates else task.tuning_range
         wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
-        training = self.training()
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fitter.fit_sweep(
-                wanted,
-                task,
-                Store(self.store),
-                name,
-                training,
-                progress=progress,
-                about=self.how_made(task),
-                **self.keeping(),
-                **how,
-            )
+            return fitter.fit_sweep(wanted, self.study(task, progress), about=self.how_made(task), **how)

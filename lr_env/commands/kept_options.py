@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -14,7 +15,9 @@ from lr_env.commands.task_options import TaskOptions
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
+    from lr_env.compare.opening import Study
     from lr_env.compare.training import Training
+    from lr_env.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,27 @@ class KeptOptions(TaskOptions):
 
         return Training(self.device, self.backend, self.lockstep, self.numerics())
 
-    def keeping(self) -> dict[str, Any]:
-        """How often runs in flight are kept, and whether earlier ones are forgotten.
+    def seconds(self) -> float:
+        """Wall time between checkpoints.
 
         Raises:
-            UserError: the time between checkpoints is none.
+            UserError: it is none.
         """
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
-        return {"checkpoint_seconds": self.checkpoint_seconds, "fresh": self.fresh}
+        return self.checkpoint_seconds
+
+    def study(self, task: Task, progress: Callable[[str, int], None]) -> Study:
+        """The study of a task that is meant.
+
+        Raises:
+            UserError: see `seconds`, `experiment` and `training`.
+        """
+        from lr_env.compare.opening import Study
+        from lr_env.records.store import Store
+
+        name, training, seconds = self.experiment(), self.training(), self.seconds()
+        return Study(task, Store(self.store), name, training, seconds, self.fresh, progress)
 
 
 @dataclass(frozen=True)

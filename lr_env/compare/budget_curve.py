@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from lr_env.compare.budget_report import Answer, BudgetCurve
-from lr_env.compare.experiment import Experiment, lock_of
-from lr_env.compare.opening import opened
-from lr_env.compare.training import Training
+from lr_env.compare.experiment import Experiment
+from lr_env.compare.opening import Study
 from lr_env.errors import UserError
-from lr_env.locking import only_process
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.records.store import Store
 from lr_env.registry import find_tuner
 from lr_env.rollout import PlannedRun, not_made_before, place_of
-from lr_env.tasks import Task
 
 FIRST_SEED = 3_000_000
 """Seeds of tuning runs count up from here, far from those of comparisons."""
@@ -77,64 +72,33 @@ class Budgets:
         return sum(repeats * runs[-1] for _, repeats, runs in self.procedures)
 
 
-def run_budgets(
-    wanted: Budgets,
-    task: Task,
-    store: Store,
-    name: str,
-    training: Training,
-    folder: Path,
-    *,
-    checkpoint_seconds: float = 60.0,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
-) -> BudgetCurve:
+def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
     """Let each tuner spend its runs, again and again, and run what it answers on the same fresh seeds.
 
     Args:
         wanted: what is measured.
-        task: what is trained.
-        store: where the records are kept.
-        name: of the experiment in the store.
-        training: how children are trained.
+        study: of what, and where it is kept.
         folder: where files of answers are kept.
-        checkpoint_seconds: wall time between checkpoints.
-        fresh: forget what was done under this name before.
-        progress: told (what is going on, child steps done since the last call).
 
     Raises:
         UserError: another process works on it, or it was begun otherwise.
     """
-    report = progress or (lambda what, steps: None)
-    with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
-        experiment = opened(
-            store,
-            name,
-            task,
-            training,
-            {"budgets": asdict(wanted)},
-            at_once=max(len(wanted.seeds), wanted.repeats * wanted.runs[0]),
-            runs=wanted.most_runs,
-            checkpoint_seconds=checkpoint_seconds,
-            fresh=fresh,
-        )
-        if fresh:
+    most = max(len(wanted.seeds), wanted.repeats * wanted.runs[0])
+    with study.opened({"budgets": asdict(wanted)}, at_once=most, runs=wanted.most_runs) as experiment:
+        if study.fresh:
             for file in folder.glob("*/model-*.safetensors"):
                 file.unlink()
         found: dict[tuple[str, int, int], Planner] = {}
         for tuner, repeats, runs in wanted.procedures:
-            telling = partial(report, tuner)
-            found |= _procedure(experiment, tuner, repeats, runs, folder, telling)
+            found |= _procedure(experiment, tuner, repeats, runs, folder, study.telling(tuner))
         planned = {place_of(run): run for run in (PlannedRun(p, s) for p in found.values() for s in wanted.seeds)}
-        experiment.run(
-            sorted(planned.values(), key=place_of), FINAL, ("val", "test"), lambda steps: report("answers", steps)
-        )
-        ends = {place_of(run): run for run in store.runs(name, FINAL)}
+        experiment.run(sorted(planned.values(), key=place_of), FINAL, ("val", "test"), study.telling("answers"))
+        ends = {place_of(run): run for run in study.store.runs(study.name, FINAL)}
     answers = tuple(
         Answer(label, runs, repeat, planner, tuple(ends[place_of(PlannedRun(planner, s))] for s in wanted.seeds))
         for (label, runs, repeat), planner in found.items()
     )
-    return BudgetCurve(task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
+    return BudgetCurve(study.task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
 
 
 def _procedure(

@@ -11,15 +11,12 @@ import numpy as np
 
 from lr_env.compare.budget_curve import Budgets, run_budgets
 from lr_env.compare.conditions_report import TUNED, OffThePath
-from lr_env.compare.experiment import Experiment, lock_of
-from lr_env.compare.opening import opened
-from lr_env.compare.training import Training
+from lr_env.compare.experiment import Experiment
+from lr_env.compare.opening import Study
 from lr_env.disturbed import disturbed
 from lr_env.errors import UserError, unknown
-from lr_env.locking import only_process
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.records.store import Store
 from lr_env.registry import find_tuner
 from lr_env.rollout import PlannedRun, place_of
 from lr_env.tasks import Task
@@ -123,73 +120,44 @@ class Conditions:
             raise UserError(f"{self.oracle} runs to tune for a condition: give at least {CANDIDATES}")
 
 
-def run_conditions(
-    wanted: Conditions,
-    task: Task,
-    store: Store,
-    name: str,
-    training: Training,
-    folder: Path,
-    *,
-    checkpoint_seconds: float = 60.0,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
-) -> OffThePath:
+def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath:
     """Tune on the task, then run under each condition what was tuned, and what is tuned for it.
 
     Args:
         wanted: what is measured.
-        task: as it is.
-        store: where the records are kept.
-        name: of the experiments in the store, followed by the condition.
-        training: how children are trained.
+        study: of what, and where it is kept: experiments of its name, followed by the condition.
         folder: where files of answers are kept.
-        checkpoint_seconds: wall time between checkpoints.
-        fresh: forget what was done under this name before.
-        progress: told (what is going on, child steps done since the last call).
 
     Raises:
         UserError: a condition does not go with the task; see `run_budgets`.
     """
-    report = progress or (lambda what, steps: None)
-    varied = {condition: CONDITIONS[condition].vary(task) for condition in wanted.names}
-    how: dict[str, Any] = {"checkpoint_seconds": checkpoint_seconds, "fresh": fresh}
-    budgets = Budgets(wanted.tuners, (wanted.runs,), 1, wanted.seeds)
-    tuned = run_budgets(budgets, task, store, f"{name}-tuned", training, folder, progress=progress, **how)
+    varied = {condition: CONDITIONS[condition].vary(study.task) for condition in wanted.names}
+    tuned = run_budgets(Budgets(wanted.tuners, (wanted.runs,), 1, wanted.seeds), study.part("tuned"), folder)
     planners = {answer.label: answer.planner for answer in tuned.answers}
     best = tuned.best
     losses = {TUNED: {answer.label: answer.losses() for answer in tuned.answers}}
     oracles = {TUNED: (best.planner, best.losses())}
     for condition, other in varied.items():
-        settings = CONDITIONS[condition].disturbance(task)
-        own = f"{name}-{condition.replace(' ', '-')}"
-        with only_process(lock_of(store, own), f"{own!r} in {str(store.path)!r}"):
-            experiment = opened(
-                store,
-                own,
-                other,
-                training,
-                {"condition": condition, "oracle": wanted.oracle, "seeds": list(wanted.seeds)},
-                at_once=max(wanted.oracle, len(wanted.seeds) * len(planners)),
-                runs=wanted.oracle + len(wanted.seeds) * len(planners),
-                **how,
-            )
-
-            def telling(steps: int, condition: str = condition) -> None:
-                report(condition, steps)
-
+        settings = CONDITIONS[condition].disturbance(study.task)
+        part, telling = study.part(condition.replace(" ", "-"), other), study.telling(condition)
+        final_runs = len(wanted.seeds) * len(planners)
+        with part.opened(
+            {"condition": condition, "oracle": wanted.oracle, "seeds": list(wanted.seeds)},
+            at_once=max(wanted.oracle, final_runs),
+            runs=wanted.oracle + final_runs,
+        ) as experiment:
             oracle = _oracle(experiment, wanted.oracle, settings, telling)
             final = {**{label: disturbed(planner, settings) for label, planner in planners.items()}, "": oracle}
             runs = {place_of(run): run for run in (PlannedRun(p, s) for p in final.values() for s in wanted.seeds)}
             experiment.run(sorted(runs.values(), key=place_of), "final", ("val", "test"), telling)
-            ends = {place_of(run): run for run in store.runs(own, "final")}
+            ends = {place_of(run): run for run in study.store.runs(part.name, "final")}
         found = {
             label: np.array([_loss(ends[place_of(PlannedRun(planner, seed))]) for seed in wanted.seeds])
             for label, planner in final.items()
         }
         oracles[condition] = oracle, found.pop("")
         losses[condition] = found
-    return OffThePath(task.name, wanted.seeds, losses, oracles, planners)
+    return OffThePath(study.task.name, wanted.seeds, losses, oracles, planners)
 
 
 def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], progress: Callable[[int], None]) -> Planner:

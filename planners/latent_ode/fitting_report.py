@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.compare.export import write_runs
-from lr_env.compare.training import Training
+from lr_env.compare.opening import Study
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
 from lr_env.errors import UserError, unknown
 from lr_env.records.record import RunRecord
-from lr_env.records.store import Store
 from lr_env.registry import find_planner
 from lr_env.replacing import finite, write_json_and_figure
 from lr_env.rollout import place_of
@@ -268,46 +267,25 @@ def check_kind(kind: str, members: int) -> None:
 
 def fit_sweep(
     wanted: Sweep,
-    task: Task,
-    store: Store,
-    name: str,
-    training: Training,
+    study: Study,
     *,
     kind: str = "controlled",
     members: int = 5,
-    checkpoint_seconds: float = 60.0,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Report:
     """Fit a model to the runs of a sweep, which is made, or what is left of it.
 
     Args:
         wanted: which runs.
-        task: what is trained.
-        store: where the records are kept.
-        name: of the sweep in the store.
-        training: how children are trained.
+        study: of what, and where it is kept.
         kind: of model, a name in `FITS`.
         members: of the ensemble, of the kind "controlled".
-        checkpoint_seconds: wall time between checkpoints.
-        fresh: forget what was done under this name before.
-        progress: told (what is going on, child steps done since the last call).
         about: how it is made, which is kept with the model.
 
     Raises:
         UserError: see `planners.latent_ode.sweep.sweep`; there is no such kind; or the fit diverged.
     """
     check_kind(kind, members)
-    records = sweep(
-        wanted,
-        task,
-        store,
-        name,
-        training,
-        checkpoint_seconds=checkpoint_seconds,
-        fresh=fresh,
-        progress=progress,
-    )
+    records = sweep(wanted, study)
     about = {"sweep": asdict(wanted), **(about or {})}
-    return fit_records(records, task, kind=kind, members=members, seed=wanted.seed, about=about)
+    return fit_records(records, study.task, kind=kind, members=members, seed=wanted.seed, about=about)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
-from lr_env.compare.experiment import lock_of
-from lr_env.compare.opening import opened
-from lr_env.compare.training import Training
+from lr_env.compare.opening import Study
 from lr_env.errors import UserError
-from lr_env.locking import only_process
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
@@ -117,28 +114,12 @@ def next_round(done: int) -> int:
     return max(FEWEST_RUNS // 2, done // 2) if done else FEWEST_RUNS
 
 
-def sweep(
-    wanted: Sweep,
-    task: Task,
-    store: Store,
-    name: str,
-    training: Training,
-    *,
-    checkpoint_seconds: float = 60.0,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
-) -> list[RunRecord]:
+def sweep(wanted: Sweep, study: Study) -> list[RunRecord]:
     """Make the runs of a sweep, or what is left of them.
 
     Args:
         wanted: which.
-        task: what is trained.
-        store: where the records are kept.
-        name: of the experiment in the store.
-        training: how children are trained.
-        checkpoint_seconds: wall time between checkpoints.
-        fresh: forget what was done under this name before.
-        progress: told (what is going on, child steps done since the last call).
+        study: of what, and where it is kept.
 
     Returns:
         The runs, with their curves.
@@ -146,24 +127,13 @@ def sweep(
     Raises:
         UserError: another process works on it, it was begun otherwise, or too few runs are usable.
     """
-    report = progress or (lambda what, steps: None)
-    with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
-        experiment = opened(
-            store,
-            name,
-            task,
-            training,
-            {"sweep": asdict(wanted)},
-            at_once=wanted.runs,
-            runs=wanted.runs,
-            checkpoint_seconds=checkpoint_seconds,
-            fresh=fresh,
-        )
+    store, name = study.store, study.name
+    with study.opened({"sweep": asdict(wanted)}, at_once=wanted.runs, runs=wanted.runs) as experiment:
         for phase, size, seeds in _phases(wanted):
             planned = _begun(store, name, phase, size) or _in_order(
-                _next(wanted, task, records_of(store, name, wanted), seeds)
+                _next(wanted, study.task, records_of(store, name, wanted), seeds)
             )
-            experiment.run(planned, phase, ("val",), lambda steps: report("sweeping", steps))
+            experiment.run(planned, phase, ("val",), study.telling("sweeping"))
         return records_of(store, name, wanted)
 
 
