@@ -105,6 +105,11 @@ def test_a_study_from_tuning_to_report(tmp_path):
     found.write(tmp_path, {"command": "lr-env conditions"})
     assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()
     assert json.loads((tmp_path / "conditions.json").read_text())["seeds"] == [0, 1, 2]
+    losses = {c: dict(of) for c, of in found.losses.items()}
+    losses["high start"]["wsd"] = np.array([0.5, np.inf, np.inf])
+    row = replace(found, losses=losses).text().splitlines()[-1]
+    assert row.startswith("| wsd | some diverged | ")
+    assert row.split(" | ")[3] == "2 of 3 diverged"
 
 
 def test_bad_conditions(tmp_path):

@@ -87,8 +87,15 @@ class OffThePath:
             "|---|---:" + "|---:" * len(self.losses) + "|",
         ]
         for name in sorted(means, key=lambda name: means[name].value):
-            found = [means[name], *(regrets[condition, name] for condition in self.losses)]
-            lines.append(f"| {name} | " + " | ".join(estimate_text(e, decimals, sign=True) for e in found) + " |")
+            of_each = {c: np.isinf(losses[name]).sum() for c, losses in self.losses.items()}
+            mean = estimate_text(means[name], decimals, sign=True) if not any(of_each.values()) else "some diverged"
+            cells = (
+                f"{diverged} of {len(self.seeds)} diverged"
+                if diverged
+                else estimate_text(regrets[condition, name], decimals, sign=True)
+                for condition, diverged in of_each.items()
+            )
+            lines.append(f"| {name} | {mean} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
     def heading(self) -> str:
