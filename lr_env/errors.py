@@ -28,6 +28,19 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> Us
     return UserError(f"unknown {kind} {name!r}{guess} (there are: {', '.join(names)}){hint}")
 
 
+def check_seeds(seeds: Sequence[int], below: int = 2**63) -> None:
+    """See that seeds are some, and each is given once.
+
+    Raises:
+        UserError: naming one that is not.
+    """
+    for seed in seeds:
+        if not 0 <= seed < below:
+            limit = "2**63" if below == 2**63 else f"{below:,}"
+            raise UserError(f"seed {seed}: seeds are whole numbers from 0 up, below {limit}")
+    refuse_duplicates("seed", seeds)
+
+
 def refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
     """See that nothing is given twice.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.children import EXACT, Numerics
 from lr_env.drawing import MORE_COLOURS, caption, log_scale, new_figure, plain, save
 from lr_env.errors import UserError
 from lr_env.planner import Belief, Planner
@@ -74,7 +75,9 @@ class Explained:
         save(figure, path)
 
 
-def explained(planner: Planner, task: Task, seed: int, *, device: str = "cpu") -> Explained:
+def explained(
+    planner: Planner, task: Task, seed: int, *, device: str = "cpu", backend: str = "loop", numerics: Numerics = EXACT
+) -> Explained:
     """Make a run and keep what was believed.
 
     Args:
@@ -82,13 +85,16 @@ def explained(planner: Planner, task: Task, seed: int, *, device: str = "cpu") -
         task: what is trained.
         seed: of the run.
         device: where it is.
+        backend: see `lr_env.rollout.Rollout`.
+        numerics: likewise.
 
     Raises:
         UserError: the planner cannot tell what it believes.
     """
     if not hasattr(planner, "explain"):
         raise UserError(f"planner {planner.name!r} does not tell what it believes; latent-ode does")
-    rollout = Rollout(task, [PlannedRun(planner, seed)], score=(), device=device, backend="loop")
+    run = [PlannedRun(planner, seed)]
+    rollout = Rollout(task, run, score=(), device=device, backend=backend, numerics=numerics)
     lr, losses = [], []
     while not rollout.done:
         for _, signals in rollout.advance():

@@ -67,8 +67,8 @@ class Belief:
 
     Attributes:
         segment: at whose start it was.
-        rates: of the plans that it ended with, the one to be played first, (plans, segments left); no plans where it
-            kept the one that it had.
+        rates: of the plans that it ended with, the one to be played first, (plans, segments left); that may be the one
+            that it had, and no plans say the same.
         steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
         losses: predicted validation losses along each plan, as each of its models sees them, (models, plans, nodes).
     """

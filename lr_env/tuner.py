@@ -17,7 +17,11 @@ from lr_env.tasks import Task
 
 @runtime_checkable
 class Tuner(Protocol):
-    """A way to spend runs on choosing a planner and its settings."""
+    """A way to spend runs on choosing a planner and its settings.
+
+    It may have a method `check(runs)`, which raises `UserError` if it cannot do with such numbers of runs; it is asked
+    before anything is trained.
+    """
 
     @property
     def name(self) -> str:
@@ -38,7 +42,8 @@ class Tuner(Protocol):
         Args:
             task: what is trained.
             seed: of whatever is drawn; another one is another attempt.
-            records: the runs so far, with their curves, in the order in which they were made.
+            records: the runs so far, with their curves, round by round; within a round in an order of their own, which
+                is the same whenever.
             count: how many.
         """
         ...

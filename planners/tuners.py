@@ -27,7 +27,7 @@ SHARING = 20
 
 def end_of(record: RunRecord) -> float:
     """Loss on the whole validation split at the end, infinite if the run diverged."""
-    return float("inf") if record.diverged else float(record.scores["final_val_loss"])
+    return record.end("final_val_loss")
 
 
 def planner_of(record: RunRecord) -> Any:
@@ -84,7 +84,8 @@ class SobolSearch(BestRun):
 class TPE(BestRun):
     """The tree-structured Parzen estimator (Bergstra et al. 2011) over families and their settings, through Optuna.
 
-    One run after the other; a run that diverged counts as the worst so far.
+    One run after the other; a run that diverged counts as the worst of those before that did not, and if there is none
+    as infinite.
 
     Attributes:
         name: of the tuner.
@@ -98,6 +99,14 @@ class TPE(BestRun):
         """One, for each depends on those before."""
         return 1
 
+    def check(self, runs: Sequence[int]) -> None:
+        """See that Optuna is there.
+
+        Raises:
+            UserError: it is not.
+        """
+        _optuna()
+
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """What the estimator asks for.
 
@@ -110,14 +119,15 @@ class TPE(BestRun):
         space |= {"peak": unit, "shape": unit, "warmup": unit}
         # It keeps no points: the same seed asks for the same ones again.
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-        worst, found = 0.0, []
+        worst, found = np.inf, []
         for end in [*map(end_of, records), *[None] * count]:
             trial = study.ask(space)
             if end is None:
                 point = Point(*(trial.params[name] for name in ("peak", "shape", "warmup")))
                 found.append(schedule_at(trial.params["family"], point, task.tuning_range))
             else:
-                worst = max(worst, end) if np.isfinite(end) else worst
+                if np.isfinite(end):
+                    worst = end if np.isinf(worst) else max(worst, end)
                 study.tell(trial, end if np.isfinite(end) else worst)
         return found
 
@@ -144,16 +154,26 @@ class DirectSearch(BestRun):
     elites: int = 5
 
     def round(self, done: int) -> int:
-        """All runs of a round."""
-        return self.schedules * self.seeds
+        """All runs of a round, or what is left of it."""
+        whole = self.schedules * self.seeds
+        return whole - done % whole
+
+    def check(self, runs: Sequence[int]) -> None:
+        """See that there is something to answer by.
+
+        Raises:
+            UserError: there are budgets of less than a round.
+        """
+        if min(runs) < self.round(0):
+            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: give at least {self.round(0)}, one round")
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """Each schedule of the round as often as it has seeds."""
+        """Each schedule of the round as often as it has seeds; of a round that was begun, what is left."""
         mean, spread = self._distribution(task, seed, records)
-        done = len(records) // self.round(0)
+        done, begun = divmod(len(records), self.round(0))
         drawn = np.random.default_rng([seed, done]).standard_normal((self.schedules, self.knots))
         planners = map(self._planner(task), mean + spread * drawn)
-        return [planner for planner in planners for _ in range(self.seeds)][:count]
+        return [planner for planner in planners for _ in range(self.seeds)][begun : begun + count]
 
     def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
         """The mean of the last distribution."""

@@ -18,6 +18,8 @@ from lr_env.planner import RunSpec
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, rollout
 from lr_env.tasks import find_task
+from planners.latent_ode.planner import LatentODE
+from planners.latent_ode.series import CHANNELS
 from planners.schedules import Constant, Cosine
 from tests.test_cli import lr_env
 
@@ -61,6 +63,29 @@ def test_a_planner_that_can_is_told_of_the_new_budget():
         Disturbed(Constant(0.5), "constant", announced=700).start(replace(RUN, budget=300), [0])
 
 
+def test_the_latent_ode_planner_plans_anew_what_is_left():
+    """Its shipped model under a budget that is halved at the middle: what then comes is a plan of what is left."""
+    task = find_task("DigitsMLP")
+    planner = LatentODE(every=1.0)
+    spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, "SGD", 1)
+    shorter = replace(spec, budget=task.budget * 3 // 4)
+
+    def rates(planner, run):
+        state, found = planner.start(run, [0]), []
+        for segment in range(run.num_segments):
+            signals = {"step": np.full(1, 1.0 * segment * run.segment), "lr": np.array(found[-1:] or [np.nan])}
+            answer, state = planner.plan(state, signals | dict.fromkeys(CHANNELS, np.full(1, 0.5)))
+            found.append(float(answer[0]))
+        return np.array(found)
+
+    whole, found = rates(planner, spec), rates(Disturbed(planner, "latent-ode", announced=task.budget), shorter)
+    half = spec.num_segments // 2
+    np.testing.assert_array_equal(found[:half], whole[:half])
+    assert len(found) == spec.num_segments * 3 // 4
+    assert not np.allclose(found[half:], whole[half::2], rtol=0.05)
+    assert found[-1] < 0.2 * found[half]  # it cools down in what is left
+
+
 def test_records_tell_disturbed_planners_apart():
     one, other = (Disturbed(Constant(0.1), "constant", factor=factor, until=0.5) for factor in (2.0, 3.0))
     runs = [rollout(planner, TASK, [0], score=("val",), backend="loop")[0] for planner in (one, other, Constant(0.1))]
@@ -85,7 +110,7 @@ def test_conditions_change_what_they_say():
 
 
 def test_a_study_from_tuning_to_report(tmp_path):
-    wanted = Conditions(("wsd",), 3, 6, (0, 1, 2), ("high start", "half is left", "large batch"))
+    wanted = Conditions(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
     store = Store(tmp_path / "r.sqlite")
     found = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
     assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
@@ -100,6 +125,15 @@ def test_a_study_from_tuning_to_report(tmp_path):
     ]
     assert found.mean_regret("wsd").value == pytest.approx(np.mean(means))
     assert found.regret(TUNED, "wsd").value == 0
+    for condition in ("high start", "large batch"):  # six of the eight were run again, and the best of them is it
+        first, more = ({}, {})
+        for phase, ends in (("oracle", first), ("oracle-again", more)):
+            for run in store.runs(f"x-{condition.replace(' ', '-')}", phase):
+                ends.setdefault(json.dumps(dict(run.settings), sort_keys=True), []).append(run.end("final_val_loss"))
+        assert set(more) == set(sorted(first, key=lambda name: np.mean(first[name]))[:6])
+        best = min(more, key=lambda name: np.mean(more[name]))
+        chosen = PlannedRun(found.oracles[condition][0], 0).settings
+        assert json.dumps(dict(chosen), sort_keys=True) == best
     again = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
     assert again.to_json() == found.to_json()
     found.write(tmp_path, {"command": "lr-env conditions"})
@@ -110,6 +144,13 @@ def test_a_study_from_tuning_to_report(tmp_path):
     row = replace(found, losses=losses).text().splitlines()[-1]
     assert row.startswith("| wsd | some diverged | ")
     assert row.split(" | ")[3] == "2 of 3 diverged"
+    oracles = {**found.oracles, "high start": (planner, np.array([0.5, np.inf, 0.5]))}
+    for own in (losses["high start"]["wsd"], np.array([0.5, 0.5, 0.5])):
+        losses["high start"]["wsd"] = own
+        told = replace(found, losses=losses, oracles=oracles)
+        json.dumps(told.to_json())
+        assert "| some diverged |" in told.text()
+    assert "| 1 of 3 of the tuned one diverged |" in told.text()
 
 
 def test_bad_conditions(tmp_path):
@@ -117,6 +158,12 @@ def test_bad_conditions(tmp_path):
         Conditions(("wsd",), 10, 10, (0,), ("low strat",))
     with pytest.raises(UserError, match="give at least 6"):
         Conditions(("wsd",), 10, 5, (0,))
+    with pytest.raises(UserError, match="seed 7 is given twice"):
+        Conditions(("wsd",), 10, 10, (7, 7))
+    with pytest.raises(UserError, match="below 1,000,000"):
+        Conditions(("wsd",), 10, 10, (4_000_000,))
     done = lr_env("conditions", "FashionLeNet5", "--tuners", "nobody", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+    assert "unknown tuner 'nobody'" in done.stderr
+    assert "Without 'wider': FashionLeNet5: its network has no width" in done.stdout

@@ -10,7 +10,7 @@ import torch
 
 from lr_env.errors import UserError
 from planners.latent_ode.designs import DESIGNS, annealed
-from planners.latent_ode.fit import Fitting, errors
+from planners.latent_ode.fit import Fitting, errors, fit
 from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
 from planners.latent_ode.model import Ensemble, Sizes
 from planners.latent_ode.repertoire import TIMES, repertoire_of
@@ -39,6 +39,19 @@ def test_channels_and_ends(records):
     np.testing.assert_allclose(runs.values[3, :, 2], records[3].curves["val_accuracy"])
     np.testing.assert_allclose(np.exp(runs.final), [record.scores["final_val_loss"] for record in records])
     np.testing.assert_allclose(runs.cumulative[3, -1], SEGMENT * records[3].curves["lr"].sum())
+
+
+def test_runs_that_diverge_at_once_are_kept_and_fitted_to(records):
+    """They may leave too few others for the first round of a sweep, and tell that their rates were too high."""
+    at_once = [replace(changed(r, val_loss=[np.nan] * 40), diverged=True, scores={}) for r in records[:2]]
+    runs = series([*at_once, *records[2:]], STEPS)
+    assert runs.lengths[:3].tolist() == [1, 1, 40]
+    assert runs.weights[:2].tolist() == [LEAST_WEIGHT] * 2
+    assert np.isfinite(runs.limit)
+    fitted = fit(runs, Fitting(sizes=Sizes(members=2), dynamics=5, corrections=5))
+    assert all(bool(torch.isfinite(weight).all()) for weight in fitted.model.parameters())
+    with pytest.raises(UserError, match="13 members need as many runs, and there are 12"):
+        fit(runs, Fitting(sizes=Sizes(members=13)))
 
 
 def test_missing_values_short_runs_and_runs_that_diverged(records):
@@ -157,8 +170,11 @@ def test_seeds_of_a_sweep():
         ),
         (
             lambda records: [replace(changed(r, val_loss=[1, *[np.inf] * 39]), diverged=True) for r in records],
-            "0 usable runs .12 of 12 diverged at once",
+            "12 usable runs of 12, of which 0 did not diverge: .* 5 that did not diverge",
         ),
+        (lambda records: [changed(records[0], val_loss=np.ones(39)), *records[1:]], "has curves of different lengths"),
+        (lambda records: [changed(records[0], step=np.ones(40)), *records[1:]], "steps that are missing or do not"),
+        (lambda records: [changed(r, step=[*r.curves["step"][:-1], np.nan]) for r in records], "steps that are miss"),
     ],
 )
 def test_runs_that_cannot_be_used(records, spoil, words):

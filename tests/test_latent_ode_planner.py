@@ -227,6 +227,17 @@ def test_later_plans_are_played_where_the_models_are_sure(path):
     assert not np.array_equal(state["rates"][:, 20:], first[:, 20:30])
 
 
+def test_what_was_not_foreseen_changes_plans(path):
+    planner = LatentODE(model=str(path), every=0.25, sure=0.0)
+    _, _, before, _ = played(planner)
+    state, signals = before[10]
+    plans = []
+    for surprise in (0.0, 1.0):
+        _, after = planner.plan({**state, "tokens": state["tokens"] + np.float32(surprise)}, signals)
+        plans.append(after["rates"][0, 10:])
+    assert np.abs(np.log(plans[0] / plans[1])).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lr_env.compare.budget_curve import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
+from lr_env.compare.budget_report import Answer, BudgetCurve
 from lr_env.compare.opening import Study
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
@@ -19,10 +21,12 @@ from lr_env.rollout import PlannedRun
 from lr_env.tasks import find_task
 from planners import tuners
 from planners.latent_ode import ablations
-from planners.latent_ode.ablations import FITS, PLANS
+from planners.latent_ode.ablations import DEFAULT, FITS, PLANS
 from planners.latent_ode.designs import find_design
+from planners.latent_ode.fit import Fitting
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.trained import shipped_models
+from planners.schedules import Constant
 from planners.space import FAMILIES, Point, schedule_at
 from planners.tuners import DirectSearch
 from tests.test_cli import lr_env
@@ -93,20 +97,31 @@ def test_a_tuner_of_a_design_makes_its_runs(name):
 
 def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
     """Each answer of the ablations is the planner with other settings, or with another model of the same runs."""
-    monkeypatch.setattr(ablations, "fitted_to", lambda task, runs, folder, fitting, suffix="": f"{folder}/{suffix}")
+    monkeypatch.setattr(
+        ablations, "fitted_to", lambda task, runs, folder, fitting: f"{folder}/{replace(fitting, seed=0)}"
+    )
     answers = find_tuner("latent-ode-ablations").answers(TASK, 3, [], tmp_path)
-    planner = answers["latent-ode"]
-    assert planner == LatentODE(model=f"{tmp_path}/")
+    planner = answers[DEFAULT]
+    assert planner == LatentODE(model=f"{tmp_path}/{Fitting()}")
+    for label, fitting in FITS.items():
+        assert answers[label] == replace(planner, model=f"{tmp_path}/{fitting}")
     assert len(set(answers.values())) == len(answers) == 1 + len(PLANS) + len(FITS) + len(shipped_models()) - 1
     for label, settings in PLANS.items():
         other = answers[label]
         assert {name for name, value in vars(planner).items() if vars(other)[name] != value} == set(settings), label
 
 
-def test_diverged_runs_do_not_stop_the_estimator():
-    tuner = find_tuner("tpe")
-    runs = [record(planner, 0, np.inf) for planner in tuner.propose(TASK, 0, [], 1)]
+def test_diverged_runs_are_the_worst_for_the_estimator(monkeypatch):
+    optuna, told = pytest.importorskip("optuna"), []
+    tell = optuna.study.Study.tell
+    monkeypatch.setattr(optuna.study.Study, "tell", lambda *given: told.append(given[2]) or tell(*given))
+    tuner, ends = find_tuner("tpe"), [np.inf, 0.5, 0.7, np.inf, 0.4]
+    runs = []
+    for end in ends:
+        runs += [record(planner, 0, end) for planner in tuner.propose(TASK, 0, runs, 1)]
+    told.clear()
     assert len(tuner.propose(TASK, 0, runs, 1)) == 1
+    assert told == [np.inf, 0.5, 0.7, 0.7, 0.4]
 
 
 def test_a_direct_search_finds_a_known_schedule(tmp_path):
@@ -122,7 +137,7 @@ def test_a_direct_search_finds_a_known_schedule(tmp_path):
 
 
 def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
-    wanted = Budgets(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), ceiling="direct", ceiling_runs=4)
+    wanted = Budgets(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), ceiling="direct", ceiling_runs=40)
     whole = run_budgets(wanted, Study(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING), tmp_path / "whole")
     store, steps = Store(tmp_path / "stopped.sqlite"), 0
 
@@ -152,7 +167,7 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     ends = {(a.label, a.runs, a.repeat): a.losses().mean() for a in whole.answers}
     assert whole.best.label == "direct"
     regret = whole.regret("wsd", 5)
-    assert regret.value == pytest.approx(np.mean([ends["wsd", 5, r] for r in (0, 1)]) - ends["direct", 4, 0])
+    assert regret.value == pytest.approx(np.mean([ends["wsd", 5, r] for r in (0, 1)]) - ends["direct", 40, 0])
     assert whole.difference("tpe", "wsd", 3).value == pytest.approx(
         np.mean([ends["tpe", 3, r] - ends["wsd", 3, r] for r in (0, 1)])
     )
@@ -163,8 +178,35 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     assert "| 3 runs | 5 runs |" in regrets
     assert "| wsd |" in regrets
     assert "| wsd |" not in differences
-    assert f"| tpe | {whole.difference('tpe', 'wsd', 3).value:+.1f} ±" in differences
+    assert re.search(r"\| tpe \| [+-]\d+\.\d+ ±", differences)
+    assert len({json.dumps(dict(run.settings)) for run in store.runs("x", "wsd-0")}) == 2 * 3  # repeats differ
     assert (tmp_path / "budget.png").stat().st_size > 10_000
+
+
+def test_regret_where_runs_diverged():
+    """A ceiling and answers of which runs diverged are told, and a choice is by validation losses."""
+
+    def answer(label, repeat, losses, val=0.5):
+        ends = tuple(
+            replace(
+                record(Constant(0.1 + 0.1 * repeat), seed, val),
+                diverged=bool(np.isinf(loss)),
+                scores={"final_val_loss": val, "test_loss": loss},
+            )
+            for seed, loss in enumerate(losses)
+        )
+        return Answer(label, 10, repeat, Constant(0.1 + 0.1 * repeat), ends)
+
+    wild = [answer("a", 0, [1, np.inf]), answer("a", 1, [1.0, 2]), answer("direct", 0, [np.inf, 1])]
+    curve = BudgetCurve("x", ("a",), (10,), (0, 1), tuple(wild), "direct")
+    json.dumps(curve.to_json())
+    assert "| a | undefined |" in curve.text()
+    calm = [answer("a", 0, [1.0, 2]), answer("a", 1, [2.0, 2]), answer("b", 0, [3.0, 3], 0.4), answer("b", 1, [1.0, 1])]
+    curve = BudgetCurve("x", ("a", "b"), (10,), (0, 1), tuple(calm))
+    assert curve.best is calm[2]  # though b's other answer has the lower test loss
+    assert curve.regret("a", 10).value == pytest.approx(1.75 - 3)
+    same = [answer("a", 0, [1.0, 2]), replace(answer("a", 0, [1.0, 2]), repeat=1)]
+    assert np.isnan(BudgetCurve("x", ("a",), (10,), (0, 1), tuple(same)).regret("a", 10).low)  # one answer, no interval
 
 
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
@@ -182,6 +224,10 @@ def test_bad_budgets():
         ((("wsd",), (5,), 0, (0,)), "0 repeats"),
         ((("wsd", "wsd"), (5,), 1, (0,)), "each once"),
         ((("wsd",), (5,), 1, (0,), "wsd", 5), "not among the tuners"),
+        ((("wsd",), (5,), 1, (0, 0)), "seed 0 is given twice"),
+        ((("wsd",), (5,), 1, (FIRST_SEED,)), "below 1,000,000"),
+        ((("latent-ode",), (5,), 1, (0,)), "5 runs of tuner 'latent-ode': a model needs at least 10"),
+        ((("wsd",), (5,), 1, (0,), "direct", 39), "39 runs of tuner 'direct': give at least 40"),
     ):
         with pytest.raises(UserError, match=words):
             Budgets(*given)

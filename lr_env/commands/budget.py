@@ -49,7 +49,7 @@ class Budget(ReportOptions):
         wanted = Budgets(tuners, budgets, self.repeats, seeds, ceiling, self.ceiling)
         folder = self.results / name
         writable(folder)
-        with progress_bar((wanted.most_runs + len(seeds)) * task.budget) as progress:
+        with progress_bar(wanted.most_runs * task.budget) as progress:
             found = run_budgets(wanted, self.study(task, progress), folder)
         found.write(folder, self.how_made(task))
         print(found.heading())

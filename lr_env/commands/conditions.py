@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_names, parse_seeds, progress_bar, writable
 from lr_env.commands.kept_options import ReportOptions
+from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -28,24 +32,40 @@ class Conditions(ReportOptions):
     oracle: Annotated[int, arg(metavar="N")] = 60
     """Runs by which a schedule is tuned for each condition."""
     conditions: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
-    """Conditions, such as "low start". Default: all."""
+    """Conditions, such as "low start". Default: all that the task can be put under."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = "20"
     """Fresh seeds that all are run on: how many (from 0 up), or a list 3,5,8."""
 
     def run(self) -> None:
         """Tune, run all under each condition, and print regrets."""
-        from lr_env.compare.conditions import CONDITIONS, run_conditions
         from lr_env.compare.conditions import Conditions as Wanted
+        from lr_env.compare.conditions import run_conditions
 
         name, task = self.experiment(), self.varied_task()
         tuners, seeds = tuple(parse_names(self.tuners)), parse_seeds(self.seeds)
-        wanted = Wanted(tuners, self.runs, self.oracle, seeds, self.conditions or tuple(CONDITIONS))
+        wanted = Wanted(tuners, self.runs, self.oracle, seeds, self._conditions(task))
         folder = self.results / name
         writable(folder)
-        steps = (len(tuners) * self.runs + len(wanted.names) * (self.oracle + len(tuners) * len(seeds))) * task.budget
-        with progress_bar(steps) as progress:
+        runs = len(tuners) * self.runs + len(wanted.names) * (wanted.most_tuning + len(tuners) * len(seeds))
+        with progress_bar(runs * task.budget) as progress:
             found = run_conditions(wanted, self.study(task, progress), folder)
         found.write(folder, self.how_made(task))
         print(found.heading())
         print(found.text())
         print(f"Report: {folder / 'summary.md'}")
+
+    def _conditions(self, task: Task) -> tuple[str, ...]:
+        """Those that are asked for; by default all that the task can be put under."""
+        from lr_env.compare.conditions import CONDITIONS
+
+        if self.conditions:
+            return tuple(parse_names(self.conditions))
+        found = []
+        for name, condition in CONDITIONS.items():
+            try:
+                condition.vary(task)
+            except UserError as error:
+                print(f"Without {name!r}: {error}")
+            else:
+                found.append(name)
+        return tuple(found)

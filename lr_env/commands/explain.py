@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_settings, writable
 from lr_env.commands.task_options import TaskOptions
-from lr_env.errors import UserError
+from lr_env.errors import UserError, check_seeds
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Explain(TaskOptions):
         )
         kind = find_planner(self.planner)
         writable(self.out.parent, "--out")
-        self.numerics()
+        numerics = self.numerics()
+        check_seeds([self.seed])
         try:
             planner = kind(**settings)
         except TypeError as error:
             raise UserError(f"planner {self.planner!r}: {error}; give its settings with --set") from None
-        found = explained(planner, task, self.seed, device=self.device)
+        found = explained(planner, task, self.seed, device=self.device, backend=self.backend, numerics=numerics)
         found.draw(self.out)
         last = float(found.val_loss[-1])
         print(f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss on the subset {last:.4f} at the end")
@@ -54,5 +55,6 @@ class Explain(TaskOptions):
                 print(f"at step {at:6}: kept its plan")
                 continue
             ends = belief.losses[:, 0, -1]
-            print(f"at step {at:6}: foresaw {ends.mean():.4f} ({ends.min():.4f} to {ends.max():.4f})")
+            until = f" for step {belief.steps[-1]:.0f}" if belief.steps[-1] < task.budget else ""
+            print(f"at step {at:6}: foresaw {ends.mean():.4f} ({ends.min():.4f} to {ends.max():.4f}){until}")
         print(f"Figure: {self.out}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from lr_env.compare.budget_report import Answer, BudgetCurve
 from lr_env.compare.experiment import Experiment
 from lr_env.compare.opening import Study
-from lr_env.errors import UserError
+from lr_env.errors import UserError, check_seeds
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_tuner
@@ -18,6 +18,9 @@ from lr_env.rollout import PlannedRun, not_made_before, place_of
 
 FIRST_SEED = 3_000_000
 """Seeds of tuning runs count up from here, far from those of comparisons."""
+
+LEAST_TUNING_SEED = 1_000_000
+"""From here on there are the seeds of tuning, of comparisons, sweeps and studies: answers are judged on others."""
 
 SEEDS_APART = 10_000
 """Between repeats."""
@@ -57,8 +60,12 @@ class Budgets:
             raise UserError(f"{self.repeats} repeats: give 1 to 100")
         if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:
             raise UserError("give at least one tuner, each once, and at least one seed")
+        check_seeds(self.seeds, LEAST_TUNING_SEED)
         if self.ceiling and (self.ceiling in self.tuners or self.ceiling_runs < 1):
             raise UserError(f"ceiling {self.ceiling!r}: give one that is not among the tuners, and its runs")
+        for name, _, runs in self.procedures:
+            if check := getattr(find_tuner(name), "check", None):
+                check(runs)
 
     @property
     def procedures(self) -> list[tuple[str, int, tuple[int, ...]]]:
@@ -68,8 +75,9 @@ class Budgets:
 
     @property
     def most_runs(self) -> int:
-        """Tuning runs of all."""
-        return sum(repeats * runs[-1] for _, repeats, runs in self.procedures)
+        """Tuning runs of all, and those of their answers, of which a tuner may have more than one."""
+        answers = sum(repeats * len(runs) for _, repeats, runs in self.procedures)
+        return sum(repeats * runs[-1] for _, repeats, runs in self.procedures) + answers * len(self.seeds)
 
 
 def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
@@ -90,7 +98,10 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
                 file.unlink()
         found: dict[tuple[str, int, int], Planner] = {}
         for tuner, repeats, runs in wanted.procedures:
-            found |= _procedure(experiment, tuner, repeats, runs, folder, study.telling(tuner))
+            answers = _procedure(experiment, tuner, repeats, runs, folder, study.telling(tuner))
+            if twice := sorted({label for label, *_ in answers} & {label for label, *_ in found}):
+                raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
+            found |= answers
         planned = {place_of(run): run for run in (PlannedRun(p, s) for p in found.values() for s in wanted.seeds)}
         experiment.run(sorted(planned.values(), key=place_of), FINAL, ("val", "test"), study.telling("answers"))
         ends = {place_of(run): run for run in study.store.runs(study.name, FINAL)}

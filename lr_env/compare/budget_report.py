@@ -17,12 +17,15 @@ from lr_env.drawing import caption, distinct_style, log_scale, new_figure, plain
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.replacing import finite, replacing, write_json_and_figure
-from lr_env.rollout import planner_settings
+from lr_env.rollout import place_of, planner_settings
 
 Floats = NDArray[np.float64]
 
 LOSS = "test_loss"
-"""What answers are judged by; tuners see validation losses only."""
+"""What answers are judged by; it chooses nothing."""
+
+SEEN = "final_val_loss"
+"""What is chosen by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,7 @@ class Answer:
 
     def losses(self, score: str = LOSS) -> Floats:
         """By seed, (seeds,); infinite where a run diverged."""
-        return np.array([np.inf if run.diverged else run.scores[score] for run in self.ends])
+        return np.array([run.end(score) for run in self.ends])
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +61,7 @@ class BudgetCurve:
         budgets: numbers of tuning runs.
         seeds: that all answers were run on.
         answers: all of them.
-        ceiling: name of the answer that regret is told to; if empty, the answer with the lowest mean loss is.
+        ceiling: name of the answer that regret is told to; if empty, that with the lowest mean validation loss is.
     """
 
     task: str
@@ -77,7 +80,13 @@ class BudgetCurve:
     def best(self) -> Answer:
         """What regret is told to."""
         among = [answer for answer in self.answers if answer.label == self.ceiling] or self.answers
-        return min(among, key=lambda answer: float(answer.losses().mean()))
+
+        def ended(answer: Answer) -> tuple[int, float]:
+            losses = answer.losses(SEEN)
+            known = np.isfinite(losses)
+            return int((~known).sum()), float(losses[known].mean()) if known.any() else np.inf
+
+        return min(among, key=ended)
 
     def means(self, label: str, runs: int, score: str = LOSS) -> Floats:
         """Mean loss over the seeds of each repeat, (repeats,)."""
@@ -85,8 +94,14 @@ class BudgetCurve:
         return np.array([answer.losses(score).mean() for answer in sorted(own, key=lambda answer: answer.repeat)])
 
     def regret(self, label: str, runs: int, score: str = LOSS) -> st.Estimate:
-        """Mean loss less that of `best` on the same seeds, with an interval over the repeats of the procedure."""
-        return st.mean_interval(self.means(label, runs, score) - float(self.best.losses(score).mean()))
+        """Mean loss less that of `best` on the same seeds, with an interval over the repeats of the procedure.
+
+        There is no interval where all repeats answer the same.
+        """
+        means = self.means(label, runs, score)
+        answers = {place_of(a.ends[0]) for a in self.answers if (a.label, a.runs) == (label, runs)}
+        means = means[:1] if len(answers) == 1 else means
+        return st.paired_difference(means, np.full_like(means, self.best.losses(score).mean()))
 
     def difference(self, label: str, other: str, runs: int) -> st.Estimate:
         """Of the mean losses of two, with an interval over repeats, which share their tuning seeds."""
@@ -109,13 +124,13 @@ class BudgetCurve:
                     "answer": label,
                     "runs": runs,
                     "regret": self.regret(label, runs).to_json(),
-                    "validation_regret": self.regret(label, runs, "final_val_loss").to_json(),
+                    "validation_regret": self.regret(label, runs, SEEN).to_json(),
                     **{f"to_{self.labels[0]}": self.difference(label, self.labels[0], runs).to_json()},
                     "repeats": [
                         {
                             **_of_planner(answer),
                             "losses": [finite(loss) for loss in answer.losses().tolist()],
-                            "validation_losses": [finite(loss) for loss in answer.losses("final_val_loss").tolist()],
+                            "validation_losses": [finite(loss) for loss in answer.losses(SEEN).tolist()],
                         }
                         for answer in self.answers
                         if (answer.label, answer.runs) == (label, runs)

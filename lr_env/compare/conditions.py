@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.compare.budget_curve import Budgets, run_budgets
+from lr_env.compare.budget_curve import LEAST_TUNING_SEED, Budgets, run_budgets
+from lr_env.compare.budget_report import LOSS, SEEN
 from lr_env.compare.conditions_report import TUNED, OffThePath
 from lr_env.compare.experiment import Experiment
 from lr_env.compare.opening import Study
 from lr_env.disturbed import disturbed
-from lr_env.errors import UserError, unknown
+from lr_env.errors import UserError, check_seeds, unknown
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_tuner
@@ -39,7 +40,10 @@ def _budget(factor: float) -> Varied:
 
     def vary(task: Task) -> Task:
         if task.budget % (4 * task.segment):
-            raise UserError(f"a budget of {task.budget} steps has no middle that can be halved between segments")
+            raise UserError(
+                f"a budget of {task.budget} steps has no middle that can be halved between segments of {task.segment}: "
+                "give a multiple of 4 segments, or leave the conditions 'half is left' and 'twice is left' out"
+            )
         return replace(task, budget=round(task.budget * (1 + factor) / 2))
 
     return vary
@@ -56,7 +60,7 @@ def wider(task: Task, factor: int = 2) -> Task:
         return replace(task, network=replace(network, hidden=tuple(factor * width for width in network.hidden)))
     if hasattr(network, "width"):
         return replace(task, network=replace(network, width=factor * network.width))
-    raise UserError(f"{task.name}: its network has no width that could be changed; leave 'wider' out")
+    raise UserError(f"{task.name}: its network has no width that could be changed; leave the condition 'wider' out")
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,18 @@ class Conditions:
     seeds: tuple[int, ...]
     names: tuple[str, ...] = tuple(CONDITIONS)
 
+    @property
+    def most_tuning(self) -> int:
+        """Runs by which a schedule is tuned for a condition."""
+        return self.oracle + CANDIDATES * CHECKS
+
     def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError(f"no conditions: give some of {', '.join(CONDITIONS)}")
         for name in self.names:
             if name not in CONDITIONS:
                 raise unknown("condition", name, CONDITIONS)
+        check_seeds(self.seeds, LEAST_TUNING_SEED)
         if self.oracle < CANDIDATES:
             raise UserError(f"{self.oracle} runs to tune for a condition: give at least {CANDIDATES}")
 
@@ -144,7 +156,7 @@ def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath
         with part.opened(
             {"condition": condition, "oracle": wanted.oracle, "seeds": list(wanted.seeds)},
             at_once=max(wanted.oracle, final_runs),
-            runs=wanted.oracle + final_runs,
+            runs=wanted.most_tuning + final_runs,
         ) as experiment:
             oracle = _oracle(experiment, wanted.oracle, settings, telling)
             final = {**{label: disturbed(planner, settings) for label, planner in planners.items()}, "": oracle}
@@ -152,7 +164,7 @@ def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath
             experiment.run(sorted(runs.values(), key=place_of), "final", ("val", "test"), telling)
             ends = {place_of(run): run for run in study.store.runs(part.name, "final")}
         found = {
-            label: np.array([_loss(ends[place_of(PlannedRun(planner, seed))]) for seed in wanted.seeds])
+            label: np.array([ends[place_of(PlannedRun(planner, seed))].end(LOSS) for seed in wanted.seeds])
             for label, planner in final.items()
         }
         oracles[condition] = oracle, found.pop("")
@@ -176,10 +188,5 @@ def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> li
     """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in records:
-        end = np.inf if run.diverged else run.scores["final_val_loss"]
-        found.setdefault(place_of(run)[:2], []).append(end)
+        found.setdefault(place_of(run)[:2], []).append(run.end(SEEN))
     return [found[place_of(PlannedRun(planner, 0))[:2]] for planner in planners]
-
-
-def _loss(run: RunRecord) -> float:
-    return float("inf") if run.diverged else run.scores["test_loss"]

@@ -46,7 +46,9 @@ class OffThePath:
     def mean_regret(self, answer: str) -> st.Estimate:
         """Mean over the conditions but `TUNED`, with an interval over seeds, which the conditions share."""
         others = [condition for condition in self.losses if condition != TUNED]
-        return st.mean_interval(np.mean([self.losses[c][answer] - self.oracles[c][1] for c in others], axis=0))
+        own = np.mean([self.losses[condition][answer] for condition in others], axis=0)
+        best = np.mean([self.oracles[condition][1] for condition in others], axis=0)
+        return st.paired_difference(own, best)
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -86,14 +88,17 @@ class OffThePath:
             "| answer | mean | " + " | ".join(self.losses) + " |",
             "|---|---:" + "|---:" * len(self.losses) + "|",
         ]
-        for name in sorted(means, key=lambda name: means[name].value):
-            of_each = {c: np.isinf(losses[name]).sum() for c, losses in self.losses.items()}
-            mean = estimate_text(means[name], decimals, sign=True) if not any(of_each.values()) else "some diverged"
+        for name in sorted(means, key=lambda name: np.nan_to_num(means[name].value, nan=np.inf)):
+            of_each = {c: np.isinf([losses[name], self.oracles[c][1]]).sum(1) for c, losses in self.losses.items()}
+            some = any(own or tuned for own, tuned in of_each.values())
+            mean = "some diverged" if some else estimate_text(means[name], decimals, sign=True)
             cells = (
-                f"{diverged} of {len(self.seeds)} diverged"
-                if diverged
+                f"{own} of {len(self.seeds)} diverged"
+                if own
+                else f"{tuned} of {len(self.seeds)} of the tuned one diverged"
+                if tuned
                 else estimate_text(regrets[condition, name], decimals, sign=True)
-                for condition, diverged in of_each.items()
+                for condition, (own, tuned) in of_each.items()
             )
             lines.append(f"| {name} | {mean} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
@@ -103,7 +108,8 @@ class OffThePath:
         return (
             f"Test loss on {self.task}, in nats/example, above that of a schedule that was tuned for the condition: "
             f"mean of {seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were tuned on the task as it "
-            "is; the mean is over the other conditions."
+            f"is, where regret is to the answer with the lowest validation loss, {self.oracles[TUNED][0].name}; the "
+            "mean is over the other conditions."
         )
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:

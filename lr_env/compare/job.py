@@ -21,7 +21,7 @@ from lr_env.children.numerics import EXACT, Numerics
 from lr_env.compare.experiment import Experiment, added_to, generations, lock_of, start_over
 from lr_env.compare.training import Training
 from lr_env.episodes import FLATNESS
-from lr_env.errors import UserError, refuse_duplicates
+from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.locking import only_process
 from lr_env.planner import UPDATE_SIGNALS, Planner
 from lr_env.records.record import RunRecord
@@ -76,10 +76,7 @@ class Job:
                 raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
         refuse_duplicates("rate", self.rates)
         for seeds in (self.tune_seeds, self.seeds):
-            if seeds and not 0 <= min(seeds) <= max(seeds) < 2**63:
-                wrong = min(seeds) if min(seeds) < 0 else max(seeds)
-                raise UserError(f"seed {wrong}: seeds are whole numbers from 0 up, below 2**63")
-            refuse_duplicates("seed", seeds)
+            check_seeds(seeds)
         if not self.tune_seeds:
             raise UserError("no seeds to tune on: give at least one with --tune-seeds")
         if both := sorted(set(self.seeds) & set(self.tune_seeds)):

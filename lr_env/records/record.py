@@ -64,6 +64,10 @@ class RunRecord:
     planning_seconds: float = 0.0
     curves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
+    def end(self, score: str) -> float:
+        """A score that is better the lower it is; infinite if the run diverged."""
+        return float("inf") if self.diverged else float(self.scores[score])
+
     @property
     def child_steps(self) -> int:
         """All optimizer steps that it took."""

@@ -16,6 +16,9 @@ from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.trained import shipped_models
 from planners.latent_ode.tuner import LatentODETuner, fitted_to
 
+DEFAULT = "by default"
+"""The planner as it is."""
+
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "the best plan": {"blend": 0.0},
     "the best plan, no pessimism": {"blend": 0.0, "pessimism": 0.0},
@@ -58,11 +61,10 @@ class Ablations(LatentODETuner):
     def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
         """The planner first; models are kept in the folder, but for those of other tasks, which are shipped."""
         planner = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
-        found: dict[str, Planner] = {LatentODE.name: planner}
+        found: dict[str, Planner] = {DEFAULT: planner}
         found |= {label: replace(planner, **settings) for label, settings in PLANS.items()}
-        for number, (label, fitting) in enumerate(FITS.items()):
-            model = fitted_to(task, records, folder, replace(fitting, seed=seed), f"-{number}")
-            found[label] = replace(planner, model=model)
+        for label, fitting in FITS.items():
+            found[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
         for other in shipped_models():
             if other != task.name:
                 found[f"model of {other}"] = LatentODE(model=other, reuse="rescaled")
@@ -71,7 +73,7 @@ class Ablations(LatentODETuner):
 
 @dataclass(frozen=True)
 class OfADesign(LatentODETuner):
-    """A sweep of another design."""
+    """A sweep of another design, whose kinds of runs may depend on how many are asked for at once."""
 
     def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
         """The planner under the name of the tuner, and nothing else."""

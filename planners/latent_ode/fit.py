@@ -101,9 +101,11 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         progress: told of iterations.
 
     Raises:
-        UserError: the fit diverged.
+        UserError: there are more members than runs, or nearly all runs diverged at once; or the fit diverged.
     """
     sizes = fitting.sizes
+    if sizes.members > len(series):
+        raise UserError(f"{sizes.members} members need as many runs, and there are {len(series)}: give fewer members")
     scales = scales_of(series)
     table = Table(series, scales)
     draw = torch.Generator().manual_seed(fitting.seed)
@@ -122,8 +124,12 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         shifted = offsets.taken_off(batch, _as_many(rows))
         return errors(model, model.beginning(batch.span.shape[1]), shifted, fitting)
 
+    longer = [runs[table.lengths[runs] > 1] for runs in own]
+    if not all(map(len, longer)):
+        raise UserError("nearly all runs diverged at once: give lower rates, or fewer members")
+
     def windows(count: int) -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.stack([runs[torch.randint(len(runs), (count,), generator=draw)] for runs in own])
+        rows = torch.stack([runs[torch.randint(len(runs), (count,), generator=draw)] for runs in longer])
         now = 1 + (torch.rand(rows.shape, generator=draw) * (table.lengths[rows] - 1)).long()
         return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
 

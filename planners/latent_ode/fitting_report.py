@@ -26,7 +26,7 @@ from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decode
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.repertoire import TRUSTED, repertoire_of
 from planners.latent_ode.series import Floats, Series, series
-from planners.latent_ode.sweep import Sweep, sweep
+from planners.latent_ode.sweep import Sweep, check_seed, sweep
 from planners.latent_ode.trained import KINDS_OF, Trained
 from planners.latent_ode.windows import Table
 
@@ -131,8 +131,9 @@ class Report:
             right.plot(
                 ends, np.exp(self.foreseen[MODEL][number]), "o", markersize=3, label=f"after {100 * share:.0f} %"
             )
-        limits = [float(ends.min()), float(ends.max())]
-        right.plot(limits, limits, "-", color="#888888", linewidth=0.8)
+        if len(ends):
+            limits = [float(ends.min()), float(ends.max())]
+            right.plot(limits, limits, "-", color="#888888", linewidth=0.8)
         right.set_xlabel("final validation loss [nats/example]", color=TEXT)
         right.set_ylabel(f"foreseen by the {MODEL}", color=TEXT)
         right.legend(frameon=False, fontsize=9)
@@ -245,9 +246,10 @@ def fit_records(
         about: how it is made, which is kept with the model.
 
     Raises:
-        UserError: there is no such kind, too few runs are usable, or the fit diverged.
+        UserError: there is no such kind or seed, too few runs are usable, or the fit diverged.
     """
     check_kind(kind, members)
+    check_seed(seed)
     kept = sorted(usable_of(records), key=place_of)  # the same model, wherever they were kept
     about = {**about_runs(task, kept), **(about or {})}
     return replace(FITS[kind](series(kept, task.budget), members, seed, about), records=tuple(kept))
@@ -283,9 +285,15 @@ def fit_sweep(
         about: how it is made, which is kept with the model.
 
     Raises:
-        UserError: see `planners.latent_ode.sweep.sweep`; there is no such kind; or the fit diverged.
+        UserError: see `planners.latent_ode.sweep.sweep`; there is no such kind; there are more members than runs; rates
+            are not the task's; or the fit diverged.
     """
     check_kind(kind, members)
+    if kind == "controlled" and members > wanted.runs:
+        raise UserError(f"{members} members need as many runs, and there are {wanted.runs}: give fewer members")
+    low, high = study.task.lr_range
+    if not low <= wanted.rates[0] < wanted.rates[1] <= high:
+        raise UserError(f"rates {wanted.rates[0]:g}:{wanted.rates[1]:g}: the task's range is {low:g} to {high:g}")
     records = sweep(wanted, study)
     about = {"sweep": asdict(wanted), **(about or {})}
     return fit_records(records, study.task, kind=kind, members=members, seed=wanted.seed, about=about)

@@ -38,7 +38,8 @@ def nearest_run(runs: Series, known: Series, scales: Scales, share: float) -> Fl
         seen = (known.values[:, :past] - runs.values[row, :past]) / deviations
         rates = np.log(known.lr[:, :count]) - np.log(runs.lr[row, :count])
         distance = np.nanmean(seen**2, axis=(1, 2)) + np.mean(rates**2, axis=1)
-        answers.append(ends[np.nanargmin(np.where(np.isfinite(ends), distance, np.nan))])
+        usable = np.isfinite(ends) & np.isfinite(distance)
+        answers.append(ends[np.argmin(np.where(usable, distance, np.inf))] if usable.any() else np.nan)
     return np.array(answers)
 
 

@@ -105,5 +105,5 @@ def times_of_plans(total: int, lead: float, every: float, until: float) -> list[
         every: share of it between two.
         until: share of it after which none is made.
     """
-    shares = np.arange(lead, max(until, lead) + 1e-9, every)
+    shares = np.arange(lead, max(until, lead) + 1e-9, max(every, 0.5 / total))
     return sorted({round(share * total) for share in shares if round(share * total) < total})

@@ -95,40 +95,31 @@ class Series:
 def series(records: Sequence[RunRecord], budget: int) -> Series:
     """Runs as arrays.
 
-    A run that diverged ends where its validation loss was last a number, and has no final loss. Like those of all runs
-    that end far above the best its curves count little: a model that has to describe wild runs describes the good ones
-    worse.
+    A run that diverged ends where its validation loss was last a number (records of this package bound it there), and
+    has no final loss. Like those of all runs that end far above the best its curves count little: a model that has to
+    describe wild runs describes the good ones worse.
 
     Args:
         records: runs of one task with their curves. What they lack is NaN.
         budget: optimizer steps of a whole run.
 
     Raises:
-        UserError: a run has no rates or no validation loss, or is longer than the budget; or fewer than 10 are left.
+        UserError: a run has no rates, no steps or no validation loss, or is longer than the budget; or fewer than 10
+            are left, or than 5 that did not diverge.
     """
     kept, lengths = [], []
     for record in records:
-        if "lr" not in record.curves or not _positive(record.curves["lr"]):
-            raise UserError(
-                f"a run of {record.planner} (seed {record.seed}) has no learning rate at some of its points: "
-                "log the rate, or leave the run out"
-            )
-        if not np.isfinite(np.asarray(record.curves.get("val_loss", []), dtype=np.float64)).any():
-            raise UserError(f"a run of {record.planner} (seed {record.seed}) has no validation loss: leave it out")
-        last = float(np.max(record.curves.get("step", np.inf), initial=-np.inf))
-        if last > budget:
-            raise UserError(
-                f"a run of {record.planner} (seed {record.seed}) has {last:.0f} steps, and the task's budget is "
-                f"{budget}: give that of the runs as --budget, or leave the run out"
-            )
-        count = _finite(record) if record.diverged else len(record.curves["lr"])
-        if count >= 2:
+        if wrong := _wrong(record, budget):
+            raise UserError(f"a run of {record.planner} (seed {record.seed}) {wrong}, or leave the run out")
+        count = max(_finite(record), 1) if record.diverged else len(record.curves["lr"])
+        if count >= 2 or record.diverged:
             kept.append(record)
             lengths.append(count)
-    if len(kept) < FEWEST_RUNS:
+    whole = sum(not record.diverged for record in kept)
+    if len(kept) < FEWEST_RUNS or whole < FEWEST_RUNS // 2:
         raise UserError(
-            f"{len(kept)} usable runs ({len(records) - len(kept)} of {len(records)} diverged at once): "
-            f"a model needs at least {FEWEST_RUNS}"
+            f"{len(kept)} usable runs of {len(records)}, of which {whole} did not diverge: a model needs at least "
+            f"{FEWEST_RUNS} of two points or more, and {FEWEST_RUNS // 2} that did not diverge"
         )
     longest = max(lengths)
     shape = len(kept), longest
@@ -193,16 +184,30 @@ def _best(ends: Floats, diverged: NDArray[np.bool_]) -> float:
 
 
 def _at(losses: Floats, place: int) -> Floats:
-    """The first (0) or the last (-1) known value of each run, (runs,)."""
-    return np.array([values[np.isfinite(values)][place] for values in losses])
+    """The first (0) or the last (-1) known value of each run, (runs,); NaN where none is."""
+    known = [values[np.isfinite(values)] for values in losses]
+    return np.array([values[place] if len(values) else np.nan for values in known])
 
 
 def _finite(record: RunRecord) -> int:
     """Points before the first one whose validation loss is not a number."""
-    finite = np.isfinite(np.asarray(record.curves["val_loss"], dtype=np.float64))
+    finite = np.isfinite(np.asarray(record.curves.get("val_loss", []), dtype=np.float64))
     return int(np.argmin(np.append(finite, False)))
 
 
-def _positive(rates: Floats) -> bool:
-    rates = np.asarray(rates, dtype=np.float64)
-    return rates.size > 0 and bool((np.isfinite(rates) & (rates > 0)).all())
+def _wrong(record: RunRecord, budget: int) -> str:
+    """What is wrong with a run's curves and how it could be right; empty if nothing is."""
+    curves = {name: np.asarray(values, dtype=np.float64) for name, values in record.curves.items()}
+    none = np.array([])
+    lr, step, losses = (curves.get(name, none) for name in ("lr", "step", "val_loss"))
+    if not (lr.size and np.all(np.isfinite(lr) & (lr > 0))):
+        return "has no learning rate at some of its points: log the rate"
+    if len({len(curves[name]) for name in (*CHANNELS, "lr", "step") if name in curves}) > 1:
+        return "has curves of different lengths: log all of them at the same points, NaN where there is none"
+    if not (step.size and np.all(np.isfinite(step)) and np.all(np.diff(step, prepend=0) > 0)):
+        return "has steps that are missing or do not rise: log optimizer steps, counted from the start"
+    if not (record.diverged or np.isfinite(losses).any()):
+        return "has no validation loss: log it"
+    if step[-1] > budget:
+        return f"has {step[-1]:.0f} steps, and the task's budget is {budget}: give that of the runs as --budget"
+    return ""

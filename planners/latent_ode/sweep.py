@@ -37,7 +37,7 @@ FIRST_SEED = 2_000_000
 SEEDS, SHARING = 4, 5
 """In turns so many seeds are used, each for so many runs; then the next ones."""
 
-_SEEDS_APART = 100_000
+_SEEDS_APART, MOST_RUNS = 1_000, 5_000  # as many runs have so many seeds
 _TRUST = 0.3
 """How far proposals may leave the rates of good runs, in the log: runs are made to find out."""
 
@@ -67,10 +67,9 @@ class Sweep:
         low, high = self.rates
         if not (0 < low < high < np.inf):
             raise UserError(f"rates {low:g}:{high:g}: give LOW below HIGH, both finite and above 0")
-        if not FEWEST_RUNS <= self.runs <= _SEEDS_APART:
-            raise UserError(f"{self.runs} runs: a model needs at least {FEWEST_RUNS} (and at most {_SEEDS_APART:,})")
-        if not 0 <= self.seed < 10_000:
-            raise UserError(f"seed {self.seed}: give a whole number from 0 to 9999")
+        if not FEWEST_RUNS <= self.runs <= MOST_RUNS:
+            raise UserError(f"{self.runs} runs: a model needs at least {FEWEST_RUNS} (and at most {MOST_RUNS:,})")
+        check_seed(self.seed)
 
     @property
     def seeds(self) -> list[int]:
@@ -91,6 +90,16 @@ class Sweep:
         while sum(sizes) < self.runs:
             sizes.append(min(next_round(sum(sizes)), self.runs - sum(sizes)))
         return sizes
+
+
+def check_seed(seed: int) -> None:
+    """See that a sweep's seed leaves room for the seeds of its children before those of other studies.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not 0 <= seed < 1_000:
+        raise UserError(f"seed {seed}: give a whole number from 0 to 999")
 
 
 def seed_number(run: int) -> int:
@@ -129,19 +138,17 @@ def sweep(wanted: Sweep, study: Study) -> list[RunRecord]:
     """
     store, name = study.store, study.name
     with study.opened({"sweep": asdict(wanted)}, at_once=wanted.runs, runs=wanted.runs) as experiment:
+        known: list[RunRecord] = []
         for phase, size, seeds in _phases(wanted):
-            planned = _begun(store, name, phase, size) or _in_order(
-                _next(wanted, study.task, records_of(store, name, wanted), seeds)
-            )
+            planned = _begun(store, name, phase, size) or _in_order(_next(wanted, study.task, known, seeds))
             experiment.run(planned, phase, ("val",), study.telling("sweeping"))
-        return records_of(store, name, wanted)
+            known += _made(store, name, phase)
+        return known
 
 
-def records_of(store: Store, name: str, wanted: Sweep) -> list[RunRecord]:
-    """The finished runs of a sweep, with curves, in the order of its rounds."""
-    rounds = [store.runs(name, phase, curves=True) for phase, *_ in _phases(wanted)]
-    runs = [run for made in rounds for run in sorted(made, key=place_of)]
-    return [run for run in runs if run.status == "finished"]
+def _made(store: Store, name: str, phase: str) -> list[RunRecord]:
+    """The finished runs of a round, with curves."""
+    return [run for run in sorted(store.runs(name, phase, curves=True), key=place_of) if run.status == "finished"]
 
 
 def _phases(wanted: Sweep) -> Iterator[tuple[str, int, list[int]]]:

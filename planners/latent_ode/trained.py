@@ -65,7 +65,11 @@ class Trained:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all that plans depend on."""
-        told = hashlib.sha256(json.dumps([asdict(self.scales), self.repertoire.names]).encode())
+        sizes = asdict(self.model.sizes)
+        unseen = {name: sizes[name] for name in ("window", "steps") if name in sizes}  # in no shape of a weight
+        default = {name: getattr(type(self.model.sizes)(), name) for name in unseen}
+        about = [asdict(self.scales), self.repertoire.names, *([unseen] if unseen != default else [])]
+        told = hashlib.sha256(json.dumps(about).encode())
         for name, tensor in sorted(self._tensors().items()):
             told.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
         return told.hexdigest()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
+from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
+from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
 from planners.latent_ode.designs import find_design
@@ -15,7 +19,7 @@ from planners.latent_ode.fit import Fitting, fit
 from planners.latent_ode.fitting_report import about_runs
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.repertoire import repertoire_of
-from planners.latent_ode.series import series
+from planners.latent_ode.series import FEWEST_RUNS, series
 from planners.latent_ode.sweep import ADAPTIVE, BEGINNING, adapted, next_round, seed_number_of
 from planners.latent_ode.trained import Trained
 from planners.tuners import AT_ONCE
@@ -26,7 +30,7 @@ ONCE = "latent-ode-once"
 
 @dataclass(frozen=True)
 class LatentODETuner:
-    """Spends runs as `lr-env fit` does.
+    """Spends runs as `lr-env fit` does, but that a round ends where it is asked for answers.
 
     Attributes:
         name: of the tuner.
@@ -39,6 +43,15 @@ class LatentODETuner:
     def round(self, done: int) -> int:
         """As in an adaptive sweep; other designs are run at once."""
         return next_round(done) if self.design == ADAPTIVE else AT_ONCE
+
+    def check(self, runs: Sequence[int]) -> None:
+        """See that a model can be fitted to so many.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if min(runs) < FEWEST_RUNS:
+            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {FEWEST_RUNS}")
 
     def seed_number(self, run: int) -> int:
         """As in a sweep."""
@@ -63,17 +76,18 @@ class LatentODETuner:
         }
 
 
-def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting, suffix: str = "") -> str:
+def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting) -> str:
     """The file of the model of some runs, which is fitted if it is not there.
 
     Args:
         task: what is trained.
         records: the runs, with their curves.
-        folder: where models are kept.
+        folder: where models are kept, each under a name that tells runs and fitting.
         fitting: how one is fitted.
-        suffix: what its file is told by from those of other fits to the same runs.
     """
-    file = folder / f"model-{len(records)}{suffix}.safetensors"
+    told = [(*place_of(run), run.diverged, run.scores.get("final_val_loss")) for run in records]
+    mark = sha256(json.dumps([told, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
+    file = folder / f"model-{len(records)}-{mark}.safetensors"
     if not file.is_file():
         runs = series(records, task.budget)
         fitted = fit(runs, fitting)
