@@ -15,6 +15,9 @@ from lr_env.commands.kept_options import ReportOptions
 if TYPE_CHECKING:
     from lr_env.tasks import Task
 
+_SEEDS = 10
+"""Of a comparison by default."""
+
 
 @dataclass(frozen=True)
 class Fit(ReportOptions):
@@ -42,7 +45,7 @@ class Fit(ReportOptions):
 
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
-        from lr_env.compare.export import read_runs
+        from lr_env.compare.export import check_task, read_runs
         from lr_env.registry import find_planner
 
         fitter: Any = find_planner("latent-ode").fitter()
@@ -50,21 +53,25 @@ class Fit(ReportOptions):
         folder = self.results / "fit" / name
         how = {"kind": self.kind, "members": self.members}
         if self.records is None:
-            made = self._swept(fitter, task, folder, how)
+            made, seeds = self._swept(fitter, task, folder, how), ""
         else:
             fitter.check_kind(**how)
             known = read_runs(self.records)
+            check_task(self.records, task)
             writable(folder)
             self.numerics()
             about = {**self.how_made(task), "records": str(self.records)}
             made = fitter.fit_records(known, task, seed=self.seed, about=about, **how)
+            used = {run.seed for run in known}
+            fresh = [str(seed) for seed in range(len(used) + _SEEDS) if seed not in used][:_SEEDS]
+            seeds = f" --seeds {','.join(fresh)}" if used & set(range(_SEEDS)) else ""
         made.write(folder)
         print(made.text())
         model, planner = folder / "model.safetensors", made.planner
         print(f"Model: {model}; see what it makes of the task with")
         print(
             f"  lr-env compare {self.task}{self.variation} --planners {planner} wsd constant "
-            f"--set {planner}.model={model}"
+            f"--set {planner}.model={model}{seeds}"
         )
 
     def _swept(self, fitter: Any, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:

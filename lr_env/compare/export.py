@@ -19,6 +19,10 @@ from lr_env.compare.text import settings_key
 from lr_env.errors import UserError
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
 from lr_env.replacing import replacing
+from lr_env.tasks import Task
+
+_TOLD = "lr_env"
+"""Key of what is told in a Parquet file beside its table."""
 
 
 def summary_csv(summary: Summary) -> str:
@@ -100,10 +104,26 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
     return pa.table(columns)
 
 
-def write_runs(records: Sequence[RunRecord], file: Path) -> None:
-    """Write `runs_table` as Parquet."""
+def write_runs(records: Sequence[RunRecord], file: Path, task: Mapping[str, Any]) -> None:
+    """Write `runs_table` as Parquet, with what was trained as `Task.settings` has it, if that is known."""
     with replacing(file) as path:
-        pq.write_table(runs_table(records), path)
+        pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), path)
+
+
+def check_task(path: Path, task: Task) -> None:
+    """See that the runs in a file are of a task; files that do not tell are believed.
+
+    Raises:
+        UserError: they are of another one, or of another budget or optimizer.
+    """
+    try:
+        told = (pq.read_schema(path).metadata or {}).get(_TOLD.encode())
+    except (pa.ArrowException, OSError):
+        return  # `read_runs` says what is wrong
+    known = json.loads(told) if told else {}
+    for name, own in _what(task.settings()).items():
+        if known.get(name, own) != own:
+            raise UserError(f"the runs in {str(path)!r} are of {name} {known[name]}, not {own}: give that one")
 
 
 def read_runs(path: Path, curves: Sequence[str] = SIGNALS) -> list[RunRecord]:
@@ -148,3 +168,8 @@ def read_runs(path: Path, curves: Sequence[str] = SIGNALS) -> list[RunRecord]:
         raise UserError(
             f"{str(path)!r} is damaged or no table of runs ({str(error).splitlines()[0]}): make the comparison again"
         ) from None
+
+
+def _what(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, optimizer and budget of a task's settings."""
+    return {"task": task["name"], "optimizer": task["optimizer"]["class"], "budget": task["budget"]} if task else {}

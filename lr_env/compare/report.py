@@ -59,7 +59,9 @@ def write_report(
     title = str(manifest.get("title") or _title(summary, manifest))
     with replacing(folder / "manifest.json") as path:
         path.write_text(json.dumps(dict(manifest), indent=2, default=str) + "\n", encoding="utf-8")
-    write_runs([*tuning_records, *records], folder / "runs.parquet")
+    task = manifest.get("task")
+    known = task if isinstance(task, Mapping) and "optimizer" in task else {}
+    write_runs([*tuning_records, *records], folder / "runs.parquet", known)
     with replacing(folder / "summary.csv") as path:
         path.write_text(summary_csv(summary), encoding="utf-8", newline="")
     with replacing(folder / "curves.png") as path:

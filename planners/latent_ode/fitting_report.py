@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Report:
         foreseen: method -> the same as it foresees them, (shares, runs).
         usable, diverged: runs that the model was fitted to, and how many of those diverged.
         records: the runs.
+        task: what was trained, see `Task.settings`; empty if that is not known.
     """
 
     trained: Trained
@@ -65,6 +66,7 @@ class Report:
     usable: int
     diverged: int
     records: tuple[RunRecord, ...] = ()
+    task: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def qualities(self) -> dict[str, list[Quality]]:
@@ -109,7 +111,7 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write model.safetensors, runs.parquet, fit.json and fit.png into a folder that is there."""
         self.trained.save(folder / "model.safetensors")
-        write_runs(self.records, folder / "runs.parquet")
+        write_runs(self.records, folder / "runs.parquet", self.task)
         write_json_and_figure(folder, "fit", self.to_json(), self.draw)
 
     def draw(self, path: Path) -> None:
@@ -252,7 +254,9 @@ def fit_records(
     check_seed(seed)
     kept = sorted(usable_of(records), key=place_of)  # the same model, wherever they were kept
     about = {**about_runs(task, kept), **(about or {})}
-    return replace(FITS[kind](series(kept, task.budget), members, seed, about), records=tuple(kept))
+    return replace(
+        FITS[kind](series(kept, task.budget), members, seed, about), records=tuple(kept), task=task.settings()
+    )
 
 
 def check_kind(kind: str, members: int) -> None:

@@ -16,13 +16,16 @@ POINTS = 41
 
 TIMES = np.linspace(0, 1, POINTS)
 
+WHOLE = 0.98
+"""Share of the budget that a run lasts for at least whose rates are those of a whole schedule."""
+
 TRUSTED = 0.5
 """Least weight of a run for its rates to count as seen, see `weights_of`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Repertoire:
-    """Schedules of which no run diverged, each once.
+    """Schedules of which no run diverged or stopped before its time, each once.
 
     Attributes:
         log_rates: at `TIMES`, (schedules, points).
@@ -74,7 +77,7 @@ def repertoire_of(series: Series) -> Repertoire:
     """The repertoire of a sweep's runs.
 
     Raises:
-        UserError: of every schedule a run diverged.
+        UserError: of every schedule a run diverged, or was shorter than the budget.
     """
     by_name: dict[str, list[int]] = {}
     for row, label in enumerate(series.labels):
@@ -82,6 +85,10 @@ def repertoire_of(series: Series) -> Repertoire:
     kept = {name: rows for name, rows in by_name.items() if not series.diverged[rows].any()}
     if not kept:
         raise UserError("of every schedule of the sweep a run diverged: give lower rates")
+    ends = series.steps[:, -1]
+    kept = {name: rows for name, rows in kept.items() if (ends[rows] >= WHOLE * series.budget).all()}
+    if not kept:
+        raise UserError(f"no run lasts for {series.budget} steps: give the budget of the runs as --budget")
     ends = [[_end(series, row) for row in rows] for rows in kept.values()]
     return Repertoire(
         np.array([_mean(series, rows, np.log(series.lr)) for rows in kept.values()]).reshape(-1, POINTS),
