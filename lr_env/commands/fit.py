@@ -19,6 +19,14 @@ _SEEDS = 10
 """Of a comparison by default."""
 
 
+def on_fresh_seeds(used: set[int]) -> str:
+    """The option of a comparison for seeds that were not used; empty where those by default were not."""
+    if not used & set(range(_SEEDS)):
+        return ""
+    fresh = [str(seed) for seed in range(len(used) + _SEEDS) if seed not in used]
+    return f" --seeds {','.join(fresh[:_SEEDS])}"
+
+
 @dataclass(frozen=True)
 class Fit(ReportOptions):
     """Make a sweep, fit the model of the latent-ODE planner to it (arXiv:2509.23052), and say how well it foresees.
@@ -62,9 +70,7 @@ class Fit(ReportOptions):
             self.numerics()
             about = {**self.how_made(task), "records": str(self.records)}
             made = fitter.fit_records(known, task, seed=self.seed, about=about, **how)
-            used = {run.seed for run in known}
-            fresh = [str(seed) for seed in range(len(used) + _SEEDS) if seed not in used][:_SEEDS]
-            seeds = f" --seeds {','.join(fresh)}" if used & set(range(_SEEDS)) else ""
+            seeds = on_fresh_seeds({run.seed for run in known})
         made.write(folder)
         print(made.text())
         model, planner = folder / "model.safetensors", made.planner
