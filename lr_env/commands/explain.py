@@ -21,6 +21,8 @@ class Explain(TaskOptions):
     """The planner: one that has `explain`."""
     set: Annotated[tuple[str, ...], arg(metavar="PLANNER.SETTING=VALUE")] = field(default=())
     """Its settings, e.g. latent-ode.model=results/fit/FashionMLP-fit/model.safetensors."""
+    backend: Annotated[str, arg(metavar="NAME")] = "loop"
+    """auto, loop, stacked or compiled; for one child there is nothing to gain from measuring which is fastest."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
     """Seed of the run."""
     out: Path = Path("explain.png")

@@ -46,8 +46,6 @@ class KeptOptions(TaskOptions):
         """How children are trained."""
         from lr_env.compare.training import Training
 
-        if self.lockstep is not None and self.lockstep < 1:
-            raise UserError(f"lockstep {self.lockstep}: it must be a whole number of at least 1")
         return Training(self.device, self.backend, self.lockstep, self.numerics())
 
     def seconds(self) -> float:

@@ -158,7 +158,8 @@ class BudgetCurve:
             "| answer | " + " | ".join(f"{runs} runs" for runs in self.budgets) + " |",
             "|---" + "|---:" * len(self.budgets) + "|",
         ]
-        for label in sorted(wanted, key=lambda label: found[label, self.budgets[-1]].value):
+        last = self.budgets[-1]
+        for label in sorted(wanted, key=lambda label: np.nan_to_num(found[label, last].value, nan=np.inf)):
             cells = (estimate_text(found[label, runs], decimals, sign=True) for runs in self.budgets)
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
         return "\n".join(lines)

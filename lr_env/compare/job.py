@@ -19,7 +19,7 @@ from lr_env.children.children import find_device
 from lr_env.children.flatness import usual_settings
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.compare.experiment import Experiment, added_to, generations, lock_of, start_over
-from lr_env.compare.training import Training
+from lr_env.compare.training import Training, check_lockstep
 from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.locking import only_process
@@ -83,8 +83,7 @@ class Job:
             raise UserError(
                 f"seed {both[0]} is used for tuning and for the comparison: the comparison needs fresh seeds"
             )
-        if self.lockstep is not None and self.lockstep < 1:
-            raise UserError(f"lockstep {self.lockstep}: it must be a whole number of at least 1")
+        check_lockstep(self.lockstep)
 
     def candidates(self, planner: str) -> list[Planner]:
         """The settings of a planner that the sweep tries.

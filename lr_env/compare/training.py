@@ -13,6 +13,7 @@ from lr_env.children.backend import choose_backend
 from lr_env.children.children import find_device
 from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
+from lr_env.errors import UserError
 from lr_env.tasks import Task
 
 LOCKSTEP = 128
@@ -20,6 +21,16 @@ LOCKSTEP = 128
 
 _MEMORY_SHARE = 0.5
 """Share of the free memory that the default number of children may take."""
+
+
+def check_lockstep(lockstep: int | None) -> None:
+    """See that children can be trained so many at a time.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if lockstep is not None and lockstep < 1:
+        raise UserError(f"lockstep {lockstep}: it must be a whole number of at least 1")
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,9 @@ class Training:
     numerics: Numerics = EXACT
     aligned: bool = False
     forks: bool = False
+
+    def __post_init__(self) -> None:
+        check_lockstep(self.lockstep)
 
     def settled(self, task: Task, known: Mapping[str, Any] | None, runs: int, child_steps: int) -> dict[str, Any]:
         """What a spec says of it: the backend and the number of children in lockstep are measured where they are free.

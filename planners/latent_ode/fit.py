@@ -52,14 +52,20 @@ class Fitting:
         check_members(self.sizes.members)
 
 
-def check_members(members: int) -> None:
+def check_members(members: int, runs: int | None = None) -> None:
     """See that so many make an ensemble, of which each is fitted to what another one has held out.
 
+    Args:
+        members: of the ensemble.
+        runs: that it is fitted to, if that is known.
+
     Raises:
-        UserError: they do not.
+        UserError: they do not, or there are more of them than runs.
     """
     if not 2 <= members <= MOST_MEMBERS:
         raise UserError(f"{members} members: an ensemble has from 2 to {MOST_MEMBERS}")
+    if runs is not None and members > runs:
+        raise UserError(f"{members} members need as many runs, and there are {runs}: give fewer members")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +110,7 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         UserError: there are more members than runs, or nearly all runs diverged at once; or the fit diverged.
     """
     sizes = fitting.sizes
-    if sizes.members > len(series):
-        raise UserError(f"{sizes.members} members need as many runs, and there are {len(series)}: give fewer members")
+    check_members(sizes.members, len(series))
     scales = scales_of(series)
     table = Table(series, scales)
     draw = torch.Generator().manual_seed(fitting.seed)

@@ -259,8 +259,8 @@ def fit_records(
     )
 
 
-def check_kind(kind: str, members: int) -> None:
-    """See that there is such a kind of model, and that so many make an ensemble.
+def check_kind(kind: str, members: int, runs: int | None = None) -> None:
+    """See that there is such a kind of model, and that so many make an ensemble, see `check_members`.
 
     Raises:
         UserError: it is not so.
@@ -268,7 +268,7 @@ def check_kind(kind: str, members: int) -> None:
     if kind not in FITS:
         raise unknown("kind of model", kind, FITS)
     if kind == "controlled":
-        check_members(members)
+        check_members(members, runs)
 
 
 def fit_sweep(
@@ -292,9 +292,7 @@ def fit_sweep(
         UserError: see `planners.latent_ode.sweep.sweep`; there is no such kind; there are more members than runs; rates
             are not the task's; or the fit diverged.
     """
-    check_kind(kind, members)
-    if kind == "controlled" and members > wanted.runs:
-        raise UserError(f"{members} members need as many runs, and there are {wanted.runs}: give fewer members")
+    check_kind(kind, members, wanted.runs)
     low, high = study.task.lr_range
     if not low <= wanted.rates[0] < wanted.rates[1] <= high:
         raise UserError(f"rates {wanted.rates[0]:g}:{wanted.rates[1]:g}: the task's range is {low:g} to {high:g}")

@@ -174,10 +174,28 @@ def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 def _next(wanted: Sweep, task: Task, known: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
     """The runs of a round."""
-    if not known:
-        design = BEGINNING if wanted.design == ADAPTIVE else wanted.design
-        return find_design(design)(len(seeds), wanted.rates, seeds, wanted.seed)
-    return not_made_before(adapted(task, wanted.seed, known, len(seeds)), seeds, known)
+    planners = proposed(wanted.design, task, wanted.rates, wanted.seed, known, len(seeds))
+    return not_made_before(planners, seeds, known)
+
+
+def proposed(
+    design: str, task: Task, rates: tuple[float, float], seed: int, known: Sequence[RunRecord], count: int
+) -> list[Planner]:
+    """The next schedules of a sweep.
+
+    Args:
+        design: its name.
+        task: what is trained.
+        rates: smallest and largest peak rate.
+        seed: of the sweep.
+        known: runs so far, with curves.
+        count: how many.
+    """
+    if known and design == ADAPTIVE:
+        return adapted(task, seed, known, count)
+    total = len(known) + count
+    made = find_design(BEGINNING if design == ADAPTIVE else design)(total, rates, [0] * total, seed)
+    return [run.planner for run in made[len(known) :]]
 
 
 def adapted(task: Task, seed: int, known: Sequence[RunRecord], count: int) -> list[Planner]:

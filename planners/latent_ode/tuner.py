@@ -14,13 +14,12 @@ from lr_env.records.record import RunRecord
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting, fit
 from planners.latent_ode.fitting_report import about_runs
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.series import FEWEST_RUNS, series
-from planners.latent_ode.sweep import ADAPTIVE, BEGINNING, adapted, next_round, seed_number_of
+from planners.latent_ode.sweep import ADAPTIVE, next_round, proposed, seed_number_of
 from planners.latent_ode.trained import Trained
 from planners.tuners import AT_ONCE
 
@@ -59,11 +58,7 @@ class LatentODETuner:
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """The next runs of a sweep."""
-        if records and self.design == ADAPTIVE:
-            return adapted(task, seed, records, count)
-        total = len(records) + count
-        design = find_design(BEGINNING if self.design == ADAPTIVE else self.design)
-        return [run.planner for run in design(total, task.tuning_range, [0] * total, seed)[len(records) :]]
+        return proposed(self.design, task, task.tuning_range, seed, records, count)
 
     def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
         """The planner, the same planning once, and the controls; the model is kept in the folder."""
