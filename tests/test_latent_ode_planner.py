@@ -153,15 +153,15 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
     scores = []
     for settings in (Search(rounds=0), Search(), Search(rounds=0, free=4), Search(rounds=0, ascents=20)):
         draws = [np.random.default_rng(seed) for seed in (0, 1)]
-        plans, found = search(what, family, torch.empty(2, 0, GRID), settings, draws)
-        assert (found.diff(dim=1) >= 0).all()
-        torch.testing.assert_close(what.scores(plans, 1.0), found, rtol=1e-3, atol=1e-4)
+        plans = search(what, family, torch.empty(2, 0, GRID), settings, draws)
+        found = what.scores(plans, 1.0)
+        assert (found.diff(dim=1) >= -1e-4).all()
         scores.append(found[:, 0].detach())
     torch.testing.assert_close(scores[0], lowest, rtol=1e-4, atol=1e-5)
     for better in scores[1:]:
         assert (better <= scores[0]).all()
         assert (better < scores[0]).any(), scores
-    better, _ = search(what, family, plans[:, :1], Search(rounds=0), [np.random.default_rng(0)] * 2)
+    better = search(what, family, plans[:, :1], Search(rounds=0), [np.random.default_rng(0)] * 2)
     torch.testing.assert_close(better[:, 0], plans[:, 0])  # what is known is not lost
 
 
@@ -171,13 +171,11 @@ def test_a_blended_search_puts_the_mean_before_the_best_that_it_is_of(path):
     begun = what.clamp(family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1))
     draws = [np.random.default_rng(seed) for seed in (0, 1)]
     settings = Search(pessimism=2.0, blend=1.0, elites=4)
-    plans, scores = search(what, family, torch.empty(2, 0, GRID), settings, draws)
+    plans = search(what, family, torch.empty(2, 0, GRID), settings, draws)
     assert plans.shape == (2, 4, GRID)
     torch.testing.assert_close(plans[:, :1], blended(begun, what.ends(begun), 1.0))
     best = what.scores(begun, 2.0).sort(1)
-    torch.testing.assert_close(scores[:, 1:], best.values[:, :3])
     torch.testing.assert_close(plans[:, 1:], begun.gather(1, best.indices[:, :3, None].expand(-1, -1, GRID)))
-    torch.testing.assert_close(scores, what.scores(plans, 2.0), rtol=1e-4, atol=1e-5)
 
 
 def test_a_blend_weighs_plans_by_their_regret():
@@ -227,13 +225,27 @@ def test_later_plans_are_played_where_the_models_are_sure(path):
     assert not np.array_equal(state["rates"][:, 20:], first[:, 20:30])
 
 
+def test_runs_are_followed_alike_however_rarely_they_are_looked_at(path):
+    """A segment at a time, or ten."""
+    states = []
+    for every in (0.025, 0.25):
+        *_, state = played(LatentODE(model=str(path), every=every, until=0.75, sure=1e9), seeds=(1, 2))
+        assert len(state["unread"]) == 9
+        states.append(state)
+    often, rarely = states
+    assert often["points"] == rarely["points"] == 10
+    for name in ("latent", "tokens"):
+        np.testing.assert_allclose(often[name], rarely[name], rtol=1e-5, atol=1e-5)
+
+
 def test_what_was_not_foreseen_changes_plans(path):
     planner = LatentODE(model=str(path), every=0.25, sure=0.0)
     _, _, before, _ = played(planner)
     state, signals = before[10]
     plans = []
     for surprise in (0.0, 1.0):
-        _, after = planner.plan({**state, "tokens": state["tokens"] + np.float32(surprise)}, signals)
+        unread = [point * np.exp([[0], [0], [surprise], [surprise], [0]]) for point in state["unread"]]
+        _, after = planner.plan({**state, "unread": unread}, signals)
         plans.append(after["rates"][0, 10:])
     assert np.abs(np.log(plans[0] / plans[1])).max() > 0.01
 
@@ -277,7 +289,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run(path, tmp_path):
         trained.model.start.add_(0.1)
     changed = Trained(trained.model, trained.scales, trained.repertoire, trained.about)
     changed.save(file)
-    signals = {name: np.ones(1) for name in ("lr", *CHANNELS)} | {"step": np.array([40.0])}
+    signals = {name: np.ones(1) for name in ("lr", *CHANNELS)} | {"step": np.array([80.0])}
     with pytest.raises(UserError, match="is not the one that this run began with"):
         planner.plan(state, signals)
 

@@ -17,7 +17,7 @@ from planners.latent_ode.model import TOKEN
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Problem, Search, played, search
-from planners.latent_ode.series import CHANNELS, LOSS, channel
+from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.trained import Trained
 from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
@@ -124,6 +124,7 @@ class LatentODE(OfAModel):
             "latent": trained.ensemble.beginning(count).detach().numpy().copy(),
             "tokens": np.zeros((members, count, window, TOKEN), dtype=np.float32),
             "points": 0,
+            "unread": [],
             "seeds": list(seeds),
             "range": list(run.lr_range),
             "segment": run.segment,
@@ -138,10 +139,10 @@ class LatentODE(OfAModel):
         require(self, signals)
         now = int(np.max(np.asarray(signals["step"])) // state["segment"])
         if now > 0:
-            state = self._seen(state, signals)
+            state = {**state, "unread": [*state["unread"], _point(signals)]}
         total = state["rates"].shape[1]
         if state["due"] or now in self.plans_at(total):
-            state = self._planned({**state, "due": False}, now)
+            state = self._planned({**self._followed(state), "due": False}, now)
         return state["rates"][:, now].copy(), state
 
     def plans_at(self, total: int) -> list[int]:
@@ -172,35 +173,47 @@ class LatentODE(OfAModel):
         ]
 
     @torch.no_grad()
-    def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
-        """The state a segment later: where the dynamics are, and what they did not foresee."""
+    def _followed(self, state: State) -> State:
+        """The state after what was measured since the last plan: where the dynamics are, what they did not foresee.
+
+        Only plans need to know, and many segments at once cost little more than one.
+        """
+        unread = state["unread"]
+        if not unread:
+            return state
         trained = self.same(state)
         model, shape = trained.ensemble, state["latent"].shape[:2]
+        lr, step, *measured = np.stack(unread, axis=-1)
+        values = np.stack([channel(name, of) for name, of in zip(CHANNELS, measured, strict=True)], axis=-1)
 
-        def for_all(values: Any) -> Tensor:
-            return torch.tensor(np.asarray(values), dtype=torch.float32).expand(*shape, *np.shape(values)[1:])
+        def for_all(of_points: Floats) -> Tensor:
+            return torch.tensor(of_points, dtype=torch.float32).expand(*shape, *of_points.shape[1:])
 
-        lr = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=state["range"][0])  # of runs that ended
+        lr = np.nan_to_num(lr, nan=state["range"][0])  # of runs that ended
         rates = for_all(np.log(np.clip(lr, *state["range"])) - trained.scales.log_rate)
-        span = torch.full(shape, state["segment"] / state["unit"])
-        latent = model.advanced(torch.from_numpy(state["latent"]), rates, span)
-        values = np.stack([channel(name, np.asarray(signals[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
-        time = for_all(np.asarray(signals["step"], dtype=np.float64) / state["unit"])
-        foreseen = model.read(latent[:, :, None])[:, :, 0]
-        new = token(time, rates, for_all(scaled(values, trained.scales)), foreseen).numpy()
+        span = torch.full(shape, len(unread) * state["segment"] / state["unit"])
+        latent = model.solve(torch.from_numpy(state["latent"]), rates, span)
+        known, time = for_all(scaled(values, trained.scales)), for_all(step / state["unit"])
+        new = token(time, rates, known, model.read(latent[:, :, 1:]))
+        tokens = np.concatenate([new.flip(2).numpy(), state["tokens"]], axis=2)
+        window = state["tokens"].shape[2]
         return {
             **state,
-            "latent": latent.numpy(),
-            "tokens": np.concatenate([new[:, :, None], state["tokens"][:, :, :-1]], axis=2),
-            "points": min(state["points"] + 1, state["tokens"].shape[2]),
+            "latent": latent[:, :, -1].numpy(),
+            "tokens": tokens[:, :, :window],
+            "points": min(state["points"] + len(unread), window),
+            "unread": [],
         }
 
     @torch.no_grad()
-    def _state_now(self, trained: Trained, state: Mapping[str, Any]) -> Tensor:
+    def _state_now(self, trained: Trained, state: State) -> Tensor:
         """(members, runs, latent)."""
         latent, tokens = (torch.from_numpy(state[name]) for name in ("latent", "tokens"))
+        if not state["points"]:
+            return latent
         return trained.ensemble.corrected(latent, tokens, torch.full(latent.shape[:2], state["points"]))
 
+    @torch.no_grad()
     def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
         """The state, with new rates from now on."""
         trained = self.same(state)
@@ -220,15 +233,20 @@ class LatentODE(OfAModel):
             blend=self.blend,
         )
         draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
-        plans, _ = search(found, family, known, settings, draws)
-        changed = self._sure(found, plans, known) if state["planned"] else np.ones(len(draws), dtype=bool)
-        plans = torch.where(torch.tensor(changed)[:, None, None], plans, torch.cat([known, plans[:, :-1]], 1))
+        # To go on comes before the rest, which take its place for runs where the models are sure.
+        plans = torch.cat([found.clamp(known), search(found, family, known, settings, draws)], 1)
+        states = found.futures(plans)
+        ends = found.model.final(states.flatten(1, 2)).reshape(states.shape[:3])
+        gain = ends[:, :, 0] - ends[:, :, 1]
+        sure = (gain.mean(0) > self.sure * gain.std(0)).numpy()
+        changed = sure if state["planned"] else np.ones_like(sure)
+        considered = torch.from_numpy(changed.astype(int)[:, None]) + torch.arange(plans.shape[1] - 1)
+        runs = torch.arange(len(draws))[:, None]
+        plans, states = plans[runs, considered], states[:, runs, considered]
         log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
         rates[~changed, 0] = state["rates"][~changed, now:]  # not by way of the grid
-        with torch.no_grad():
-            futures = trained.ensemble.read(found.futures(plans).flatten(1, 2))[..., LOSS]
-        losses = futures.unflatten(1, plans.shape[:2]).numpy().astype(np.float64)
+        losses = found.model.read(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1]).numpy().astype(np.float64)
         nodes = np.linspace(0, self.horizon, losses.shape[-1])
         belief = {
             "segment": now,
@@ -240,8 +258,7 @@ class LatentODE(OfAModel):
         played_now[:, now:] = rates[:, 0]
         return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
 
-    @torch.no_grad()
-    def _sure(self, found: Problem, plans: Tensor, known: Tensor) -> NDArray[np.bool_]:
-        """Whether the models are sure that the best plan gains over going on, (runs,)."""
-        gain = (found.ends(found.clamp(known)) - found.ends(plans[:, :1]))[..., 0]
-        return (gain.mean(0) > self.sure * gain.std(0)).numpy()
+
+def _point(signals: Signals) -> Floats:
+    """What a model reads of the segment before, (2 + channels, runs): rate, step, and channels as measured."""
+    return np.array([signals[name] for name in ("lr", "step", *CHANNELS)], dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,9 @@ from planners.space import sobol
 
 GRID = 33
 """Points at equal distances over the time left, the first now and the last at the end, that a plan is made of."""
+
+_FEWEST = 4
+"""Steps of the solver, however little is left."""
 
 _FINE = 4
 """Points in each step of the solver at which a plan is looked up, to take the mean rate of the step."""
@@ -83,14 +87,16 @@ class Problem:
     ) -> None:
         self.model, self.state, self.span, self.low, self.high = model, state, span, low, high
         self.member = member
-        points = model.sizes.steps * _FINE
+        # No longer than those that the model was fitted with, and not shorter either where less is left to foresee.
+        self.steps = max(_FEWEST, math.ceil(model.sizes.steps * float(span.max()) * horizon))
+        points = self.steps * _FINE
         self.lookup = interpolation(GRID, (torch.arange(points) + 0.5) / points * horizon)
         self.horizon = horizon
 
     def rates(self, plans: Tensor) -> Tensor:
         """u in each step of the solver, (..., steps), of plans (..., GRID)."""
         fine = (plans @ self.lookup).exp()
-        return fine.reshape(*plans.shape[:-1], self.model.sizes.steps, _FINE).mean(-1).log()
+        return fine.reshape(*plans.shape[:-1], self.steps, _FINE).mean(-1).log()
 
     def futures(self, plans: Tensor) -> Tensor:
         """The latent states along plans, (members, runs, plans, steps + 1, latent), of (runs, plans, GRID)."""
@@ -127,7 +133,7 @@ Family = Callable[[Floats], Tensor]
 @torch.no_grad()
 def search(
     problem: Problem, family: Family, known: Tensor, settings: Search, draws: Sequence[Generator]
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """The best plans for each run, or, with `Search.blend`, the mean of good ones before the best of them.
 
     Args:
@@ -138,7 +144,7 @@ def search(
         draws: of each run.
 
     Returns:
-        Plans, that to be played first, (runs, elites, GRID), and their scores (runs, elites).
+        Plans, that to be played first, (runs, elites, GRID).
     """
     runs, dtype = len(draws), problem.low.dtype
 
@@ -150,9 +156,8 @@ def search(
     ends = problem.ends(plans)
     scores = problem.score(ends, settings.pessimism)
     if settings.blend:
-        mean, theirs = scored(blended(plans, ends, settings.blend))
-        others, worse = _best(plans, scores, settings.elites - 1)
-        return torch.cat([mean, others], 1), torch.cat([theirs, worse], 1)
+        others, _ = _best(plans, scores, settings.elites - 1)
+        return torch.cat([problem.clamp(blended(plans, ends, settings.blend)), others], 1)
     places = np.broadcast_to(_places(), (runs, BEGINNINGS, SETTINGS))
     for number in range(settings.rounds):
         order = scores.argsort(1)[:, : settings.elites].numpy()
@@ -176,7 +181,7 @@ def search(
     if settings.ascents:
         found, better = _ascend(problem, chosen[:, :1], settings, smooth)
         chosen, scores = _best(torch.cat([chosen, found], 1), torch.cat([scores, better], 1), settings.elites)
-    return chosen, scores
+    return chosen
 
 
 def blended(plans: Tensor, ends: Tensor, temper: float) -> Tensor:
