@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from planners.latent_ode.generative import SCORE, TRAIN, LatentODEGenerative
 from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decoded, fit_generative
 from planners.latent_ode.generative_model import OUTPUTS, RATE, Generative, GenerativeSizes
 from planners.latent_ode.model import Ensemble, Scales, Sizes
+from planners.latent_ode.of_a_model import rates_of
 from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.series import CHANNELS, series
 from planners.latent_ode.trained import Trained
@@ -70,20 +73,27 @@ def test_the_algorithm_by_hand():
     losses = np.array([[0.9, 1.0, 1.1]])
     assert 2 * losses.std() == pytest.approx(0.163, abs=1e-3)
 
-    starts, rewards, chosen, rates = LatentODEGenerative(best=2)._accepted(futures, losses, left=3)
+    starts, rewards, chosen, rates = LatentODEGenerative(best=2)._accepted(futures, losses, 1, 4)
     assert starts.tolist() == [[2, -1, -1, 3]]  # where the rate is largest
     np.testing.assert_allclose(rewards[0, [0, 3]], [0.4, 1.5])  # two segments later
     assert chosen == [[3, 0]]
     np.testing.assert_allclose(rates[0], np.mean([[3, 5, 7], [2, 3, 4]], axis=0))
 
-    starts, _, chosen, rates = LatentODEGenerative(best=1, two_sided=False)._accepted(futures, losses, left=3)
+    starts, _, chosen, rates = LatentODEGenerative(best=1, two_sided=False)._accepted(futures, losses, 1, 4)
     assert starts.tolist() == [[3, -1, 0, 3]]  # lower losses pass
     assert chosen == [[3]]
 
-    _, rewards, chosen, _ = LatentODEGenerative(best=1, horizon=0.4)._accepted(futures, losses, left=3)
+    _, rewards, chosen, _ = LatentODEGenerative(best=1, horizon=0.4)._accepted(futures, losses, 1, 4)
     np.testing.assert_allclose(rewards[0, [0, 3]], [0.2, 0.9])  # at once
-    starts, _, chosen, rates = LatentODEGenerative()._accepted(futures[:, 1:2], losses, left=3)
+    starts, _, chosen, rates = LatentODEGenerative()._accepted(futures[:, 1:2], losses, 1, 4)
     assert (starts.tolist(), chosen, rates) == ([[-1]], [[]], [None])
+
+    starts, rewards, chosen, rates = LatentODEGenerative(anywhen=False)._accepted(futures, losses, 1, 4)
+    assert (starts.tolist(), chosen) == ([[-1, -1, -1, 0]], [[3]])
+    np.testing.assert_allclose(rates[0], rising[:3])
+    _, rewards, chosen, rates = LatentODEGenerative(reach=1, best=1)._accepted(futures[:, :, :4], losses, 1, 4)
+    assert chosen == [[3]]
+    np.testing.assert_allclose((rewards[0, 3], *rates[0]), (0.9, 3, 3, 3))  # the path ends at once
 
 
 def test_the_solver_is_near_a_tight_one():
@@ -158,6 +168,30 @@ def test_a_model_of_the_other_kind_is_refused(path, tmp_path):
     other.save(tmp_path / "controlled.safetensors")
     with pytest.raises(UserError, match="is controlled, not generative"):
         LatentODEGenerative(model=str(tmp_path / "controlled.safetensors")).start(SPEC, [0])
+
+
+def test_it_begins_with_the_family_that_is_wanted(path, tmp_path):
+    trained = Trained.load(Path(path))
+    names = [
+        f"{('constant', 'cosine', 'one-cycle', 'step')[row % 4]} {row}" for row in range(len(trained.repertoire.names))
+    ]
+    kept, path = replace(trained.repertoire, names=tuple(names)), str(tmp_path / "named.safetensors")
+    Trained(trained.model, trained.scales, kept, trained.about).save(Path(path))
+    for family in ("constant", "cosine"):
+        state = LatentODEGenerative(model=path, begin=family).start(SPEC, [0])
+        best = next(row for row in kept.families if kept.names[row].startswith(family + " "))
+        np.testing.assert_allclose(state["rates"][0], rates_of(kept.log_rates[best], SPEC))
+    with pytest.raises(UserError, match="no 'wsd' to begin with, but constant, cosine, one-cycle, step"):
+        LatentODEGenerative(model=path, begin="wsd").start(SPEC, [0])
+
+
+def test_time_may_be_read_in_another_unit():
+    seconds, minutes = (Generative(GenerativeSizes(time=time), seed=0) for time in (60.0, 1.0))
+    tokens = torch.rand(1, 2, 5, 1 + len(OUTPUTS), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([[5, 3]])
+    other = tokens * torch.tensor([60.0, *[1.0] * len(OUTPUTS)])
+    torch.testing.assert_close(seconds.encode(tokens, lengths), minutes.encode(other, lengths))
+    assert not torch.equal(seconds.encode(tokens, lengths), minutes.encode(tokens, lengths))
 
 
 def test_settings():

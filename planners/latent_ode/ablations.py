@@ -1,4 +1,4 @@
-"""The latent-ODE planner without each of its parts, and otherwise, as answers of tuners for `lr-env budget`."""
+"""The latent-ODE planners without each of their parts, and otherwise, as answers of tuners for `lr-env budget`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
+from planners.latent_ode.controls import BestOfSweep, MeanOfBest
 from planners.latent_ode.fit import Fitting
+from planners.latent_ode.generative import LatentODEGenerative
+from planners.latent_ode.generative_fit import GenerativeFitting
+from planners.latent_ode.generative_model import GenerativeSizes
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.trained import shipped_models
 from planners.latent_ode.tuner import LatentODETuner, fitted_to
+from planners.schedules import Constant, Cosine, OneCycle
 
 DEFAULT = "by default"
 """The planner as it is."""
@@ -48,6 +53,43 @@ FITS: Mapping[str, Fitting] = {
 """Label -> how else a model is fitted to the same runs."""
 
 
+GENERATIVE = "generative"
+"""The published planner as it is."""
+
+GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
+    "one-sided": {"two_sided": False},
+    "taken up now": {"anywhen": False},
+    "one-sided, taken up now": {"two_sided": False, "anywhen": False},
+    "paths of one run": {"reach": 1},
+    "sigma 0.05": {"sigma": 0.05},
+    "sigma 0.5": {"sigma": 0.5},
+    "tolerance 0.5": {"tolerance": 0.5},
+    "tolerance 8": {"tolerance": 8.0},
+    "200 samples": {"samples": 200},
+    "one future": {"best": 1},
+    "horizon 16 %": {"horizon": 0.16},
+    "horizon 50 %": {"horizon": 0.5},
+    "planned at 10 % alone": {"every": 1.0},
+    "planned at 30 % alone": {"lead": 0.3, "every": 1.0},
+    "planned every 20 %": {"every": 0.2},
+    "begun with one-cycle": {"begin": OneCycle.name},
+    "begun with cosine": {"begin": Cosine.name},
+    "begun with a constant": {"begin": Constant.name},
+}
+"""Label -> settings of the published planner that are otherwise."""
+
+GENERATIVE_FITS: Mapping[str, GenerativeFitting] = {
+    "window 10": GenerativeFitting(sizes=GenerativeSizes(window=10)),
+    "time by the hundred": GenerativeFitting(sizes=GenerativeSizes(time=100.0)),
+    "no path penalty": GenerativeFitting(path_penalty=0.0),
+    "path penalty 1": GenerativeFitting(path_penalty=1.0),
+}
+"""Label -> how else its model is fitted to the same runs."""
+
+SWEEP_WITHOUT = {"without one-cycle": OneCycle.name, "without constants": Constant.name}
+"""Label -> family whose runs its model does not know."""
+
+
 @dataclass(frozen=True)
 class Ablations(LatentODETuner):
     """Spends runs as its parent does; answers with the planner, and with all that it might be instead.
@@ -72,6 +114,42 @@ class Ablations(LatentODETuner):
 
 
 @dataclass(frozen=True)
+class GenerativeAblations(LatentODETuner):
+    """The same for the published planner, beside what the default one and the controls make of its sweep.
+
+    Attributes:
+        design: of the sweep; of a sweep without one-cycle and constants no runs are left out.
+    """
+
+    name: str = "latent-ode-generative"
+    design: str = "paper"
+
+    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
+        """The planner first."""
+
+        def fitted(fitting: GenerativeFitting, runs: Sequence[RunRecord] = records) -> LatentODEGenerative:
+            return LatentODEGenerative(model=fitted_to(task, runs, folder, replace(fitting, seed=seed)))
+
+        planner = fitted(GenerativeFitting())
+        controlled = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
+        found: dict[str, Planner] = {GENERATIVE: planner, "controlled": controlled}
+        found |= {control.name: control.matched(controlled) for control in (BestOfSweep, MeanOfBest)}
+        families = {record.planner for record in records}
+        for label, settings in GENERATIVE_PLANS.items():
+            if settings.get("begin", "") in ("", *families):
+                found[label] = replace(planner, **settings)
+        found |= {label: fitted(fitting) for label, fitting in GENERATIVE_FITS.items()}
+        for label, family in SWEEP_WITHOUT.items():
+            if family in families:
+                found[label] = fitted(GenerativeFitting(), [run for run in records if run.planner != family])
+        return {self._named(label): planner for label, planner in found.items()}
+
+    def _named(self, label: str) -> str:
+        """What is of the paper's sweep has no mark."""
+        return label if self.design == "paper" else f"{label} ({self.design})"
+
+
+@dataclass(frozen=True)
 class OfADesign(LatentODETuner):
     """A sweep of another design, whose kinds of runs may depend on how many are asked for at once."""
 
@@ -83,6 +161,16 @@ class OfADesign(LatentODETuner):
 def ablations() -> Ablations:
     """All of `PLANS` and `FITS`."""
     return Ablations()
+
+
+def generative() -> GenerativeAblations:
+    """All of `GENERATIVE_PLANS`, `GENERATIVE_FITS` and `SWEEP_WITHOUT`."""
+    return GenerativeAblations()
+
+
+def generative_wsd() -> GenerativeAblations:
+    """The same on a sweep of warm-up, stable, decay."""
+    return GenerativeAblations("latent-ode-generative-wsd", "wsd")
 
 
 def paper() -> OfADesign:

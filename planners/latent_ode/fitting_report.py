@@ -20,14 +20,15 @@ from lr_env.replacing import finite, write_json_and_figure
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.descent import History
-from planners.latent_ode.fit import Fitting, check_members, fit, predicted_final
+from planners.latent_ode.fit import Fitting, check_members, predicted_final
 from planners.latent_ode.forecasts import RIVALS, Quality, quality
-from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decoded_final, fit_generative
+from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decoded_final
 from planners.latent_ode.model import Sizes
-from planners.latent_ode.repertoire import TRUSTED, repertoire_of
+from planners.latent_ode.repertoire import TRUSTED
 from planners.latent_ode.series import Floats, Series, series
 from planners.latent_ode.sweep import Sweep, check_seed, sweep
 from planners.latent_ode.trained import KINDS_OF, Trained
+from planners.latent_ode.training import trained_on
 from planners.latent_ode.windows import Table
 
 __all__ = ["Report", "Sweep", "fit_records", "fit_sweep", "report"]
@@ -177,8 +178,7 @@ def report(runs: Series, trained: Trained, history: History, parts: Parts, fores
 
 def _controlled(runs: Series, members: int, seed: int, about: Mapping[str, Any]) -> Report:
     fitting = Fitting(sizes=Sizes(members=members), seed=seed)
-    fitted = fit(runs, fitting)
-    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs), {**about, "fitting": asdict(fitting)})
+    trained, fitted = trained_on(runs, fitting, about)
     of_members = [fitted.fold == member for member in range(members)]
     parts = [(np.flatnonzero(own), np.flatnonzero(~own)) for own in of_members]
     table = Table(runs, fitted.scales)
@@ -188,8 +188,7 @@ def _controlled(runs: Series, members: int, seed: int, about: Mapping[str, Any])
 
 def _generative(runs: Series, members: int, seed: int, about: Mapping[str, Any]) -> Report:
     fitting = GenerativeFitting(seed=seed)
-    fitted = fit_generative(runs, fitting)
-    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs), {**about, "fitting": asdict(fitting)})
+    trained, fitted = trained_on(runs, fitting, about)
     known = np.setdiff1d(np.arange(len(runs)), fitted.held_out)
     foreseen = decoded_final(fitted.model, Curves(runs, fitted.scales, fitting.nodes), fitted.scales, SHARES)
     return report(runs, trained, fitted.history, [(fitted.held_out, known)], foreseen)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 from lr_env.planner import Belief, RunSpec, Signals, State, require
@@ -18,9 +19,6 @@ from planners.latent_ode.windows import scaled
 from planners.settings import COUNT, POSITIVE, RATIO, Array, Rules
 
 TRAIN, SCORE = CHANNELS.index("train_loss"), CHANNELS.index("val_accuracy")
-
-REACH = 2
-"""Runs that a path is decoded over: a plan may begin late on a path, and still lasts to the end of the run."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,10 @@ class LatentODEGenerative(OfAModel):
         recent: last losses that a future is held against.
         best: accepted futures whose rates are averaged.
         two_sided: False: any lower loss is accepted, as the published code does.
+        anywhen: False: futures count, and are taken up, only at the time that it is.
+        reach: runs that a path is decoded over: a plan may begin late on a path, and still lasts to the end of the run.
+            Where it ends before, the last rate and score stay.
+        begin: family of the sweep of whose schedules the best is played before the first plan; all if empty.
     """
 
     name = "latent-ode-generative"
@@ -57,6 +59,7 @@ class LatentODEGenerative(OfAModel):
         "tolerance": POSITIVE,
         "recent": COUNT,
         "best": COUNT,
+        "reach": COUNT,
     }
     lead: float = 0.1
     every: float = 0.05
@@ -68,11 +71,15 @@ class LatentODEGenerative(OfAModel):
     recent: int = 3
     best: int = 3
     two_sided: bool = True
+    anywhen: bool = True
+    reach: int = 2
+    begin: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.two_sided, bool):
-            raise UserError(f"planner {self.name!r}: two_sided must be true or false, not {self.two_sided!r}")
+        for name in ("two_sided", "anywhen"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UserError(f"planner {self.name!r}: {name} must be true or false, not {value!r}")
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
@@ -90,10 +97,17 @@ class LatentODEGenerative(OfAModel):
         """The state before the first segment.
 
         Raises:
-            UserError: see `OfAModel.trained_for`.
+            UserError: see `OfAModel.trained_for`; or the sweep has no schedule to begin with.
         """
         trained = self.trained_for(run)
-        lead = rates_of(trained.repertoire.log_rates[trained.repertoire.best_family], run)
+        kept = trained.repertoire
+        of_family = [number for number in kept.families if kept.names[number].split(" ")[0] == self.begin]
+        if self.begin and not of_family:
+            known = sorted({kept.names[number].split(" ")[0] for number in kept.families})
+            raise UserError(
+                f"planner {self.name!r}: the sweep has no {self.begin!r} to begin with, but {', '.join(known)}"
+            )
+        lead = rates_of(kept.log_rates[of_family[0] if self.begin else kept.best_family], run)
         window = max(trained.model.sizes.window, self.recent)
         return {
             "model": trained.fingerprint,
@@ -128,8 +142,9 @@ class LatentODEGenerative(OfAModel):
         found = []
         for told in state["beliefs"]:
             now, left = told["segment"], total - told["segment"]
+            decoded, starts = told["decoded"][run], told["starts"][run]
             ahead = [
-                told["decoded"][run, number, told["starts"][run, number] :][:left] for number in told["chosen"][run]
+                decoded[number, _ahead(starts[number], left, decoded.shape[1] - 1)] for number in told["chosen"][run]
             ]
             futures = np.reshape(ahead, (-1, left, len(OUTPUTS)))
             rates = np.exp(futures[..., RATE] + scales.log_rate)
@@ -166,11 +181,11 @@ class LatentODEGenerative(OfAModel):
         moved = torch.as_tensor(noise, dtype=code.dtype) * code.abs()[:, None] * self.sigma
         codes = torch.cat([code[:, None], code[:, None] + moved], 1)
         # Point k of a run is at the end of segment k; what was decoded there is the rate of that segment.
-        times = torch.arange(REACH * total + 1, dtype=code.dtype) * state["segment"] / state["unit"]
+        times = torch.arange(self.reach * total + 1, dtype=code.dtype) * state["segment"] / state["unit"]
         decoded = model.decode(codes.flatten(0, 1)[None], times)[0, :, 1:].unflatten(0, codes.shape[:2])
         futures = decoded.numpy().astype(np.float64)
         losses = state["tokens"][:, : min(self.recent, state["points"]), 1 + TRAIN].astype(np.float64)
-        starts, rewards, chosen, rates = self._accepted(futures, losses, total - now)
+        starts, rewards, chosen, rates = self._accepted(futures, losses, now, total)
         played = state["rates"].copy()
         for run, row in enumerate(rates):
             if row is not None:
@@ -179,29 +194,37 @@ class LatentODEGenerative(OfAModel):
         return {**state, "rates": played, "beliefs": [*state["beliefs"], belief]}
 
     def _accepted(
-        self, futures: Floats, losses: Floats, left: int
+        self, futures: Floats, losses: Floats, now: int, total: int
     ) -> tuple[Floats, Floats, list[list[int]], list[Floats | None]]:
         """When and how well futures would be taken up, which are averaged, and their mean rates, over the model's.
 
         Args:
             futures: (runs, futures, times, OUTPUTS).
             losses: recent ones, (runs, recent).
-            left: segments.
+            now: segments done.
+            total: segments of a run.
         """
-        half = futures.shape[2] // REACH
+        left, last = total - now, futures.shape[2] - 1
         middle, width = losses.mean(1)[:, None, None], self.tolerance * losses.std(1)[:, None, None]
-        off = futures[:, :, :half, TRAIN] - middle
+        off = futures[:, :, :total, TRAIN] - middle
         near = (np.abs(off) if self.two_sided else off) < width
-        at = np.where(near, futures[:, :, :half, RATE], -np.inf)
+        if not self.anywhen:
+            near &= np.arange(total) == now - 1  # where the last of the losses was measured
+        at = np.where(near, futures[:, :, :total, RATE], -np.inf)
         starts = np.where(near.any(2), at.argmax(2), -1)
-        ends = np.clip(starts + round(self.horizon * left) - 1, 0, futures.shape[2] - 1)
+        ends = np.clip(starts + round(self.horizon * left) - 1, 0, last)
         scores = np.take_along_axis(futures[..., SCORE], ends[..., None], 2)[..., 0]
         rewards = np.where(starts >= 0, scores, -np.inf)
         chosen, rates = [], []
         for run in range(len(futures)):
             order = np.argsort(-rewards[run], kind="stable")[: self.best]
             kept = [int(number) for number in order if np.isfinite(rewards[run, number])]
-            rows = [futures[run, number, starts[run, number] :, RATE][:left] for number in kept]
+            rows = [futures[run, number, _ahead(starts[run, number], left, last), RATE] for number in kept]
             chosen.append(kept)
             rates.append(np.mean(np.exp(rows), axis=0) if kept else None)
         return starts, rewards, chosen, rates
+
+
+def _ahead(start: int, left: int, last: int) -> NDArray[np.int64]:
+    """Numbers of the times from a start on, as many as are left, (left,)."""
+    return np.minimum(start + np.arange(left), last)

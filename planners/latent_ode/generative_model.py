@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +30,13 @@ class GenerativeSizes:
         members: models that are fitted; the published planner has one.
         width: of the encoder, the latent state and all hidden layers.
         window: points that the encoder reads.
+        time: of a whole run as the encoder reads it; the published code has the number of its points.
     """
 
     members: int = 1
     width: int = 20
     window: int = 30
+    time: float = 1.0
 
 
 class Generative(Members):
@@ -65,10 +68,12 @@ class Generative(Members):
     def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Latent codes, (members, batch, width), of windows (members, batch, window, TOKEN), last point first."""
         there = torch.arange(tokens.shape[2]) < lengths[..., None]
+        if self.sizes.time != 1:
+            tokens = torch.cat([self.sizes.time * tokens[..., :1], tokens[..., 1:]], -1)
         return self.to_latent(self.encoder(tokens, there))
 
     def path(self, code: Tensor, times: Tensor) -> Tensor:
-        """States (members, batch, times, width) at increasing times, the first 0, in runs."""
+        """States (members, batch, times, width) at rising times, in runs."""
         first, second, third = self.to_state
         state = third(torch.relu(second(torch.relu(first(code)))))
 
@@ -76,11 +81,35 @@ class Generative(Members):
             first, second, third = self.field
             return self.pace * torch.tanh(third(softplus(second(softplus(first(h))))))
 
-        options = {"step_size": 1 / SOLVER_STEPS, "interp": "cubic"}
-        solved = odeint(move, state, times, method="rk4", options=options)
-        assert isinstance(solved, Tensor)
-        return solved.permute(1, 2, 0, 3)
+        steps = max(1, math.ceil(float(times[-1]) * SOLVER_STEPS - 1e-6))
+        grid = torch.arange(steps + 1, dtype=times.dtype) / SOLVER_STEPS
+        states = odeint(move, state, grid, method="rk4")
+        assert isinstance(states, Tensor)
+        states = states.permute(1, 2, 0, 3)
+        # By one product for all times: the solver's own interpolation asks for the field again at each of them.
+        of_states, of_slopes = cubic(steps, times * SOLVER_STEPS)
+        return of_states @ states + (of_slopes / SOLVER_STEPS) @ move(grid, states)
 
     def decode(self, code: Tensor, times: Tensor) -> Tensor:
         """`OUTPUTS`, scaled, (members, batch, times, outputs)."""
         return self.read_out(self.path(code, times))
+
+
+def cubic(steps: int, at: Tensor) -> tuple[Tensor, Tensor]:
+    """What takes values and slopes at 0, 1 ... to Hermite's cubic interpolation between them.
+
+    Args:
+        steps: the last of these.
+        at: where it is wanted, (times,).
+
+    Returns:
+        Weights of the values and of the slopes, (times, steps + 1) each.
+    """
+    before = at.floor().long().clamp(0, steps - 1)
+    s = at - before
+    last = s * s * (3 - 2 * s)
+    weights = at.new_zeros(2, len(at), steps + 1)
+    rows = torch.arange(len(at))
+    weights[0, rows, before], weights[0, rows, before + 1] = 1 - last, last
+    weights[1, rows, before], weights[1, rows, before + 1] = s * (1 - s) ** 2, s * s * (s - 1)
+    return weights[0], weights[1]

@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lr_env.planner import Belief, RunSpec, Signals, State, require
 from planners.latent_ode.model import TOKEN
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
-from planners.latent_ode.search import GRID, Problem, Search, played, search
+from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.trained import Trained
 from planners.latent_ode.windows import scaled, token

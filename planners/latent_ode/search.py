@@ -131,9 +131,7 @@ Family = Callable[[Floats], Tensor]
 
 
 @torch.no_grad()
-def search(
-    problem: Problem, family: Family, known: Tensor, settings: Search, draws: Sequence[Generator]
-) -> Tensor:
+def search(problem: Problem, family: Family, known: Tensor, settings: Search, draws: Sequence[Generator]) -> Tensor:
     """The best plans for each run, or, with `Search.blend`, the mean of good ones before the best of them.
 
     Args:

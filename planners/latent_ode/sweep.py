@@ -17,12 +17,12 @@ from lr_env.rollout import PlannedRun, not_made_before, place_of
 from lr_env.tasks import Task
 from planners.knots import knots_at
 from planners.latent_ode.designs import find_design
-from planners.latent_ode.fit import Fitting, fit
+from planners.latent_ode.fit import Fitting
 from planners.latent_ode.planning import Left, problem
-from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.search import GRID, Search, search
 from planners.latent_ode.series import FEWEST_RUNS, Floats, series
 from planners.latent_ode.trained import Trained
+from planners.latent_ode.training import trained_on
 from planners.tuners import planner_of
 
 ADAPTIVE = "adaptive"
@@ -208,8 +208,7 @@ def adapted(task: Task, seed: int, known: Sequence[RunRecord], count: int) -> li
         count: how many.
     """
     runs = series(known, task.budget)
-    fitted = fit(runs, Fitting(corrections=0, seed=seed * 1000 + len(known)))
-    trained = Trained(fitted.model, fitted.scales, repertoire_of(runs))
+    trained, _ = trained_on(runs, Fitting(corrections=0, seed=seed * 1000 + len(known)))
     return [knots_at(rates) for rates in proposals(trained, task.lr_range, count, seed * _SEEDS_APART + len(known))]
 
 

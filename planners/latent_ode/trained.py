@@ -66,7 +66,7 @@ class Trained:
     def fingerprint(self) -> str:
         """A hash of all that plans depend on."""
         sizes = asdict(self.model.sizes)
-        unseen = {name: sizes[name] for name in ("window", "steps") if name in sizes}  # in no shape of a weight
+        unseen = {name: sizes[name] for name in ("window", "steps", "time") if name in sizes}  # in no shape of a weight
         default = {name: getattr(type(self.model.sizes)(), name) for name in unseen}
         about = [asdict(self.scales), self.repertoire.names, *([unseen] if unseen != default else [])]
         told = hashlib.sha256(json.dumps(about).encode())

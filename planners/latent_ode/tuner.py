@@ -14,13 +14,13 @@ from lr_env.records.record import RunRecord
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.fit import Fitting, fit
+from planners.latent_ode.fit import Fitting
 from planners.latent_ode.fitting_report import about_runs
+from planners.latent_ode.generative_fit import GenerativeFitting
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.series import FEWEST_RUNS, series
 from planners.latent_ode.sweep import ADAPTIVE, next_round, proposed, seed_number_of
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.training import trained_on
 from planners.tuners import AT_ONCE
 
 ONCE = "latent-ode-once"
@@ -71,7 +71,7 @@ class LatentODETuner:
         }
 
 
-def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting) -> str:
+def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting | GenerativeFitting) -> str:
     """The file of the model of some runs, which is fitted if it is not there.
 
     Args:
@@ -84,9 +84,8 @@ def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: F
     mark = sha256(json.dumps([told, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
     file = folder / f"model-{len(records)}-{mark}.safetensors"
     if not file.is_file():
-        runs = series(records, task.budget)
-        fitted = fit(runs, fitting)
-        Trained(fitted.model, fitted.scales, repertoire_of(runs), about_runs(task, records)).save(file)
+        trained, _ = trained_on(series(records, task.budget), fitting, about_runs(task, records))
+        trained.save(file)
     return str(file)
 
 

@@ -1,0 +1,36 @@
+"""From the runs of a sweep to what a planner loads, for models of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from planners.latent_ode.fit import Fitting, fit
+from planners.latent_ode.generative_fit import GenerativeFitting, fit_generative
+from planners.latent_ode.repertoire import repertoire_of
+from planners.latent_ode.series import Series
+from planners.latent_ode.trained import Trained
+
+_FITS: Mapping[type, Callable[[Series, Any], Any]] = {Fitting: fit, GenerativeFitting: fit_generative}
+
+
+def trained_on(
+    runs: Series, fitting: Fitting | GenerativeFitting, about: Mapping[str, Any] | None = None
+) -> tuple[Trained, Any]:
+    """Fit a model, and keep with it the schedules that it was fitted to.
+
+    Args:
+        runs: of a sweep.
+        fitting: how; it tells the kind of model.
+        about: what else is kept with the model.
+
+    Returns:
+        What a planner loads, and what `fit` or `fit_generative` returned.
+
+    Raises:
+        UserError: see these.
+    """
+    fitted = _FITS[type(fitting)](runs, fitting)
+    about = {**(about or {}), "fitting": asdict(fitting)}
+    return Trained(fitted.model, fitted.scales, repertoire_of(runs), about), fitted
