@@ -21,9 +21,19 @@ from lr_env.rollout import PlannedRun
 from lr_env.tasks import find_task
 from planners import tuners
 from planners.latent_ode import ablations
-from planners.latent_ode.ablations import DEFAULT, FITS, PLANS
+from planners.latent_ode.ablations import (
+    DEFAULT,
+    FITS,
+    GENERATIVE,
+    GENERATIVE_FITS,
+    GENERATIVE_PLANS,
+    PLANS,
+    SWEEP_WITHOUT,
+)
 from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting
+from planners.latent_ode.generative import LatentODEGenerative
+from planners.latent_ode.generative_fit import GenerativeFitting
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.trained import shipped_models
 from planners.schedules import Constant
@@ -109,6 +119,37 @@ def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
     for label, settings in PLANS.items():
         other = answers[label]
         assert {name for name, value in vars(planner).items() if vars(other)[name] != value} == set(settings), label
+
+
+@pytest.mark.parametrize("design", ["paper", "wsd"])
+def test_the_published_planner_is_held_against_the_same_sweep(design, tmp_path, monkeypatch):
+    """All answers are of runs of one sweep, but for those whose model does not know a family."""
+    monkeypatch.setattr(
+        ablations,
+        "fitted_to",
+        lambda task, runs, folder, fitting: f"{len(runs)} {sorted({run.planner for run in runs})} {fitting}",
+    )
+    tuner = find_tuner({"paper": "latent-ode-generative", "wsd": "latent-ode-generative-wsd"}[design])
+    runs = spent(tuner, 40, far)
+    answers = tuner.answers(TASK, 3, runs, tmp_path)
+    assert len(set(answers.values())) == len(answers)
+    mark = "" if design == "paper" else " (wsd)"
+    planner = answers[GENERATIVE + mark]
+    everything = f"40 {sorted({run.planner for run in runs})} "
+    assert planner == LatentODEGenerative(model=f"{everything}{GenerativeFitting(seed=3)}")
+    for name, other in answers.items():
+        label = name.removesuffix(mark)
+        changed = {name for name, value in vars(planner).items() if vars(other).get(name, value) != value}
+        if label in GENERATIVE_PLANS:
+            assert changed == set(GENERATIVE_PLANS[label]), label
+        if label in GENERATIVE_FITS:
+            assert other == replace(planner, model=f"{everything}{replace(GENERATIVE_FITS[label], seed=3)}")
+        if label not in SWEEP_WITHOUT:
+            assert other.model.startswith(everything), label
+    assert ("without one-cycle" + mark in answers) == (design == "paper")
+    if design == "paper":
+        families = "['constant', 'cosine', 'step']"
+        assert answers["without one-cycle"].model == f"30 {families} {GenerativeFitting(seed=3)}"
 
 
 def test_diverged_runs_are_the_worst_for_the_estimator(monkeypatch):
