@@ -18,7 +18,9 @@ class Budget(ReportOptions):
 
     Tuners: wsd and random (Sobol sequences over one or all families of schedules), wsd-tpe and tpe (Optuna's
     tree-structured Parzen estimator over the same), latent-ode (an adaptive sweep, the planner, and its controls), and
-    direct (a search over knots of the rate by real training: the ceiling).
+    direct (a search over knots of the rate by real training: the ceiling). To find out what its parts are worth:
+    latent-ode-ablations, latent-ode-paper, -random-sweep, -mixed and -wsd (sweeps of other designs),
+    latent-ode-generative and latent-ode-generative-wsd (the published planner and what else it might be).
     """
 
     suffix = "-budget"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -291,14 +292,18 @@ def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     import lr_env
 
-    return {
+    found = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "lr_env": lr_env.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "scikit-learn": version("scikit-learn"),  # of AutoLRS's Gaussian process
         "scipy": version("scipy"),
+        "torchdiffeq": version("torchdiffeq"),  # of the published latent ODE
     }
+    with suppress(PackageNotFoundError):  # it comes with lr_env[tuners]
+        found["optuna"] = version("optuna")
+    return found
 
 
 def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
