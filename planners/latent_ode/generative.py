@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -83,10 +84,11 @@ class LatentODEGenerative(OfAModel):
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """As many settings as there are rates, of which it has none: the default first, then other perturbations."""
-        sides = [cls(sigma=sigma, two_sided=two) for sigma in (0.15, 0.05, 0.3) for two in (True, False)]
-        more = [cls(sigma=0.3 + 0.01 * number) for number in range(1, len(rates) - len(sides) + 1)]
-        return [*sides, *more][: len(rates)]
+        """As many settings as there are rates, of which it has none: the default first."""
+        tried = itertools.product((0.15, 0.05, 0.3), (True, False), (True, False))
+        settings = [cls(sigma=sigma, anywhen=anywhen, two_sided=two) for sigma, anywhen, two in tried]
+        more = [cls(sigma=0.3 + 0.01 * number) for number in range(1, len(rates) - len(settings) + 1)]
+        return [*settings, *more][: len(rates)]
 
     @classmethod
     def for_task(cls, task: Any) -> Mapping[str, Any] | None:
