@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lr_env.compare import statistics as st
@@ -26,6 +27,11 @@ LOSS = "test_loss"
 
 SEEN = "final_val_loss"
 """What is chosen by."""
+
+MOST_CURVES = 12
+"""Answers that can be told apart as curves in one figure."""
+
+_REGRET = "regret, test loss [nats/example]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,23 +189,50 @@ class BudgetCurve:
             path.write_text("\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
 
     def draw(self, path: Path) -> None:
-        """Regret over the number of runs, as a PNG."""
-        figure = new_figure(7.5, 4.8, f"{self.task}: what tuning runs buy")
+        """Regret over the number of runs, as a PNG; a row for each answer, where there is one number or many answers."""
+        rows = len(self.budgets) == 1 or len(self.labels) > MOST_CURVES
+        height = 1.6 + 0.22 * len(self.labels) if rows else 4.8
+        figure = new_figure(7.5, height, f"{self.task}: what tuning runs buy")
         axes = figure.subplots()
         plain(axes)
+        (self._draw_rows if rows else self._draw_curves)(axes)
+        save(figure, path)
+
+    def _draw_curves(self, axes: Axes) -> None:
         for number, label in enumerate(self.labels):
             found = [self.regret(label, runs) for runs in self.budgets]
             at = np.array(self.budgets) * 1.02 ** (number - len(self.labels) / 2)
-            halves = [0.0 if np.isnan(estimate.half_width) else estimate.half_width for estimate in found]
             style = distinct_style(number)
+            halves = [_half(estimate) for estimate in found]
             axes.errorbar(at, [e.value for e in found], yerr=halves, marker="o", markersize=3, label=label, **style)
         axes.axhline(0, color="#888888", linewidth=0.8)
         log_scale(axes, "x")
         axes.set_xlabel("tuning runs")
-        axes.set_ylabel("regret, test loss [nats/example]")
+        axes.set_ylabel(_REGRET)
         axes.legend(frameon=False, fontsize=8)
         caption(axes, f"mean and 95 % interval over repeats; 0 is {self.best.label} after {self.best.runs} runs")
-        save(figure, path)
+
+    def _draw_rows(self, axes: Axes) -> None:
+        runs = self.budgets[-1]
+        found = {label: self.regret(label, runs) for label in self.labels}
+        order = sorted(found, key=lambda label: np.nan_to_num(found[label].value, nan=np.inf), reverse=True)
+        for row, label in enumerate(order):
+            if np.isfinite(value := found[label].value):
+                axes.errorbar([value], [row], xerr=[_half(found[label])], marker="o", markersize=3, color="#0072b2")
+            else:
+                axes.annotate("diverged", (1, row), xycoords=("axes fraction", "data"), ha="right", va="center")
+        axes.axvline(0, color="#888888", linewidth=0.8)
+        known = [abs(estimate.value) for estimate in found.values() if np.isfinite(estimate.value) and estimate.value]
+        axes.set_xscale("symlog", linthresh=float(np.median(known)) if known else 1.0)
+        axes.set_yticks(range(len(order)), order, fontsize=8)
+        axes.set_xlabel(_REGRET)
+        best = self.best
+        caption(axes, f"after {runs} runs: mean, 95 % interval over repeats; 0 is {best.label} after {best.runs}")
+
+
+def _half(estimate: st.Estimate) -> float:
+    """Half of the interval; 0 where there is none."""
+    return estimate.half_width if np.isfinite(estimate.half_width) else 0.0
 
 
 def _of_planner(answer: Answer) -> dict[str, Any]:
