@@ -189,7 +189,7 @@ class BudgetCurve:
             path.write_text("\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
 
     def draw(self, path: Path) -> None:
-        """Regret over the number of runs, as a PNG; a row for each answer, where there is one number or many answers."""
+        """Regret over the number of runs, as a PNG, or a row for each of many answers."""
         rows = len(self.budgets) == 1 or len(self.labels) > MOST_CURVES
         height = 1.6 + 0.22 * len(self.labels) if rows else 4.8
         figure = new_figure(7.5, height, f"{self.task}: what tuning runs buy")
