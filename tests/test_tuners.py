@@ -13,6 +13,7 @@ from lr_env.compare.budget_curve import FIRST_SEED, SEEDS_APART, Budgets, run_bu
 from lr_env.compare.budget_report import Answer, BudgetCurve
 from lr_env.compare.opening import Study
 from lr_env.compare.training import Training
+from lr_env.drawing import new_figure
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
@@ -242,6 +243,13 @@ def test_regret_where_runs_diverged():
     curve = BudgetCurve("x", ("a",), (10,), (0, 1), tuple(wild), "direct")
     json.dumps(curve.to_json())
     assert "| a | undefined |" in curve.text()
+    both = [*wild[:2], answer("b", 0, [2.0, 3]), answer("b", 1, [2.0, 2]), answer("c", 0, [1.0, 1])]
+    axes = new_figure(4, 3, "").subplots()
+    BudgetCurve("x", ("a", "b", "c"), (10,), (0, 1), tuple(both), "c")._draw_rows(axes)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b"]  # the lowest row first
+    assert [(text.get_text(), text.xy[1]) for text in axes.texts] == [("diverged", 0)]
+    (marks,) = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert marks == [[1.25, 1]]
     calm = [answer("a", 0, [1.0, 2]), answer("a", 1, [2.0, 2]), answer("b", 0, [3.0, 3], 0.4), answer("b", 1, [1.0, 1])]
     curve = BudgetCurve("x", ("a", "b"), (10,), (0, 1), tuple(calm))
     assert curve.best is calm[2]  # though b's other answer has the lower test loss
