@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +11,6 @@ from planners.latent_ode.generative_fit import GenerativeFitting, fit_generative
 from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.series import Series
 from planners.latent_ode.trained import Trained
-
-_FITS: Mapping[type, Callable[[Series, Any], Any]] = {Fitting: fit, GenerativeFitting: fit_generative}
 
 
 def trained_on(
@@ -31,6 +29,6 @@ def trained_on(
     Raises:
         UserError: see these.
     """
-    fitted = _FITS[type(fitting)](runs, fitting)
+    fitted = fit(runs, fitting) if isinstance(fitting, Fitting) else fit_generative(runs, fitting)
     about = {**(about or {}), "fitting": asdict(fitting)}
     return Trained(fitted.model, fitted.scales, repertoire_of(runs), about), fitted
