@@ -300,7 +300,12 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
     arguments = [*SMALL]
     arguments[arguments.index("40")] = "20000"
     process = subprocess.Popen(
-        command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*arguments),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     while not _busy(tmp_path / "results" / "records.sqlite"):
         assert process.poll() is None
