@@ -155,7 +155,7 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
         draws = [np.random.default_rng(seed) for seed in (0, 1)]
         plans = search(what, family, torch.empty(2, 0, GRID), settings, draws)
         found = what.scores(plans, 1.0)
-        assert (found.diff(dim=1) >= -1e-4).all()
+        assert (found.diff(dim=1) >= 0).all()
         scores.append(found[:, 0].detach())
     torch.testing.assert_close(scores[0], lowest, rtol=1e-4, atol=1e-5)
     for better in scores[1:]:

@@ -103,13 +103,14 @@ class LatentODEGenerative(OfAModel):
         """
         trained = self.trained_for(run)
         kept = trained.repertoire
-        of_family = [number for number in kept.families if kept.names[number].split(" ")[0] == self.begin]
-        if self.begin and not of_family:
-            known = sorted({kept.names[number].split(" ")[0] for number in kept.families})
+        best: dict[str, int] = {}
+        for number in kept.families:  # the best first
+            best.setdefault(kept.names[number].split(" ")[0], number)
+        if self.begin and self.begin not in best:
             raise UserError(
-                f"planner {self.name!r}: the sweep has no {self.begin!r} to begin with, but {', '.join(known)}"
+                f"planner {self.name!r}: the sweep has no {self.begin!r} to begin with, but {', '.join(sorted(best))}"
             )
-        lead = rates_of(kept.log_rates[of_family[0] if self.begin else kept.best_family], run)
+        lead = rates_of(kept.log_rates[best[self.begin] if self.begin else kept.best_family], run)
         window = max(trained.model.sizes.window, self.recent)
         return {
             "model": trained.fingerprint,

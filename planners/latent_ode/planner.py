@@ -235,7 +235,7 @@ class LatentODE(OfAModel):
         # To go on comes before the rest, which take its place for runs where the models are sure.
         plans = torch.cat([found.clamp(known), search(found, family, known, settings, draws)], 1)
         states = found.futures(plans)
-        ends = found.model.final(states.flatten(1, 2)).reshape(states.shape[:3])
+        ends = found.ends_of(states)
         gain = ends[:, :, 0] - ends[:, :, 1]
         sure = (gain.mean(0) > self.sure * gain.std(0)).numpy()
         changed = sure if state["planned"] else np.ones_like(sure)

@@ -108,7 +108,10 @@ class Problem:
 
     def ends(self, plans: Tensor) -> Tensor:
         """Predicted log loss on the whole validation split, scaled, (members, runs, plans)."""
-        states = self.futures(plans)
+        return self.ends_of(self.futures(plans))
+
+    def ends_of(self, states: Tensor) -> Tensor:
+        """The same of what `futures` returns."""
         return self.model.final(states.flatten(1, 2)).reshape(states.shape[:3])
 
     def scores(self, plans: Tensor, pessimism: float) -> Tensor:
