@@ -156,7 +156,7 @@ class Episodes:
             segment=self.task.segment,
             lr_range=self.task.lr_range,
             optimizer=type(self.task.optimizer).__name__,
-            num_parameters=self.children.state.layout.size,
+            num_parameters=self.children.state.layout.num_parameters,
         )
 
     def start(self, rows: Sequence[int], seeds: Sequence[int], lr: Any = None) -> None:

@@ -13,11 +13,13 @@ from torch import nn
 
 from lr_env.children import Backend, Children, stacked
 from lr_env.children.backend import compiler
-from lr_env.children.initial import build_seeded
+from lr_env.children.initial import build_seeded, moved
+from lr_env.children.noise import seed_dropout
 from lr_env.children.numerics import Numerics
 from lr_env.children.optimizers import SGD, Adam, AdamW
 from lr_env.children.replay import Replay
 from lr_env.children.stacked import clip_
+from lr_env.children.state import Layout
 from lr_env.errors import UserError
 from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, Task
 from lr_env.tasks.networks import _MaxPool2
@@ -171,14 +173,44 @@ def test_a_neighbour_that_explodes_changes_nothing(name):
     np.testing.assert_array_equal(among.step_losses[rows], alone.step_losses[rows])
 
 
+def same_children(some: Children, others: Children, rtol: float, atol: float) -> None:
+    """By name: where a parameter lies in its row differs between devices."""
+    for row in range(len(some)):
+        expected = others.state.child(row)
+        for key, tensor in some.state.child(row).items():
+            if not key.endswith("noise_key"):
+                torch.testing.assert_close(tensor.cpu(), expected[key], rtol=rtol, atol=atol, msg=key)
+
+
 @pytest.mark.parametrize("name", TASKS_OF)
 def test_cuda_equals_cpu(name):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     truth = trained(TASKS_OF[name], LOOP)
     for backend in (LOOP, STACK, Backend("stacked", 1)):
-        children = trained(TASKS_OF[name], backend, device="cuda")
-        torch.testing.assert_close(children.state.parameters.cpu(), truth.state.parameters, rtol=1e-7, atol=1e-8)
+        same_children(trained(TASKS_OF[name], backend, device="cuda"), truth, 1e-7, 1e-8)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_gaps_between_parameters_change_nothing(name, monkeypatch):
+    apart = Layout.of
+    truth = trained(TASKS_OF[name], LOOP, segments=2)
+    monkeypatch.setattr(Layout, "of", lambda module, channels_last, align: apart(module, channels_last, 4))
+    for backend in (LOOP, STACK):
+        children = trained(TASKS_OF[name], backend, segments=2)
+        layout = children.state.layout
+        assert layout.size > layout.num_parameters == truth.state.layout.size
+        assert layout.size % 4 == 0
+        assert all(view[0].storage_offset() % 4 == 0 for view in layout.views(children.state.parameters).values())
+        same_children(children, truth, 1e-8, 1e-9)
+
+
+def test_shared_buffers_stay_shared_on_another_device():
+    network, other = (
+        seed_dropout(build_seeded(lambda: GPT(8, 1, 2, dropout=0.3).build((6,), 7), 0, torch.float32)) for _ in range(2)
+    )
+    assert len([*network.to("meta").named_buffers()]) > 1  # torch's own way
+    assert [name for name, _ in moved(other, torch.device("meta")).named_buffers()] == ["dropout.noise_key"]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, in compiling

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ from lr_env.children import Backend, Children
 from lr_env.children.graphs import trace
 from lr_env.children.numerics import Numerics, tf32
 from lr_env.errors import UserError
-from lr_env.tasks import CNN, GPT, TASKS
+from lr_env.tasks import CNN, GPT, TASKS, Network, ResNet
 from lr_env.tasks.sources import SOURCES, DataSource
 
 LOOP, STACK = Backend("loop"), Backend("stacked", 3)
@@ -31,13 +31,27 @@ DIGITS = replace(TASKS["DigitsMLP"], budget=40, segment=5)
 TEXT = replace(DIGITS, data="test-numerics", network=GPT(8, 1, 2), batch_size=6, val_subset=12, target_val_loss=None)
 
 
-@pytest.mark.parametrize("task", [DIGITS, TEXT], ids=["digits", "text"])
-def test_bf16_trains_nearly_alike_and_leaves_nothing_set(task):
+@dataclass(frozen=True)
+class _OfImages:
+    network: Network
+
+    def build(self, input_shape, num_classes):
+        return torch.nn.Sequential(torch.nn.Unflatten(1, (1, 8, 8)), self.network.build((1, 8, 8), num_classes))
+
+
+CONVOLUTIONS = replace(DIGITS, network=_OfImages(CNN(2, 8, 0.0)))
+BATCH_NORM = replace(DIGITS, network=_OfImages(ResNet((1, 1), 4)))
+
+
+@pytest.mark.parametrize(
+    ("task", "rate"), [(DIGITS, 0.05), (TEXT, 0.05), (BATCH_NORM, 0.01)], ids=["digits", "text", "batch-norm"]
+)
+def test_bf16_trains_nearly_alike_and_leaves_nothing_set(task, rate):
     runs = {}
     for precision in ("float32", "bf16"):
         for backend in (LOOP, STACK):
             children = Children(task, [0, 1, 2], backend=backend, numerics=Numerics(precision))
-            runs[precision, backend.name] = np.array([children.train([0.05] * 3) for _ in range(8)])
+            runs[precision, backend.name] = np.array([children.train([rate] * 3) for _ in range(8)])
             assert not torch.is_autocast_enabled("cpu")
     np.testing.assert_allclose(runs["bf16", "loop"], runs["float32", "loop"], rtol=0.05)
     # The same roundings on both, but for the order of sums, which can tip one now and then.
@@ -91,8 +105,7 @@ def test_tf32_is_what_is_asked_for_and_afterwards_what_it_was(how, allowed):
 
 
 def test_the_order_of_kernels_in_memory_is_not_what_they_are():
-    task = replace(TASKS["DigitsMLP"], data="digits", budget=10, segment=5)
-    task = replace(task, network=_Images())
+    task = replace(CONVOLUTIONS, budget=10)
     runs = []
     for order in (True, False):
         children = Children(task, [0, 1], backend=STACK, dtype=torch.float64, numerics=Numerics(channels_last=order))
@@ -102,11 +115,6 @@ def test_the_order_of_kernels_in_memory_is_not_what_they_are():
     for name, tensor in runs[0].items():
         torch.testing.assert_close(tensor, runs[1][name], rtol=1e-9, atol=1e-10)
     assert runs[0]["1.0.weight"].stride() != runs[1]["1.0.weight"].stride()
-
-
-class _Images:
-    def build(self, input_shape, num_classes):
-        return torch.nn.Sequential(torch.nn.Unflatten(1, (1, 8, 8)), CNN(2, 8, 0.0).build((1, 8, 8), num_classes))
 
 
 def _turned(order, x):
@@ -131,6 +139,20 @@ def test_deterministic_on_cuda_needs_a_workspace_that_torch_accepts(monkeypatch)
                 Numerics(deterministic=True).check(torch.device("cuda"))
         else:
             Numerics(deterministic=True).check(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_batch_norm_on_cuda_in_every_precision_and_order(precision, channels_last):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    numerics = Numerics(precision, channels_last=channels_last)
+    runs = []
+    for backend in (LOOP, STACK, Backend("stacked", 1)):
+        children = Children(BATCH_NORM, [0, 1, 2], "cuda", backend, numerics=numerics)
+        runs.append([children.train([0.01] * 3) for _ in range(4)])
+    for found in runs[1:]:
+        np.testing.assert_allclose(found, runs[0], rtol=0.03)
 
 
 def test_deterministic_on_cuda_gives_the_same_bits(monkeypatch):

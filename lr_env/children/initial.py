@@ -57,3 +57,16 @@ def build_seeded(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) 
     if all(part.dtype == dtype for part in (*module.parameters(), *module.buffers()) if part.is_floating_point()):
         return module  # casting walks through all of it, a tenth of a reset's time
     return module.to(dtype)
+
+
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """A module on a device; `Module.to` alone would give every place of a shared buffer a copy of its own."""
+    shared: dict[int, list[str]] = {}
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        shared.setdefault(id(buffer), []).append(name)
+    module = module.to(device)
+    for first, *others in shared.values():
+        for name in others:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, module.get_buffer(first))
+    return module

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from lr_env.errors import UserError, unknown
 
@@ -75,6 +77,29 @@ class Numerics:
                 yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+class BatchNormForFunctorch(TorchFunctionMode):
+    """Inside, batch norm computes as functorch can batch it: in at least float32, of channels-last images not by cuDNN.
+
+    Batched, its backward pass wants inputs and gradients of one type, which under autocast they are not; and cuDNN's
+    asks of channels-last images what functorch cannot say.
+
+    Args:
+        cudnn: whether it may be used.
+    """
+
+    def __init__(self, cudnn: bool) -> None:
+        super().__init__()
+        self._cudnn = cudnn
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        inputs, *others = args
+        wide = inputs.float() if inputs.dtype in (torch.bfloat16, torch.float16) else inputs
+        with nullcontext() if self._cudnn else torch.backends.cudnn.flags(enabled=False):
+            return func(wide, *others, **(kwargs or {})).to(inputs.dtype)
 
 
 @contextmanager

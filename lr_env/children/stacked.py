@@ -18,7 +18,7 @@ from lr_env.children.alignment import alignment
 from lr_env.children.batches import Batches
 from lr_env.children.graphs import traced
 from lr_env.children.losses import mean_loss
-from lr_env.children.numerics import EXACT, Numerics
+from lr_env.children.numerics import EXACT, BatchNormForFunctorch, Numerics
 from lr_env.children.replay import Replay
 from lr_env.children.state import ChildrenState, kept
 
@@ -220,7 +220,7 @@ class StackedEngine:
 
     def _gradients(self) -> Callable[..., Any]:
         def loss(parameters: Tensors, buffers: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
-            with self.numerics.autocast(inputs.device):
+            with self.numerics.autocast(inputs.device), BatchNormForFunctorch(not self.state.layout.channels_last):
                 return mean_loss(functional_call(self.template, (parameters, buffers), (inputs,)), labels)
 
         return vmap(grad_and_value(loss))

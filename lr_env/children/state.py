@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,9 +30,10 @@ class Layout:
         buffers: buffer name -> shape, shared buffers once.
         output_weight: name of the output layer's weight.
         key: name of the buffer that holds the key of a step's random numbers, where the network draws any.
-        size: parameters of one child.
+        size: length of a row.
         channels_last: whether the kernels of 2-d convolutions lie channels-last, (outputs, height, width, inputs),
             whatever their shape says: convolutions then compute channels-last.
+        align: every parameter begins at a multiple of so many numbers; what lies between stays 0.
     """
 
     shapes: Mapping[str, torch.Size]
@@ -40,9 +42,10 @@ class Layout:
     key: str | None
     size: int
     channels_last: bool = True
+    align: int = 1
 
     @staticmethod
-    def of(module: nn.Module, channels_last: bool = True) -> Layout:
+    def of(module: nn.Module, channels_last: bool = True, align: int = 1) -> Layout:
         """The layout of a network.
 
         Raises:
@@ -60,8 +63,13 @@ class Layout:
         output = own[id(linear[-1])] if linear else matrices[-1]  # a tied weight has the name of its first use
         buffers = {name: buffer.shape for name, buffer in module.named_buffers()}
         key = next((name for name in buffers if name.rpartition(".")[2] == KEY_BUFFER), None)
-        size = sum(shape.numel() for shape in shapes.values())
-        return Layout(shapes, buffers, output, key, size, channels_last)
+        size = sum(_up(shape.numel(), align) for shape in shapes.values())
+        return Layout(shapes, buffers, output, key, size, channels_last, align)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of one child."""
+        return sum(shape.numel() for shape in self.shapes.values())
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view of flat rows (..., size)."""
@@ -75,14 +83,22 @@ class Layout:
                 views[name] = part.view(*lead, outputs, height, width, inputs).movedim(-1, -3)
             else:
                 views[name] = part.view(*lead, *shape)
-            start += shape.numel()
+            start += _up(shape.numel(), self.align)
         return views
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The opposite of `views`, as a new tensor: name -> (rows, *shape) to (rows, size)."""
         parts = [parameters[name] for name in self.shapes]
         moved = [part.movedim(-3, -1) if part.dim() == 5 and self.channels_last else part for part in parts]
-        return torch.cat([part.flatten(1) for part in moved], dim=1)
+        flat = [part.flatten(1) for part in moved]
+        return torch.cat(
+            [F.pad(part, (0, -part.shape[1] % self.align)) for part in flat] if self.align > 1 else flat, 1
+        )
+
+
+def _up(count: int, align: int) -> int:
+    """The next multiple."""
+    return -(-count // align) * align
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Job:
         check_lockstep(self.lockstep)
 
     def candidates(self, planner: str) -> list[Planner]:
-        """The settings of a planner that the sweep tries.
+        """The settings of a planner that the sweep tries: each once, so only one where all were given.
 
         Raises:
             UserError: the planner does not have a setting that is asked for.
@@ -98,9 +98,7 @@ class Job:
         if wrong:
             raise UserError(f"planner {planner!r} has no setting {wrong[0]!r}: see `lr-env planners {planner}`")
         changed = [replace(setting, **own) for setting in offered]  # type: ignore[type-var]
-        if any(setting in changed[:index] for index, setting in enumerate(changed)):
-            raise UserError(f"planner {planner!r} has the same setting twice with {own}: it must differ between rates")
-        return changed
+        return [setting for index, setting in enumerate(changed) if setting not in changed[:index]]
 
     @cached_property  # finding a planner reads the metadata of every installed package
     def controls(self) -> dict[str, str]:
@@ -147,8 +145,7 @@ class Job:
     @property
     def child_steps(self) -> int:
         """Optimizer steps of all runs."""
-        swept = len(self.planners) - len(self.controls)
-        runs = swept * len(self.rates) * len(self.tune_seeds) + len(self.planners) * len(self.seeds)
+        runs = len(self.sweep_runs(self.planners)) + len(self.planners) * len(self.seeds)
         return runs * self.task.budget
 
     def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -310,6 +307,8 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
     """How a result was made, for people and for programs."""
     training, steps = result.spec["training"], tuning_steps(result.tuning, result.chosen)
     backend = Backend(**training["backend"])
+    tried = {name: len(job.candidates(name)) for name in job.planners if name not in job.controls}
+    fewer = {name: count for name, count in tried.items() if count < len(job.rates)}
     return {
         "title": f"{job.task.name}: learning-rate schedules compared",
         "command": command,
@@ -321,6 +320,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
             "runs_per_planner": len(job.rates) * len(job.tune_seeds),
             "rates": list(job.rates),
             "seeds": list(job.tune_seeds),
+            **({"fewer_settings": fewer} if fewer else {}),
             **({"controls": job.controls} if job.controls else {}),
         },
         "child_steps": {
