@@ -91,6 +91,17 @@ def test_a_sweep_is_kept_in_the_store(tmp_path):
     assert query(store, "SELECT COUNT(*) FROM segments") == [(16,)]
 
 
+def test_settings_that_are_all_given_are_tried_once(tmp_path):
+    given = ["--set", "multi-step.peak=0.05"]
+    done = lr_env("compare", "DigitsMLP", "--planners", "constant", "multi-step", *QUICK, *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    store = tmp_path / "results" / "records.sqlite"
+    found = query(store, "SELECT planner, COUNT(*) FROM runs WHERE phase = 'tune' GROUP BY planner ORDER BY planner")
+    assert found == [("constant", 2), ("multi-step", 1)]
+    manifest = json.loads((tmp_path / "results" / "DigitsMLP" / "manifest.json").read_text())
+    assert manifest["tuning"]["fewer_settings"] == {"multi-step": 1}
+
+
 def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path):
     arguments = [*SMALL, "--seeds", "4", "--checkpoint-seconds", "0.05", "--lockstep", "4", "--backend", "stacked"]
     arguments += ["--flatness"]

@@ -11,12 +11,16 @@ from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_ends, progress_bar, writable
 from lr_env.commands.kept_options import ReportOptions
+from lr_env.errors import UserError
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 _SEEDS = 10
 """Of a comparison by default."""
+
+_OF_A_SWEEP = ("design", "runs", "rates")
+"""Options that say nothing of runs that there are."""
 
 
 def on_fresh_seeds(used: set[int]) -> str:
@@ -60,6 +64,9 @@ class Fit(ReportOptions):
         name, task = self.experiment(), self.varied_task()
         folder = self.results / "fit" / name
         how = {"kind": self.kind, "members": self.members}
+        of_a_sweep = [f"--{option}" for option in _OF_A_SWEEP if getattr(self, option) != getattr(Fit, option)]
+        if self.records is not None and of_a_sweep:
+            raise UserError(f"{of_a_sweep[0]} is of a sweep, and --records takes runs that there are: leave out one")
         if self.records is None:
             made, seeds = self._swept(fitter, task, folder, how), ""
         else:
