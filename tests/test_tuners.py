@@ -196,6 +196,11 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
         run_budgets(wanted, Study(TASK, store, "x", TRAINING, progress=stop), tmp_path / "stopped")
     again = run_budgets(wanted, Study(TASK, store, "x", TRAINING), tmp_path / "stopped")
     assert again.to_json() == whole.to_json()
+    grown = Study(TASK, Store(tmp_path / "grown.sqlite"), "x", TRAINING)
+    run_budgets(replace(wanted, runs=(3,)), grown, tmp_path / "grown")
+    assert run_budgets(wanted, grown, tmp_path / "grown").to_json() == whole.to_json()
+    with pytest.raises(UserError, match="was begun with budgets runs"):
+        run_budgets(replace(wanted, runs=(4, 5)), grown, tmp_path / "grown")
     phases = {run.phase: run for run in store.runs("x")}
     assert set(phases) == {"wsd-0", "wsd-1", *(f"tpe-{turn}" for turn in range(5)), "direct-0", "final"}
     assert len([run for run in store.runs("x") if run.phase.startswith("tpe")]) == 2 * 5

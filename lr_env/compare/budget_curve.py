@@ -102,8 +102,13 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
             if twice := sorted({label for label, *_ in answers} & {label for label, *_ in found}):
                 raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
             found |= answers
-        planned = {place_of(run): run for run in (PlannedRun(p, s) for p in found.values() for s in wanted.seeds)}
-        experiment.run(sorted(planned.values(), key=place_of), FINAL, ("val", "test"), study.telling("answers"))
+        before: set[tuple[str, str, int]] = set()
+        for until in sorted({runs for _, runs, _ in found}):  # apart, so that a budget that is added later changes none
+            planners = [planner for (_, runs, _), planner in found.items() if runs == until]
+            planned = {place_of(run): run for run in (PlannedRun(p, s) for p in planners for s in wanted.seeds)}
+            new = [planned[place] for place in sorted(planned.keys() - before)]
+            experiment.run(new, FINAL, ("val", "test"), study.telling("answers"))
+            before |= planned.keys()
         ends = {place_of(run): run for run in study.store.runs(study.name, FINAL)}
     answers = tuple(
         Answer(label, runs, repeat, planner, tuple(ends[place_of(PlannedRun(planner, s))] for s in wanted.seeds))

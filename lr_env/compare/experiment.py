@@ -34,7 +34,7 @@ class Experiment:
         name: of the experiment.
         task: what is trained.
         spec: everything that the results depend on, JSON-able. Going on with another spec is refused, but for planners
-            that are added: see `added_to`.
+            that are added (see `added_to`) and for larger budgets.
         device, backend, numerics, lockstep: how the runs are trained; `lockstep` children at a time.
         checkpoint_seconds: wall time between two checkpoints of the runs in flight.
 
@@ -176,7 +176,11 @@ def generations(spec: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether all that a spec changes is that there are more planners."""
+    """Whether all that a spec changes is that there are more planners, or larger budgets after those that it had."""
+    if "budgets" in before and "budgets" in now:
+        had = before["budgets"]["runs"]
+        longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had)]}
+        return before == {**now, "budgets": longer}
     own = ("added", "settings", "fingerprints")
     if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):
         return False
