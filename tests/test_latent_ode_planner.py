@@ -15,6 +15,7 @@ from lr_env.explained import explained
 from lr_env.planner import RunSpec
 from lr_env.rollout import rollout
 from lr_env.tasks import find_task
+from planners.latent_ode.controls import MeanOfBest
 from planners.latent_ode.fit import Fitting, fit, predicted_final
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
@@ -207,10 +208,22 @@ def test_mean_rates_of_solver_steps(path):
     np.testing.assert_allclose(mean, (1 - np.exp(-3)) / 3, rtol=1e-3)
 
 
+def test_plans_are_anchored_to_the_sweep_unless_the_models_are_sure(path):
+    """Of the quadratic they know better than its best runs; where they could not be sure, these are what is played."""
+    plain, usual, bound, half = (
+        played(LatentODE(model=str(path), every=1.0, anchor=anchor, sure=sure))[0]
+        for anchor, sure in ((0.0, 2.0), (0.5, 2.0), (1.0, 1e9), (0.5, 1e9))
+    )
+    np.testing.assert_array_equal(usual, plain)
+    of_the_best, *_ = played(MeanOfBest(model=str(path)))
+    np.testing.assert_allclose(bound, of_the_best, rtol=0.03)  # by way of a coarser grid
+    np.testing.assert_allclose(half, np.sqrt(plain * bound), rtol=1e-4)
+
+
 def test_later_plans_are_played_where_the_models_are_sure(path):
     """Never, where they would have to be surer than they can be; a new budget is planned for all the same."""
     once, stubborn, willing = (
-        LatentODE(model=str(path), every=every, sure=sure) for every, sure in ((1.0, 0.0), (0.25, 1e9), (0.25, 0.0))
+        LatentODE(model=str(path), every=every, sure=sure) for every, sure in ((1.0, 1e9), (0.25, 1e9), (0.25, 0.0))
     )
     (first, *_), (same, _, before, state), (changed, *_) = (played(planner) for planner in (once, stubborn, willing))
     np.testing.assert_array_equal(same, first)

@@ -25,6 +25,7 @@ DEFAULT = "by default"
 """The planner as it is."""
 
 PLANS: Mapping[str, Mapping[str, Any]] = {
+    "no anchor": {"anchor": 0.0},
     "the best plan": {"blend": 0.0},
     "the best plan, no pessimism": {"blend": 0.0, "pessimism": 0.0},
     "the best plan, pessimism 2": {"blend": 0.0, "pessimism": 2.0},

@@ -98,7 +98,7 @@ class MeanOfBest(Replay):
 
     def log_rates(self, repertoire: Repertoire) -> Floats:
         """Their mean."""
-        return repertoire.log_rates[repertoire.order[: self.count]].mean(0)
+        return repertoire.middle(self.count)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,10 @@ from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
-_EVERY, _TRUSTS, _BLENDS = (0.2, 1.0), (0.0, 0.3), (2.0, 1.0, 4.0)
+_EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (0.5, 0.0), (2.0, 1.0, 4.0)
+
+ANCHORS = 3
+"""Best schedules of a sweep whose mean plans are anchored to."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,12 @@ class LatentODE(OfAModel):
             as the task allows.
         pessimism: standard deviations over the models that are added to the mean of what they predict, where `blend`
             is 0: a mean of plans allows for what the models do not know.
-        sure: a later plan is played where the gain over going on with the earlier one is so many standard deviations,
-            over the models, above 0: what is read off noisy losses moves all plans alike, and is no reason to change.
+        sure: models are sure of a gain that is so many standard deviations, over the models, above 0. A later plan is
+            played where they are sure that it is better than going on with the earlier one: what is read off noisy
+            losses moves all plans alike, and is no reason to change.
         blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
+        anchor: share of the mean of the sweep's best three schedules in a plan, in the log; none where the models are
+            sure that the plan alone is better.
         rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.search.Search`.
     """
 
@@ -63,6 +69,7 @@ class LatentODE(OfAModel):
         "pessimism": NOT_NEGATIVE,
         "sure": NOT_NEGATIVE,
         "blend": NOT_NEGATIVE,
+        "anchor": SHARE,
         "rounds": FROM_0,
         "draws": COUNT,
         "free": FROM_0,
@@ -76,6 +83,7 @@ class LatentODE(OfAModel):
     pessimism: float = 1.0
     sure: float = 2.0
     blend: float = 2.0
+    anchor: float = 0.5
     rounds: int = 4
     draws: int = 32
     free: int = 0
@@ -89,8 +97,8 @@ class LatentODE(OfAModel):
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
         """As many settings as there are rates, of which it has none: the default first."""
-        tried = itertools.product(_EVERY, _TRUSTS, _BLENDS)
-        settings = [cls(every=every, trust=trust, blend=blend) for every, trust, blend in tried]
+        tried = itertools.product(_EVERY, _ANCHORS, _BLENDS)
+        settings = [cls(every=every, anchor=anchor, blend=blend) for every, anchor, blend in tried]
         more = [cls(blend=_BLENDS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 
@@ -232,19 +240,31 @@ class LatentODE(OfAModel):
             blend=self.blend,
         )
         draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
-        # To go on comes before the rest, which take its place for runs where the models are sure.
-        plans = torch.cat([found.clamp(known), search(found, family, known, settings, draws)], 1)
+        best, *others = search(found, family, known, settings, draws).split(1, 1)
+        middle = left.rest_of(trained.repertoire.middle(ANCHORS), trained.scales.log_rate)
+        anchored = best + self.anchor * (middle - best)
+        plans = torch.cat([found.clamp(torch.cat([known, anchored, best], 1)), *others], 1)
         states = found.futures(plans)
         ends = found.ends_of(states)
-        gain = ends[:, :, 0] - ends[:, :, 1]
-        sure = (gain.mean(0) > self.sure * gain.std(0)).numpy()
-        changed = sure if state["planned"] else np.ones_like(sure)
-        considered = torch.from_numpy(changed.astype(int)[:, None]) + torch.arange(plans.shape[1] - 1)
-        runs = torch.arange(len(draws))[:, None]
-        plans, states = plans[runs, considered], states[:, runs, considered]
+        every = torch.arange(len(draws))
+
+        def surer(before: Tensor, after: Tensor) -> Tensor:
+            """Whether the models are sure of a gain, (runs,), between plans of those numbers."""
+            gain = ends[:, every, before] - ends[:, every, after]
+            return gain.mean(0) > self.sure * gain.std(0)
+
+        going, fresh = torch.zeros(len(draws), dtype=torch.int64), torch.ones(len(draws), dtype=torch.int64)
+        fresh = fresh + surer(fresh, fresh + 1)
+        changed = surer(going, fresh) if state["planned"] else torch.ones(len(draws), dtype=torch.bool)
+        first, second = torch.where(changed, fresh, going), torch.where(changed, 3 - fresh, fresh)
+        considered = torch.cat(
+            [first[:, None], second[:, None], (3 + torch.arange(len(others))).expand(len(draws), -1)], 1
+        )
+        plans, states = plans[every[:, None], considered], states[:, every[:, None], considered]
         log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
-        rates[~changed, 0] = state["rates"][~changed, now:]  # not by way of the grid
+        kept = ~changed.numpy()
+        rates[kept, 0] = state["rates"][kept, now:]  # not by way of the grid
         losses = found.model.read(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1]).numpy().astype(np.float64)
         nodes = np.linspace(0, self.horizon, losses.shape[-1])
         belief = {

@@ -31,6 +31,15 @@ class Left:
     lr_range: tuple[float, float]
     horizon: float = 1.0
 
+    @property
+    def times(self) -> Floats:
+        """Shares of the run at which plans have their points, (GRID,)."""
+        return self.over + np.linspace(0, 1, GRID) * (1 - self.over)
+
+    def rest_of(self, log_rates: Floats, log_rate: float) -> Tensor:
+        """The rest of a schedule that is given at `TIMES`, as searches have it, (GRID,)."""
+        return as_plan(np.interp(self.times, TIMES, log_rates), log_rate)
+
 
 def problem(
     trained: Trained, state: Tensor, left: Left, trust: float | None, member: int | None = None
@@ -45,7 +54,7 @@ def problem(
             log; None: within those that may be set.
         member: see `Problem`.
     """
-    at = left.over + np.linspace(0, 1, GRID) * (1 - left.over)
+    at = left.times
     limits = np.log(left.lr_range)
     seen = trained.repertoire.trusted
     if trust is None:

@@ -62,6 +62,10 @@ class Repertoire:
         """Numbers of the schedules, the best first."""
         return np.argsort(self.ends, kind="stable").tolist()
 
+    def middle(self, count: int) -> Floats:
+        """The mean of the log rates of so many of the best, (points,)."""
+        return self.log_rates[self.order[:count]].mean(0)
+
     @property
     def families(self) -> list[int]:
         """Numbers of the schedules that people use, the best first; of all, if there are none of those."""
