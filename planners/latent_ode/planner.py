@@ -22,7 +22,7 @@ from planners.latent_ode.windows import scaled, token
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
 
 # What a sweep of settings goes through, the last the fastest.
-_EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (0.5, 0.0), (2.0, 1.0, 4.0)
+_EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
 
 ANCHORS = 3
 """Best schedules of a sweep whose mean plans are anchored to."""
@@ -53,8 +53,8 @@ class LatentODE(OfAModel):
             played where they are sure that it is better than going on with the earlier one: what is read off noisy
             losses moves all plans alike, and is no reason to change.
         blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
-        anchor: share of the mean of the sweep's best three schedules in a plan, in the log; none where the models are
-            sure that the plan alone is better.
+        anchor: schedules of a sweep of which a model counts as much as the mean of its best three does: of n schedules
+            that has a share of anchor / (anchor + n) in the first plan, in the log.
         rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.search.Search`.
     """
 
@@ -69,7 +69,7 @@ class LatentODE(OfAModel):
         "pessimism": NOT_NEGATIVE,
         "sure": NOT_NEGATIVE,
         "blend": NOT_NEGATIVE,
-        "anchor": SHARE,
+        "anchor": NOT_NEGATIVE,
         "rounds": FROM_0,
         "draws": COUNT,
         "free": FROM_0,
@@ -83,7 +83,7 @@ class LatentODE(OfAModel):
     pessimism: float = 1.0
     sure: float = 2.0
     blend: float = 2.0
-    anchor: float = 0.5
+    anchor: float = 20.0
     rounds: int = 4
     draws: int = 32
     free: int = 0
@@ -242,8 +242,9 @@ class LatentODE(OfAModel):
         draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
         best, *others = search(found, family, known, settings, draws).split(1, 1)
         middle = left.rest_of(trained.repertoire.middle(ANCHORS), trained.scales.log_rate)
-        anchored = best + self.anchor * (middle - best)
-        plans = torch.cat([found.clamp(torch.cat([known, anchored, best], 1)), *others], 1)
+        anchored = best + self.anchor / (self.anchor + len(trained.repertoire.names)) * (middle - best)
+        own = [known, anchored, best, middle.expand_as(best)]
+        plans = torch.cat([found.clamp(torch.cat(own, 1)), *others], 1)
         states = found.futures(plans)
         ends = found.ends_of(states)
         every = torch.arange(len(draws))
@@ -253,13 +254,14 @@ class LatentODE(OfAModel):
             gain = ends[:, every, before] - ends[:, every, after]
             return gain.mean(0) > self.sure * gain.std(0)
 
-        going, fresh = torch.zeros(len(draws), dtype=torch.int64), torch.ones(len(draws), dtype=torch.int64)
-        fresh = fresh + surer(fresh, fresh + 1)
-        changed = surer(going, fresh) if state["planned"] else torch.ones(len(draws), dtype=torch.bool)
-        first, second = torch.where(changed, fresh, going), torch.where(changed, 3 - fresh, fresh)
-        considered = torch.cat(
-            [first[:, None], second[:, None], (3 + torch.arange(len(others))).expand(len(draws), -1)], 1
-        )
+        going, fresh, alone, seen = torch.arange(len(own))[:, None].expand(-1, len(draws))
+        if state["planned"]:
+            fresh, changed = alone, surer(going, alone)
+        else:
+            fresh, changed = torch.where(surer(seen, alone), alone, fresh), torch.ones(len(draws), dtype=torch.bool)
+        first, second = torch.where(changed, fresh, going), torch.where(changed, seen, fresh)
+        rest = (len(own) + torch.arange(len(others))).expand(len(draws), -1)
+        considered = torch.cat([first[:, None], second[:, None], rest], 1)
         plans, states = plans[every[:, None], considered], states[:, every[:, None], considered]
         log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
