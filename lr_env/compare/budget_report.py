@@ -199,17 +199,20 @@ class BudgetCurve:
         save(figure, path)
 
     def _draw_curves(self, axes: Axes) -> None:
+        values = []
         for number, label in enumerate(self.labels):
             found = [self.regret(label, runs) for runs in self.budgets]
             at = np.array(self.budgets) * 1.02 ** (number - len(self.labels) / 2)
             style = distinct_style(number)
             halves = [_half(estimate) for estimate in found]
             axes.errorbar(at, [e.value for e in found], yerr=halves, marker="o", markersize=3, label=label, **style)
+            values += [estimate.value for estimate in found]
         axes.axhline(0, color="#888888", linewidth=0.8)
         log_scale(axes, "x")
+        axes.set_yscale("symlog", linthresh=_middle(values))
         axes.set_xlabel("tuning runs")
         axes.set_ylabel(_REGRET)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption(axes, f"mean and 95 % interval over repeats; 0 is {self.best.label} after {self.best.runs} runs")
 
     def _draw_rows(self, axes: Axes) -> None:
@@ -222,8 +225,7 @@ class BudgetCurve:
             else:
                 axes.annotate("diverged", (1, row), xycoords=("axes fraction", "data"), ha="right", va="center")
         axes.axvline(0, color="#888888", linewidth=0.8)
-        known = [abs(estimate.value) for estimate in found.values() if np.isfinite(estimate.value) and estimate.value]
-        axes.set_xscale("symlog", linthresh=float(np.median(known)) if known else 1.0)
+        axes.set_xscale("symlog", linthresh=_middle([estimate.value for estimate in found.values()]))
         axes.set_yticks(range(len(order)), order, fontsize=8)
         axes.set_xlabel(_REGRET)
         best = self.best
@@ -233,6 +235,12 @@ class BudgetCurve:
 def _half(estimate: st.Estimate) -> float:
     """Half of the interval; 0 where there is none."""
     return estimate.half_width if np.isfinite(estimate.half_width) else 0.0
+
+
+def _middle(regrets: Sequence[float]) -> float:
+    """Up to where an axis is linear, so that those far off do not press the others together."""
+    known = [abs(value) for value in regrets if np.isfinite(value) and value]
+    return float(np.median(known)) if known else 1.0
 
 
 def _of_planner(answer: Answer) -> dict[str, Any]:
