@@ -91,9 +91,9 @@ class Layout:
         parts = [parameters[name] for name in self.shapes]
         moved = [part.movedim(-3, -1) if part.dim() == 5 and self.channels_last else part for part in parts]
         flat = [part.flatten(1) for part in moved]
-        return torch.cat(
-            [F.pad(part, (0, -part.shape[1] % self.align)) for part in flat] if self.align > 1 else flat, 1
-        )
+        if self.align > 1:
+            flat = [F.pad(part, (0, -part.shape[1] % self.align)) for part in flat]
+        return torch.cat(flat, dim=1)
 
 
 def _up(count: int, align: int) -> int:

@@ -28,7 +28,7 @@ class Budget(ReportOptions):
     tuners: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("latent-ode", "wsd", "wsd-tpe", "random", "tpe")
     """Who tunes."""
     runs: Annotated[str, arg(metavar="RUNS")] = "10,20,40,100"
-    """Numbers of runs after which each is asked."""
+    """Numbers of runs after which each is asked. A later start under the same name may add larger ones."""
     repeats: Annotated[int, arg(metavar="N")] = 5
     """Repeats of each procedure from the start."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = "20"

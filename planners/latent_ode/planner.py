@@ -33,11 +33,13 @@ class LatentODE(OfAModel):
     """Plans the rest of the schedule on a learned model of training, again and again.
 
     The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
-    the recent past. Played is a mean of the schedules whose ends the model likes, the better the more (`blend`), or,
+    the recent past. A plan is a mean of the schedules whose ends the model likes, the better the more (`blend`), or,
     without it, the best one, found by the cross-entropy method from schedules of known shape and, with `ascents`, by
-    its gradients. Several models vote, and where they disagree a plan counts as worse. With a lead, the best schedule
-    of the sweep that has a name is played before the first plan. Origin: arXiv:2509.23052 (Sampson & Melchior 2025),
-    with the rate as what drives the path in place of something that is read off it; fitted with `lr-env fit TASK`.
+    its gradients. A part of the first plan gives way to the mean of the three best schedules of the sweep (`anchor`),
+    except where the models are sure that theirs is better. Several models vote, and where they disagree a plan counts
+    as worse. With a lead, the best schedule of the sweep that has a name is played before the first plan. Origin:
+    arXiv:2509.23052 (Sampson & Melchior 2025), with the rate as what drives the path in place of something that is
+    read off it; fitted with `lr-env fit TASK`.
 
     Attributes:
         model, reuse: see `OfAModel`.
@@ -51,7 +53,8 @@ class LatentODE(OfAModel):
             is 0: a mean of plans allows for what the models do not know.
         sure: models are sure of a gain that is so many standard deviations, over the models, above 0. A later plan is
             played where they are sure that it is better than going on with the earlier one: what is read off noisy
-            losses moves all plans alike, and is no reason to change.
+            losses moves all plans alike, and is no reason to change. The first plan has no anchor where they are sure
+            that it is better than that.
         blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
         anchor: schedules of a sweep of which a model counts as much as the mean of its best three does: of n schedules
             that has a share of anchor / (anchor + n) in the first plan, in the log.
