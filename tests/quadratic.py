@@ -17,12 +17,12 @@ STEPS, SEGMENT = 400, 10
 SPEC = RunSpec("quadratic", STEPS, SEGMENT, (1e-9, 1.5), "SGD", 1)
 
 
-def trained(rates, noise, seeds):
+def trained(rates, noise, seeds, let_in=S):
     """Losses at segment ends under rates (runs, segments): (runs, segments) with measuring noise, and the true ends."""
     value = np.full(len(rates), V0)
     seen = []
     for rate in np.repeat(np.asarray(rates, dtype=np.float64).T, SEGMENT, axis=0):
-        value = (1 - H * rate) ** 2 * value + S * rate**2
+        value = (1 - H * rate) ** 2 * value + let_in * rate**2
         seen.append(value)
     drawn = np.stack([np.random.default_rng(seed).standard_normal(len(seen) // SEGMENT) for seed in seeds])
     return np.stack(seen[SEGMENT - 1 :: SEGMENT], 1) * np.exp(noise * drawn), value

@@ -17,6 +17,7 @@ from lr_env.rollout import rollout
 from lr_env.tasks import find_task
 from planners.latent_ode.controls import MeanOfBest
 from planners.latent_ode.fit import Fitting, fit, predicted_final
+from planners.latent_ode.following import Response, Seen, response_of, seen, state_now
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.planning import Left, problem
@@ -25,7 +26,7 @@ from planners.latent_ode.search import BEGINNINGS, GRID, Search, blended, interp
 from planners.latent_ode.series import CHANNELS, series
 from planners.latent_ode.shapes import SETTINGS
 from planners.latent_ode.trained import Trained, shipped_models
-from planners.latent_ode.windows import Table
+from planners.latent_ode.windows import Table, past
 from planners.schedules import WSD, Cosine
 from planners.space import sobol
 from tests import quadratic
@@ -49,7 +50,7 @@ def path(known, tmp_path_factory):
     return file
 
 
-def played(planner, seeds=(0,), state=None, first=0, signals=None):
+def played(planner, seeds=(0,), state=None, first=0, signals=None, let_in=quadratic.S):
     """Rates (runs, segments) and true ends under a planner, with the states before each segment."""
     state = planner.start(SPEC, seeds) if state is None else state
     count = len(seeds)
@@ -59,7 +60,7 @@ def played(planner, seeds=(0,), state=None, first=0, signals=None):
         before.append((pickle.loads(pickle.dumps(state)), dict(signals)))
         answer, state = planner.plan(state, signals)
         rates.append(answer)
-        losses, ends = quadratic.trained(np.stack(rates, 1), 0.02, seeds) if first == 0 else (None, None)
+        losses, ends = quadratic.trained(np.stack(rates, 1), 0.02, seeds, let_in) if first == 0 else (None, None)
         if losses is not None:
             signals = {
                 "step": np.full(count, float((segment + 1) * SPEC.segment)),
@@ -239,27 +240,80 @@ def test_later_plans_are_played_where_the_models_are_sure(path):
     assert not np.array_equal(state["rates"][:, 20:], first[:, 20:30])
 
 
-def test_runs_are_followed_alike_however_rarely_they_are_looked_at(path):
-    """A segment at a time, or ten."""
-    states = []
-    for every in (0.025, 0.25):
-        *_, state = played(LatentODE(model=str(path), every=every, until=0.75, sure=1e9), seeds=(1, 2))
-        assert len(state["unread"]) == 9
-        states.append(state)
-    often, rarely = states
-    assert often["points"] == rarely["points"] == 10
-    for name in ("latent", "tokens"):
-        np.testing.assert_allclose(often[name], rarely[name], rtol=1e-5, atol=1e-5)
+def test_runs_are_followed_as_they_are_in_a_fit(known):
+    """Where they are after 0 to all of their points, against the same a segment at a time."""
+    runs, fitted = known
+    table, usual = Table(runs, fitted.scales), Response.usual(3, len(runs))
+    rows = torch.arange(len(runs)).expand(3, -1)
+    for now in (1, 7, 25):
+        points = [
+            np.stack([runs.lr[:, at], runs.steps[:, at], *np.exp(runs.values[:, at, :2].T), runs.values[:, at, 2]])
+            for at in range(now)
+        ]
+        read = seen(points, fitted.scales, SPEC.lr_range, SPEC.segment, STEPS)
+        there = past(fitted.model, table).seen(rows, torch.full_like(rows, now))
+        with torch.no_grad():
+            expected = fitted.model.corrected(*there)
+        torch.testing.assert_close(state_now(fitted.model, read, usual), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_runs_that_answer_otherwise_are_told(known):
+    """Curves of the model itself, as noisy as those that it was fitted to, of which every second run lets in less."""
+    _, fitted = known
+    model, scales = fitted.model, fitted.scales
+    usual = Response.usual(3, 8)
+    low = torch.arange(8) % 2 == 1
+    true = replace(usual, noise=torch.full((3, 8), -1.5), pace=torch.full((3, 8), 0.2)).where(low)
+    rates = torch.tensor(np.log(WSD(peak=0.4).preview(40)[:20]) - scales.log_rate, dtype=torch.float32).expand(8, -1)
+    times = (torch.arange(20) + 1.0).expand(8, -1) / 40
+    with torch.no_grad():
+        states = model.solve(model.beginning(8), *true.driven(rates.expand(3, -1, -1), torch.full((3, 8), 0.5)))
+        values = model.read(states[:, :, 1:]).mean(0)
+    values = values + 0.02 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
+    found = response_of(model, Seen(rates, times, values, 0.5), 0.7, 2.0)
+    assert not torch.stack([found.noise, found.pace])[..., ~low].any()
+    assert (found.noise[:, low].mean(0) + 1.5).abs().max() < 0.4, found.noise
+    # Of runs that are only worse than foreseen, it is not the answer to the rate that is told.
+    values = torch.where(low[:, None, None], values + torch.tensor([1.0, 1.0, 0.0]), values)
+    assert not response_of(model, Seen(rates, times, values, 0.5), 0.7, 2.0).noise.any()
+
+
+def test_plans_allow_for_how_a_run_answers(path):
+    """Where a rate does all that one twice as large does, plans end as twice the rates would in the sweep."""
+    trained = Trained.load(path)
+    state = trained.ensemble.beginning(2)
+    halved = torch.full((3, 2), float(np.log(2.0)))
+    ours = Response(halved, halved).where(torch.tensor([True, False]))
+    left = Left(0.0, 1.0, SPEC.lr_range)
+    (usual, _), (found, family) = (problem(trained, state, left, 0.0, response=of) for of in (None, ours))
+    plans = usual.low[:, None] + torch.linspace(0, 1, 5)[:, None] * (usual.high - usual.low)[:, None]
+    twice = plans + ours.noise.mean(0)[:, None, None]
+    with torch.no_grad():
+        torch.testing.assert_close(found.ends(plans), usual.ends(twice), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.low[0], usual.low[0] - np.log(2.0))
+    torch.testing.assert_close(found.high, usual.high)
+    torch.testing.assert_close(found.low[1], usual.low[1])
+    peaks = family(np.full((2, SETTINGS), [[0.0], [1.0]])).amax(-1)
+    torch.testing.assert_close(peaks[0] - peaks[1], torch.tensor([-np.log(2.0), 0.0], dtype=torch.float32))
+
+
+def test_runs_that_answer_as_usual_are_planned_as_if_no_one_looked(path):
+    answers = [played(LatentODE(model=str(path), adapt=adapt), range(4))[:2] for adapt in (None, 0.7)]
+    for one, another in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one, another)
+    # ... and those that do not, otherwise.
+    rates = [played(LatentODE(model=str(path), adapt=adapt), let_in=quadratic.S / 10)[0] for adapt in (None, 0.7)]
+    assert np.abs(np.log(rates[0] / rates[1])).max() > 0.1
 
 
 def test_what_was_not_foreseen_changes_plans(path):
-    planner = LatentODE(model=str(path), every=0.25, sure=0.0)
+    planner = LatentODE(model=str(path), every=0.25, sure=0.0, adapt=None)
     _, _, before, _ = played(planner)
     state, signals = before[10]
     plans = []
     for surprise in (0.0, 1.0):
-        unread = [point * np.exp([[0], [0], [surprise], [surprise], [0]]) for point in state["unread"]]
-        _, after = planner.plan({**state, "unread": unread}, signals)
+        points = [point * np.exp([[0], [0], [surprise], [surprise], [0]]) for point in state["points"]]
+        _, after = planner.plan({**state, "points": points}, signals)
         plans.append(after["rates"][0, 10:])
     assert np.abs(np.log(plans[0] / plans[1])).max() > 0.01
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from lr_env.planner import Belief, RunSpec, Signals, State, require
-from planners.latent_ode.model import TOKEN
+from planners.latent_ode.following import Response, response_of, seen, state_now
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
-from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
-from planners.latent_ode.trained import Trained
-from planners.latent_ode.windows import scaled, token
+from planners.latent_ode.series import CHANNELS, LOSS, Floats
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
+
+_GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
+"""Numbers of plans: the earlier one, that of the search, the same anchored, the mean of the sweep's best schedules."""
 
 # What a sweep of settings goes through, the last the fastest.
 _EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
@@ -41,6 +42,9 @@ class LatentODE(OfAModel):
     arXiv:2509.23052 (Sampson & Melchior 2025), with the rate as what drives the path in place of something that is
     read off it; fitted with `lr-env fit TASK`.
 
+    Runs may answer to their rates otherwise than those of the sweep, in larger batches for example. Where that can be
+    told from a run's curves so far (`adapt`), later plans allow for it.
+
     Attributes:
         model, reuse: see `OfAModel`.
         lead: share of the run after which the first plan is made; 0 was measured to be better than a tenth.
@@ -58,6 +62,8 @@ class LatentODE(OfAModel):
         blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
         anchor: schedules of a sweep of which a model counts as much as the mean of its best three does: of n schedules
             that has a share of anchor / (anchor + n) in the first plan, in the log.
+        adapt: by how much in the log the noise that a run's rates let in must be otherwise than in the sweep for plans
+            to allow for that, if it is sure, see `planners.latent_ode.following.Response`; None: they never do.
         rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.search.Search`.
     """
 
@@ -87,6 +93,7 @@ class LatentODE(OfAModel):
     sure: float = 2.0
     blend: float = 2.0
     anchor: float = 20.0
+    adapt: float | None = 0.7
     rounds: int = 4
     draws: int = 32
     free: int = 0
@@ -94,8 +101,9 @@ class LatentODE(OfAModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trust is not None:
-            self.settle("trust", NOT_NEGATIVE.apply(self.name, "trust", self.trust))
+        for setting in ("trust", "adapt"):
+            if (value := getattr(self, setting)) is not None:
+                self.settle(setting, NOT_NEGATIVE.apply(self.name, setting, value))
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
@@ -126,15 +134,11 @@ class LatentODE(OfAModel):
             UserError: see `OfAModel.trained_for`.
         """
         trained = self.trained_for(run)
-        count, members, window = len(seeds), trained.ensemble.sizes.members, trained.ensemble.sizes.window
         lead = rates_of(trained.repertoire.log_rates[trained.repertoire.best_family], run)
         return {
             "model": trained.fingerprint,
-            "rates": np.tile(lead, (count, 1)),
-            "latent": trained.ensemble.beginning(count).detach().numpy().copy(),
-            "tokens": np.zeros((members, count, window, TOKEN), dtype=np.float32),
-            "points": 0,
-            "unread": [],
+            "rates": np.tile(lead, (len(seeds), 1)),
+            "points": [],
             "seeds": list(seeds),
             "range": list(run.lr_range),
             "segment": run.segment,
@@ -149,10 +153,10 @@ class LatentODE(OfAModel):
         require(self, signals)
         now = int(np.max(np.asarray(signals["step"])) // state["segment"])
         if now > 0:
-            state = {**state, "unread": [*state["unread"], _point(signals)]}
+            state = {**state, "points": [*state["points"], _point(signals)]}
         total = state["rates"].shape[1]
         if state["due"] or now in self.plans_at(total):
-            state = self._planned({**self._followed(state), "due": False}, now)
+            state = self._planned({**state, "due": False}, now)
         return state["rates"][:, now].copy(), state
 
     def plans_at(self, total: int) -> list[int]:
@@ -183,57 +187,22 @@ class LatentODE(OfAModel):
         ]
 
     @torch.no_grad()
-    def _followed(self, state: State) -> State:
-        """The state after what was measured since the last plan: where the dynamics are, what they did not foresee.
-
-        Only plans need to know, and many segments at once cost little more than one.
-        """
-        unread = state["unread"]
-        if not unread:
-            return state
-        trained = self.same(state)
-        model, shape = trained.ensemble, state["latent"].shape[:2]
-        lr, step, *measured = np.stack(unread, axis=-1)
-        values = np.stack([channel(name, of) for name, of in zip(CHANNELS, measured, strict=True)], axis=-1)
-
-        def for_all(of_points: Floats) -> Tensor:
-            return torch.tensor(of_points, dtype=torch.float32).expand(*shape, *of_points.shape[1:])
-
-        lr = np.nan_to_num(lr, nan=state["range"][0])  # of runs that ended
-        rates = for_all(np.log(np.clip(lr, *state["range"])) - trained.scales.log_rate)
-        span = torch.full(shape, len(unread) * state["segment"] / state["unit"])
-        latent = model.solve(torch.from_numpy(state["latent"]), rates, span)
-        known, time = for_all(scaled(values, trained.scales)), for_all(step / state["unit"])
-        new = token(time, rates, known, model.read(latent[:, :, 1:]))
-        tokens = np.concatenate([new.flip(2).numpy(), state["tokens"]], axis=2)
-        window = state["tokens"].shape[2]
-        return {
-            **state,
-            "latent": latent[:, :, -1].numpy(),
-            "tokens": tokens[:, :, :window],
-            "points": min(state["points"] + len(unread), window),
-            "unread": [],
-        }
-
-    @torch.no_grad()
-    def _state_now(self, trained: Trained, state: State) -> Tensor:
-        """(members, runs, latent)."""
-        latent, tokens = (torch.from_numpy(state[name]) for name in ("latent", "tokens"))
-        if not state["points"]:
-            return latent
-        return trained.ensemble.corrected(latent, tokens, torch.full(latent.shape[:2], state["points"]))
-
-    @torch.no_grad()
-    def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
+    def _planned(self, state: State, now: int) -> State:
         """The state, with new rates from now on."""
         trained = self.same(state)
-        total = state["rates"].shape[1]
+        model, log_rate = trained.ensemble, trained.scales.log_rate
+        count, total = state["rates"].shape
+        latent, response = model.beginning(count), Response.usual(model.sizes.members, count)
+        if state["points"]:
+            runs = seen(state["points"], trained.scales, state["range"], state["segment"], state["unit"])
+            if self.adapt is not None:
+                response = response_of(model, runs, self.adapt, self.sure)
+            latent = state_now(model, runs, response)
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)
-        found, family = problem(trained, self._state_now(trained, state), left, self.trust)
+        found, family = problem(trained, latent, left, self.trust, response=response)
         at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
-        going_on = np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]])
-        known = as_plan(going_on, trained.scales.log_rate)[:, None]
+        going = as_plan([np.interp(at, mid, np.log(row)) for row in state["rates"]], log_rate)[:, None]
         settings = Search(
             self.rounds,
             self.draws,
@@ -243,33 +212,22 @@ class LatentODE(OfAModel):
             blend=self.blend,
         )
         draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
-        best, *others = search(found, family, known, settings, draws).split(1, 1)
-        middle = left.rest_of(trained.repertoire.middle(ANCHORS), trained.scales.log_rate)
+        best, *others = search(found, family, going, settings, draws).split(1, 1)
+        middle = left.rest_of(trained.repertoire.middle(ANCHORS), log_rate).expand_as(best)
         anchored = best + self.anchor / (self.anchor + len(trained.repertoire.names)) * (middle - best)
-        own = [known, anchored, best, middle.expand_as(best)]
+        own = [going, best, anchored, middle]  # in the order of their numbers
         plans = torch.cat([found.clamp(torch.cat(own, 1)), *others], 1)
         states = found.futures(plans)
-        ends = found.ends_of(states)
-        every = torch.arange(len(draws))
-
-        def surer(before: Tensor, after: Tensor) -> Tensor:
-            """Whether the models are sure of a gain, (runs,), between plans of those numbers."""
-            gain = ends[:, every, before] - ends[:, every, after]
-            return gain.mean(0) > self.sure * gain.std(0)
-
-        going, fresh, alone, seen = torch.arange(len(own))[:, None].expand(-1, len(draws))
-        if state["planned"]:
-            fresh, changed = alone, surer(going, alone)
-        else:
-            fresh, changed = torch.where(surer(seen, alone), alone, fresh), torch.ones(len(draws), dtype=torch.bool)
-        first, second = torch.where(changed, fresh, going), torch.where(changed, seen, fresh)
-        rest = (len(own) + torch.arange(len(others))).expand(len(draws), -1)
-        considered = torch.cat([first[:, None], second[:, None], rest], 1)
-        plans, states = plans[every[:, None], considered], states[:, every[:, None], considered]
-        log_rates = played(plans.numpy().astype(np.float64), total - now) + trained.scales.log_rate
+        first, second = self._choice(found.ends_of(states), state["planned"], (response.noise != 0).any(0))
+        rest = torch.arange(len(own), plans.shape[1]).expand(count, -1)
+        considered = torch.arange(count)[:, None], torch.cat([first[:, None], second[:, None], rest], 1)
+        plans, states = plans[considered], states[:, *considered]
+        log_rates = played(plans.numpy().astype(np.float64), total - now) + log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
-        kept = ~changed.numpy()
+        kept = (first == _GOING).numpy()
         rates[kept, 0] = state["rates"][kept, now:]  # not by way of the grid
+        played_now = state["rates"].copy()
+        played_now[:, now:] = rates[:, 0]
         losses = found.model.read(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1]).numpy().astype(np.float64)
         nodes = np.linspace(0, self.horizon, losses.shape[-1])
         belief = {
@@ -278,9 +236,28 @@ class LatentODE(OfAModel):
             "steps": (now + nodes * (total - now)) * state["segment"],
             "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
         }
-        played_now = state["rates"].copy()
-        played_now[:, now:] = rates[:, 0]
         return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
+
+    def _choice(self, ends: Tensor, planned: bool, differ: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of the plan of each run that is played, and of what it is compared with, (runs,).
+
+        Args:
+            ends: that models predict, (members, runs, plans).
+            planned: whether there was a plan before.
+            differ: runs that answer otherwise than those of the sweep, of which neither the earlier plan nor the
+                sweep's schedules knew that.
+        """
+
+        def surer(before: int, after: int) -> Tensor:
+            """Whether the models are sure of a gain."""
+            gain = ends[:, :, before] - ends[:, :, after]
+            return gain.mean(0) > self.sure * gain.std(0)
+
+        if planned:
+            changed = differ | surer(_GOING, _BEST)
+            return torch.where(changed, _BEST, _GOING), torch.where(changed, _GOING, _BEST)
+        alone = differ | surer(_MIDDLE, _BEST)
+        return torch.where(alone, _BEST, _ANCHORED), torch.full_like(alone, _MIDDLE, dtype=torch.int64)
 
 
 def _point(signals: Signals) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from planners.latent_ode.following import Response
 from planners.latent_ode.repertoire import TIMES
 from planners.latent_ode.search import GRID, Family, Problem
 from planners.latent_ode.series import Floats
@@ -42,7 +43,12 @@ class Left:
 
 
 def problem(
-    trained: Trained, state: Tensor, left: Left, trust: float | None, member: int | None = None
+    trained: Trained,
+    state: Tensor,
+    left: Left,
+    trust: float | None,
+    member: int | None = None,
+    response: Response | None = None,
 ) -> tuple[Problem, Family]:
     """A search for the rest of some runs, and the family of schedules whose rests it goes through.
 
@@ -51,8 +57,9 @@ def problem(
         state: now, (members, runs, latent).
         left: what is left, the same for all runs.
         trust: plans stay within the rates that good runs of the sweep had at that time, and so much beyond them in the
-            log; None: within those that may be set.
+            log, and beyond that by the `Response.noise` of a run; None: within those that may be set.
         member: see `Problem`.
+        response: of the runs; None: that of the sweep.
     """
     at = left.times
     limits = np.log(left.lr_range)
@@ -68,8 +75,26 @@ def problem(
     log_rate, runs = trained.scales.log_rate, state.shape[1]
     low, high = (as_plan(np.clip(bound, *limits), log_rate).expand(runs, -1) for bound in (low, high))
     span = torch.full((runs,), left.span, dtype=torch.float32)
-    found = Problem(trained.ensemble, state, span, low, high, left.horizon, member)
-    return found, lambda settings: as_plan(shapes.log_rates(settings, at), log_rate)
+
+    def family(settings: Floats) -> Tensor:
+        return as_plan(shapes.log_rates(settings, at), log_rate)
+
+    if response is None or trust is None:
+        return Problem(trained.ensemble, state, span, low, high, left.horizon, member, response), family
+    # What larger rates do to a run that lets in less noise was seen of smaller ones, and the other way round.
+    seen_of = -response.noise.mean(0)[:, None]
+    low, high = (
+        torch.clamp(bound + beyond, *as_plan(limits, log_rate))
+        for bound, beyond in ((low, seen_of.clamp(max=0)), (high, seen_of.clamp(min=0)))
+    )
+    found = Problem(trained.ensemble, state, span, low, high, left.horizon, member, response)
+
+    def further(settings: Floats) -> Tensor:
+        peaks = torch.tensor(settings[..., 0], dtype=torch.float32)
+        wider = torch.where(seen_of > 0, peaks, 1 - peaks) * seen_of
+        return family(settings) + wider[..., None]
+
+    return found, further
 
 
 def as_plan(log_rates: Floats, log_rate: float) -> Tensor:

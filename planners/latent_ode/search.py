@@ -12,6 +12,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from planners.latent_ode.following import Response
 from planners.latent_ode.model import Ensemble
 from planners.latent_ode.series import Floats
 from planners.latent_ode.shapes import SETTINGS
@@ -73,6 +74,7 @@ class Problem:
         low, high: bounds of plans, (runs, GRID).
         horizon: share of the time left at whose end the loss counts.
         member: whose answer counts alone; None: that of all.
+        response: how the runs answer to their rates; None: as those of the sweep.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Problem:
         high: Tensor,
         horizon: float = 1.0,
         member: int | None = None,
+        response: Response | None = None,
     ) -> None:
         self.model, self.state, self.span, self.low, self.high = model, state, span, low, high
         self.member = member
+        self.response = response or Response.usual(*state.shape[:2])
         # No longer than those that the model was fitted with, and not shorter either where less is left to foresee.
         self.steps = max(_FEWEST, math.ceil(model.sizes.steps * float(span.max()) * horizon))
         points = self.steps * _FINE
@@ -101,10 +105,12 @@ class Problem:
     def futures(self, plans: Tensor) -> Tensor:
         """The latent states along plans, (members, runs, plans, steps + 1, latent), of (runs, plans, GRID)."""
         members, (runs, count) = self.model.sizes.members, plans.shape[:2]
-        rates = self.rates(plans).reshape(1, runs * count, -1).expand(members, -1, -1)
-        state = self.state[:, :, None].expand(-1, -1, count, -1).reshape(members, runs * count, -1)
-        span = (self.span * self.horizon)[:, None].expand(-1, count).reshape(1, -1).expand(members, -1)
-        return self.model.solve(state, rates, span).reshape(members, runs, count, -1, self.model.sizes.latent)
+        rates, span = self.response.driven(self.rates(plans).expand(members, -1, -1, -1), self.span * self.horizon)
+        state = self.state[:, :, None].expand(-1, -1, count, -1).flatten(1, 2)
+        spans = span[:, :, None].expand(-1, -1, count).flatten(1, 2)
+        return self.model.solve(state, rates.flatten(1, 2), spans).reshape(
+            members, runs, count, -1, self.model.sizes.latent
+        )
 
     def ends(self, plans: Tensor) -> Tensor:
         """Predicted log loss on the whole validation split, scaled, (members, runs, plans)."""

@@ -1,0 +1,157 @@
+"""Where runs are by now as a model sees it, and whether they answer to the rate as those of the sweep did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planners.latent_ode.model import Ensemble, Scales
+from planners.latent_ode.series import CHANNELS, Floats, channel
+from planners.latent_ode.windows import scaled, token
+
+NOISE_SPREAD, PACE_SPREAD = 1.0, 0.5
+"""Standard deviations of the normal priors of a run's `Response`."""
+
+ERROR = 0.14
+"""Standard deviation, scaled, by which models err over the whole of a run's curve so far, in each channel."""
+
+_STEPS, _FARTHEST, _APART = 6, 1.0, 0.05
+"""Gauss-Newton steps, the longest of them in each direction, and the difference at which slopes are taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """How runs answer to their rates, where that is otherwise than in the sweep that a model was fitted to.
+
+    The field of such a run is exp(u + pace) F tanh(A z + (u + noise) a + b): the rate moves it by exp(pace) times as
+    much, and what the rate does besides, the noise that it lets in, is that of one exp(noise) times as large. Four
+    times the batch is a noise of -log 4.
+
+    Attributes:
+        noise, pace: (members, runs).
+    """
+
+    noise: Tensor
+    pace: Tensor
+
+    @classmethod
+    def usual(cls, members: int, runs: int) -> Response:
+        """That of the sweep."""
+        return cls(torch.zeros(members, runs), torch.zeros(members, runs))
+
+    def driven(self, rates: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
+        """What `Ensemble.solve` takes for these runs in place of u, (members, runs, ...), and time, (members, runs)."""
+        further = rates.ndim - self.noise.ndim
+        return rates + self.noise.reshape(*self.noise.shape, *further * [1]), span * (self.pace - self.noise).exp()
+
+    def where(self, runs: Tensor) -> Response:
+        """The same for some runs, (runs,), boolean; the others answer as usual."""
+        return Response(torch.where(runs, self.noise, 0.0), torch.where(runs, self.pace, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What was measured of some runs at the ends of their segments, one point each.
+
+    Attributes:
+        rates: u of each segment, (runs, points).
+        times: of the points, in the model's unit, (runs, points).
+        values: scaled channels, (runs, points, channels); NaN where missing.
+        span: time from the start to the last point.
+    """
+
+    rates: Tensor
+    times: Tensor
+    values: Tensor
+    span: float
+
+
+def seen(points: Sequence[Floats], scales: Scales, lr_range: Sequence[float], segment: int, unit: int) -> Seen:
+    """Points as models read them.
+
+    Args:
+        points: since the start of the run, each rate, step and channels as measured, (2 + channels, runs).
+        scales: of the model.
+        lr_range: smallest and largest rate.
+        segment: optimizer steps between two points.
+        unit: optimizer steps that are one unit of time.
+    """
+    lr, step, *measured = np.stack(points, axis=-1)
+    values = np.stack([channel(name, of) for name, of in zip(CHANNELS, measured, strict=True)], axis=-1)
+    lr = np.nan_to_num(lr, nan=lr_range[0])  # of runs that ended
+
+    def tensor(of: Floats) -> Tensor:
+        return torch.tensor(of, dtype=torch.float32)
+
+    rates = tensor(np.log(np.clip(lr, *lr_range)) - scales.log_rate)
+    return Seen(rates, tensor(step / unit), tensor(scaled(values, scales)), len(points) * segment / unit)
+
+
+@torch.no_grad()
+def state_now(model: Ensemble, runs: Seen, response: Response) -> Tensor:
+    """Where the dynamics and the last surprises have runs by now, (members, runs, latent)."""
+    members, window = model.sizes.members, model.sizes.window
+    states = _states(model, runs, response)
+    read = min(window, runs.values.shape[1])
+    foreseen = model.read(states[:, :, -read:].flip(2))
+    last = (of.flip(1)[:, :read].expand(members, *of[:, :read].shape) for of in (runs.times, runs.rates, runs.values))
+    tokens = torch.nn.functional.pad(token(*last, foreseen), (0, 0, 0, window - read))
+    return model.corrected(states[:, :, -1], tokens, torch.full(states.shape[:2], read))
+
+
+@torch.no_grad()
+def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Response:
+    """How runs answer to their rates, where that can be told; elsewhere as usual.
+
+    Each member has its most probable `Response` of each run alone, to all of its curves so far, found by Gauss-Newton
+    steps under normal priors. It has to explain what is otherwise: where a channel is foreseen worse with it, what
+    happened is something else (labels that are wrong raise losses as noise does, but not to the same accuracy).
+
+    Args:
+        model: the ensemble.
+        runs: what was measured.
+        least: by how much the noise must be otherwise, in the log, for a run not to count as usual.
+        sure: how many of its standard deviations that must be: those of the posterior, by its curvature, and of the
+            members among each other.
+    """
+    members, count = model.sizes.members, len(runs.rates)
+    known = torch.isfinite(runs.values).float()
+    weights = known * len(CHANNELS) / ERROR**2 / known.sum((1, 2), keepdim=True).clamp(min=1)
+    values = runs.values.nan_to_num()
+    prior = torch.tensor([NOISE_SPREAD, PACE_SPREAD]) ** -2
+    # A place and one beside it in each direction, as three runs of one batch.
+    beside = torch.tensor([[0.0, 0.0], [_APART, 0.0], [0.0, _APART]])
+    thrice = Seen(*(of.repeat_interleave(3, 0) for of in (runs.rates, runs.times, runs.values)), runs.span)
+    at = torch.zeros(members, count, 2)
+    best, lowest, variance = at, torch.full((members, count), torch.inf), torch.zeros(members, count)
+    usual = explained = torch.zeros(members, count, len(CHANNELS))
+    for number in range(_STEPS):
+        response = Response(*(at[:, :, None] + beside).flatten(1, 2).unbind(-1))
+        read = model.read(_states(model, thrice, response)[:, :, 1:]).unflatten(1, (count, 3))
+        errors, slopes = read[:, :, 0] - values, (read[:, :, 1:] - read[:, :, :1]) / _APART
+        left = (weights * errors.square()).sum(2)
+        usual = left if number == 0 else usual
+        losses = left.sum(-1) + (prior * at.square()).sum(-1)
+        curvature = torch.einsum("mripc,rpc,mrjpc->mrij", slopes, weights, slopes) + torch.diag(prior)
+        downhill = torch.einsum("mripc,rpc,mrpc->mri", slopes, weights, errors) + prior * at
+        lower = losses < lowest
+        lowest = torch.where(lower, losses, lowest)
+        best, explained = (torch.where(lower[..., None], *of) for of in ((at, best), (left, explained)))
+        variance = torch.where(lower, torch.linalg.inv(curvature)[..., 0, 0], variance)
+        at = at - torch.linalg.solve(curvature, downhill).clamp(-_FARTHEST, _FARTHEST)
+    noise, pace = best.unbind(-1)
+    mean = noise.mean(0).abs()
+    apart = (variance.mean(0) + noise.var(0)).sqrt()
+    better = (explained.mean(0) <= usual.mean(0)).all(-1)
+    return Response(noise, pace).where(better & (mean > torch.clamp(sure * apart, min=least)))
+
+
+def _states(model: Ensemble, runs: Seen, response: Response) -> Tensor:
+    """At the start and at all points, (members, runs, points + 1, latent)."""
+    members, count = response.noise.shape
+    rates, span = response.driven(runs.rates.expand(members, -1, -1), torch.full((members, count), runs.span))
+    return model.solve(model.beginning(count), rates, span)
