@@ -19,8 +19,11 @@ NOISE_SPREAD, PACE_SPREAD = 1.0, 0.5
 ERROR = 0.14
 """Standard deviation, scaled, by which models err over the whole of a run's curve so far, in each channel."""
 
-_STEPS, _FARTHEST, _APART = 6, 1.0, 0.05
-"""Gauss-Newton steps, the longest of them in each direction, and the difference at which slopes are taken."""
+_STEPS, _FARTHEST, _NEAR, _APART = 4, 1.0, 0.05, 0.05
+"""Gauss-Newton steps, the longest of them and the last in each direction, the difference at which slopes are taken."""
+
+_NODES = 13
+"""Steps of the solver for that, and one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +47,16 @@ class Response:
         return cls(torch.zeros(members, runs), torch.zeros(members, runs))
 
     def driven(self, rates: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
-        """What `Ensemble.solve` takes for these runs in place of u, (members, runs, ...), and time, (members, runs)."""
-        further = rates.ndim - self.noise.ndim
-        return rates + self.noise.reshape(*self.noise.shape, *further * [1]), span * (self.pace - self.noise).exp()
+        """What `Ensemble.solve` takes for these runs in place of u and time, both (members, runs, ...)."""
+        return rates + _as_many(self.noise, rates), span * _as_many((self.pace - self.noise).exp(), span)
 
     def where(self, runs: Tensor) -> Response:
         """The same for some runs, (runs,), boolean; the others answer as usual."""
         return Response(torch.where(runs, self.noise, 0.0), torch.where(runs, self.pace, 0.0))
+
+
+def _as_many(of_runs: Tensor, like: Tensor) -> Tensor:
+    return of_runs.reshape(*of_runs.shape, *[1] * (like.ndim - of_runs.ndim))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +93,7 @@ def seen(points: Sequence[Floats], scales: Scales, lr_range: Sequence[float], se
     def tensor(of: Floats) -> Tensor:
         return torch.tensor(of, dtype=torch.float32)
 
-    rates = tensor(np.log(np.clip(lr, *lr_range)) - scales.log_rate)
+    rates = tensor(np.log(np.clip(lr, min(lr_range), max(lr_range))) - scales.log_rate)
     return Seen(rates, tensor(step / unit), tensor(scaled(values, scales)), len(points) * segment / unit)
 
 
@@ -95,11 +101,14 @@ def seen(points: Sequence[Floats], scales: Scales, lr_range: Sequence[float], se
 def state_now(model: Ensemble, runs: Seen, response: Response) -> Tensor:
     """Where the dynamics and the last surprises have runs by now, (members, runs, latent)."""
     members, window = model.sizes.members, model.sizes.window
-    states = _states(model, runs, response)
+    rates, span = response.driven(runs.rates.expand(members, -1, -1), torch.full_like(response.noise, runs.span))
+    states = model.solve(model.beginning(len(runs.rates)), rates, span)
     read = min(window, runs.values.shape[1])
     foreseen = model.read(states[:, :, -read:].flip(2))
-    last = (of.flip(1)[:, :read].expand(members, *of[:, :read].shape) for of in (runs.times, runs.rates, runs.values))
-    tokens = torch.nn.functional.pad(token(*last, foreseen), (0, 0, 0, window - read))
+    times, rates, values = (
+        of.flip(1)[:, :read].expand(members, *of[:, :read].shape) for of in (runs.times, runs.rates, runs.values)
+    )
+    tokens = torch.nn.functional.pad(token(times, rates, values, foreseen), (0, 0, 0, window - read))
     return model.corrected(states[:, :, -1], tokens, torch.full(states.shape[:2], read))
 
 
@@ -125,13 +134,15 @@ def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Respo
     prior = torch.tensor([NOISE_SPREAD, PACE_SPREAD]) ** -2
     # A place and one beside it in each direction, as three runs of one batch.
     beside = torch.tensor([[0.0, 0.0], [_APART, 0.0], [0.0, _APART]])
-    thrice = Seen(*(of.repeat_interleave(3, 0) for of in (runs.rates, runs.times, runs.values)), runs.span)
+    rates, spans, lookup = _coarse(runs)
+    rates, spans = rates.repeat_interleave(3, 0).expand(members, -1, -1), spans.expand(members, 3 * count, -1)
     at = torch.zeros(members, count, 2)
     best, lowest, variance = at, torch.full((members, count), torch.inf), torch.zeros(members, count)
     usual = explained = torch.zeros(members, count, len(CHANNELS))
     for number in range(_STEPS):
         response = Response(*(at[:, :, None] + beside).flatten(1, 2).unbind(-1))
-        read = model.read(_states(model, thrice, response)[:, :, 1:]).unflatten(1, (count, 3))
+        nodes = model.read(model.solve(model.beginning(3 * count), *response.driven(rates, spans)))
+        read = torch.einsum("mbnc,np->mbpc", nodes, lookup).unflatten(1, (count, 3))
         errors, slopes = read[:, :, 0] - values, (read[:, :, 1:] - read[:, :, :1]) / _APART
         left = (weights * errors.square()).sum(2)
         usual = left if number == 0 else usual
@@ -141,8 +152,12 @@ def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Respo
         lower = losses < lowest
         lowest = torch.where(lower, losses, lowest)
         best, explained = (torch.where(lower[..., None], *of) for of in ((at, best), (left, explained)))
-        variance = torch.where(lower, torch.linalg.inv(curvature)[..., 0, 0], variance)
-        at = at - torch.linalg.solve(curvature, downhill).clamp(-_FARTHEST, _FARTHEST)
+        covariance = torch.linalg.inv(curvature)
+        variance = torch.where(lower, covariance[..., 0, 0], variance)
+        step = (covariance @ downhill[..., None])[..., 0].clamp(-_FARTHEST, _FARTHEST)
+        if step.abs().max() < _NEAR:
+            break
+        at = at - step
     noise, pace = best.unbind(-1)
     mean = noise.mean(0).abs()
     apart = (variance.mean(0) + noise.var(0)).sqrt()
@@ -150,8 +165,18 @@ def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Respo
     return Response(noise, pace).where(better & (mean > torch.clamp(sure * apart, min=least)))
 
 
-def _states(model: Ensemble, runs: Seen, response: Response) -> Tensor:
-    """At the start and at all points, (members, runs, points + 1, latent)."""
-    members, count = response.noise.shape
-    rates, span = response.driven(runs.rates.expand(members, -1, -1), torch.full((members, count), runs.span))
-    return model.solve(model.beginning(count), rates, span)
+def _coarse(runs: Seen) -> tuple[Tensor, Tensor, Tensor]:
+    """Few steps of the solver, short ones first, where curves are steep.
+
+    Returns:
+        u in each step, (runs, steps); the length of each times how many there are, (steps,); and the matrix
+        (steps + 1, points) that takes values at the start and at the ends of steps to those at the points.
+    """
+    points = runs.rates.shape[1]
+    nodes = np.unique(np.ceil(points * np.linspace(0, 1, _NODES) ** 1.5).astype(np.int64))
+    lengths = np.diff(nodes)
+    steps = np.repeat(np.arange(len(lengths)), lengths)
+    mean = torch.tensor((steps[:, None] == np.arange(len(lengths))) / lengths, dtype=torch.float32)
+    lookup = [np.interp(np.arange(1, points + 1), nodes, node) for node in np.eye(len(nodes))]
+    spans = torch.tensor(lengths / points * len(lengths) * runs.span, dtype=torch.float32)
+    return (runs.rates.exp() @ mean).log(), spans, torch.tensor(np.array(lookup), dtype=torch.float32)

@@ -112,22 +112,24 @@ class Ensemble(Members):
         return [parameter for parameter in self.parameters() if id(parameter) not in encoding]
 
     def solve(self, state: Tensor, rates: Tensor, span: Tensor) -> Tensor:
-        """The states at the ends of the solver's steps, which divide each run's span of time evenly.
+        """The states at the ends of the solver's steps.
 
         Args:
             state: at the start, (members, batch, latent).
             rates: u in each step, (members, batch, steps).
-            span: time from the start to the end, (members, batch).
+            span: time from the start to the end, (members, batch), which steps divide evenly; or, where they do not,
+                the length of each times how many there are, (members, batch, steps).
 
         Returns:
             (members, batch, steps + 1, latent), that at the start first.
         """
-        rates = rates.permute(2, 0, 1)[:, :, None].contiguous()
+        spans = span[..., None] if span.ndim < rates.ndim else span
+        rates, spans = (of.permute(2, 0, 1)[:, :, None].contiguous() for of in (rates, spans))
         read = torch.cat([self.inner.weight, self.inner_rate, self.inner.bias[:, None]], 1)
         states = midpoint(
             state.transpose(1, 2),
             rates,
-            rates.exp() * span[:, None],
+            rates.exp() * spans,
             read.transpose(1, 2),
             self.outer.weight.transpose(1, 2),
             self.outer.bias[..., None],

@@ -202,7 +202,7 @@ class LatentODE(OfAModel):
         left = Left(now / total, span, tuple(state["range"]), self.horizon)
         found, family = problem(trained, latent, left, self.trust, response=response)
         at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
-        going = as_plan([np.interp(at, mid, np.log(row)) for row in state["rates"]], log_rate)[:, None]
+        going = as_plan(np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]]), log_rate)[:, None]
         settings = Search(
             self.rounds,
             self.draws,
