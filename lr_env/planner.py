@@ -71,12 +71,14 @@ class Belief:
             that it had, and no plans say the same.
         steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
         losses: predicted validation losses along each plan, as each of its models sees them, (models, plans, nodes).
+        note: what else it believed, in words.
     """
 
     segment: int
     rates: NDArray[np.float64]
     steps: NDArray[np.float64]
     losses: NDArray[np.float64]
+    note: str = ""
 
 
 class Probe(Protocol):

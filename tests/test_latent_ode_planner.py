@@ -298,12 +298,15 @@ def test_plans_allow_for_how_a_run_answers(path):
 
 
 def test_runs_that_answer_as_usual_are_planned_as_if_no_one_looked(path):
-    answers = [played(LatentODE(model=str(path), adapt=adapt), range(4))[:2] for adapt in (None, 0.7)]
-    for one, another in zip(*answers, strict=True):
-        np.testing.assert_array_equal(one, another)
-    # ... and those that do not, otherwise.
-    rates = [played(LatentODE(model=str(path), adapt=adapt), let_in=quadratic.S / 10)[0] for adapt in (None, 0.7)]
-    assert np.abs(np.log(rates[0] / rates[1])).max() > 0.1
+    """And those that do not, otherwise, and it says so."""
+    blind, planner = (LatentODE(model=str(path), adapt=adapt) for adapt in (None, 0.7))
+    (expected, *_), (rates, _, _, state) = (played(one, range(4)) for one in (blind, planner))
+    np.testing.assert_array_equal(rates, expected)
+    assert not any(belief.note for belief in planner.explain(state, run=3))
+    (before, *_), (after, _, _, state) = (played(one, let_in=quadratic.S / 10) for one in (blind, planner))
+    assert np.abs(np.log(after / before)).max() > 0.1
+    notes = [belief.note for belief in planner.explain(state)]
+    assert any(note.startswith("its rates let in 0.") for note in notes), notes
 
 
 def test_what_was_not_foreseen_changes_plans(path):

@@ -57,6 +57,7 @@ class Explain(TaskOptions):
                 print(f"at step {at:6}: kept its plan")
                 continue
             ends = belief.losses[:, 0, -1]
+            note = f"; {belief.note}" if belief.note else ""
             until = f" for step {belief.steps[-1]:.0f}" if belief.steps[-1] < task.budget else ""
-            print(f"at step {at:6}: foresaw {ends.mean():.4f} ({ends.min():.4f} to {ends.max():.4f}){until}")
+            print(f"at step {at:6}: foresaw {ends.mean():.4f} ({ends.min():.4f} to {ends.max():.4f}){until}{note}")
         print(f"Figure: {self.out}")

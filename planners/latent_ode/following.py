@@ -50,6 +50,17 @@ class Response:
         """What `Ensemble.solve` takes for these runs in place of u and time, both (members, runs, ...)."""
         return rates + _as_many(self.noise, rates), span * _as_many((self.pace - self.noise).exp(), span)
 
+    @property
+    def unusual(self) -> Tensor:
+        """Runs that do not answer as usual, (runs,), boolean."""
+        return (self.noise != 0).any(0)
+
+    def in_words(self) -> list[str]:
+        """What is to be said of each run; nothing of those that answer as usual."""
+        said = "its rates let in {:.2g} x the noise and move it {:.2g} x as far as in the sweep"
+        factors = torch.stack([self.noise.mean(0), self.pace.mean(0)], 1).exp().tolist()
+        return [said.format(*of) if other else "" for of, other in zip(factors, self.unusual.tolist(), strict=True)]
+
     def where(self, runs: Tensor) -> Response:
         """The same for some runs, (runs,), boolean; the others answer as usual."""
         return Response(torch.where(runs, self.noise, 0.0), torch.where(runs, self.pace, 0.0))

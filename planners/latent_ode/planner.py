@@ -17,6 +17,7 @@ from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats
+from planners.latent_ode.trained import Trained
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
 
 _GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
@@ -182,7 +183,9 @@ class LatentODE(OfAModel):
             run: number of the run.
         """
         return [
-            Belief(belief["segment"], belief["rates"][run], belief["steps"], belief["losses"][:, run])
+            Belief(
+                belief["segment"], belief["rates"][run], belief["steps"], belief["losses"][:, run], belief["notes"][run]
+            )
             for belief in state["beliefs"]
         ]
 
@@ -190,14 +193,9 @@ class LatentODE(OfAModel):
     def _planned(self, state: State, now: int) -> State:
         """The state, with new rates from now on."""
         trained = self.same(state)
-        model, log_rate = trained.ensemble, trained.scales.log_rate
+        log_rate = trained.scales.log_rate
         count, total = state["rates"].shape
-        latent, response = model.beginning(count), Response.usual(model.sizes.members, count)
-        if state["points"]:
-            runs = seen(state["points"], trained.scales, state["range"], state["segment"], state["unit"])
-            if self.adapt is not None:
-                response = response_of(model, runs, self.adapt, self.sure)
-            latent = state_now(model, runs, response)
+        latent, response = self._followed(trained, state)
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)
         found, family = problem(trained, latent, left, self.trust, response=response)
@@ -218,34 +216,44 @@ class LatentODE(OfAModel):
         own = [going, best, anchored, middle]  # in the order of their numbers
         plans = torch.cat([found.clamp(torch.cat(own, 1)), *others], 1)
         states = found.futures(plans)
-        first, second = self._choice(found.ends_of(states), state["planned"], (response.noise != 0).any(0))
+        first, second = self._choice(found.ends_of(states), state["planned"], response.unusual)
         rest = torch.arange(len(own), plans.shape[1]).expand(count, -1)
         considered = torch.arange(count)[:, None], torch.cat([first[:, None], second[:, None], rest], 1)
-        plans, states = plans[considered], states[:, *considered]
-        log_rates = played(plans.numpy().astype(np.float64), total - now) + log_rate
+        log_rates = played(plans[considered].numpy().astype(np.float64), total - now) + log_rate
         rates = np.clip(np.exp(log_rates), *state["range"])
         kept = (first == _GOING).numpy()
         rates[kept, 0] = state["rates"][kept, now:]  # not by way of the grid
         played_now = state["rates"].copy()
         played_now[:, now:] = rates[:, 0]
-        losses = found.model.read(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1]).numpy().astype(np.float64)
+        losses = found.losses_of(states[:, *considered]).numpy().astype(np.float64)
         nodes = np.linspace(0, self.horizon, losses.shape[-1])
         belief = {
             "segment": now,
             "rates": rates,
             "steps": (now + nodes * (total - now)) * state["segment"],
             "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
+            "notes": response.in_words(),
         }
         return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
 
-    def _choice(self, ends: Tensor, planned: bool, differ: Tensor) -> tuple[Tensor, Tensor]:
+    def _followed(self, trained: Trained, state: State) -> tuple[Tensor, Response]:
+        """Where runs are by now, (members, runs, latent), and how they answer to their rates."""
+        model, count = trained.ensemble, len(state["rates"])
+        response = Response.usual(model.sizes.members, count)
+        if not state["points"]:
+            return model.beginning(count), response
+        runs = seen(state["points"], trained.scales, state["range"], state["segment"], state["unit"])
+        if self.adapt is not None:
+            response = response_of(model, runs, self.adapt, self.sure)
+        return state_now(model, runs, response), response
+
+    def _choice(self, ends: Tensor, planned: bool, unusual: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the plan of each run that is played, and of what it is compared with, (runs,).
 
         Args:
             ends: that models predict, (members, runs, plans).
             planned: whether there was a plan before.
-            differ: runs that answer otherwise than those of the sweep, of which neither the earlier plan nor the
-                sweep's schedules knew that.
+            unusual: runs of which neither the earlier plan nor the sweep's schedules knew how they answer.
         """
 
         def surer(before: int, after: int) -> Tensor:
@@ -254,9 +262,9 @@ class LatentODE(OfAModel):
             return gain.mean(0) > self.sure * gain.std(0)
 
         if planned:
-            changed = differ | surer(_GOING, _BEST)
+            changed = unusual | surer(_GOING, _BEST)
             return torch.where(changed, _BEST, _GOING), torch.where(changed, _GOING, _BEST)
-        alone = differ | surer(_MIDDLE, _BEST)
+        alone = unusual | surer(_MIDDLE, _BEST)
         return torch.where(alone, _BEST, _ANCHORED), torch.full_like(alone, _MIDDLE, dtype=torch.int64)
 
 

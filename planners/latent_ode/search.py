@@ -14,7 +14,7 @@ from torch import Tensor
 
 from planners.latent_ode.following import Response
 from planners.latent_ode.model import Ensemble
-from planners.latent_ode.series import Floats
+from planners.latent_ode.series import LOSS, Floats
 from planners.latent_ode.shapes import SETTINGS
 from planners.space import sobol
 
@@ -119,6 +119,10 @@ class Problem:
     def ends_of(self, states: Tensor) -> Tensor:
         """The same of what `futures` returns."""
         return self.model.final(states.flatten(1, 2)).reshape(states.shape[:3])
+
+    def losses_of(self, states: Tensor) -> Tensor:
+        """Predicted log loss on the validation subset on the way, scaled, (members, runs, plans, steps + 1)."""
+        return self.model.read(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1])
 
     def scores(self, plans: Tensor, pessimism: float) -> Tensor:
         """What a search minimises, (runs, plans)."""
