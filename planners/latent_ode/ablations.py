@@ -39,6 +39,7 @@ PLANS: Mapping[str, Mapping[str, Any]] = {
     "planned every 5 %": {"every": 0.05},
     "any gain is enough": {"sure": 0.0},
     "first plan at 10 %": {"lead": 0.1},
+    "no allowance for how runs answer": {"adapt": None},
     "trust 0.3": {"trust": 0.3},
     "no trust region": {"trust": None},
 }
