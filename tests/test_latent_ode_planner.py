@@ -273,6 +273,8 @@ def test_runs_that_answer_otherwise_are_told(known):
     found = response_of(model, Seen(rates, times, values, 0.5), 0.7, 2.0)
     assert not torch.stack([found.noise, found.pace])[..., ~low].any()
     assert (found.noise[:, low].mean(0) + 1.5).abs().max() < 0.4, found.noise
+    alone = response_of(model, Seen(rates[1:2], times[1:2], values[1:2], 0.5), 0.7, 2.0)
+    torch.testing.assert_close(alone.noise[:, 0], found.noise[:, 1], rtol=1e-3, atol=1e-3)
     # Of runs that are only worse than foreseen, it is not the answer to the rate that is told.
     values = torch.where(low[:, None, None], values + torch.tensor([1.0, 1.0, 0.0]), values)
     assert not response_of(model, Seen(rates, times, values, 0.5), 0.7, 2.0).noise.any()

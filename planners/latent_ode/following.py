@@ -20,7 +20,7 @@ ERROR = 0.14
 """Standard deviation, scaled, by which models err over the whole of a run's curve so far, in each channel."""
 
 _STEPS, _FARTHEST, _NEAR, _APART = 4, 1.0, 0.05, 0.05
-"""Gauss-Newton steps, the longest of them and the last in each direction, the difference at which slopes are taken."""
+"""Gauss-Newton steps, the longest of them and one too short to be taken, and the difference that slopes are of."""
 
 _NODES = 13
 """Steps of the solver for that, and one."""
@@ -163,12 +163,13 @@ def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Respo
         lower = losses < lowest
         lowest = torch.where(lower, losses, lowest)
         best, explained = (torch.where(lower[..., None], *of) for of in ((at, best), (left, explained)))
-        covariance = torch.linalg.inv(curvature)
+        covariance, _ = torch.linalg.inv_ex(curvature)
         variance = torch.where(lower, covariance[..., 0, 0], variance)
         step = (covariance @ downhill[..., None])[..., 0].clamp(-_FARTHEST, _FARTHEST)
-        if step.abs().max() < _NEAR:
+        there = (step.abs() < _NEAR).all(-1, keepdim=True)  # each run by itself, whatever its company
+        if there.all():
             break
-        at = at - step
+        at = torch.where(there, at, at - step)
     noise, pace = best.unbind(-1)
     mean = noise.mean(0).abs()
     apart = (variance.mean(0) + noise.var(0)).sqrt()
