@@ -116,7 +116,7 @@ def test_plans_are_made_when_they_should_be_and_explained(path):
     planner = LatentODE(model=str(path), lead=0.25, every=0.25, until=0.75)
     rates, ends, _, state = played(planner, seeds=(1, 2))
     told = planner.explain(state, run=1)
-    assert [belief.segment for belief in told] == [10, 20, 30] == planner.plans_at(SPEC.num_segments)
+    assert [belief.segment for belief in told] == list(planner.plans_at(SPEC.num_segments)) == [10, 20, 30]
     for belief, until in zip(told, (20, 30, 40), strict=True):
         np.testing.assert_array_equal(belief.rates[0, : until - belief.segment], rates[1, belief.segment : until])
         assert belief.losses.shape == (3, len(belief.rates), len(belief.steps))
@@ -149,7 +149,9 @@ def test_plans_stay_where_the_sweep_has_been(path):
 
 def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
     trained = LatentODE(model=str(path)).trained
-    what, family = problem(trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.5)
+    what, family = problem(
+        trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.5, Response.usual(3, 2)
+    )
     begun = family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1)
     lowest = what.scores(what.clamp(begun), 1.0).min(1).values
     scores = []
@@ -169,7 +171,9 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
 
 def test_a_blended_search_puts_the_mean_before_the_best_that_it_is_of(path):
     trained = LatentODE(model=str(path)).trained
-    what, family = problem(trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0)
+    what, family = problem(
+        trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0, Response.usual(3, 2)
+    )
     begun = what.clamp(family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1))
     draws = [np.random.default_rng(seed) for seed in (0, 1)]
     settings = Search(pessimism=2.0, blend=1.0, elites=4)
@@ -203,7 +207,9 @@ def test_interpolation_between_knots_is_numpys():
 def test_mean_rates_of_solver_steps(path):
     """A plan's rates in the solver's steps have the integral of the rate, not of its log."""
     trained = LatentODE(model=str(path)).trained
-    what, _ = problem(trained, trained.model.beginning(1).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0)
+    what, _ = problem(
+        trained, trained.model.beginning(1).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0, Response.usual(3, 1)
+    )
     plan = torch.linspace(0, -3, GRID)[None, None]
     mean = what.rates(plan).exp().mean().item()
     np.testing.assert_allclose(mean, (1 - np.exp(-3)) / 3, rtol=1e-3)
@@ -258,26 +264,31 @@ def test_runs_are_followed_as_they_are_in_a_fit(known):
 
 
 def test_runs_that_answer_otherwise_are_told(known):
-    """Curves of the model itself, as noisy as those that it was fitted to, of which every second run lets in less."""
-    _, fitted = known
-    model, scales = fitted.model, fitted.scales
-    usual = Response.usual(3, 8)
-    low = torch.arange(8) % 2 == 1
-    true = replace(usual, noise=torch.full((3, 8), -1.5), pace=torch.full((3, 8), 0.2)).where(low)
-    rates = torch.tensor(np.log(WSD(peak=0.4).preview(40)[:20]) - scales.log_rate, dtype=torch.float32).expand(8, -1)
-    times = (torch.arange(20) + 1.0).expand(8, -1) / 40
-    with torch.no_grad():
-        states = model.solve(model.beginning(8), *true.driven(rates.expand(3, -1, -1), torch.full((3, 8), 0.5)))
-        values = model.read(states[:, :, 1:]).mean(0)
-    values = values + 0.02 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
-    found = response_of(model, Seen(rates, times, values, 0.5), 0.7, 2.0)
+    """Runs of the quadratic, of which every second one lets in a tenth of the noise, as larger batches would."""
+    model, scales = known[1].model, known[1].scales
+    low, now = torch.arange(8) % 2 == 1, 20
+    rates = np.tile(WSD(peak=0.4).preview(40)[:now], (8, 1))
+    losses, _ = quadratic.trained(rates, 0.02, range(8), np.where(low, quadratic.S / 10, quadratic.S))
+
+    def told(losses):
+        points = [
+            np.stack([rates[:, at], np.full(8, (at + 1) * SPEC.segment), *[losses[:, at]] * 2, 1 / (1 + true[:, at])])
+            for at in range(now)
+        ]
+        read = seen(points, scales, SPEC.lr_range, SPEC.segment, STEPS)
+        return read, response_of(model, read, 0.7, 2.0)
+
+    true = losses
+    read, found = told(losses)
     assert not torch.stack([found.noise, found.pace])[..., ~low].any()
-    assert (found.noise[:, low].mean(0) + 1.5).abs().max() < 0.4, found.noise
-    alone = response_of(model, Seen(rates[1:2], times[1:2], values[1:2], 0.5), 0.7, 2.0)
+    noise = found.noise[:, low].mean(0)  # the prior, and what else the model has learned, take it for less
+    assert ((noise < -0.8) & (noise > np.log(0.1) - 0.2)).all(), noise
+    one = slice(1, 2)
+    alone = response_of(model, Seen(read.rates[one], read.times[one], read.values[one], read.span), 0.7, 2.0)
     torch.testing.assert_close(alone.noise[:, 0], found.noise[:, 1], rtol=1e-3, atol=1e-3)
-    # Of runs that are only worse than foreseen, it is not the answer to the rate that is told.
-    values = torch.where(low[:, None, None], values + torch.tensor([1.0, 1.0, 0.0]), values)
-    assert not response_of(model, Seen(rates, times, values, 0.5), 0.7, 2.0).noise.any()
+    # Of runs whose losses alone are otherwise, it is not the answer to the rate that is told.
+    _, found = told(losses * np.where(low, 4.0, 1.0)[:, None])
+    assert not found.noise.any()
 
 
 def test_plans_allow_for_how_a_run_answers(path):
@@ -287,7 +298,7 @@ def test_plans_allow_for_how_a_run_answers(path):
     halved = torch.full((3, 2), float(np.log(2.0)))
     ours = Response(halved, halved).where(torch.tensor([True, False]))
     left = Left(0.0, 1.0, SPEC.lr_range)
-    (usual, _), (found, family) = (problem(trained, state, left, 0.0, response=of) for of in (None, ours))
+    (usual, _), (found, family) = (problem(trained, state, left, 0.0, of) for of in (Response.usual(3, 2), ours))
     plans = usual.low[:, None] + torch.linspace(0, 1, 5)[:, None] * (usual.high - usual.low)[:, None]
     twice = plans + ours.noise.mean(0)[:, None, None]
     with torch.no_grad():

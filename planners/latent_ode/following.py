@@ -19,8 +19,12 @@ NOISE_SPREAD, PACE_SPREAD = 1.0, 0.5
 ERROR = 0.14
 """Standard deviation, scaled, by which models err over the whole of a run's curve so far, in each channel."""
 
-_STEPS, _FARTHEST, _NEAR, _APART = 4, 1.0, 0.05, 0.05
+_STEPS, _FARTHEST, _NEAR, _APART = 6, 1.0, 0.05, 0.05
 """Gauss-Newton steps, the longest of them and one too short to be taken, and the difference that slopes are of."""
+
+_LIKELY = 0.5
+"""Share of what counts that the first step must say of a run for more steps to be taken: what is found in the end was
+seen to be up to 1.8 times as much."""
 
 _NODES = 13
 """Steps of the solver for that, and one."""
@@ -139,42 +143,78 @@ def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Respo
             members among each other.
     """
     members, count = model.sizes.members, len(runs.rates)
-    known = torch.isfinite(runs.values).float()
-    weights = known * len(CHANNELS) / ERROR**2 / known.sum((1, 2), keepdim=True).clamp(min=1)
-    values = runs.values.nan_to_num()
-    prior = torch.tensor([NOISE_SPREAD, PACE_SPREAD]) ** -2
-    # A place and one beside it in each direction, as three runs of one batch.
-    beside = torch.tensor([[0.0, 0.0], [_APART, 0.0], [0.0, _APART]])
-    rates, spans, lookup = _coarse(runs)
-    rates, spans = rates.repeat_interleave(3, 0).expand(members, -1, -1), spans.expand(members, 3 * count, -1)
-    at = torch.zeros(members, count, 2)
-    best, lowest, variance = at, torch.full((members, count), torch.inf), torch.zeros(members, count)
+    fit_of = _Fit(model, runs)
+    best = at = move = torch.zeros(members, count, 2)
+    lowest, variance = torch.full((members, count), torch.inf), torch.zeros(members, count)
     usual = explained = torch.zeros(members, count, len(CHANNELS))
+    # Each run goes by itself, whatever its company, also in when it stops.
+    there = torch.zeros(members, count, 1, dtype=torch.bool)
     for number in range(_STEPS):
-        response = Response(*(at[:, :, None] + beside).flatten(1, 2).unbind(-1))
-        nodes = model.read(model.solve(model.beginning(3 * count), *response.driven(rates, spans)))
-        read = torch.einsum("mbnc,np->mbpc", nodes, lookup).unflatten(1, (count, 3))
-        errors, slopes = read[:, :, 0] - values, (read[:, :, 1:] - read[:, :, :1]) / _APART
-        left = (weights * errors.square()).sum(2)
-        usual = left if number == 0 else usual
-        losses = left.sum(-1) + (prior * at.square()).sum(-1)
-        curvature = torch.einsum("mripc,rpc,mrjpc->mrij", slopes, weights, slopes) + torch.diag(prior)
-        downhill = torch.einsum("mripc,rpc,mrpc->mri", slopes, weights, errors) + prior * at
+        left, losses, step, variances = fit_of.around(at)
+        if number == 0:
+            usual = left
+            there = (step[..., :1].mean(0).abs() < _LIKELY * least).expand_as(there)
         lower = losses < lowest
-        lowest = torch.where(lower, losses, lowest)
-        best, explained = (torch.where(lower[..., None], *of) for of in ((at, best), (left, explained)))
-        covariance, _ = torch.linalg.inv_ex(curvature)
-        variance = torch.where(lower, covariance[..., 0, 0], variance)
-        step = (covariance @ downhill[..., None])[..., 0].clamp(-_FARTHEST, _FARTHEST)
-        there = (step.abs() < _NEAR).all(-1, keepdim=True)  # each run by itself, whatever its company
+        lowest, variance = torch.where(lower, losses, lowest), torch.where(lower, variances, variance)
+        # From the best place so far; half as far, where a step from it was too long.
+        of_best = (at, best), (left, explained), (step, move / 2)
+        best, explained, move = (torch.where(lower[..., None], *of) for of in of_best)
+        there = there | (move.abs() < _NEAR).all(-1, keepdim=True)
         if there.all():
             break
-        at = torch.where(there, at, at - step)
+        at = torch.where(there, best, best + move)
     noise, pace = best.unbind(-1)
     mean = noise.mean(0).abs()
     apart = (variance.mean(0) + noise.var(0)).sqrt()
     better = (explained.mean(0) <= usual.mean(0)).all(-1)
     return Response(noise, pace).where(better & (mean > torch.clamp(sure * apart, min=least)))
+
+
+class _Fit:
+    """What runs did, beside what a model says that they would have done.
+
+    Args:
+        model: the ensemble.
+        runs: what was measured.
+    """
+
+    def __init__(self, model: Ensemble, runs: Seen) -> None:
+        known = torch.isfinite(runs.values).float()
+        self.model, self.count = model, len(runs.rates)
+        self.weights = known * len(CHANNELS) / ERROR**2 / known.sum((1, 2), keepdim=True).clamp(min=1)
+        self.values = runs.values.nan_to_num()
+        self.prior = torch.tensor([NOISE_SPREAD, PACE_SPREAD]) ** -2
+        # A place and one beside it in each direction, as three runs of one batch.
+        self.beside = torch.tensor([[0.0, 0.0], [_APART, 0.0], [0.0, _APART]])
+        rates, spans, self.lookup = _coarse(runs)
+        members = model.sizes.members
+        self.rates = rates.repeat_interleave(3, 0).expand(members, -1, -1)
+        self.spans = spans.expand(members, 3 * self.count, -1)
+
+    def around(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """How well a response explains runs, and which would do better.
+
+        Args:
+            at: noise and pace, (members, runs, 2).
+
+        Returns:
+            What is left unexplained of each channel, (members, runs, channels); that and what the prior adds, whose
+            half is the negative log of the posterior, (members, runs); the Gauss-Newton step from here, at most
+            `_FARTHEST` in each direction, (members, runs, 2); and the variance of the noise by the curvature here,
+            (members, runs).
+        """
+        response = Response(*(at[:, :, None] + self.beside).flatten(1, 2).unbind(-1))
+        driven = response.driven(self.rates, self.spans)
+        nodes = self.model.read(self.model.solve(self.model.beginning(3 * self.count), *driven))
+        read = torch.einsum("mbnc,np->mbpc", nodes, self.lookup).unflatten(1, (self.count, 3))
+        errors, slopes = read[:, :, 0] - self.values, (read[:, :, 1:] - read[:, :, :1]) / _APART
+        left = (self.weights * errors.square()).sum(2)
+        weighted = slopes * self.weights[:, None]
+        curvature = torch.einsum("mripc,mrjpc->mrij", weighted, slopes) + torch.diag(self.prior)
+        downhill = torch.einsum("mripc,mrpc->mri", weighted, errors) + self.prior * at
+        covariance, _ = torch.linalg.inv_ex(curvature)
+        step = -(covariance @ downhill[..., None])[..., 0].clamp(-_FARTHEST, _FARTHEST)
+        return left, left.sum(-1) + (self.prior * at.square()).sum(-1), step, covariance[..., 0, 0]
 
 
 def _coarse(runs: Seen) -> tuple[Tensor, Tensor, Tensor]:

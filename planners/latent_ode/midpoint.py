@@ -29,57 +29,59 @@ def midpoint(state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: T
         At the start and after each step, (steps + 1, members, latent, batch).
     """
     # tanh(x) = 2 s(2 x) - 1, and the logistic function s takes a third of the time.
-    of_logistic = state, rates, pace, 2 * inner, 2 * outer, bias - outer.sum(-1, keepdim=True)
+    of_logistic = state, rates, pace, 2 * inner, torch.cat([2 * outer, bias - outer.sum(-1, keepdim=True)], -1)
     if not torch.is_grad_enabled():
-        return _solved(*of_logistic, kept=False)[0]
+        return _solved(*of_logistic, kept=False)[0][:, :, : state.shape[1]]
     found = _Midpoint.apply(*of_logistic)
     assert isinstance(found, Tensor)
     return found
 
 
 def _solved(
-    state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, *, kept: bool
+    state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: Tensor, *, kept: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The states, those in the middles of steps, and the hidden layer at both; only the first unless `kept`."""
-    steps, width = len(rates), inner.shape[1]
-    of_state = inner[..., :-2].contiguous()
-    of_rate, by_itself = inner[..., -2:].unsqueeze(-1).unbind(2)
-    room = steps if kept else 1
-    states, middles = state.new_empty(steps + 1, *state.shape), state.new_empty(room, *state.shape)
-    hidden = state.new_empty(2, room, len(inner), width, state.shape[-1])
-    states[0] = now = state
+    """What A multiplies at steps and in their middles, and what (F, b) multiplies at both, which is lost unless `kept`.
+
+    What is constant is in the last rows of both, so that no operation is needed to add it.
+    """
+    steps, (members, width, read), (latent, batch) = len(rates), inner.shape, state.shape[1:]
+    known = torch.cat([rates, torch.ones_like(rates)], 2)
+    states, middles = state.new_empty(steps + 1, members, read, batch), state.new_empty(steps, members, read, batch)
+    states[:steps, :, latent:] = middles[:, :, latent:] = known
+    hidden = state.new_ones(2, steps if kept else 1, members, width + 1, batch)
+    states[0, :, :latent] = now = state
     # By views that are made at once: to index is dearer than to compute.
-    within = middles.expand(steps, *state.shape), *hidden.expand(-1, steps, -1, -1, -1)
-    places = rates, pace / steps, *within, states[1:]
-    for rate, move, middle, first, second, after in zip(*(place.unbind(0) for place in places), strict=True):
-        driven = torch.addcmul(by_itself, of_rate, rate)
-        torch.sigmoid(torch.baddbmm(driven, of_state, now), out=first)
-        torch.addcmul(now, torch.baddbmm(bias, outer, first), move, value=0.5, out=middle)
-        torch.sigmoid(torch.baddbmm(driven, of_state, middle), out=second)
-        torch.addcmul(now, torch.baddbmm(bias, outer, second), move, out=after)
+    layers = hidden.expand(-1, steps, -1, -1, -1)
+    free = states[1:, :, :latent], middles[:, :, :latent], *layers[:, :, :, :width]
+    places = pace / steps, states[:steps], middles, *layers, *free
+    for move, at, within, first, second, after, middle, first_free, second_free in zip(
+        *(place.unbind(0) for place in places), strict=True
+    ):
+        torch.sigmoid(torch.bmm(inner, at), out=first_free)
+        torch.addcmul(now, torch.bmm(outer, first), move, value=0.5, out=middle)
+        torch.sigmoid(torch.bmm(inner, within), out=second_free)
+        torch.addcmul(now, torch.bmm(outer, second), move, out=after)
         now = after
     return states, middles, hidden
 
 
 class _Midpoint(torch.autograd.Function):
-    """`midpoint` with the logistic function in place of tanh."""
+    """`midpoint` with the logistic function in place of tanh, and (F, b) in one."""
 
     @staticmethod
-    def forward(
-        ctx: Any, state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: Tensor, bias: Tensor
-    ) -> Tensor:
-        states, middles, hidden = _solved(state, rates, pace, inner, outer, bias, kept=True)
-        ctx.save_for_backward(states, middles, hidden, rates, pace, inner, outer, bias)
-        return states
+    def forward(ctx: Any, state: Tensor, rates: Tensor, pace: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+        states, middles, hidden = _solved(state, rates, pace, inner, outer, kept=True)
+        ctx.save_for_backward(states, middles, hidden, pace, inner, outer)
+        return states[:, :, : state.shape[1]]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (above,) = gradients
-        states, middles, hidden, rates, pace, inner, outer, bias = ctx.saved_tensors
-        steps = len(pace)
-        out, back = outer.transpose(1, 2).contiguous(), inner[..., :-2].transpose(1, 2).contiguous()
-        moves, within = states.new_empty(2, *middles.shape), torch.empty_like(hidden)
-        torch.mul(hidden, 1 - hidden, out=within)  # the slope, until it is needed
+        states, middles, hidden, pace, inner, outer = ctx.saved_tensors
+        steps, width = len(pace), inner.shape[1]
+        out, back = outer[..., :width].transpose(1, 2).contiguous(), inner[..., :-2].transpose(1, 2).contiguous()
+        moves, free = above.new_empty(2, steps, *above.shape[1:]), hidden[:, :, :, :width]
+        within = free * (1 - free)  # the slope, until it is needed
         places = pace / steps, *moves, *within, above[:-1]
         to_state = above[steps]
         for move, move_0, move_1, within_0, within_1, own in zip(
@@ -94,13 +96,11 @@ class _Midpoint(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_rates = (inner[..., -2, None] * within).sum((0, 3), keepdim=True)[0]
         if ctx.needs_input_grad[2]:  # what moves hold has been multiplied by it
-            raw = (moves * (bias + outer @ hidden)).sum((0, 3), keepdim=True)[0]
+            raw = (moves * (outer @ hidden)).sum((0, 3), keepdim=True)[0]
             to_pace = torch.where(pace != 0, raw / torch.where(pace != 0, pace, 1.0), 0.0)
-        driven = torch.cat([rates, torch.ones_like(rates)], 2)
-        read = torch.stack([torch.cat([place, driven], 2) for place in (states[:-1], middles)])
-        moved = _by_member(moves)
+        read = torch.stack([states[:steps], middles])
         to_inner = _by_member(within) @ _by_member(read).transpose(1, 2)
-        return to_state, to_rates, to_pace, to_inner, moved @ _by_member(hidden).transpose(1, 2), moved.sum(-1, True)
+        return to_state, to_rates, to_pace, to_inner, _by_member(moves) @ _by_member(hidden).transpose(1, 2)
 
 
 def _by_member(tensor: Tensor) -> Tensor:

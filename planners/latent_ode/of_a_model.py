@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -96,7 +97,8 @@ def rates_of(log_rates: Floats, run: RunSpec) -> Floats:
     return np.clip(rates, *run.lr_range).reshape(*np.shape(log_rates)[:-1], run.num_segments)
 
 
-def times_of_plans(total: int, lead: float, every: float, until: float) -> list[int]:
+@lru_cache
+def times_of_plans(total: int, lead: float, every: float, until: float) -> tuple[int, ...]:
     """The decisions at which a plan is made, of as many as the run has.
 
     Args:
@@ -106,4 +108,4 @@ def times_of_plans(total: int, lead: float, every: float, until: float) -> list[
         until: share of it after which none is made.
     """
     shares = np.arange(lead, max(until, lead) + 1e-9, max(every, 0.5 / total))
-    return sorted({round(share * total) for share in shares if round(share * total) < total})
+    return tuple(sorted({round(share * total) for share in shares if round(share * total) < total}))

@@ -160,7 +160,7 @@ class LatentODE(OfAModel):
             state = self._planned({**state, "due": False}, now)
         return state["rates"][:, now].copy(), state
 
-    def plans_at(self, total: int) -> list[int]:
+    def plans_at(self, total: int) -> tuple[int, ...]:
         """The decisions at which a plan is made, of as many as the run has."""
         return times_of_plans(total, self.lead, self.every, self.until)
 
@@ -198,7 +198,7 @@ class LatentODE(OfAModel):
         latent, response = self._followed(trained, state)
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)
-        found, family = problem(trained, latent, left, self.trust, response=response)
+        found, family = problem(trained, latent, left, self.trust, response)
         at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
         going = as_plan(np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]]), log_rate)[:, None]
         settings = Search(

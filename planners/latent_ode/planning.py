@@ -47,8 +47,8 @@ def problem(
     state: Tensor,
     left: Left,
     trust: float | None,
+    response: Response,
     member: int | None = None,
-    response: Response | None = None,
 ) -> tuple[Problem, Family]:
     """A search for the rest of some runs, and the family of schedules whose rests it goes through.
 
@@ -58,8 +58,8 @@ def problem(
         left: what is left, the same for all runs.
         trust: plans stay within the rates that good runs of the sweep had at that time, and so much beyond them in the
             log, and beyond that by the `Response.noise` of a run; None: within those that may be set.
+        response: of the runs.
         member: see `Problem`.
-        response: of the runs; None: that of the sweep.
     """
     at = left.times
     limits = np.log(left.lr_range)
@@ -73,28 +73,20 @@ def problem(
         peaks = seen.max(1)
         shapes = Shapes(float(peaks.min() - trust), float(peaks.max() + trust))
     log_rate, runs = trained.scales.log_rate, state.shape[1]
-    low, high = (as_plan(np.clip(bound, *limits), log_rate).expand(runs, -1) for bound in (low, high))
-    span = torch.full((runs,), left.span, dtype=torch.float32)
-
-    def family(settings: Floats) -> Tensor:
-        return as_plan(shapes.log_rates(settings, at), log_rate)
-
-    if response is None or trust is None:
-        return Problem(trained.ensemble, state, span, low, high, left.horizon, member, response), family
     # What larger rates do to a run that lets in less noise was seen of smaller ones, and the other way round.
-    seen_of = -response.noise.mean(0)[:, None]
+    seen_of = torch.zeros(runs, 1) if trust is None else -response.noise.mean(0)[:, None]
     low, high = (
-        torch.clamp(bound + beyond, *as_plan(limits, log_rate))
+        torch.clamp(as_plan(bound, log_rate) + beyond, *as_plan(limits, log_rate))
         for bound, beyond in ((low, seen_of.clamp(max=0)), (high, seen_of.clamp(min=0)))
     )
-    found = Problem(trained.ensemble, state, span, low, high, left.horizon, member, response)
 
-    def further(settings: Floats) -> Tensor:
-        peaks = torch.tensor(settings[..., 0], dtype=torch.float32)
+    def family(settings: Floats) -> Tensor:
+        peaks = as_plan(settings[..., 0], 0.0)
         wider = torch.where(seen_of > 0, peaks, 1 - peaks) * seen_of
-        return family(settings) + wider[..., None]
+        return as_plan(shapes.log_rates(settings, at), log_rate) + wider[..., None]
 
-    return found, further
+    span = torch.full((runs,), left.span, dtype=torch.float32)
+    return Problem(trained.ensemble, state, span, low, high, response, left.horizon, member), family
 
 
 def as_plan(log_rates: Floats, log_rate: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,12 +47,12 @@ class Repertoire:
         if count == 0 or shapes != [(count, POINTS), (count, POINTS), (count,)]:
             raise ValueError(f"{count} schedules of the sweep do not fit arrays of the shapes {shapes}")
 
-    @property
+    @cached_property
     def trusted(self) -> Floats:
         """Log rates of the schedules that ended near the best, (schedules, points)."""
         return self.log_rates[self.good]
 
-    @property
+    @cached_property
     def good(self) -> list[int]:
         """Numbers of those."""
         weights = weights_of(self.ends, self.log_losses[:, 0], np.zeros(len(self.ends), dtype=bool))

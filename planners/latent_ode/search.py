@@ -72,9 +72,9 @@ class Problem:
         state: now, (members, runs, latent).
         span: time that is left, in the model's unit, (runs,).
         low, high: bounds of plans, (runs, GRID).
+        response: how the runs answer to their rates.
         horizon: share of the time left at whose end the loss counts.
         member: whose answer counts alone; None: that of all.
-        response: how the runs answer to their rates; None: as those of the sweep.
     """
 
     def __init__(
@@ -84,13 +84,12 @@ class Problem:
         span: Tensor,
         low: Tensor,
         high: Tensor,
+        response: Response,
         horizon: float = 1.0,
         member: int | None = None,
-        response: Response | None = None,
     ) -> None:
         self.model, self.state, self.span, self.low, self.high = model, state, span, low, high
-        self.member = member
-        self.response = response or Response.usual(*state.shape[:2])
+        self.response, self.member = response, member
         # No longer than those that the model was fitted with, and not shorter either where less is left to foresee.
         self.steps = max(_FEWEST, math.ceil(model.sizes.steps * float(span.max()) * horizon))
         points = self.steps * _FINE

@@ -18,6 +18,7 @@ from lr_env.tasks import Task
 from planners.knots import knots_at
 from planners.latent_ode.designs import find_design
 from planners.latent_ode.fit import Fitting
+from planners.latent_ode.following import Response
 from planners.latent_ode.planning import Left, problem
 from planners.latent_ode.search import GRID, Search, search
 from planners.latent_ode.series import FEWEST_RUNS, Floats, series
@@ -226,11 +227,12 @@ def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed:
     Returns:
         Rates at `GRID` evenly spaced times, for each.
     """
-    settings = Search(pessimism=0.0)
+    settings, beginning = Search(pessimism=0.0), trained.ensemble.beginning(1)
+    usual = Response.usual(*beginning.shape[:2])
     found = []
     for number in range(count):
         member = number % trained.ensemble.sizes.members
-        what, family = problem(trained, trained.ensemble.beginning(1), Left(0.0, 1.0, lr_range), _TRUST, member)
+        what, family = problem(trained, beginning, Left(0.0, 1.0, lr_range), _TRUST, usual, member)
         plans = search(what, family, torch.empty(1, 0, GRID), settings, [np.random.default_rng([seed, number])])
         found.append(np.exp(plans[0, 0].numpy().astype(np.float64) + trained.scales.log_rate))
     return found
