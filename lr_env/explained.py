@@ -30,6 +30,7 @@ class Explained:
         segment: optimizer steps of a segment.
         lr: rates that were played, (segments,).
         val_loss: that was measured after each segment, (segments,).
+        final_val_loss: on the whole validation split at the end; NaN if the run diverged.
         beliefs: at each plan.
     """
 
@@ -39,6 +40,7 @@ class Explained:
     segment: int
     lr: Floats
     val_loss: Floats
+    final_val_loss: float
     beliefs: Sequence[Belief]
 
     def draw(self, path: Path) -> None:
@@ -60,18 +62,24 @@ class Explained:
             of_models = belief.losses[:, 0]
             right.plot(belief.steps, of_models.mean(0), color=colour, linewidth=1.4)
             right.fill_between(belief.steps, of_models.min(0), of_models.max(0), color=colour, alpha=0.2, linewidth=0)
+            if belief.end is not None:
+                place = steps[-1] * (1.02 + 0.015 * number)
+                right.plot([place] * 2, belief.end, color=colour, linewidth=3.0, solid_capstyle="butt")
+        right.plot(steps[-1], self.final_val_loss, "D", color="#000000", markersize=5, label="on the whole split")
         left.plot(steps, self.lr, color="#000000", linewidth=2.0, linestyle=(0, (4, 1.2)), label="played")
-        right.plot(steps, self.val_loss, color="#000000", linewidth=0.9, label="measured")
+        right.plot(steps, self.val_loss, color="#000000", linewidth=0.9, label="measured on the subset")
         log_scale(right, "y")
-        known = self.val_loss[np.isfinite(self.val_loss)]
+        bars = [belief.end for belief in self.beliefs if belief.end is not None]
+        known = np.concatenate([self.val_loss, [self.final_val_loss], np.ravel(bars)])
+        known = known[np.isfinite(known)]
         if len(known):
-            right.set_ylim(known.min() * 0.9, max(np.quantile(known, 0.95), known.min() * 1.2))
+            right.set_ylim(known.min() * 0.95, max(np.quantile(known, 0.9), known.min() * 1.2))
         left.set_ylabel("learning rate")
-        right.set_ylabel("validation loss on the subset [nats/example]")
+        right.set_ylabel("validation loss [nats/example]")
         left.legend(frameon=False, fontsize=8)
         right.legend(frameon=False, fontsize=8)
         caption(left, "bold: the plan, thin: others considered")
-        caption(right, "line and band: mean and range of what its models foresaw")
+        caption(right, "line, band: mean and range of models; bars: 90 % of ends")
         save(figure, path)
 
 
@@ -94,13 +102,13 @@ def explained(
     if not hasattr(planner, "explain"):
         raise UserError(f"planner {planner.name!r} does not tell what it believes; latent-ode does")
     run = [PlannedRun(planner, seed)]
-    rollout = Rollout(task, run, score=(), device=device, backend=backend, numerics=numerics)
+    rollout = Rollout(task, run, score=("val",), device=device, backend=backend, numerics=numerics)
     lr, losses = [], []
     while not rollout.done:
         for _, signals in rollout.advance():
             lr.append(signals["lr"])
             losses.append(signals["val_loss"])
     beliefs = rollout.explain(0)
-    return Explained(
-        task.name, planner.name, seed, task.segment, np.array(lr), np.array(losses, dtype=np.float64), beliefs
-    )
+    final = rollout.record(0, "explained").scores.get("final_val_loss", np.nan)
+    val_loss = np.array(losses, dtype=np.float64)
+    return Explained(task.name, planner.name, seed, task.segment, np.array(lr), val_loss, float(final), beliefs)

@@ -16,16 +16,16 @@ from lr_env.planner import RunSpec
 from lr_env.rollout import rollout
 from lr_env.tasks import find_task
 from planners.latent_ode.controls import MeanOfBest
-from planners.latent_ode.fit import Fitting, fit, predicted_final
+from planners.latent_ode.fit import Fitting, predicted_final
 from planners.latent_ode.following import Response, Seen, response_of, seen, state_now
 from planners.latent_ode.model import Sizes
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.planning import Left, problem
-from planners.latent_ode.repertoire import repertoire_of
 from planners.latent_ode.search import BEGINNINGS, GRID, Search, blended, interpolation, search
 from planners.latent_ode.series import CHANNELS, series
 from planners.latent_ode.shapes import SETTINGS
 from planners.latent_ode.trained import Trained, shipped_models
+from planners.latent_ode.training import near_best, trained_on
 from planners.latent_ode.windows import Table, past
 from planners.schedules import WSD, Cosine
 from planners.space import sobol
@@ -34,19 +34,24 @@ from tests.quadratic import SPEC, STEPS
 
 
 @pytest.fixture(scope="module")
-def known():
+def made():
     """Runs of the quadratic, and a model that was fitted to them."""
     runs = series(quadratic.sweep(), quadratic.STEPS)
-    return runs, fit(runs, Fitting(sizes=Sizes(members=3), dynamics=800, corrections=150))
+    fitting = Fitting(sizes=Sizes(members=3), dynamics=800, corrections=150)
+    return runs, *trained_on(runs, fitting, {"task": SPEC.task, "child_steps": 60 * quadratic.STEPS})
 
 
 @pytest.fixture(scope="module")
-def path(known, tmp_path_factory):
+def known(made):
+    """The runs, and what there is to know of the fit."""
+    return made[0], made[2]
+
+
+@pytest.fixture(scope="module")
+def path(made, tmp_path_factory):
     """The model's file."""
-    runs, fitted = known
-    about = {"task": SPEC.task, "child_steps": 60 * quadratic.STEPS}
     file = tmp_path_factory.mktemp("models") / "quadratic.safetensors"
-    Trained(fitted.model, fitted.scales, repertoire_of(runs), about).save(file)
+    made[1].save(file)
     return file
 
 
@@ -122,6 +127,23 @@ def test_plans_are_made_when_they_should_be_and_explained(path):
         assert belief.losses.shape == (3, len(belief.rates), len(belief.steps))
         assert (belief.steps[0], belief.steps[-1]) == (belief.segment * SPEC.segment, quadratic.STEPS)
     np.testing.assert_allclose(told[-1].losses[:, 0, -1].mean(), ends[1], rtol=0.2)  # what then happened
+
+
+def test_ends_lie_where_they_are_said_to(path, made):
+    """Of held-out runs as it plays them; a model that does not know what it errs by says nothing."""
+    runs, trained, fitted = made
+    planner = LatentODE(model=str(path), every=0.25)
+    _, ends, _, state = played(planner, seeds=range(10))
+    beliefs = [planner.explain(state, run)[0] for run in range(10)]
+    assert all(low < end < high for (low, high), end in zip((one.end for one in beliefs), ends, strict=True))
+    low, high = beliefs[0].end
+    error = np.sqrt(np.mean((fitted.foreseen[0] - runs.final)[near_best(runs)] ** 2))
+    assert 2 * 1.645 * error <= np.log(high / low) < 2.5 * 2 * 1.645 * error
+    silent = Trained(trained.model, trained.scales, trained.repertoire, {"task": SPEC.task})
+    silent.save(path.parent / "silent.safetensors")
+    planner = LatentODE(model=str(path.parent / "silent.safetensors"))
+    *_, state = played(planner)
+    assert planner.explain(state)[0].end is None
 
 
 def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(path):
@@ -423,6 +445,7 @@ def test_beliefs_are_drawn_beside_what_came(path, tmp_path):
     (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
     assert run.planner == "latent-ode"
     assert len(found.val_loss) == 20
+    assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
     found.draw(tmp_path / "explain.png")
     assert (tmp_path / "explain.png").stat().st_size > 20_000
     with pytest.raises(UserError, match="planner 'cosine' does not tell what it believes"):

@@ -49,8 +49,10 @@ class Explain(TaskOptions):
             raise UserError(f"planner {self.planner!r}: {error}; give its settings with --set") from None
         found = explained(planner, task, self.seed, device=self.device, backend=self.backend, numerics=numerics)
         found.draw(self.out)
-        last = float(found.val_loss[-1])
-        print(f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss on the subset {last:.4f} at the end")
+        print(
+            f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss at the end {found.val_loss[-1]:.4f} "
+            f"on the subset, {found.final_val_loss:.4f} on the whole split"
+        )
         for belief in found.beliefs:
             at = belief.segment * task.segment
             if not len(belief.rates):
@@ -59,5 +61,12 @@ class Explain(TaskOptions):
             ends = belief.losses[:, 0, -1]
             note = f"; {belief.note}" if belief.note else ""
             until = f" for step {belief.steps[-1]:.0f}" if belief.steps[-1] < task.budget else ""
-            print(f"at step {at:6}: foresaw {ends.mean():.4f} ({ends.min():.4f} to {ends.max():.4f}){until}{note}")
+            whole = "" if belief.end is None else f", on the whole split with 90 % {_between(belief.end)}"
+            print(
+                f"at step {at:6}: foresaw {ends.mean():.4f} ({_between((ends.min(), ends.max()))}){until}{whole}{note}"
+            )
         print(f"Figure: {self.out}")
+
+
+def _between(ends: tuple[float, float]) -> str:
+    return "{:.4f} to {:.4f}".format(*ends)

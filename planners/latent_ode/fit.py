@@ -17,6 +17,9 @@ from planners.latent_ode.windows import Batch, Table, past, predict, scales_of
 
 MOST_MEMBERS = 100
 
+SHARES = (0.05, 0.1, 0.2, 0.4)
+"""Of a run that are over when its end is foreseen, to see how well."""
+
 
 @dataclass(frozen=True)
 class Fitting:
@@ -76,12 +79,14 @@ class Fitted:
         model: the ensemble, each member as it was when it did best on the runs that were held out from it.
         scales: what it was fitted with.
         fold: the member that each run was held out from, (runs,).
+        foreseen: log final loss of each run as that member sees it, after each of `SHARES`, (shares, runs).
         history: (phase, iteration, loss on the runs fitted to, lowest so far on those held out), means over members.
     """
 
     model: Ensemble
     scales: Scales
     fold: NDArray[np.int64]
+    foreseen: Floats
     history: tuple[tuple[str, int, float, float], ...]
 
 
@@ -164,7 +169,8 @@ def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> F
         lambda: onwards(*windows(fitting.batch)),
         lambda: onwards(*held, None),
     )
-    return Fitted(model.eval(), scales, fold.numpy(), tuple(loop.history))
+    foreseen = predicted_final(model.eval(), table, np.array(SHARES), fold.numpy())
+    return Fitted(model, scales, fold.numpy(), foreseen, tuple(loop.history))
 
 
 class Offsets(nn.Module):

@@ -20,21 +20,16 @@ from lr_env.replacing import finite, write_json_and_figure
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.descent import History
-from planners.latent_ode.fit import Fitting, check_members, predicted_final
+from planners.latent_ode.fit import SHARES, Fitting, check_members
 from planners.latent_ode.forecasts import RIVALS, Quality, quality
 from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decoded_final
 from planners.latent_ode.model import Sizes
-from planners.latent_ode.repertoire import TRUSTED
 from planners.latent_ode.series import Floats, Series, series
 from planners.latent_ode.sweep import Sweep, check_seed, sweep
 from planners.latent_ode.trained import KINDS_OF, Trained
-from planners.latent_ode.training import trained_on
-from planners.latent_ode.windows import Table
+from planners.latent_ode.training import near_best, trained_on
 
 __all__ = ["Report", "Sweep", "fit_records", "fit_sweep", "report"]
-
-SHARES = (0.05, 0.1, 0.2, 0.4)
-"""Of a run that are over when its end is foreseen."""
 
 MODEL = "latent ODE"
 
@@ -165,7 +160,7 @@ def report(runs: Series, trained: Trained, history: History, parts: Parts, fores
         for name, forecast in RIVALS.items():
             out, fitted_to = runs.take(held), runs.take(known)
             told[name][:, held] = [forecast(out, fitted_to, trained.scales, share) for share in SHARES]
-    count = judged & np.isfinite(runs.final) & (runs.weights >= TRUSTED)
+    count = judged & near_best(runs)
     return Report(
         trained,
         tuple(history),
@@ -181,9 +176,7 @@ def _controlled(runs: Series, members: int, seed: int, about: Mapping[str, Any])
     trained, fitted = trained_on(runs, fitting, about)
     of_members = [fitted.fold == member for member in range(members)]
     parts = [(np.flatnonzero(own), np.flatnonzero(~own)) for own in of_members]
-    table = Table(runs, fitted.scales)
-    foreseen = predicted_final(fitted.model, table, np.array(SHARES), fitted.fold)
-    return report(runs, trained, fitted.history, parts, foreseen)
+    return report(runs, trained, fitted.history, parts, fitted.foreseen)
 
 
 def _generative(runs: Series, members: int, seed: int, about: Mapping[str, Any]) -> Report:

@@ -23,6 +23,9 @@ from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, 
 _GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
 """Numbers of plans: the earlier one, that of the search, the same anchored, the mean of the sweep's best schedules."""
 
+_NINETY = 1.645
+"""Standard deviations on both sides that hold 90 % of a normal distribution."""
+
 # What a sweep of settings goes through, the last the fastest.
 _EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
 
@@ -184,7 +187,12 @@ class LatentODE(OfAModel):
         """
         return [
             Belief(
-                belief["segment"], belief["rates"][run], belief["steps"], belief["losses"][:, run], belief["notes"][run]
+                belief["segment"],
+                belief["rates"][run],
+                belief["steps"],
+                belief["losses"][:, run],
+                belief["notes"][run],
+                tuple(belief["ends"][run].tolist()) if len(belief["ends"]) else None,
             )
             for belief in state["beliefs"]
         ]
@@ -216,7 +224,8 @@ class LatentODE(OfAModel):
         own = [going, best, anchored, middle]  # in the order of their numbers
         plans = torch.cat([found.clamp(torch.cat(own, 1)), *others], 1)
         states = found.futures(plans)
-        first, second = self._choice(found.ends_of(states), state["planned"], response.unusual)
+        ends = found.ends_of(states)
+        first, second = self._choice(ends, state["planned"], response.unusual)
         rest = torch.arange(len(own), plans.shape[1]).expand(count, -1)
         considered = torch.arange(count)[:, None], torch.cat([first[:, None], second[:, None], rest], 1)
         log_rates = played(plans[considered].numpy().astype(np.float64), total - now) + log_rate
@@ -233,8 +242,25 @@ class LatentODE(OfAModel):
             "steps": (now + nodes * (total - now)) * state["segment"],
             "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
             "notes": response.in_words(),
+            "ends": self._range_of(trained, ends[:, considered[0][:, 0], first], now / total),
         }
         return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
+
+    def _range_of(self, trained: Trained, ends: Tensor, over: float) -> Floats:
+        """Where ends lie with a chance of 90 %, (runs, 2): members disagree by less than they err on runs new to all.
+
+        Args:
+            trained: the model.
+            ends: that members predict of the plans that are played, (members, runs).
+            over: share of the run that is over.
+        """
+        error = trained.error_after(over)
+        if error is None or self.horizon < 1:
+            return np.empty((0, 2))
+        of_members = ends.numpy().astype(np.float64) * trained.scales.deviations[LOSS]
+        spread = np.hypot(of_members.std(0, ddof=1), error)
+        middle = of_members.mean(0) + trained.scales.means[LOSS]
+        return np.exp(middle[:, None] + _NINETY * spread[:, None] * [-1.0, 1.0])
 
     def _followed(self, trained: Trained, state: State) -> tuple[Tensor, Response]:
         """Where runs are by now, (members, runs, latent), and how they answer to their rates."""

@@ -19,6 +19,9 @@ from planners.latent_ode.model import Ensemble, Scales, Sizes
 from planners.latent_ode.repertoire import Repertoire
 from planners.weights import Tensors, WeightFiles
 
+ERRORS = "held_out_errors"
+"""What `Trained.about` has it by: of a run that is over, and how far its end was foreseen wrong then, in pairs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -61,6 +64,18 @@ class Trained:
             UserError: there is no such file, or it is damaged or of another format.
         """
         return _FILES.load(path)
+
+    def error_after(self, share: float) -> float | None:
+        """Root mean square of what members were wrong by of the log final loss of runs that they had not seen.
+
+        Args:
+            share: of a run that is over.
+
+        Returns:
+            Of runs that ended near the best; None where the fit does not tell.
+        """
+        known = self.about.get(ERRORS)
+        return float(np.interp(share, *np.transpose(known))) if known else None
 
     @cached_property
     def fingerprint(self) -> str:

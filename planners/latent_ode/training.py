@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from planners.latent_ode.fit import Fitting, fit
+import numpy as np
+from numpy.typing import NDArray
+
+from planners.latent_ode.fit import SHARES, Fitted, Fitting, fit
+from planners.latent_ode.forecasts import quality
 from planners.latent_ode.generative_fit import GenerativeFitting, fit_generative
-from planners.latent_ode.repertoire import repertoire_of
+from planners.latent_ode.repertoire import TRUSTED, repertoire_of
 from planners.latent_ode.series import Series
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.trained import ERRORS, Trained
 
 
 def trained_on(
@@ -31,4 +35,19 @@ def trained_on(
     """
     fitted = fit(runs, fitting) if isinstance(fitting, Fitting) else fit_generative(runs, fitting)
     about = {**(about or {}), "fitting": asdict(fitting)}
+    if isinstance(fitted, Fitted):
+        about[ERRORS] = _errors(fitted, runs)
     return Trained(fitted.model, fitted.scales, repertoire_of(runs), about), fitted
+
+
+def near_best(runs: Series) -> NDArray[np.bool_]:
+    """Runs whose ends it matters to foresee, (runs,): it is there that plans lie, and others are easy to tell apart."""
+    return np.isfinite(runs.final) & (runs.weights >= TRUSTED)
+
+
+def _errors(fitted: Fitted, runs: Series) -> list[list[float]]:
+    count = near_best(runs)
+    if not count.any():
+        return []
+    errors = (quality(row[count], runs.final[count]).error for row in fitted.foreseen)
+    return [[share, error] for share, error in zip(SHARES, errors, strict=True)]
