@@ -18,6 +18,9 @@ from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
 
+_NAMED = 10
+"""Plans that the legend names at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Explained:
@@ -58,12 +61,13 @@ class Explained:
             ahead = at + self.segment * (np.arange(belief.rates.shape[1]) + 1)
             for row in belief.rates[1:]:
                 left.plot(ahead, row, color=colour, linewidth=0.5, alpha=0.35)
-            left.plot(ahead, belief.rates[0], color=colour, linewidth=1.4, label=f"at step {at}")
+            name = f"at step {at}" if number < _NAMED else None
+            left.plot(ahead, belief.rates[0], color=colour, linewidth=1.4, label=name)
             of_models = belief.losses[:, 0]
             right.plot(belief.steps, of_models.mean(0), color=colour, linewidth=1.4)
             right.fill_between(belief.steps, of_models.min(0), of_models.max(0), color=colour, alpha=0.2, linewidth=0)
             if belief.end is not None:
-                place = steps[-1] * (1.02 + 0.015 * number)
+                place = steps[-1] * (1.02 + 0.08 * number / len(self.beliefs))
                 right.plot([place] * 2, belief.end, color=colour, linewidth=3.0, solid_capstyle="butt")
         right.plot(steps[-1], self.final_val_loss, "D", color="#000000", markersize=5, label="on the whole split")
         left.plot(steps, self.lr, color="#000000", linewidth=2.0, linestyle=(0, (4, 1.2)), label="played")
@@ -99,8 +103,7 @@ def explained(
     Raises:
         UserError: the planner cannot tell what it believes.
     """
-    if not hasattr(planner, "explain"):
-        raise UserError(f"planner {planner.name!r} does not tell what it believes; latent-ode does")
+    check_explains(planner, planner.name)
     run = [PlannedRun(planner, seed)]
     rollout = Rollout(task, run, score=("val",), device=device, backend=backend, numerics=numerics)
     lr, losses = [], []
@@ -112,3 +115,13 @@ def explained(
     final = rollout.record(0, "explained").scores.get("final_val_loss", np.nan)
     val_loss = np.array(losses, dtype=np.float64)
     return Explained(task.name, planner.name, seed, task.segment, np.array(lr), val_loss, float(final), beliefs)
+
+
+def check_explains(planner: object, name: str) -> None:
+    """See that a planner, or one of its class, can tell what it believes.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not hasattr(planner, "explain"):
+        raise UserError(f"planner {name!r} does not tell what it believes; latent-ode does")

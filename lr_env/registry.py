@@ -94,6 +94,18 @@ def suited(name: str, task: Task) -> Mapping[str, Any] | None:
     return {} if for_task is None else for_task(task)
 
 
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """See that the planner of that name has such settings.
+
+    Raises:
+        UserError: it does not; see also `find_planner`.
+    """
+    fields = getattr(find_planner(name), "__dataclass_fields__", {})
+    for setting in settings:
+        if setting not in fields:
+            raise UserError(f"planner {name!r} has no setting {setting!r}: see `lr-env planners {name}`")
+
+
 def is_plain(name: str, task: Task | None = None) -> bool:
     """Whether the planner of that name needs neither forks nor an optimizer of its own: one of "all".
 

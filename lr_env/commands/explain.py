@@ -30,16 +30,20 @@ class Explain(TaskOptions):
 
     def run(self) -> None:
         """Make the run, write the figure, and print how good the forecasts were."""
-        from lr_env.explained import explained
-        from lr_env.registry import find_planner, suited
+        from lr_env.explained import check_explains, explained
+        from lr_env.registry import check_settings, find_planner, suited
 
         if self.out.suffix.lower() != ".png":
             raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
+        if self.out.is_dir():
+            raise UserError(f"out {str(self.out)!r} is a folder: give the name of a .png file")
+        kind = find_planner(self.planner)
+        check_explains(kind, self.planner)
         task = self.varied_task()
         settings = dict(suited(self.planner, task) or {}) | parse_settings(self.set, [self.planner]).get(
             self.planner, {}
         )
-        kind = find_planner(self.planner)
+        check_settings(self.planner, settings)
         writable(self.out.parent, "--out")
         numerics = self.numerics()
         check_seeds([self.seed])

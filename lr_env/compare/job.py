@@ -27,7 +27,7 @@ from lr_env.locking import only_process
 from lr_env.planner import UPDATE_SIGNALS, Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store, settings_json
-from lr_env.registry import candidates, find_planner, needs_forks
+from lr_env.registry import candidates, check_settings, find_planner, needs_forks
 from lr_env.rollout import PlannedRun, planner_settings
 from lr_env.tasks import Task
 from lr_env.tasks.data import load
@@ -94,9 +94,7 @@ class Job:
         """
         offered = candidates(find_planner(planner), self.rates)
         own = dict(self.settings.get(planner, {}))
-        wrong = [name for name in own if name not in offered[0].__dataclass_fields__]  # type: ignore[attr-defined]
-        if wrong:
-            raise UserError(f"planner {planner!r} has no setting {wrong[0]!r}: see `lr-env planners {planner}`")
+        check_settings(planner, own)
         changed = [replace(setting, **own) for setting in offered]  # type: ignore[type-var]
         return [setting for index, setting in enumerate(changed) if setting not in changed[:index]]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from planners.latent_ode.model import Ensemble, Scales
-from planners.latent_ode.series import CHANNELS, Floats, channel
+from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.windows import scaled, token
 
 NOISE_SPREAD, PACE_SPREAD = 1.0, 0.5
@@ -19,12 +19,15 @@ NOISE_SPREAD, PACE_SPREAD = 1.0, 0.5
 ERROR = 0.14
 """Standard deviation, scaled, by which models err over the whole of a run's curve so far, in each channel."""
 
+_LOST = 3.0
+"""Such deviations off what was foreseen, a model does not know where a run will end."""
+
 _STEPS, _FARTHEST, _NEAR, _APART = 6, 1.0, 0.05, 0.05
 """Gauss-Newton steps, the longest of them and one too short to be taken, and the difference that slopes are of."""
 
-_LIKELY = 0.5
-"""Share of what counts that the first step must say of a run for more steps to be taken: what is found in the end was
-seen to be up to 1.8 times as much."""
+_LIKELY = 1 / 3
+"""Share of what counts that the first step must say of a run for more steps to be taken. What is found in the end was
+seen to be up to 1.8 times as much in runs, and of curves that are very far from usual first steps are small again."""
 
 _NODES = 13
 """Steps of the solver for that, and one."""
@@ -113,8 +116,11 @@ def seen(points: Sequence[Floats], scales: Scales, lr_range: Sequence[float], se
 
 
 @torch.no_grad()
-def state_now(model: Ensemble, runs: Seen, response: Response) -> Tensor:
-    """Where the dynamics and the last surprises have runs by now, (members, runs, latent)."""
+def state_now(model: Ensemble, runs: Seen, response: Response) -> tuple[Tensor, Tensor]:
+    """Where the dynamics and the last surprises have runs by now, (members, runs, latent), and which of them are lost.
+
+    Those are, (runs,), that lately had losses of which the mean is nowhere near what was foreseen.
+    """
     members, window = model.sizes.members, model.sizes.window
     rates, span = response.driven(runs.rates.expand(members, -1, -1), torch.full_like(response.noise, runs.span))
     states = model.solve(model.beginning(len(runs.rates)), rates, span)
@@ -124,7 +130,9 @@ def state_now(model: Ensemble, runs: Seen, response: Response) -> Tensor:
         of.flip(1)[:, :read].expand(members, *of[:, :read].shape) for of in (runs.times, runs.rates, runs.values)
     )
     tokens = torch.nn.functional.pad(token(times, rates, values, foreseen), (0, 0, 0, window - read))
-    return model.corrected(states[:, :, -1], tokens, torch.full(states.shape[:2], read))
+    surprise = (values - foreseen)[..., LOSS].nanmean(2).mean(0)
+    lost = ~(surprise.abs() < _LOST * ERROR)  # also where nothing was measured
+    return model.corrected(states[:, :, -1], tokens, torch.full(states.shape[:2], read)), lost
 
 
 @torch.no_grad()
@@ -153,7 +161,7 @@ def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Respo
         left, losses, step, variances = fit_of.around(at)
         if number == 0:
             usual = left
-            there = (step[..., :1].mean(0).abs() < _LIKELY * least).expand_as(there)
+            there = (step[..., :1].mean(0).abs() < _LIKELY * min(least, _FARTHEST)).expand_as(there)
         lower = losses < lowest
         lowest, variance = torch.where(lower, losses, lowest), torch.where(lower, variances, variance)
         # From the best place so far; half as far, where a step from it was too long.

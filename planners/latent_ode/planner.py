@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lr_env.planner import Belief, RunSpec, Signals, State, require
 from planners.latent_ode.following import Response, response_of, seen, state_now
-from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
+from planners.latent_ode.of_a_model import REUSE, OfAModel, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats
@@ -28,6 +28,9 @@ _NINETY = 1.645
 
 # What a sweep of settings goes through, the last the fastest.
 _EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
+
+_ROUNDED = 1e-3
+"""Relative difference of rates that is none."""
 
 ANCHORS = 3
 """Best schedules of a sweep whose mean plans are anchored to."""
@@ -47,7 +50,8 @@ class LatentODE(OfAModel):
     read off it; fitted with `lr-env fit TASK`.
 
     Runs may answer to their rates otherwise than those of the sweep, in larger batches for example. Where that can be
-    told from a run's curves so far (`adapt`), later plans allow for it.
+    told from a run's curves so far (`adapt`), later plans allow for it. And rates may not be played as they were
+    answered, for a factor that no one spoke of: the next answer makes up for it (`track`).
 
     Attributes:
         model, reuse: see `OfAModel`.
@@ -68,6 +72,8 @@ class LatentODE(OfAModel):
             that has a share of anchor / (anchor + n) in the first plan, in the log.
         adapt: by how much in the log the noise that a run's rates let in must be otherwise than in the sweep for plans
             to allow for that, if it is sure, see `planners.latent_ode.following.Response`; None: they never do.
+        track: whether answers are divided by what the last one was multiplied by before it was played, as far as the
+            range of rates allows.
         rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.search.Search`.
     """
 
@@ -98,6 +104,7 @@ class LatentODE(OfAModel):
     blend: float = 2.0
     anchor: float = 20.0
     adapt: float | None = 0.7
+    track: bool = True
     rounds: int = 4
     draws: int = 32
     free: int = 0
@@ -149,6 +156,7 @@ class LatentODE(OfAModel):
             "unit": self.unit(run),
             "due": False,
             "planned": False,
+            "answered": None,
             "beliefs": [],
         }
 
@@ -161,7 +169,10 @@ class LatentODE(OfAModel):
         total = state["rates"].shape[1]
         if state["due"] or now in self.plans_at(total):
             state = self._planned({**state, "due": False}, now)
-        return state["rates"][:, now].copy(), state
+        answer = state["rates"][:, now].copy()
+        if self.track and state["answered"] is not None:
+            answer = np.clip(answer / _factor(signals["lr"], state["answered"]), *state["range"])
+        return answer, {**state, "answered": answer}
 
     def plans_at(self, total: int) -> tuple[int, ...]:
         """The decisions at which a plan is made, of as many as the run has."""
@@ -192,7 +203,7 @@ class LatentODE(OfAModel):
                 belief["steps"],
                 belief["losses"][:, run],
                 belief["notes"][run],
-                tuple(belief["ends"][run].tolist()) if len(belief["ends"]) else None,
+                tuple(belief["ends"][run].tolist()) if np.isfinite(belief["ends"][run]).all() else None,
             )
             for belief in state["beliefs"]
         ]
@@ -203,7 +214,7 @@ class LatentODE(OfAModel):
         trained = self.same(state)
         log_rate = trained.scales.log_rate
         count, total = state["rates"].shape
-        latent, response = self._followed(trained, state)
+        latent, response, lost = self._followed(trained, state)
         span = (total - now) * state["segment"] / state["unit"]
         left = Left(now / total, span, tuple(state["range"]), self.horizon)
         found, family = problem(trained, latent, left, self.trust, response)
@@ -242,36 +253,39 @@ class LatentODE(OfAModel):
             "steps": (now + nodes * (total - now)) * state["segment"],
             "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
             "notes": response.in_words(),
-            "ends": self._range_of(trained, ends[:, considered[0][:, 0], first], now / total),
+            "ends": self._range_of(trained, ends[:, considered[0][:, 0], first], lost | response.unusual, now / total),
         }
         return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
 
-    def _range_of(self, trained: Trained, ends: Tensor, over: float) -> Floats:
+    def _range_of(self, trained: Trained, ends: Tensor, unknown: Tensor, over: float) -> Floats:
         """Where ends lie with a chance of 90 %, (runs, 2): members disagree by less than they err on runs new to all.
 
         Args:
             trained: the model.
             ends: that members predict of the plans that are played, (members, runs).
+            unknown: runs that are like none of the sweep, (runs,); of those it is NaN.
             over: share of the run that is over.
         """
         error = trained.error_after(over)
-        if error is None or self.horizon < 1:
-            return np.empty((0, 2))
+        if error is None or self.horizon < 1 or self.reuse != REUSE[0]:
+            unknown, error = torch.ones_like(unknown), np.nan
         of_members = ends.numpy().astype(np.float64) * trained.scales.deviations[LOSS]
         spread = np.hypot(of_members.std(0, ddof=1), error)
         middle = of_members.mean(0) + trained.scales.means[LOSS]
-        return np.exp(middle[:, None] + _NINETY * spread[:, None] * [-1.0, 1.0])
+        found = np.exp(middle[:, None] + _NINETY * spread[:, None] * [-1.0, 1.0])
+        return np.where(unknown.numpy()[:, None], np.nan, found)
 
-    def _followed(self, trained: Trained, state: State) -> tuple[Tensor, Response]:
-        """Where runs are by now, (members, runs, latent), and how they answer to their rates."""
+    def _followed(self, trained: Trained, state: State) -> tuple[Tensor, Response, Tensor]:
+        """Where runs are by now, (members, runs, latent), how they answer to their rates, and which are lost."""
         model, count = trained.ensemble, len(state["rates"])
         response = Response.usual(model.sizes.members, count)
         if not state["points"]:
-            return model.beginning(count), response
+            return model.beginning(count), response, torch.zeros(count, dtype=torch.bool)
         runs = seen(state["points"], trained.scales, state["range"], state["segment"], state["unit"])
         if self.adapt is not None:
             response = response_of(model, runs, self.adapt, self.sure)
-        return state_now(model, runs, response), response
+        latent, lost = state_now(model, runs, response)
+        return latent, response, lost
 
     def _choice(self, ends: Tensor, planned: bool, unusual: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the plan of each run that is played, and of what it is compared with, (runs,).
@@ -292,6 +306,12 @@ class LatentODE(OfAModel):
             return torch.where(changed, _BEST, _GOING), torch.where(changed, _GOING, _BEST)
         alone = unusual | surer(_MIDDLE, _BEST)
         return torch.where(alone, _BEST, _ANCHORED), torch.full_like(alone, _MIDDLE, dtype=torch.int64)
+
+
+def _factor(played: Array, answered: Array) -> Array:
+    """What answers were multiplied by, (runs,); exactly 1 where they were played, but for rounding."""
+    factor = np.asarray(played, dtype=np.float64) / answered
+    return np.where(np.isfinite(factor) & (np.abs(factor - 1) > _ROUNDED) & (factor > 0), factor, 1.0)
 
 
 def _point(signals: Signals) -> Floats:

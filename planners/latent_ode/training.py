@@ -16,6 +16,9 @@ from planners.latent_ode.repertoire import TRUSTED, repertoire_of
 from planners.latent_ode.series import Series
 from planners.latent_ode.trained import ERRORS, Trained
 
+FEWEST = 5
+"""Runs held out, of those that count, from which it is told what a model errs by."""
+
 
 def trained_on(
     runs: Series, fitting: Fitting | GenerativeFitting, about: Mapping[str, Any] | None = None
@@ -47,7 +50,7 @@ def near_best(runs: Series) -> NDArray[np.bool_]:
 
 def _errors(fitted: Fitted, runs: Series) -> list[list[float]]:
     count = near_best(runs)
-    if not count.any():
+    if count.sum() < FEWEST:
         return []
     errors = (quality(row[count], runs.final[count]).error for row in fitted.foreseen)
     return [[share, error] for share, error in zip(SHARES, errors, strict=True)]
