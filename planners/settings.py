@@ -58,8 +58,13 @@ class Checked:
     name = ""  # without ClassVar, which would not match the property of `Planner`
     rules: ClassVar[Rules] = {}
     """Setting -> what it may be; a subclass names those that it adds."""
+    switches: ClassVar[tuple[str, ...]] = ()
+    """Settings that are true or false."""
 
     def __post_init__(self) -> None:
+        for setting in self.switches:
+            if not isinstance(value := getattr(self, setting), bool):
+                raise UserError(f"planner {self.name!r}: {setting} must be true or false, not {value!r}")
         for kind in reversed(type(self).__mro__):
             for setting, rule in vars(kind).get("rules", {}).items():
                 self.settle(setting, rule.apply(self.name, setting, getattr(self, setting)))

@@ -150,6 +150,7 @@ def test_ends_lie_where_they_are_said_to(path, made):
     known = [belief.end is not None for belief in planner.explain(state)]
     assert known[0]
     assert not any(known[2:])
+    assert planner.explain(state)[-1].note == "its losses are nowhere near what was foreseen"
 
 
 def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(path):
@@ -380,6 +381,7 @@ def test_what_was_not_foreseen_changes_plans(path):
     [
         ({"reuse": "maybe"}, "reuse must be one of no, steps, rescaled"),
         ({"rounds": -1}, "rounds must be a whole number from 0"),
+        ({"track": "maybe"}, "track must be true or false"),
         ({"lead": -0.1}, "lead must be a number from 0 to 1"),
         ({"trust": -1}, "trust must be"),
         ({"model": "nobody"}, r"there is no model 'nobody' \(shipped: "),

@@ -71,16 +71,11 @@ class LatentODEGenerative(OfAModel):
     tolerance: float = 2.0
     recent: int = 3
     best: int = 3
+    switches = ("two_sided", "anywhen")
     two_sided: bool = True
     anywhen: bool = True
     reach: int = 2
     begin: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("two_sided", "anywhen"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise UserError(f"planner {self.name!r}: {name} must be true or false, not {value!r}")
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:

@@ -94,6 +94,7 @@ class LatentODE(OfAModel):
         "free": FROM_0,
         "ascents": FROM_0,
     }
+    switches = ("track",)
     lead: float = 0.0
     every: float = 0.2
     until: float = 0.9
@@ -252,7 +253,7 @@ class LatentODE(OfAModel):
             "rates": rates,
             "steps": (now + nodes * (total - now)) * state["segment"],
             "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
-            "notes": response.in_words(),
+            "notes": _notes(response, lost),
             "ends": self._range_of(trained, ends[:, considered[0][:, 0], first], lost | response.unusual, now / total),
         }
         return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
@@ -306,6 +307,11 @@ class LatentODE(OfAModel):
             return torch.where(changed, _BEST, _GOING), torch.where(changed, _GOING, _BEST)
         alone = unusual | surer(_MIDDLE, _BEST)
         return torch.where(alone, _BEST, _ANCHORED), torch.full_like(alone, _MIDDLE, dtype=torch.int64)
+
+
+def _notes(response: Response, lost: Tensor) -> list[str]:
+    words = zip(response.in_words(), lost.tolist(), strict=True)
+    return [other or ("its losses are nowhere near what was foreseen" if far else "") for other, far in words]
 
 
 def _factor(played: Array, answered: Array) -> Array:
