@@ -171,8 +171,9 @@ class LatentODE(OfAModel):
         if state["due"] or now in self.plans_at(total):
             state = self._planned({**state, "due": False}, now)
         answer = state["rates"][:, now].copy()
-        if self.track and state["answered"] is not None:
-            answer = np.clip(answer / _factor(signals["lr"], state["answered"]), *state["range"])
+        before = state["answered"]
+        if self.track and before is not None and not np.array_equal(signals["lr"], before):
+            answer = np.clip(answer / _factor(signals["lr"], before), *state["range"])
         return answer, {**state, "answered": answer}
 
     def plans_at(self, total: int) -> tuple[int, ...]:
