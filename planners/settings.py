@@ -38,6 +38,20 @@ class Rule:
         return int(number) if self.whole else number
 
 
+class Switch:
+    """A setting that is true or false, a rule as `Rule` is."""
+
+    words = "true or false"
+
+    def apply(self, planner: str, setting: str, value: Any) -> bool:
+        """The value, or a UserError."""
+        if not isinstance(value, bool):
+            raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
+        return value
+
+
+SWITCH = Switch()
+
 # Each test is false for nan.
 POSITIVE = Rule(lambda v: 0 < v < math.inf, "a finite number above 0")
 NOT_NEGATIVE = Rule(lambda v: 0 <= v < math.inf, "a finite number of at least 0")
@@ -48,7 +62,7 @@ SHARE = Rule(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
 FROM_0 = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
 
-Rules = Mapping[str, Rule]
+Rules = Mapping[str, Rule | Switch]
 
 
 @dataclass(frozen=True)
@@ -58,13 +72,8 @@ class Checked:
     name = ""  # without ClassVar, which would not match the property of `Planner`
     rules: ClassVar[Rules] = {}
     """Setting -> what it may be; a subclass names those that it adds."""
-    switches: ClassVar[tuple[str, ...]] = ()
-    """Settings that are true or false."""
 
     def __post_init__(self) -> None:
-        for setting in self.switches:
-            if not isinstance(value := getattr(self, setting), bool):
-                raise UserError(f"planner {self.name!r}: {setting} must be true or false, not {value!r}")
         for kind in reversed(type(self).__mro__):
             for setting, rule in vars(kind).get("rules", {}).items():
                 self.settle(setting, rule.apply(self.name, setting, getattr(self, setting)))

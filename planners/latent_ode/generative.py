@@ -17,7 +17,7 @@ from planners.latent_ode.generative_model import OUTPUTS, RATE, Generative
 from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.windows import scaled
-from planners.settings import COUNT, POSITIVE, RATIO, Array, Rules
+from planners.settings import COUNT, POSITIVE, RATIO, SWITCH, Array, Rules
 
 TRAIN, SCORE = CHANNELS.index("train_loss"), CHANNELS.index("val_accuracy")
 
@@ -61,6 +61,8 @@ class LatentODEGenerative(OfAModel):
         "recent": COUNT,
         "best": COUNT,
         "reach": COUNT,
+        "two_sided": SWITCH,
+        "anywhen": SWITCH,
     }
     lead: float = 0.1
     every: float = 0.05
@@ -71,7 +73,6 @@ class LatentODEGenerative(OfAModel):
     tolerance: float = 2.0
     recent: int = 3
     best: int = 3
-    switches = ("two_sided", "anywhen")
     two_sided: bool = True
     anywhen: bool = True
     reach: int = 2

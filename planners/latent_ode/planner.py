@@ -18,7 +18,7 @@ from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats
 from planners.latent_ode.trained import Trained
-from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, Array, Rules
+from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
 _GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
 """Numbers of plans: the earlier one, that of the search, the same anchored, the mean of the sweep's best schedules."""
@@ -93,8 +93,8 @@ class LatentODE(OfAModel):
         "draws": COUNT,
         "free": FROM_0,
         "ascents": FROM_0,
+        "track": SWITCH,
     }
-    switches = ("track",)
     lead: float = 0.0
     every: float = 0.2
     until: float = 0.9

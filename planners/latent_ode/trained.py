@@ -39,6 +39,12 @@ class Trained:
     repertoire: Repertoire
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        pairs = np.array(self.about.get(ERRORS) or np.empty((0, 2)), dtype=np.float64)
+        shape = pairs.ndim == 2 and pairs.shape[1] == 2
+        if not (shape and np.isfinite(pairs).all() and (pairs >= 0).all() and (np.diff(pairs[:, 0]) > 0).all()):
+            raise ValueError(f"{ERRORS} are no pairs of rising shares and errors: {self.about.get(ERRORS)!r}")
+
     @property
     def ensemble(self) -> Ensemble:
         """The model, which is of the kind "controlled": who plays by it has seen to that."""
@@ -76,12 +82,6 @@ class Trained:
         """
         known = self.about.get(ERRORS)
         return float(np.interp(share, *np.transpose(known))) if known else None
-
-    def __post_init__(self) -> None:
-        pairs = np.array(self.about.get(ERRORS) or np.empty((0, 2)), dtype=np.float64)
-        shape = pairs.ndim == 2 and pairs.shape[1] == 2
-        if not (shape and np.isfinite(pairs).all() and (pairs >= 0).all() and (np.diff(pairs[:, 0]) > 0).all()):
-            raise ValueError(f"{ERRORS} are no pairs of rising shares and errors: {self.about.get(ERRORS)!r}")
 
     @cached_property
     def fingerprint(self) -> str:
