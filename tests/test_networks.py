@@ -27,6 +27,7 @@ from lr_env.tasks.sources import SOURCES, DataSource
 
 LOOP = Backend("loop")
 STACK = Backend("stacked", 3)  # of five children: blocks of two and of three
+ALONE = Backend("stacked", 1)
 
 
 def images(size: int, channels: int) -> DataSource:
@@ -83,8 +84,9 @@ def trained(task: Task, backend: Backend, seeds=(3, 1, 4, 1, 5), segments: int =
 
 
 @pytest.mark.parametrize("name", TASKS_OF)
-def test_stacked_equals_loop(name):
-    loop, stack = (trained(TASKS_OF[name], backend) for backend in (LOOP, STACK))
+@pytest.mark.parametrize("backend", [STACK, ALONE], ids=str)
+def test_stacked_equals_loop(name, backend):
+    loop, stack = (trained(TASKS_OF[name], each) for each in (LOOP, backend))
     for key, tensor in loop.state.tensors.items():
         if not key.endswith("noise_key"):  # which the stack has no use for
             torch.testing.assert_close(stack.state.tensors[key], tensor, rtol=1e-8, atol=1e-9, msg=f"{name} {key}")
@@ -187,7 +189,7 @@ def test_cuda_equals_cpu(name):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     truth = trained(TASKS_OF[name], LOOP)
-    for backend in (LOOP, STACK, Backend("stacked", 1)):
+    for backend in (LOOP, STACK, ALONE):
         same_children(trained(TASKS_OF[name], backend, device="cuda"), truth, 1e-7, 1e-8)
 
 
