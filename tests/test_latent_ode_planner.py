@@ -185,8 +185,7 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
     lowest = what.scores(what.clamp(begun), 1.0).min(1).values
     scores = []
     for settings in (Search(rounds=0), Search(), Search(rounds=0, free=4), Search(rounds=0, ascents=20)):
-        draws = [np.random.default_rng(seed) for seed in (0, 1)]
-        plans = search(what, family, torch.empty(2, 0, GRID), settings, draws)
+        plans = search(what, family, torch.empty(2, 0, GRID), settings, [[0], [1]])
         found = what.scores(plans, 1.0)
         assert (found.diff(dim=1) >= 0).all()
         scores.append(found[:, 0].detach())
@@ -194,7 +193,7 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(path):
     for better in scores[1:]:
         assert (better <= scores[0]).all()
         assert (better < scores[0]).any(), scores
-    better = search(what, family, plans[:, :1], Search(rounds=0), [np.random.default_rng(0)] * 2)
+    better = search(what, family, plans[:, :1], Search(rounds=0), [[0], [0]])
     torch.testing.assert_close(better[:, 0], plans[:, 0])  # what is known is not lost
 
 
@@ -204,9 +203,8 @@ def test_a_blended_search_puts_the_mean_before_the_best_that_it_is_of(path):
         trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0, Response.usual(3, 2)
     )
     begun = what.clamp(family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1))
-    draws = [np.random.default_rng(seed) for seed in (0, 1)]
     settings = Search(pessimism=2.0, blend=1.0, elites=4)
-    plans = search(what, family, torch.empty(2, 0, GRID), settings, draws)
+    plans = search(what, family, torch.empty(2, 0, GRID), settings, [[0], [1]])
     assert plans.shape == (2, 4, GRID)
     torch.testing.assert_close(plans[:, :1], blended(begun, what.ends(begun), 1.0))
     best = what.scores(begun, 2.0).sort(1)
@@ -260,7 +258,8 @@ def test_plans_are_anchored_to_the_sweep_unless_the_models_are_sure(path):
 def test_later_plans_are_played_where_the_models_are_sure(path):
     """Never, where they would have to be surer than they can be; a new budget is planned for all the same."""
     once, stubborn, willing = (
-        LatentODE(model=str(path), every=every, sure=sure) for every, sure in ((1.0, 1e9), (0.25, 1e9), (0.25, 0.0))
+        LatentODE(model=str(path), every=every, sure=sure, until=0.8)
+        for every, sure in ((1.0, 1e9), (0.25, 1e9), (0.25, 0.0))
     )
     (first, *_), (same, _, before, state), (changed, *_) = (played(planner) for planner in (once, stubborn, willing))
     np.testing.assert_array_equal(same, first)
@@ -289,7 +288,11 @@ def test_runs_are_followed_as_they_are_in_a_fit(known):
         there = past(fitted.model, table).seen(rows, torch.full_like(rows, now))
         with torch.no_grad():
             expected = fitted.model.corrected(*there)
-        torch.testing.assert_close(state_now(fitted.model, read, usual)[0], expected, rtol=1e-3, atol=1e-4)
+            found, _ = state_now(fitted.model, read, usual)
+            wrong = fitted.model.read(found[:, :, None]) - fitted.model.read(expected[:, :, None])
+        if now < 20:
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert wrong.square().mean().sqrt() < 0.02  # by fewer steps
 
 
 def test_runs_that_answer_otherwise_are_told(known):

@@ -114,7 +114,7 @@ class Replanned(OfAModel, ABC):
     rules: ClassVar[Rules] = {"lead": SHARE, "every": RATIO, "until": RATIO}
     lead: float = 0.0
     every: float = 0.2
-    until: float = 0.9
+    until: float = 0.7
 
     @abstractmethod
     def chosen(self, state: Mapping[str, Any], now: int, repertoire: Repertoire) -> list[int]:

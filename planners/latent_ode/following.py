@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ _LIKELY = 1 / 3
 """Share of what counts that the first step must say of a run for more steps to be taken. What is found in the end was
 seen to be up to 1.8 times as much in runs, and of curves that are very far from usual first steps are small again."""
 
-_NODES = 13
-"""Steps of the solver for that, and one."""
+_COARSE = 12
+"""Steps of the solver for that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +123,11 @@ def state_now(model: Ensemble, runs: Seen, response: Response) -> tuple[Tensor, 
     Those are, (runs,), that lately had losses of which the mean is nowhere near what was foreseen.
     """
     members, window = model.sizes.members, model.sizes.window
-    rates, span = response.driven(runs.rates.expand(members, -1, -1), torch.full_like(response.noise, runs.span))
-    states = model.solve(model.beginning(len(runs.rates)), rates, span)
     read = min(window, runs.values.shape[1])
+    # As many steps as a whole run has in the fit, which was seen to err by little more than one a segment.
+    rates, spans, _ = _steps(runs, model.sizes.steps, read)
+    driven = response.driven(rates.expand(members, -1, -1), spans.expand(*response.noise.shape, -1))
+    states = model.solve(model.beginning(len(rates)), *driven)
     foreseen = model.read(states[:, :, -read:].flip(2))
     times, rates, values = (
         of.flip(1)[:, :read].expand(members, *of[:, :read].shape) for of in (runs.times, runs.rates, runs.values)
@@ -194,7 +197,7 @@ class _Fit:
         self.prior = torch.tensor([NOISE_SPREAD, PACE_SPREAD]) ** -2
         # A place and one beside it in each direction, as three runs of one batch.
         self.beside = torch.tensor([[0.0, 0.0], [_APART, 0.0], [0.0, _APART]])
-        rates, spans, self.lookup = _coarse(runs)
+        rates, spans, self.lookup = _steps(runs, _COARSE, 0)
         members = model.sizes.members
         self.rates = rates.repeat_interleave(3, 0).expand(members, -1, -1)
         self.spans = spans.expand(members, 3 * self.count, -1)
@@ -225,18 +228,28 @@ class _Fit:
         return left, left.sum(-1) + (self.prior * at.square()).sum(-1), step, covariance[..., 0, 0]
 
 
-def _coarse(runs: Seen) -> tuple[Tensor, Tensor, Tensor]:
-    """Few steps of the solver, short ones first, where curves are steep.
+def _steps(runs: Seen, few: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Few steps of the solver, short ones first, where curves are steep, and one for each of the last points.
 
     Returns:
         u in each step, (runs, steps); the length of each times how many there are, (steps,); and the matrix
         (steps + 1, points) that takes values at the start and at the ends of steps to those at the points.
     """
-    points = runs.rates.shape[1]
-    nodes = np.unique(np.ceil(points * np.linspace(0, 1, _NODES) ** 1.5).astype(np.int64))
+    mean, shares, lookup = _steps_over(runs.rates.shape[1], few, last)
+    return (runs.rates.exp() @ mean).log(), shares * runs.span, lookup
+
+
+@lru_cache
+def _steps_over(points: int, few: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of so many points: what takes rates to their means in each step, (points, steps), and the rest."""
+    before = points - last
+    nodes = np.ceil(before * np.linspace(0, 1, few + 1) ** 1.5).astype(np.int64)
+    nodes = np.unique([*nodes, *range(before, points + 1)])
     lengths = np.diff(nodes)
     steps = np.repeat(np.arange(len(lengths)), lengths)
-    mean = torch.tensor((steps[:, None] == np.arange(len(lengths))) / lengths, dtype=torch.float32)
-    lookup = [np.interp(np.arange(1, points + 1), nodes, node) for node in np.eye(len(nodes))]
-    spans = torch.tensor(lengths / points * len(lengths) * runs.span, dtype=torch.float32)
-    return (runs.rates.exp() @ mean).log(), spans, torch.tensor(np.array(lookup), dtype=torch.float32)
+    mean = (steps[:, None] == np.arange(len(lengths))) / lengths
+    lookup = np.array([np.interp(np.arange(1, points + 1), nodes, node) for node in np.eye(len(nodes))])
+    mean, shares, lookup = (
+        torch.tensor(of, dtype=torch.float32) for of in (mean, lengths / points * len(lengths), lookup)
+    )
+    return mean, shares, lookup

@@ -6,6 +6,7 @@ small operations that are recorded one by one for the gradient, and a fit is lit
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -51,11 +52,11 @@ def _solved(
     hidden = state.new_ones(2, steps if kept else 1, members, width + 1, batch)
     states[0, :, :latent] = now = state
     # By views that are made at once: to index is dearer than to compute.
-    layers = hidden.expand(-1, steps, -1, -1, -1)
-    free = states[1:, :, :latent], middles[:, :, :latent], *layers[:, :, :, :width]
-    places = pace / steps, states[:steps], middles, *layers, *free
-    for move, at, within, first, second, after, middle, first_free, second_free in zip(
-        *(place.unbind(0) for place in places), strict=True
+    places = pace / steps, states[:steps], middles, states[1:, :, :latent], middles[:, :, :latent]
+    layers = *hidden, *hidden[:, :, :, :width]
+    of_layers = [layer.unbind(0) if kept else repeat(layer[0], steps) for layer in layers]
+    for move, at, within, after, middle, first, second, first_free, second_free in zip(
+        *(place.unbind(0) for place in places), *of_layers, strict=True
     ):
         torch.sigmoid(torch.bmm(inner, at), out=first_free)
         torch.addcmul(now, torch.bmm(outer, first), move, value=0.5, out=middle)

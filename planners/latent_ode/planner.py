@@ -97,7 +97,7 @@ class LatentODE(OfAModel):
     }
     lead: float = 0.0
     every: float = 0.2
-    until: float = 0.9
+    until: float = 0.7
     horizon: float = 1.0
     trust: float | None = 0.0
     pessimism: float = 1.0
@@ -164,7 +164,7 @@ class LatentODE(OfAModel):
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
-        now = int(np.max(np.asarray(signals["step"])) // state["segment"])
+        now = int(max(signals["step"])) // state["segment"]
         if now > 0:
             state = {**state, "points": [*state["points"], _point(signals)]}
         total = state["rates"].shape[1]
@@ -172,7 +172,7 @@ class LatentODE(OfAModel):
             state = self._planned({**state, "due": False}, now)
         answer = state["rates"][:, now].copy()
         before = state["answered"]
-        if self.track and before is not None and not np.array_equal(signals["lr"], before):
+        if self.track and before is not None and not (signals["lr"] == before).all():
             answer = np.clip(answer / _factor(signals["lr"], before), *state["range"])
         return answer, {**state, "answered": answer}
 
@@ -230,8 +230,8 @@ class LatentODE(OfAModel):
             ascents=self.ascents,
             blend=self.blend,
         )
-        draws = [np.random.default_rng([seed, now]) for seed in state["seeds"]]
-        best, *others = search(found, family, going, settings, draws).split(1, 1)
+        seeds = [[seed, now] for seed in state["seeds"]]
+        best, *others = search(found, family, going, settings, seeds).split(1, 1)
         middle = left.rest_of(trained.repertoire.middle(ANCHORS), log_rate).expand_as(best)
         anchored = best + self.anchor / (self.anchor + len(trained.repertoire.names)) * (middle - best)
         own = [going, best, anchored, middle]  # in the order of their numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class Left:
     lr_range: tuple[float, float]
     horizon: float = 1.0
 
-    @property
+    @cached_property
     def times(self) -> Floats:
         """Shares of the run at which plans have their points, (GRID,)."""
         return self.over + np.linspace(0, 1, GRID) * (1 - self.over)

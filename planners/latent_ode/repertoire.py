@@ -58,7 +58,7 @@ class Repertoire:
         weights = weights_of(self.ends, self.log_losses[:, 0], np.zeros(len(self.ends), dtype=bool))
         return np.flatnonzero(weights >= TRUSTED).tolist()
 
-    @property
+    @cached_property
     def order(self) -> list[int]:
         """Numbers of the schedules, the best first."""
         return np.argsort(self.ends, kind="stable").tolist()

@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.random import Generator
 from torch import Tensor
 
 from planners.latent_ode.following import Response
@@ -93,7 +92,7 @@ class Problem:
         # No longer than those that the model was fitted with, and not shorter either where less is left to foresee.
         self.steps = max(_FEWEST, math.ceil(model.sizes.steps * float(span.max()) * horizon))
         points = self.steps * _FINE
-        self.lookup = interpolation(GRID, (torch.arange(points) + 0.5) / points * horizon)
+        self.lookup = _middles(points, horizon, torch.float32)
         self.horizon = horizon
 
     def rates(self, plans: Tensor) -> Tensor:
@@ -138,12 +137,14 @@ class Problem:
         return torch.minimum(torch.maximum(plans, self.low[:, None]), self.high[:, None])
 
 
+Seeds = Sequence[Sequence[int]]
+
 Family = Callable[[Floats], Tensor]
 """Plans (..., GRID) of settings from 0 to 1, (..., SETTINGS)."""
 
 
 @torch.no_grad()
-def search(problem: Problem, family: Family, known: Tensor, settings: Search, draws: Sequence[Generator]) -> Tensor:
+def search(problem: Problem, family: Family, known: Tensor, settings: Search, seeds: Seeds) -> Tensor:
     """The best plans for each run, or, with `Search.blend`, the mean of good ones before the best of them.
 
     Args:
@@ -151,12 +152,12 @@ def search(problem: Problem, family: Family, known: Tensor, settings: Search, dr
         family: of schedules.
         known: other plans, which the best one is no worse than, (runs, plans, GRID); there may be none.
         settings: how to search.
-        draws: of each run.
+        seeds: of what is drawn for each run.
 
     Returns:
         Plans, that to be played first, (runs, elites, GRID).
     """
-    runs, dtype = len(draws), problem.low.dtype
+    runs, dtype = len(seeds), problem.low.dtype
 
     def scored(plans: Tensor) -> tuple[Tensor, Tensor]:
         plans = problem.clamp(plans.to(dtype))
@@ -168,6 +169,7 @@ def search(problem: Problem, family: Family, known: Tensor, settings: Search, dr
     if settings.blend:
         others, _ = _best(plans, scores, settings.elites - 1)
         return torch.cat([problem.clamp(blended(plans, ends, settings.blend)), others], 1)
+    draws = [np.random.default_rng(seed) for seed in seeds]
     places = np.broadcast_to(_places(), (runs, BEGINNINGS, SETTINGS))
     for number in range(settings.rounds):
         order = scores.argsort(1)[:, : settings.elites].numpy()
@@ -256,5 +258,10 @@ def _ascend(problem: Problem, start: Tensor, settings: Search, smooth: Tensor) -
 
 def played(plans: Floats, decisions: int) -> Floats:
     """Log rates of the decisions that are left, (runs, decisions), at the middles of their segments."""
-    at = torch.as_tensor((np.arange(decisions) + 0.5) / decisions)
-    return plans @ interpolation(GRID, at).numpy().astype(np.float64)
+    return plans @ _middles(decisions, 1.0, torch.float64).numpy().astype(np.float64)
+
+
+@lru_cache
+def _middles(points: int, until: float, dtype: torch.dtype) -> Tensor:
+    """What takes plans to their values in the middles of so many equal parts of [0, until], (GRID, points)."""
+    return interpolation(GRID, (torch.arange(points, dtype=dtype) + 0.5) / points * until)

@@ -52,6 +52,8 @@ class GRU(nn.Module):
         Returns:
             (members, batch, hidden).
         """
+        if not torch.is_grad_enabled():
+            return self._last(tokens, there)
         hidden = self.hidden
         read = self.read(tokens).unbind(2)  # not by indices: the gradient of each would be as large as all of it
         state = tokens.new_zeros(*tokens.shape[:2], hidden)
@@ -61,6 +63,18 @@ class GRU(nn.Module):
             reset, stay = gates[..., :hidden], gates[..., hidden:]
             proposed = torch.tanh(new[..., 2 * hidden :] + reset * before[..., 2 * hidden :])
             state = state + ((1 - stay) * known) * (proposed - state)
+        return state
+
+    def _last(self, tokens: Tensor, there: Tensor) -> Tensor:
+        """The same in half as many operations, and in place, where no gradient is asked for."""
+        hidden, read = self.hidden, self.read(tokens)
+        read[..., hidden : 2 * hidden].masked_fill_(~there[..., None], torch.inf)  # the state stays as it is
+        bias, weight = self.again.bias[:, None], self.again.weight
+        state = tokens.new_zeros(*tokens.shape[:2], hidden)
+        for gate, new in zip(*(part.unbind(2) for part in read.split((2 * hidden, hidden), -1)), strict=True):
+            of_gates, of_new = torch.baddbmm(bias, state, weight).split((2 * hidden, hidden), -1)
+            reset, stay = of_gates.add_(gate).sigmoid_().chunk(2, -1)
+            state = torch.lerp(torch.addcmul(new, reset, of_new).tanh_(), state, stay)
         return state
 
 

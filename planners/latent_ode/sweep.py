@@ -233,6 +233,6 @@ def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed:
     for number in range(count):
         member = number % trained.ensemble.sizes.members
         what, family = problem(trained, beginning, Left(0.0, 1.0, lr_range), _TRUST, usual, member)
-        plans = search(what, family, torch.empty(1, 0, GRID), settings, [np.random.default_rng([seed, number])])
+        plans = search(what, family, torch.empty(1, 0, GRID), settings, [[seed, number]])
         found.append(np.exp(plans[0, 0].numpy().astype(np.float64) + trained.scales.log_rate))
     return found
