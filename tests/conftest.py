@@ -46,3 +46,25 @@ def _global_generators_untouched():
     before = global_states()
     yield
     assert global_states() == before
+
+
+@pytest.fixture(scope="session")
+def quadratic_made():
+    """Runs of the quadratic, and a model that was fitted to them."""
+    from planners.latent_ode.fit import Fitting
+    from planners.latent_ode.model import Sizes
+    from planners.latent_ode.series import series
+    from planners.latent_ode.training import trained_on
+    from tests import quadratic
+
+    runs = series(quadratic.sweep(), quadratic.STEPS)
+    fitting = Fitting(sizes=Sizes(members=3), dynamics=800, corrections=150)
+    return runs, *trained_on(runs, fitting, {"task": quadratic.SPEC.task, "child_steps": 60 * quadratic.STEPS})
+
+
+@pytest.fixture(scope="session")
+def quadratic_path(quadratic_made, tmp_path_factory):
+    """The model's file."""
+    file = tmp_path_factory.mktemp("models") / "quadratic.safetensors"
+    quadratic_made[1].save(file)
+    return file

@@ -6,11 +6,14 @@ The expected excess loss v follows v <- (1 - h r)^2 v + s r^2 under the rate r, 
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 
 from lr_env.planner import RunSpec
 from lr_env.records.record import RunRecord
 from planners.latent_ode.designs import mixed
+from planners.latent_ode.series import CHANNELS
 
 H, S, V0 = 1.0, 0.4, 4.0
 STEPS, SEGMENT = 400, 10
@@ -26,6 +29,29 @@ def trained(rates, noise, seeds, let_in=S):
         seen.append(value)
     drawn = np.stack([np.random.default_rng(seed).standard_normal(len(seen) // SEGMENT) for seed in seeds])
     return np.stack(seen[SEGMENT - 1 :: SEGMENT], 1) * np.exp(noise * drawn), value
+
+
+def played(planner, seeds=(0,), state=None, first=0, signals=None, let_in=S, factor=lambda segment: 1.0):
+    """Rates (runs, segments) and true ends under a planner of runs of `SPEC`, with the states before each segment."""
+    state = planner.start(SPEC, seeds) if state is None else state
+    count = len(seeds)
+    signals = signals or {name: np.full(count, np.nan) for name in ("lr", *CHANNELS)} | {"step": np.zeros(count)}
+    rates, before = [], []
+    for segment in range(first, SPEC.num_segments):
+        before.append((pickle.loads(pickle.dumps(state)), dict(signals)))
+        answer, state = planner.plan(state, signals)
+        answer = answer * factor(segment)
+        rates.append(answer)
+        losses, ends = trained(np.stack(rates, 1), 0.02, seeds, let_in) if first == 0 else (None, None)
+        if losses is not None:
+            signals = {
+                "step": np.full(count, float((segment + 1) * SPEC.segment)),
+                "lr": answer,
+                "train_loss": losses[:, -1],
+                "val_loss": losses[:, -1],
+                "val_accuracy": 1 / (1 + losses[:, -1]),
+            }
+    return np.stack(rates, 1), ends, before, state
 
 
 def records(schedules, noise=0.02):
