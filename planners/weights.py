@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -48,7 +49,8 @@ class WeightFiles(Generic[T]):
         """Write JSON and tensors, as float32, to a safetensors file."""
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
         with replacing(path) as temporary:
-            save_file(arrays, temporary, metadata={self.what: json.dumps({"format": self.format, **header})})
+            known = {"format": self.format, "sha256": _digest(arrays), **header}
+            save_file(arrays, temporary, metadata={self.what: json.dumps(known)})
 
     def load(self, path: Path) -> T:
         """Read what `save` wrote.
@@ -69,6 +71,8 @@ class WeightFiles(Generic[T]):
             for name, tensor in tensors.items():
                 if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
                     raise ValueError(f"{name} holds what is no finite number")
+            if header["sha256"] != _digest(tensors):
+                raise ValueError("its numbers are not those that were written")
             check_about(header["about"])
             return self.read(header, tensors, f"{self.what} {str(path)!r}")
         except UserError:
@@ -133,6 +137,14 @@ class OfAFile(ABC):
             name = getattr(self, self.kept)
             raise UserError(f"{self.kept} {name!r} is not the one that this run began with: put that back")
         return trained
+
+
+def _digest(tensors: Tensors) -> str:
+    """A hash of all numbers, with their names and shapes."""
+    told = hashlib.sha256()
+    for name in sorted(tensors):
+        told.update(f"{name} {tensors[name].shape} ".encode() + tensors[name].tobytes())
+    return told.hexdigest()
 
 
 def check_about(about: Any) -> None:

@@ -181,7 +181,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run(quadratic_path, tmp_path):
         planner.plan(state, signals)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "nan", "scales", "repertoire", "sizes", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "nan", "bit", "scales", "repertoire", "sizes", "text"])
 def test_damaged_models(quadratic_path, tmp_path, damage):
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -192,6 +192,8 @@ def test_damaged_models(quadratic_path, tmp_path, damage):
     target = tmp_path / "model.safetensors"
     if damage == "nan":
         tensors["model.start"] = np.full_like(tensors["model.start"], np.nan)
+    elif damage == "bit":
+        tensors["model.start"].view(np.int32)[0, 0, 0] ^= 1 << 20
     elif damage == "scales":
         header["scales"]["deviations"] = [0, 1, 1]
     elif damage == "repertoire":

@@ -31,7 +31,7 @@ from planners.latent_ode.ablations import (
     PLANS,
     SWEEP_WITHOUT,
 )
-from planners.latent_ode.designs import find_design
+from planners.latent_ode.designs import DESIGNS
 from planners.latent_ode.fit import Fitting
 from planners.latent_ode.generative import LatentODEGenerative
 from planners.latent_ode.generative_fit import GenerativeFitting
@@ -100,7 +100,7 @@ def test_the_estimator_learns_from_how_runs_end():
 def test_a_tuner_of_a_design_makes_its_runs(name):
     tuner = find_tuner(name)
     runs = spent(tuner, 24, far)
-    made = find_design(tuner.design)(24, TASK.tuning_range, [0] * 24, 0)
+    made = DESIGNS[tuner.design](24, TASK.tuning_range, [0] * 24, 0)
     assert [run.settings for run in runs] == [run.settings for run in made]
     seeds = [tuner.seed_number(run) for run in range(24)]
     assert len(set(seeds)) == (2 if name == "latent-ode-paper" else 8)

@@ -163,10 +163,13 @@ def read_runs(path: Path, curves: Sequence[str] = SIGNALS) -> list[RunRecord]:
             for row in rows
         ]
     except FileNotFoundError:
-        raise UserError(f"there is no file {str(path)!r}: make the comparison again") from None
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise UserError(
-            f"{str(path)!r} is damaged or no table of runs ({str(error).splitlines()[0]}): make the comparison again"
+            f"there is no file {str(path)!r}: give runs.parquet of a comparison or a fit, or make that again"
+        ) from None
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"{str(path)!r} is damaged or no table of runs ({why}): make the comparison or the fit again"
         ) from None
 
 

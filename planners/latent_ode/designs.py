@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lr_env.errors import unknown
 from lr_env.rollout import PlannedRun
 from planners.knots import knots_at
 from planners.schedule import Schedule
@@ -102,14 +101,3 @@ DESIGNS: dict[str, Callable[[int, Range, list[int], int], list[PlannedRun]]] = {
     "wsd": wsd,
 }
 """Name -> design of (runs, range of peaks, seeds, seed of the design)."""
-
-
-def find_design(name: str) -> Callable[[int, Range, list[int], int], list[PlannedRun]]:
-    """The design of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in DESIGNS:
-        raise unknown("design", name, DESIGNS)
-    return DESIGNS[name]

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from lr_env.compare.opening import Study
-from lr_env.errors import UserError
+from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, not_made_before, place_of
 from lr_env.tasks import Task
 from planners.knots import knots_at
-from planners.latent_ode.designs import find_design
+from planners.latent_ode.designs import DESIGNS
 from planners.latent_ode.fit import Fitting
 from planners.latent_ode.following import Response
 from planners.latent_ode.planning import Left, problem
@@ -63,8 +63,8 @@ class Sweep:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.design != ADAPTIVE:
-            find_design(self.design)
+        if self.design not in (known := {ADAPTIVE, *DESIGNS}):
+            raise unknown("design", self.design, known)
         low, high = self.rates
         if not (0 < low < high < np.inf):
             raise UserError(f"rates {low:g}:{high:g}: give LOW below HIGH, both finite and above 0")
@@ -195,7 +195,7 @@ def proposed(
     if known and design == ADAPTIVE:
         return adapted(task, seed, known, count)
     total = len(known) + count
-    made = find_design(BEGINNING if design == ADAPTIVE else design)(total, rates, [0] * total, seed)
+    made = DESIGNS[BEGINNING if design == ADAPTIVE else design](total, rates, [0] * total, seed)
     return [run.planner for run in made[len(known) :]]
 
 
