@@ -75,7 +75,7 @@ def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
     [
         ({"planner": "plato"}, "did you mean 'plateau'"),
         ({"settings": {"patient": 1}}, "has no setting 'patient'"),
-        ({"settings": {"peak": 1}}, "has no setting 'peak' besides the rate"),
+        ({"settings": {"peak": 1}}, "peak is the rate that is varied"),
         ({"rates": (0.1, 1e9)}, "outside the task's range"),
         ({"rates": ()}, "at least one rate"),
         ({"seeds": (3, 3)}, "seed 3 is given twice: each seed may be given once"),

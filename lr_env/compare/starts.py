@@ -23,7 +23,7 @@ from lr_env.compare.text import seeds_text
 from lr_env.drawing import TEXT, caption, new_figure, save
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_planner
+from lr_env.registry import check_settings, find_planner
 from lr_env.replacing import write_json_and_figure
 from lr_env.rollout import rollout
 from lr_env.tasks import Task
@@ -179,8 +179,9 @@ def starts(
     check_seeds(seeds)
     refuse_duplicates("seed", seeds)
     own = dict(settings or {})
-    if wrong := [name for name in own if name not in kind.__dataclass_fields__ or name == "peak"]:
-        raise UserError(f"planner {planner!r} has no setting {wrong[0]!r} besides the rate: see `lr-env planners`")
+    check_settings(planner, own)
+    if "peak" in own:
+        raise UserError(f"planner {planner!r}: peak is the rate that is varied, give rates in its place")
     if not rates:
         raise UserError("give at least one rate")
     planned = [(kind(peak=rate, **own), constant(peak=rate)) for rate in sorted(set(rates))]
