@@ -231,6 +231,11 @@ class _Fit:
 def _steps(runs: Seen, few: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
     """Few steps of the solver, short ones first, where curves are steep, and one for each of the last points.
 
+    Args:
+        runs: what was measured.
+        few: steps up to the last points, where there are as many points.
+        last: so many of them.
+
     Returns:
         u in each step, (runs, steps); the length of each times how many there are, (steps,); and the matrix
         (steps + 1, points) that takes values at the start and at the ends of steps to those at the points.
