@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from lr_env.bench.measures import one_thread
 from lr_env.bench.table import Figure
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
@@ -65,7 +66,10 @@ def figures(rounds: int, quick: bool) -> tuple[list[Figure], list[str]]:
             times = _plans(planner, task, children, 3 * rounds)
             found.append(Figure(f"latent-ode: a plan of a whole run for {children}", times, "ms", "", ("<", bar)))
         try:
-            found.append(_share(LatentODE(model=task.name), task, rounds))
+            shared = LatentODE(model=task.name), task, max(1, rounds // 3)
+            found.append(_share(*shared, f"{torch.get_num_threads()} threads"))
+            with one_thread():
+                found.append(_share(*shared, "1 thread"))
         except UserError as error:
             return found, [f"The share of planning in a run of {task.name} is not measured. {error}"]
     return found, []
@@ -161,7 +165,7 @@ def _plans(planner: LatentODE, task: Task, children: int, times: int) -> list[fl
     return taken[1:]
 
 
-def _share(planner: LatentODE, task: Task, rounds: int) -> Figure:
+def _share(planner: LatentODE, task: Task, rounds: int, threads: str) -> Figure:
     """Of a run's wall time that went into planning, with a model of real runs: the time depends on the curves."""
     shares, planning, whole = [], [], []
     for seed in range(rounds):
@@ -171,4 +175,5 @@ def _share(planner: LatentODE, task: Task, rounds: int) -> Figure:
         planning.append(1000 * run.planning_seconds)
         shares.append(planning[-1] / whole[-1] / 10)
     absolute = f"{statistics.median(planning):.0f} ms of {statistics.median(whole):.1f} s"
-    return Figure(f"latent-ode: share of planning in a run of {task.name}", shares, "%", absolute, ("<", SHARE))
+    measure = f"latent-ode: share of planning in a run of {task.name}, {threads}"
+    return Figure(measure, shares, "%", absolute, ("<", SHARE))
