@@ -229,7 +229,7 @@ class StackedEngine:
             with self.numerics.autocast(inputs.device), self._batch_norm(count):
                 return mean_loss(functional_call(self.template, (parameters, buffers), (inputs,)), labels)
 
-        return _alone(grad_and_value(loss)) if count == 1 else vmap(grad_and_value(loss))
+        return _each(grad_and_value(loss), count, (0, 0, 0, 0))
 
     def _answers(self, count: int) -> Callable[..., Any]:
         def answer(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
@@ -240,19 +240,31 @@ class StackedEngine:
             finally:
                 self.template.train()
 
-        if count > 1:
-            return vmap(answer, in_dims=(0, 0, None))
-        return lambda parameters, buffers, inputs: _alone(partial(answer, inputs=inputs))(parameters, buffers)
+        return _each(answer, count, (0, 0, None))
 
     def _batch_norm(self, count: int) -> AbstractContextManager[object]:
         return nullcontext() if count == 1 else BatchNormForFunctorch(not self.state.layout.channels_last)
 
 
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `vmap` does, for one child: without it operations stay the device's own, such as batch norm by cuDNN."""
+def _each(function: Callable[..., Any], count: int, in_dims: tuple[int | None, ...]) -> Callable[..., Any]:
+    """A function of one child for so many: `vmap`, of which one child has no need.
 
-    def of_one(*stacked: Any) -> Any:
-        return tree_map(lambda tensor: tensor[None], function(*tree_map(lambda tensor: tensor[0], stacked)))
+    Without it operations stay the device's own, such as batch norm by cuDNN.
+
+    Args:
+        function: of one child.
+        count: children.
+        in_dims: of each input 0, where children have their own, or None, where they share it.
+    """
+    if count > 1:
+        return vmap(function, in_dims)
+
+    def of_one(*inputs: Any) -> Any:
+        own = [
+            tree_map(lambda tensor: tensor[0], given) if dim == 0 else given
+            for given, dim in zip(inputs, in_dims, strict=True)
+        ]
+        return tree_map(lambda tensor: tensor[None], function(*own))
 
     return of_one
 
