@@ -50,11 +50,11 @@ def main(args: Args) -> None:
         tuning_range=(1e-4, 1e-1),
     )
     rates = np.geomspace(*task.tuning_range, num=8)
-    envs = lr_env.LRVectorEnv(task, num_envs=8)
+    envs = lr_env.LRVectorEnv(task, num_envs=8, autoreset_mode="Disabled")
     envs.reset(seed=[0] * 8)  # the same child eight times, under eight constant rates
     for _ in range(task.num_segments):
         *_, infos = envs.step(rates)
-    for lr, loss in zip(rates, infos["final_info"]["test_loss"], strict=True):
+    for lr, loss in zip(rates, infos["test_loss"], strict=True):
         print(f"learning rate {lr:.5f}  test loss {loss:.4f}")
 
 

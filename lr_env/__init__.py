@@ -1,7 +1,8 @@
 """Real training as a Gymnasium environment, and fair comparison of whoever sets its learning rate.
 
-Importing this package registers the environments `lr_env/<Task>-v0`. The names below are loaded when first used, so
-that the import itself stays light.
+Importing this package registers the environments `lr_env/<Task>-v0`, whose action is the learning rate, and for
+reinforcement learning `lr_env/<Task>-Scale-v0`, `-Discrete-v0` and `-LogLR-v0`. The names below are loaded when first
+used, so that the import itself stays light.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+
+from lr_env import forking
 
 if TYPE_CHECKING:
     from lr_env.children import Backend, Children, Numerics
@@ -50,24 +53,35 @@ __all__ = [
     "__version__",
 ]
 
-# By name, so that registering does not load torch; a test holds this list against TASKS.
-for _task in (
-    "DigitsMLP",
-    "FashionMLP",
-    "FashionLeNet5",
-    "FashionResNet8",
-    "ShakespeareGPT",
-    "FashionCNN",
-    "FashionResNet18",
-    "CIFAR10ResNet18",
-    "ShakespeareGPTLarge",
-):
-    gymnasium.register(
-        id=f"lr_env/{_task}-v0",
-        entry_point="lr_env.env:LREnv",
-        vector_entry_point="lr_env.env:LRVectorEnv",
-        kwargs={"task": _task},
-    )
+# By name, so that registering does not load torch; a test holds this list against TASKS. Beside each are the rates of
+# its id with an absolute action on a log scale: those that a sweep would try, and two decades below for the end of a run.
+_TASKS = {
+    "DigitsMLP": (3e-5, 0.3),
+    "FashionMLP": (3e-5, 0.3),
+    "FashionLeNet5": (3e-5, 0.3),
+    "FashionResNet8": (1e-4, 1.0),
+    "ShakespeareGPT": (1e-5, 0.1),
+    "FashionCNN": (3e-6, 0.03),
+    "FashionResNet18": (3e-5, 0.3),
+    "CIFAR10ResNet18": (3e-5, 0.3),
+    "ShakespeareGPTLarge": (3e-6, 0.03),
+}
+_ACTIONS = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}
+
+for _task, _rates in _TASKS.items():
+    for _suffix, _action in _ACTIONS.items():
+        gymnasium.register(
+            id=f"lr_env/{_task}{_suffix}-v0",
+            entry_point="lr_env.env:LREnv",
+            vector_entry_point="lr_env.env:LRVectorEnv",
+            kwargs={
+                "task": _task,
+                **({"action": _action} if _suffix else {}),
+                **({"lr_range": _rates} if _action == "log_lr" else {}),
+            },
+        )
+
+forking.prepare()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError, unknown
+from lr_env.rates import clipped, numbers
 
 Floats = NDArray[np.float64]
 
@@ -46,12 +47,14 @@ class LR:
     """The action is the learning rate itself, in `lr_range`; in a list of `segment` rates, one for each step."""
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Box:
-        """Box(lr_range), of shape ()."""
-        return spaces.Box(*(np.float32(bound) for bound in lr_range), shape=(), dtype=np.float32)
+        """Box(lr_range), of shape (1,)."""
+        return spaces.Box(*(np.float32(bound) for bound in lr_range), shape=(1,), dtype=np.float32)
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
         """The actions, checked."""
-        rates = _numbers(actions)
+        numbers(actions, "action")
+        low, high = lr_range
+        rates, wrong = clipped(actions, low, high)
         if rates.ndim > 1 and rates.shape[1:] == (1,):
             rates = rates[:, 0]
         if rates.shape not in ((len(lr),), (len(lr), segment)):
@@ -59,12 +62,24 @@ class LR:
                 f"actions of shape {np.shape(actions)}: give one learning rate for each of {len(lr)} environments, "
                 f"({len(lr)},), or one for each step, ({len(lr)}, {segment})"
             )
-        low, high = lr_range
-        # The space is float32, whose bounds round: an action that lies in the space must not be refused.
-        wrong = rates[~((rates >= low * (1 - 1e-6)) & (rates <= high * (1 + 1e-6)))]
         if wrong.size:
             raise UserError(f"learning rate {wrong[0]:g} is outside the range: give a rate from {low:g} to {high:g}")
         return rates
+
+
+@dataclass(frozen=True)
+class LogLR:
+    """The action in [-1, 1] is the learning rate on a log scale: -1 the lowest of `lr_range`, 1 the highest."""
+
+    def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
+        """Box(-1, 1), of shape (1,)."""
+        return _unit()
+
+    def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
+        """low * (high / low) ** ((action + 1) / 2)."""
+        low, high = lr_range
+        share = (_of_unit(actions, len(lr)) + 1) / 2
+        return np.clip(low * (high / low) ** share, low, high)
 
 
 @dataclass(frozen=True)
@@ -85,17 +100,11 @@ class Scale:
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
         """Box(-1, 1), of shape (1,)."""
-        return spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
+        return _unit()
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
         """lr * max_change ** action."""
-        exponents = _numbers(actions)
-        if exponents.size != len(lr):
-            raise UserError(f"actions of shape {np.shape(actions)}: give one for each of {len(lr)} environments")
-        exponents = exponents.reshape(len(lr))
-        if not (np.abs(exponents) <= 1).all():
-            raise UserError(f"action {exponents[~(np.abs(exponents) <= 1)][0]:g} is outside the space [-1, 1]")
-        return np.clip(lr * self.max_change**exponents, *lr_range)
+        return np.clip(lr * self.max_change ** _of_unit(actions, len(lr)), *lr_range)
 
 
 @dataclass(frozen=True)
@@ -108,13 +117,18 @@ class Discrete(Scale):
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
         """lr / max_change, lr, or lr * max_change."""
-        choices = _numbers(actions)
+        choices = numbers(actions, "action")
         if not np.isin(choices, (0, 1, 2)).all():
             raise UserError(f"action {np.asarray(actions).tolist()} is outside the space: 0 lowers, 1 keeps, 2 raises")
         return super().decode(choices - 1, lr, lr_range, segment)
 
 
-ACTIONS: Mapping[str, type[LR] | type[Scale]] = {"lr": LR, "scale": Scale, "discrete": Discrete}
+ACTIONS: Mapping[str, type[LR] | type[LogLR] | type[Scale]] = {
+    "lr": LR,
+    "log_lr": LogLR,
+    "scale": Scale,
+    "discrete": Discrete,
+}
 
 
 def find_action(name: str, max_change: float) -> Action:
@@ -130,11 +144,15 @@ def find_action(name: str, max_change: float) -> Action:
     return kind(max_change) if issubclass(kind, Scale) else kind()
 
 
-def _numbers(actions: Any) -> Floats:
-    try:
-        values = np.asarray(actions, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"action {actions!r} is not a number") from None
-    if not np.isfinite(values).all():
-        raise UserError(f"action {values[~np.isfinite(values)][0]} is not finite")
-    return values
+def _unit() -> spaces.Box:
+    return spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
+
+
+def _of_unit(actions: Any, count: int) -> Floats:
+    """Actions in [-1, 1], (count,)."""
+    if numbers(actions, "action").size != count:
+        raise UserError(f"actions of shape {np.shape(actions)}: give one for each of {count} environments")
+    values, wrong = clipped(actions, -1.0, 1.0)
+    if wrong.size:
+        raise UserError(f"action {wrong[0]:g} is outside the space [-1, 1]")
+    return values.reshape(count)

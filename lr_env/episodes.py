@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,13 @@ from numpy.typing import NDArray
 from lr_env import observations
 from lr_env.actions import find_action
 from lr_env.children import EXACT, Backend, Children, Numerics
+from lr_env.children.children import check_keys
 from lr_env.children.flatness import flatness
+from lr_env.copies import Copied
 from lr_env.errors import UserError, unknown
+from lr_env.jsonable import from_plain
 from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.rates import clipped, numbers
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS
 from lr_env.rewards import find_reward
 from lr_env.tasks import Task, find_task
@@ -34,6 +39,8 @@ FLATNESS = "flatness"
 """What else can be measured at the end of a run: the scores in `FLATNESS_SCORES`."""
 
 
+_SNAPSHOT = ("children", "signals", "over", "diverged", "started", "loss_bound")
+
 _START, _NOISE = 0x57A7, 0x7015  # tell the draws of one seed apart
 
 
@@ -49,7 +56,7 @@ class Outcome:
         rewards: (num_envs,) float64.
         terminated: the run diverged, (num_envs,).
         truncated: the budget is spent, (num_envs,).
-        scores: name -> (num_envs,), NaN but for runs that ended in this segment; see `SCORED` and `FLATNESS`.
+        scores: every name in `Episodes.score_names` -> (num_envs,), NaN but for runs that ended in this segment.
     """
 
     rewards: Floats
@@ -58,17 +65,18 @@ class Outcome:
     scores: Mapping[str, Floats]
 
 
-class Episodes:
+class Episodes(Copied):
     """N runs of one task, each started from its own seed whenever it is told to.
 
     Args:
-        task: a task or its name; `budget` and `segment` replace its own.
+        task: a task, its name, or what `lr_env.jsonable` made of it; `budget`, `segment` and `lr_range` replace its own.
         num_envs: runs at a time.
-        action: "lr", "scale" or "discrete"; see `lr_env.actions`.
+        action: "lr", "log_lr", "scale" or "discrete"; see `lr_env.actions`.
         max_change: largest factor of one relative action.
         reward: "improvement", "neg_val_loss" or "final"; see `lr_env.rewards`.
         score: what is measured at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian
             (see `lr_env.children.flatness`; NaN for a run that diverged).
+        max_episode_steps: segments after which a run is truncated, if its budget lasts longer.
         start_rates: rates of which each run starts from one, drawn from its seed, where none is given; the task's own
             by default. It matters to relative actions only.
         noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
@@ -100,32 +108,47 @@ class Episodes:
         also: Sequence[str] = (),
         budget: int | None = None,
         segment: int | None = None,
+        lr_range: Sequence[float] | None = None,
+        max_episode_steps: int | None = None,
         device: str = "cpu",
-        backend: str | Backend = "auto",
-        numerics: Numerics = EXACT,
+        backend: str | Backend | Mapping[str, Any] = "auto",
+        numerics: Numerics | Mapping[str, Any] = EXACT,
     ) -> None:
-        task = find_task(task) if isinstance(task, str) else task
+        task, backend, numerics = (
+            find_task(task) if isinstance(task, str) else from_plain(task),
+            *map(from_plain, (backend, numerics)),
+        )
+        if not isinstance(task, Task):
+            raise UserError(f"task is of type {type(task).__name__}: give a name in lr_env.TASKS, or a lr_env.Task")
         if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
             raise UserError(f"num_envs is {num_envs!r}: it must be a whole number of at least 1")
         self.task = replace(
             task,
             budget=task.budget if budget is None else budget,
             segment=task.segment if segment is None else segment,
+            lr_range=task.lr_range if lr_range is None else lr_range,  # type: ignore[arg-type] (made a tuple there)
         )
+        self.last_step = self.task.budget
+        if max_episode_steps is not None:
+            whole = isinstance(max_episode_steps, int | np.integer) and not isinstance(max_episode_steps, bool)
+            if not whole or max_episode_steps < 1:
+                raise UserError(f"max_episode_steps is {max_episode_steps!r}: it must be a whole number of at least 1")
+            self.last_step = min(self.task.budget, int(max_episode_steps) * self.task.segment)
         self.num_envs = num_envs = int(num_envs)
         self.action = find_action(action, max_change)
-        self.start_rates = np.array(start_rates or [self.task.lr_start], dtype=np.float64)
-        self._check_rates(self.start_rates)
-        if not 0 <= noise < np.inf:
+        given = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)
+        self.start_rates = self._in_range(given if given.size else [self.task.lr_start])
+        if not 0 <= numbers(noise, "noise") < np.inf:
             raise UserError(f"noise is {noise}: it must be a finite number of at least 0")
-        self.noise = noise
+        self.noise = float(noise)
         self.child_seconds = 0.0
         self.reward = find_reward(reward)
         kinds = (*SCORED, FLATNESS)
+        score = (score,) if isinstance(score, str) else tuple(score)
         wrong = [kind for kind in score if kind not in kinds]
         if wrong:
             raise UserError(f"cannot score {wrong[0]!r} (there are: {', '.join(kinds)})")
-        self.score = tuple(score)
+        self.score = score
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
         wrong = [name for name in also if name not in UPDATE_SIGNALS]
@@ -141,6 +164,11 @@ class Episodes:
         table[SIGNALS.index("lr")] = self.task.lr_start
         self._set_table(table)
         self.loss_bound = np.zeros(num_envs)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of all that is measured at the end of a run."""
+        return tuple(name for kind in self.score for name in SCORED.get(kind, FLATNESS_SCORES))
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -165,15 +193,18 @@ class Episodes:
         Args:
             rows: which of the N.
             seeds: one for each.
-            lr: the rate that relative actions start from, one or one for each; the task's own by default.
+            lr: the rate that relative actions start from, one or one for each; where it is None, one of
+                `start_rates`, by the seed.
         """
-        if lr is None:
-            lr = [self.start_rates[_drawn(_START, seed).integers(len(self.start_rates))] for seed in seeds]
-        rates = np.asarray(lr, dtype=np.float64)
-        if rates.shape not in ((), (1,), (len(rows),)):
-            raise UserError(f"{rates.size} starting rates for {len(rows)} runs: give one, or one for each")
-        rates = np.broadcast_to(rates, (len(rows),))
-        self._check_rates(rates)
+        given = [lr] if np.ndim(lr) == 0 else list(lr)
+        if np.ndim(lr) > 1 or len(given) not in (1, len(rows)):
+            raise UserError(f"{np.size(lr)} starting rates for {len(rows)} runs: give one, or one for each")
+        rates = self._in_range(
+            [
+                self.start_rates[_drawn(_START, seed).integers(len(self.start_rates))] if rate is None else rate
+                for rate, seed in zip(given * (len(rows) if len(given) == 1 else 1), seeds, strict=True)
+            ]
+        )
         rows = list(rows)
         began = time.perf_counter()
         self.children.reset(rows, seeds)
@@ -209,11 +240,9 @@ class Episodes:
             self.child_seconds += time.perf_counter() - began
             self._update(rows, measured)
         terminated = live & self.diverged
-        truncated = live & ~self.diverged & (self.children.steps >= self.task.budget)
+        truncated = live & ~self.diverged & (self.children.steps >= self.last_step)
         self.over |= terminated | truncated
-        began = time.perf_counter()
-        scores = self._scores(np.flatnonzero(terminated | truncated))
-        self.child_seconds += time.perf_counter() - began
+        scores = self.scores(np.flatnonzero(terminated | truncated))
         final = scores.get("final_val_loss", np.full(self.num_envs, np.nan))
         rewards = np.where(live, self.reward(before, self.signals["val_loss"], final), 0.0)
         return Outcome(rewards, terminated, truncated, scores)
@@ -234,7 +263,18 @@ class Episodes:
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go back to where a snapshot was taken."""
+        """Go back to where a snapshot was taken.
+
+        Raises:
+            UserError: it is of another task, of another number of runs, or no snapshot.
+        """
+        check_keys(snapshot, _SNAPSHOT, "an environment")
+        self.children.check_fits(snapshot["children"], self.num_envs)
+        if np.shape(snapshot["signals"]) != self._table.shape:
+            raise UserError(
+                f"the snapshot has signals of shape {np.shape(snapshot['signals'])}, not {self._table.shape}: restore "
+                "it where as many runs are measured alike"
+            )
         self.children.restore(snapshot["children"])
         self._set_table(snapshot["signals"].copy())
         self.over = snapshot["over"].copy()
@@ -242,10 +282,14 @@ class Episodes:
         self.started = snapshot["started"].copy()
         self.loss_bound = snapshot["loss_bound"].copy()
 
-    def _check_rates(self, rates: Floats) -> None:
+    def _in_range(self, rates: Any) -> Floats:
+        """Rates to start from, checked."""
         low, high = self.task.lr_range
-        if not ((rates >= low) & (rates <= high)).all():
-            raise UserError(f"the starting rate {rates.tolist()} is outside the range: from {low:g} to {high:g}")
+        numbers(rates, "the starting rate")
+        rates, wrong = clipped(rates, low, high)
+        if wrong.size:
+            raise UserError(f"the starting rate {wrong[0]:g} is outside the range: from {low:g} to {high:g}")
+        return rates
 
     def _noisy(self, lr: Floats, rows: Sequence[int]) -> Floats:
         """Rates times the exponential of noise that follows from each run's seed and step."""
@@ -278,9 +322,17 @@ class Episodes:
         self._table = table
         self.signals = dict(zip(self.names, table, strict=True))
 
-    def _scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
-        """Score ended runs; a diverged run has the loss at which it was stopped, and no flatness."""
-        scores: dict[str, Floats] = {}
+    def scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
+        """Score some runs as they are; a diverged run has the loss at which it was stopped, and no flatness.
+
+        Args:
+            ended: which runs.
+
+        Returns:
+            Every name in `score_names` -> (num_envs,), NaN for the others.
+        """
+        began = time.perf_counter()
+        scores = {name: np.full(self.num_envs, np.nan) for name in self.score_names}
         for kind in self.score if len(ended) else ():
             rows = ended
             if kind == FLATNESS:
@@ -292,6 +344,26 @@ class Episodes:
                 loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
                 measured = dict(zip(SCORED[kind], (loss, accuracy), strict=True))
             for name, values in measured.items():
-                scores[name] = np.full(self.num_envs, np.nan)
                 scores[name][rows] = values
+        self.child_seconds += time.perf_counter() - began
         return scores
+
+
+class _ArgumentError(UserError, TypeError):
+    """An argument that there is not; a `TypeError`, as Python has it."""
+
+
+def check_arguments(names: Sequence[str], others: Sequence[str]) -> None:
+    """See that arguments are some that `Episodes` takes.
+
+    Args:
+        names: of the arguments.
+        others: that the caller takes itself.
+
+    Raises:
+        UserError: (a `TypeError` as well) one is not; naming the nearest that there is.
+    """
+    known = {*inspect.signature(Episodes).parameters, *others}
+    for name in names:
+        if name not in known:
+            raise _ArgumentError(str(unknown("argument", name, known)))

@@ -12,6 +12,7 @@ from lr_env.children import Children
 from lr_env.episodes import Episodes
 from lr_env.errors import UserError
 from lr_env.planner import Foresight
+from lr_env.rates import clipped
 
 _STREAM = 0x0F02C
 
@@ -123,7 +124,7 @@ class Forks:
         if isinstance(segments, bool) or not isinstance(segments, int | np.integer) or segments < 1:
             raise UserError(f"a probe over {segments!r} segments: give a whole number of at least 1")
         try:
-            rates = np.asarray(lr, dtype=np.float64)
+            rates = np.array(lr, dtype=np.float64)
         except (TypeError, ValueError):
             raise UserError("a probe with rates that are no numbers: give an array of floats") from None
         if rates.ndim == 2:
@@ -134,7 +135,7 @@ class Forks:
                 f"({len(live)}, forks) or ({len(live)}, forks, {segments})"
             )
         low, high = self.episodes.task.lr_range
-        wrong = rates[live][~((rates[live] >= low) & (rates[live] <= high))]
+        rates[live], wrong = clipped(rates[live], low, high)
         if wrong.size:
             raise UserError(f"a probe with the learning rate {wrong[0]:g}: the task's range is {low:g} to {high:g}")
         return rates

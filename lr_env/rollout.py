@@ -15,12 +15,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Numerics
+from lr_env.children.children import check_keys
 from lr_env.children.optimizers import Optimizer
 from lr_env.children.packaged import Packaged
+from lr_env.copies import Copied
 from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError
+from lr_env.isolation import isolating
 from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
 from lr_env.probe import Forks
+from lr_env.rates import clipped
 from lr_env.records.record import SCORES, SIGNALS, RunRecord
 from lr_env.records.store import settings_json
 from lr_env.tasks import Task
@@ -75,7 +79,7 @@ def planner_settings(planner: Planner) -> dict[str, Any]:
         raise UserError(f"planner {planner.name!r} has a setting that JSON does not hold ({error})") from None
 
 
-class Rollout:
+class Rollout(Copied):
     """Runs of one task in lockstep, from start to end, one segment at a time.
 
     Runs under the same planner and settings are planned together in one call.
@@ -94,6 +98,7 @@ class Rollout:
     # What changes, besides the environment.
     _OWN = ("segment", "_states", "_infos", "_seconds", "_scores", "_ended", "_extra_steps")
 
+    @isolating
     def __init__(
         self,
         task: Task,
@@ -147,6 +152,7 @@ class Rollout:
         """The runs that have not ended."""
         return np.flatnonzero(~self._ended).tolist()
 
+    @isolating
     def advance(self) -> list[tuple[int, dict[str, float]]]:
         """Plan and train one segment of every run that is not over.
 
@@ -164,6 +170,7 @@ class Rollout:
         self.segment += 1
         return [(row, {name: float(self._infos[name][row]) for name in SIGNALS}) for row in live]
 
+    @isolating
     def explain(self, row: int) -> Sequence[Any]:
         """What the planner of a run says of what it did, see `explain` of `lr_env.planner.Planner`."""
         index = next(index for index, rows in enumerate(self._rows) if row in rows)
@@ -189,10 +196,22 @@ class Rollout:
     def snapshot(self) -> dict[str, Any]:
         """Copies of everything that the rest of the runs depends on."""
         own = {name: getattr(self, name) for name in self._OWN}
-        return {"env": self.env.snapshot(), "own": copy.deepcopy(own)}
+        runs = [list(place_of(run)) for run in self.runs]
+        return {"env": self.env.snapshot(), "own": copy.deepcopy(own), "runs": runs}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on from a snapshot of a rollout of the same runs."""
+        """Go on from a snapshot of a rollout of the same runs.
+
+        Raises:
+            UserError: it is of other runs, or no snapshot.
+        """
+        check_keys(snapshot, ("env", "own"), "a rollout")
+        check_keys(snapshot["own"], self._OWN, "a rollout")
+        ours = [list(place_of(run)) for run in self.runs]
+        theirs = [list(place) for place in snapshot.get("runs", ours)]  # those of before did not tell
+        if theirs != ours:
+            other = next((place for place in theirs if place not in ours), theirs[0] if theirs else "nothing")
+            raise UserError(f"the snapshot is of other runs, e.g. {other}: restore it into a rollout of the same runs")
         self.env.restore(snapshot["env"])
         for name, value in copy.deepcopy(dict(snapshot["own"])).items():
             setattr(self, name, value)
@@ -254,7 +273,7 @@ class Rollout:
         answer = answer.copy()
         answer[ended] = resting[:, None] if answer.ndim == 2 else resting
         low, high = self.env.task.lr_range
-        wrong = answer[~((answer >= low) & (answer <= high))]
+        answer, wrong = clipped(answer, low, high)
         if wrong.size:
             raise UserError(
                 f"planner {planner.name!r} ({planner_settings(planner)}) asks for the learning rate {wrong[0]:g}, "

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from lr_env.children import Backend
-from lr_env.env import Info, LRVectorEnv
+from lr_env.env import Info, LRVectorEnv, of_python
 from lr_env.errors import UserError, unknown
 from lr_env.tasks import Task
 
@@ -53,7 +53,7 @@ def make_vec_env(
     Args:
         task: what is trained, or its name in `lr_env.TASKS`.
         num_envs: runs at a time.
-        action: "scale" or "discrete". "lr" runs, too, but is not for learning: the policy then draws the rate itself,
+        action: "scale", "discrete" or "log_lr". "lr" runs, too, but is not for learning: the policy then draws the rate itself,
             on a linear scale. Half of what a new PPO policy draws is negative and cut to the lowest rate there is.
         score: splits scored whole at the end of a run, of "val" and "test". None by default: learning reads no
             scores, and test data has no place in it. Give `("val", "test")` to find `final_val_loss`, `test_loss` and
@@ -63,7 +63,8 @@ def make_vec_env(
             learning amplifies: name one where the same seed must give the same policy in another process.
         seed: run i starts from `seed + i` at the first reset, unless the algorithm seeds the environment again, as
             `PPO(..., seed=0)` does.
-        settings: `max_change`, `reward`, `budget`, `segment`, `start_rates`, `noise` and `numerics`, as for `LREnv`.
+        settings: `max_change`, `reward`, `budget`, `segment`, `lr_range`, `start_rates`, `noise`, `max_episode_steps`
+            and `numerics`, as for `LREnv`.
 
     Raises:
         UserError: bad arguments.
@@ -101,7 +102,7 @@ class LRVecEnv(VecEnv):
     alone. Nothing can be set. `env_is_wrapped` is False.
 
     Args:
-        vector_env: as `gymnasium.make_vec` makes it, in autoreset mode SAME_STEP.
+        vector_env: as `gymnasium.make_vec` makes it; put into autoreset mode SAME_STEP, as SB3 has it.
 
     Raises:
         UserError: (a `ValueError`) bad input; one line that names the fix.
@@ -110,8 +111,9 @@ class LRVecEnv(VecEnv):
     def __init__(self, vector_env: LRVectorEnv) -> None:
         if not isinstance(vector_env, LRVectorEnv):
             raise UserError(f"a {type(vector_env).__name__} is not an LRVectorEnv: use lr_env.sb3.make_vec_env(...)")
-        if vector_env.metadata["autoreset_mode"] != AutoresetMode.SAME_STEP:
+        if vector_env.autoreset_mode == AutoresetMode.DISABLED:
             raise UserError("SB3 needs runs that start again by themselves: use autoreset_mode='SameStep'")
+        vector_env.set_autoreset_mode(AutoresetMode.SAME_STEP)
         self.vector_env = vector_env
         self._actions: Any = None
         super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
@@ -126,16 +128,15 @@ class LRVecEnv(VecEnv):
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
         """Options of the next reset: {"lr": rate} for all runs, or a list with a dict for each run."""
-        each = list(options) if isinstance(options, list | tuple) else [options or {}] * self.num_envs
+        one = {} if options is None else options
+        each = list(one) if isinstance(one, list | tuple) else [one] * self.num_envs
         if len(each) != self.num_envs:
             raise UserError(f"{len(each)} dicts of options for {self.num_envs} environments: give one for each")
         self._options = [_checked(one) for one in each]
 
     def reset(self) -> NDArray[np.float32]:
         """Start every run; how each began is in `reset_infos`."""
-        given = [options.get("lr") for options in self._options]
-        default = self.vector_env.task.lr_start
-        rates = [default if rate is None else rate for rate in given] if any(given) else None
+        rates = [options.get("lr") for options in self._options]
         observations, infos = self.vector_env.reset(seed=self._seeds, options={"lr": rates})
         self.reset_infos = [_of_run(infos, row) for row in range(self.num_envs)]
         self._reset_seeds()
@@ -208,7 +209,9 @@ class LRVecEnv(VecEnv):
         mask = np.zeros(self.num_envs, dtype=bool)
         mask[rows] = True
         seeds = [None if seed is None else _checked_seed(seed)] * self.num_envs
-        observations, infos = self.vector_env.reset(seed=seeds, options={**_checked(options or {}), "reset_mask": mask})
+        observations, infos = self.vector_env.reset(
+            seed=seeds, options={**_checked({} if options is None else options), "reset_mask": mask}
+        )
         return [(observations[row], _of_run(infos, row)) for row in rows]
 
     def _rows(self, indices: VecEnvIndices) -> list[int]:
@@ -244,13 +247,16 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 def _of_all_runs(infos: Info) -> list[Info]:
     """What infos that are there for all runs say of each, as `_of_run` has it; this is done at every step."""
     names = [name for name in infos if not name.startswith("_")]
-    return [dict(zip(names, row, strict=True)) for row in zip(*(infos[name].tolist() for name in names), strict=True)]
+    columns = [_known(infos, name, slice(None)) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _of_run(infos: Info, row: int) -> Info:
-    """What the infos of all runs, arrays with masks, say of one: Python scalars."""
-    return {
-        name: values[row].item()
-        for name, values in infos.items()
-        if not name.startswith("_") and infos[f"_{name}"][row]
-    }
+    """What the infos of all runs, arrays, say of one: Python scalars."""
+    return {name: _known(infos, name, slice(row, row + 1))[0] for name in infos if not name.startswith("_")}
+
+
+def _known(infos: Info, name: str, rows: slice) -> list[Any]:
+    """What infos say of some runs under a name, as Python has it; NaN for scores that were not taken yet."""
+    values, mask = infos[name][rows], infos[f"_{name}"][rows]
+    return of_python(values if mask.all() else np.where(mask, values, np.nan))

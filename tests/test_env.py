@@ -16,7 +16,7 @@ from lr_env.episodes import DIVERGED_MULTIPLE
 from lr_env.tasks import CNN, GPT, ResNet, Task
 from lr_env.tasks.data import load
 
-IDS = [name for name in gymnasium.registry if name.startswith("lr_env/")]
+IDS = [f"lr_env/{name}-v0" for name in TASKS]
 SMALL = {"task": "DigitsMLP", "budget": 50, "segment": 10}
 # What SB3 says of every Box that is not [-1, 1]; the "lr" action is for people, "scale" is for SB3.
 EXPECTED_WARNING = "symmetric and normalized Box action space"
@@ -36,11 +36,20 @@ def small(name: str) -> Task:
 
 
 def test_every_task_is_registered():
-    assert [f"lr_env/{name}-v0" for name in TASKS] == IDS
+    suffixes = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}
+    registered = {name: spec.kwargs for name, spec in gymnasium.registry.items() if name.startswith("lr_env/")}
+    assert registered.keys() == {f"lr_env/{name}{suffix}-v0" for name in TASKS for suffix in suffixes}
+    for name, task in TASKS.items():
+        for suffix, action in suffixes.items():
+            kwargs = registered[f"lr_env/{name}{suffix}-v0"]
+            assert kwargs["task"] == name
+            assert kwargs.get("action", "lr") == action
+        low, high = task.tuning_range
+        assert registered[f"lr_env/{name}-LogLR-v0"]["lr_range"] == pytest.approx((low / 100, high))
     assert gymnasium.make("lr_env:lr_env/DigitsMLP-v0").unwrapped.task == TASKS["DigitsMLP"]
 
 
-@pytest.mark.parametrize("action", ["lr", "scale", "discrete"])
+@pytest.mark.parametrize("action", ["lr", "log_lr", "scale", "discrete"])
 @pytest.mark.parametrize("name", IDS)
 def test_checkers_pass_without_warnings(name, action):
     env = gymnasium.make(name, task=small(name), action=action, score=()).unwrapped
@@ -52,40 +61,52 @@ def test_checkers_pass_without_warnings(name, action):
         assert not unexpected, [str(w.message) for w in unexpected]
 
 
-@pytest.mark.parametrize("action", ["lr", "scale", "discrete"])
-def test_a_vector_environment_is_the_single_one_n_times(action):
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+@pytest.mark.parametrize("action", ["lr", "log_lr", "scale", "discrete"])
+def test_a_vector_environment_is_the_single_one_n_times(action, mode):
     settings = {**SMALL, "action": action, "reward": "improvement", "backend": "loop"}
-    many = gymnasium.make_vec("lr_env/DigitsMLP-v0", num_envs=3, **settings | {"task": "DigitsMLP"})
+    given = {} if mode == "NextStep" else {"autoreset_mode": mode}
+    many = gymnasium.make_vec("lr_env/DigitsMLP-v0", num_envs=3, **settings, **given)
     alone = [LREnv(**settings) for _ in range(3)]
     obs, infos = many.reset(seed=11)
     many.action_space.seed(0)
     single = [env.reset(seed=11 + i) for i, env in enumerate(alone)]
     for i in range(3):
         assert (obs[i] == single[i][0]).all()
+    over = [False] * 3
     for _ in range(12):  # two whole episodes and the start of a third
         actions = many.action_space.sample()
         if action == "lr":
             actions = np.array([0.01, 0.1, 9.0])  # the last one diverges
         obs, rewards, terminated, truncated, infos = many.step(actions)
         for i, env in enumerate(alone):
-            own = env.step(actions[i])
+            own = (*env.reset(), 0, False, False) if over[i] else env.step(actions[i])
+            own = (own[0], *own[2:], own[1]) if over[i] else own
             assert (rewards[i], terminated[i], truncated[i]) == own[1:4]
-            if terminated[i] or truncated[i]:
+            told = infos
+            over[i] = bool(mode == "NextStep" and (terminated[i] or truncated[i]))
+            if mode == "SameStep" and (terminated[i] or truncated[i]):
                 assert (infos["final_obs"][i] == own[0]).all()
-                for name, value in own[4].items():
-                    assert infos["final_info"][name][i] == value, name
-                    assert infos["final_info"][f"_{name}"][i]
+                assert_told(infos["final_info"], i, own[4])
                 own = (*env.reset(), *own)
                 own = (own[0], 0, 0, 0, own[1])
             assert (obs[i] == own[0]).all()
-            assert {name: infos[name][i] for name in own[4]} == own[4] or terminated[i]
-    assert many.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.SAME_STEP
+            assert_told(told, i, own[4])
+    assert many.autoreset_mode.value == many.metadata["autoreset_mode"].value == mode
+
+
+def assert_told(infos, row, own):
+    """See that infos say of a run what the single environment's info says, which has NaN where nothing was measured."""
+    assert {name for name in infos if not name.startswith(("_", "final_obs", "final_info"))} == own.keys()
+    for name, value in own.items():
+        assert infos[f"_{name}"][row] == (not np.isnan(value)), name
+        assert infos[name][row] == (0 if np.isnan(value) else value), name
 
 
 def test_the_whole_stack_of_wrappers_counts_episodes():
     envs = RecordEpisodeStatistics(gymnasium.make_vec("lr_env/DigitsMLP-v0", num_envs=2, budget=30, segment=10))
     envs.reset(seed=0)
-    for _ in range(6):
+    for _ in range(7):  # of which the fourth starts the second episodes
         *_, infos = envs.step(np.array([0.05, 0.05]))
     assert infos["episode"]["l"].tolist() == [3, 3]
 
@@ -120,9 +141,11 @@ def test_rewards_come_from_validation_and_telescope():
 def test_test_data_is_scored_once_at_the_end_and_never_shown_before():
     env = LREnv(**SMALL)
     _, info = env.reset(seed=1)
+    names = info.keys()
     for _ in range(5):
-        assert not any(name.startswith(("test", "final")) for name in info)
+        assert all(np.isnan(value) for name, value in info.items() if name.startswith(("test", "final")))
         _, _, _, truncated, info = env.step(0.05)
+        assert info.keys() == names
     assert truncated
     loss, accuracy = env.episodes.children.evaluate("test")
     assert (info["test_loss"], info["test_accuracy"]) == (loss[0], accuracy[0])
@@ -146,7 +169,7 @@ def test_a_diverged_child_ends_with_finite_numbers_while_its_neighbours_train_on
     assert infos["step"].tolist()[::2] == [50, 50]
     assert infos["step"][1] < 50
     assert sum(rewards[1] for _, rewards, _ in everything) == pytest.approx(-np.log(DIVERGED_MULTIPLE))
-    alone = LRVectorEnv(**SMALL, num_envs=3, backend="stacked")
+    alone = LRVectorEnv(**SMALL, num_envs=3, backend="stacked", autoreset_mode="SameStep")
     alone.reset(seed=0)
     for _ in range(5):
         *_, calm = alone.step(np.full(3, 0.05))
@@ -255,7 +278,26 @@ def test_features_are_documented_and_bound_the_observation():
         (lambda: LREnv("DigitsMLP", score=("train",)), "cannot score"),
         (lambda: LREnv("DigitsMLP", action="scale", max_change=1.0), "max_change"),
         (lambda: LRVectorEnv("DigitsMLP", 0), "num_envs"),
-        (lambda: LRVectorEnv("DigitsMLP", 2, autoreset_mode="NextStep"), "not offered"),
+        (lambda: LRVectorEnv("DigitsMLP", 2, autoreset_mode="NextSteps"), "did you mean 'NextStep'"),
+        (lambda: LREnv(rewards="final"), "unknown argument 'rewards'; did you mean 'reward'"),
+        (lambda: gymnasium.make("lr_env/DigitsMLP-v0", rewards="final"), "did you mean 'reward'"),
+        (lambda: LRVectorEnv(num_envs=2, max_episode_steps=0), "max_episode_steps is 0"),
+        (lambda: LREnv(render_mode="human"), "render_mode 'human' is not offered"),
+        (lambda: LREnv(7), "task is of type int"),
+        (lambda: LREnv({"class": "lr_env.tasks:Tusk"}), "no dataclass 'lr_env.tasks:Tusk'"),
+        (lambda: LREnv({"class": "lr_env.tasks:Task", "date": 1}), "do not fit"),
+        (lambda: LREnv(start_rates=np.array([0.1, 11.0])), "starting rate 11 is outside"),
+        (lambda: LREnv(**SMALL).reset(options={"reset_maks": [True]}), "unknown option 'reset_maks'"),
+        (lambda: LREnv(**SMALL).reset(options=[0.1]), "give a dict"),
+        (
+            lambda: LRVectorEnv(**SMALL, num_envs=2).reset(options={"reset_maks": [True]}),
+            "unknown option 'reset_maks'; did you mean 'reset_mask'",
+        ),
+        (lambda: LREnv(**SMALL).scores(), "call reset"),
+        (lambda: started(action="log_lr").step([1.5]), "outside the space"),
+        (lambda: replace(TASKS["DigitsMLP"], budget=True), "budget is True"),
+        (lambda: replace(TASKS["DigitsMLP"], lr_range=0.1), "must hold two rates"),
+        (lambda: replace(TASKS["DigitsMLP"], lr_start="fast"), "lr_start is 'fast'"),
         (lambda: LREnv(**SMALL).step(0.1), "call reset"),
         (lambda: started().step(0.0), "outside the range"),
         (lambda: started().step(-1.0), "outside the range"),

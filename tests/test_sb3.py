@@ -55,7 +55,7 @@ class Constant:
         return np.full((len(observation), 1), self.action, np.float32), None
 
 
-@pytest.mark.parametrize("action", ["lr", "scale", "discrete"])
+@pytest.mark.parametrize("action", ["lr", "log_lr", "scale", "discrete"])
 def test_it_is_dummy_vec_env_of_single_environments(action):
     settings = {"action": action, "score": ("val", "test"), "max_change": 2.0}
     pair = small(**settings), reference(**settings)
@@ -73,7 +73,7 @@ def test_it_is_dummy_vec_env_of_single_environments(action):
         assert pair[0].reset_infos == pair[1].reset_infos
         if action == "lr":
             actions = np.array([0.01, 0.1, 9.0])  # the last one diverges
-        elif action == "scale":
+        elif action != "discrete":
             actions = samples.uniform(0, 1, (3, 1)).astype(np.float32)
         else:
             actions = samples.integers(1, 3, 3)
@@ -84,7 +84,8 @@ def test_it_is_dummy_vec_env_of_single_environments(action):
             assert ours.dtype == theirs.dtype
         done = stepped[0][2]
         for run, (ours, theirs) in enumerate(zip(stepped[0][3], stepped[1][3], strict=True)):
-            assert ("terminal_observation" in ours) == ("test_loss" in ours) == ("final_val_loss" in ours) == done[run]
+            scored = [not np.isnan(ours[name]) for name in ("test_loss", "final_val_loss")]
+            assert [("terminal_observation" in ours), *scored] == [done[run]] * 3
             if done[run]:
                 assert (ours.pop("terminal_observation") == theirs.pop("terminal_observation")).all()
                 assert ours["TimeLimit.truncated"] != ours["diverged"]
@@ -98,7 +99,7 @@ def test_it_is_dummy_vec_env_of_single_environments(action):
 
 
 def test_a_seed_starts_run_i_from_seed_plus_i_once():
-    env, alone = small(seed=5), LREnv("DigitsMLP", **SMALL)
+    env, alone = small(seed=5), LREnv("DigitsMLP", **SMALL, score=())
     observations = env.reset()
     for i in range(3):
         observation, info = alone.reset(seed=5 + i)
@@ -198,7 +199,7 @@ def test_attributes_and_methods_answer_run_by_run():
     env.reset()
     before, *_ = env.step(np.zeros((3, 1), np.float32))
     ((observation, info),) = env.env_method("reset", seed=50, options={"lr": 0.2}, indices=1)
-    expected = LREnv("DigitsMLP", **SMALL).reset(seed=50, options={"lr": 0.2})
+    expected = LREnv("DigitsMLP", **SMALL, score=()).reset(seed=50, options={"lr": 0.2})
     assert (observation == expected[0]).all()
     assert info == expected[1]
     *_, infos = env.step(np.zeros((3, 1), np.float32))

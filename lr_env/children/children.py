@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from lr_env.children.order import DataOrder
 from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
 from lr_env.errors import UserError
+from lr_env.isolation import isolating
 from lr_env.tasks.data import load
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ class Children:
     """N child networks of one task, trained together.
 
     The same task and seed give the same initial weights and the same batches, whatever the learning rates, the
-    position among the children and the number of neighbours. No global random generator is read or written.
+    position among the children and the number of neighbours. No global random generator is read or written, and what
+    the caller has set in torch and numpy (grad and inference mode, autocast, default dtype and device, ...) neither
+    counts nor is changed, see `lr_env.isolation`. Children can be pickled and copied: a copy goes on exactly as they do.
 
     Args:
         task: what to train.
@@ -69,6 +73,7 @@ class Children:
         UserError: bad seeds, device or backend; more children than memory can hold; a network not supported.
     """
 
+    @isolating
     def __init__(
         self,
         task: Task,
@@ -105,6 +110,7 @@ class Children:
             raise UserError(f"{task.optimizer} is trained by the loop: use backend 'loop' or 'auto'")
         self.need.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
         self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype, aligned)
+        self._kind = kind_of(task, dtype)
         self._last_logits = torch.zeros(
             len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
         )
@@ -132,6 +138,7 @@ class Children:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @isolating
     def reset(self, rows: Sequence[int], seeds: Sequence[int] | NDArray[np.int64]) -> None:
         """Start children anew, each from its seed; the others are not touched."""
         seeds = check_seeds(seeds)
@@ -145,6 +152,7 @@ class Children:
         self.order.assign(chosen, seeds)
         self.steps[chosen] = 0
 
+    @isolating
     def train(self, lr: Floats | Sequence[float], rows: Sequence[int] | None = None) -> Floats:
         """Train one segment.
 
@@ -182,6 +190,7 @@ class Children:
             self.steps[active] += self.task.segment
         return self.step_losses.mean(1)
 
+    @isolating
     def measure(self, rows: Sequence[int] | None = None) -> dict[str, Floats]:
         """Measure children on the fixed validation subset, at a segment's end.
 
@@ -210,6 +219,7 @@ class Children:
         table = torch.stack([*means, _variance(logits.flatten(1)), _variance(change), *_mean_and_variance(weights)])
         return dict(zip(MEASURED, table.double().cpu().numpy(), strict=True))
 
+    @isolating
     def evaluate(self, split: str, rows: Sequence[int] | None = None) -> tuple[Floats, Floats]:
         """Score children on a whole split.
 
@@ -239,6 +249,7 @@ class Children:
         loss, accuracy = (totals / len(examples)).cpu().numpy()
         return loss, accuracy
 
+    @isolating
     def first_batch_loss(self, rows: Sequence[int]) -> Floats:
         """Training loss, nats per example, of the batch that each child will train on next, (rows,)."""
         chosen = self._chosen(rows)
@@ -255,10 +266,13 @@ class Children:
                 losses.append(mean_loss(functional_call(self._template, child, (inputs,)), labels))
         return torch.stack(losses).double().cpu().numpy()
 
+    @isolating
     def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:
         """Copies of everything that the children's future depends on; of all children by default."""
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         return {
+            "kind": self._kind,
+            "layout": self.state.layout.arrangement,
             "tensors": self.state.get(chosen),
             "steps": self.steps[chosen].copy(),
             "seeds": self.seeds[chosen].copy(),
@@ -267,12 +281,16 @@ class Children:
             "measured": self._measured[chosen].copy(),
         }
 
+    @isolating
     def restore(self, snapshot: Mapping[str, Any], rows: Sequence[int] | None = None) -> None:
-        """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same)."""
+        """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same).
+
+        Raises:
+            UserError: the snapshot is of children of another kind, of as many as there are no rows for, or none.
+        """
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
-        if len(chosen) != len(snapshot["steps"]):
-            raise UserError(f"the snapshot holds {len(snapshot['steps'])} children, not {len(chosen)}: pass its rows")
-        self.state.set(chosen, snapshot["tensors"])
+        self.check_fits(snapshot, len(chosen))
+        self.state.set(chosen, self.state.rearranged(snapshot["tensors"], snapshot.get("layout")))
         self.steps[chosen] = snapshot["steps"]
         self.seeds[chosen] = snapshot["seeds"]
         self.order.assign(chosen, snapshot["order_seeds"])
@@ -280,6 +298,7 @@ class Children:
             self.engine.load_optimizers(chosen.tolist(), snapshot["optimizers"])
         self._measured[chosen] = snapshot["measured"]
 
+    @isolating
     def fork(self, sources: Sequence[int], targets: Sequence[int], *, same_batches: bool = False) -> None:
         """Copy children onto others, to look ahead on the real thing.
 
@@ -297,6 +316,45 @@ class Children:
         self.restore(self.snapshot(sources), targets)
         if not same_batches:
             self.order.assign(list(targets), own_order)
+
+    def check_fits(self, snapshot: Mapping[str, Any], count: int) -> None:
+        """See that a snapshot is one of `count` children of this kind.
+
+        Raises:
+            UserError: it is not; naming what differs.
+        """
+        check_keys(snapshot, _SNAPSHOT, "children")
+        if len(snapshot["steps"]) != count:
+            raise UserError(f"the snapshot holds {len(snapshot['steps'])} children, not {count}: pass its rows")
+        kind = snapshot.get("kind", self._kind)  # those of before did not tell
+        for name in self._kind if kind != self._kind else ():
+            if kind.get(name) != self._kind[name]:
+                raise UserError(
+                    f"the snapshot is of children with {name} {kind.get(name)}, these have {self._kind[name]}: restore "
+                    "it into children of the same task and dtype"
+                )
+        self.state.check_fits(snapshot["tensors"], count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What the same children can be made of, wherever."""
+        arguments = {
+            "task": self.task,
+            "seeds": self.seeds.tolist(),
+            "device": str(self.device),
+            "backend": self.backend,
+            "dtype": self.dtype,
+            "numerics": self.numerics,
+            "aligned": self.state.direction is not None,
+        }
+        segment = {"step_losses": self.step_losses, "step_alignment": self.step_alignment}
+        return {"arguments": arguments, "snapshot": self.snapshot(), "segment": segment}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the children, and put them where they were."""
+        self.__init__(**state["arguments"])
+        self.restore(state["snapshot"])
+        for name, values in state["segment"].items():
+            setattr(self, name, None if values is None else np.array(values))  # which may have come read-only
 
     def _forget_steps(self) -> None:
         self.step_losses = np.full((len(self), self.task.segment), np.nan)
@@ -328,6 +386,29 @@ MEASURED: tuple[str, ...] = (
 )
 
 
+_SNAPSHOT = ("tensors", "steps", "seeds", "order_seeds", "optimizers", "measured")
+
+_NOT_OF_A_KIND = frozenset({"name", "lr_start", "lr_range", "tuning_range", "target_val_loss"})
+"""Fields of a task that children do not depend on."""
+
+
+def kind_of(task: Task, dtype: torch.dtype) -> dict[str, Any]:
+    """What children must have in common to take over each other's snapshots, JSON-able."""
+    fields = {name: value for name, value in task.settings().items() if name not in _NOT_OF_A_KIND}
+    return json.loads(json.dumps({**fields, "dtype": str(dtype)}, default=lambda value: type(value).__qualname__))
+
+
+def check_keys(snapshot: Any, keys: Sequence[str], what: str) -> None:
+    """See that a snapshot is one of a kind of object.
+
+    Raises:
+        UserError: it is not.
+    """
+    missing = [key for key in keys if key not in snapshot] if isinstance(snapshot, Mapping) else [*keys]
+    if missing:
+        raise UserError(f"this is no snapshot of {what} (it has no {missing[0]!r}): restore what their snapshot() gave")
+
+
 def find_device(name: str) -> torch.device:
     """The torch device of that name; "auto" is CUDA where there is one.
 
@@ -342,6 +423,11 @@ def find_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}: use cpu, cuda, cuda:1, ... or auto") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name!r} is not supported: use cpu or cuda")
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise UserError(
+            f"device {name!r} cannot be used in a forked process once its parent has used CUDA: start processes by "
+            "'spawn', e.g. multiprocessing.get_context('spawn')"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"there is no device {name!r} on this machine: use cpu")
     return device

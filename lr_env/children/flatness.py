@@ -27,6 +27,7 @@ from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss
 from lr_env.children.memory import activations_per_example
 from lr_env.errors import UserError
+from lr_env.isolation import isolating
 
 if TYPE_CHECKING:
     from lr_env.tasks.catalogue import Task
@@ -45,6 +46,7 @@ _ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
 _SHARED = {"cpu": 2**18, "cuda": 2**26}
 
 
+@isolating
 def flatness(
     children: Children,
     rows: Sequence[int] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -61,9 +62,8 @@ class LoopEngine:
         self._gradients = torch.zeros_like(state.parameters)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(row) for row in range(len(self.modules))]
-        self._pool = _pool(workers) if workers > 1 else None
-        if self._pool is not None:
-            weakref.finalize(self, self._pool.shutdown, wait=False)
+        self._workers = workers
+        self._start_workers()
 
     def train(
         self,
@@ -131,6 +131,8 @@ class LoopEngine:
         """Do the same for each of several children, or sets of them, by the engine's threads where it has any."""
         if self._pool is None or len(items) == 1:
             return [work(item) for item in items]
+        if self._process != os.getpid():  # a fork, which has none of its parent's threads
+            self._start_workers()
         doing = [self._pool.submit(work, item) for item in items]
         try:
             return [job.result() for job in doing]
@@ -138,6 +140,12 @@ class LoopEngine:
             for job in doing:
                 job.cancel()
             wait(doing)
+
+    def _start_workers(self) -> None:
+        self._process = os.getpid()
+        self._pool = _pool(self._workers) if self._workers > 1 else None
+        if self._pool is not None:
+            weakref.finalize(self, self._pool.shutdown, wait=False)
 
     @contextmanager
     def evaluating(self, rows: Sequence[int]) -> Iterator[None]:

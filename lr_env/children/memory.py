@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lr_env.children.initial import DrawFrom
+from lr_env.children.limits import free_bytes
 from lr_env.children.noise import SeededDropout
 from lr_env.errors import UserError
 
@@ -121,20 +120,4 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
         return torch.cuda.mem_get_info(device)[0] + unused
-    bounds = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                bounds.append(int(line.split()[1]) * 1024)
-    except OSError:  # not Linux: what is installed is the best bound there is
-        bounds.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if limit != "max":
-            # What files left in the cache is given back when it is needed.
-            stat = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-            bounds.append(max(0, int(limit) - used + int(stat.get("inactive_file", 0))))
-    except OSError:
-        pass
-    return min(bounds)
+    return free_bytes()

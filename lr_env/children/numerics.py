@@ -56,9 +56,7 @@ class Numerics:
 
     def autocast(self, device: torch.device) -> Any:
         """A context for forward passes; of the thread that enters it."""
-        if self.precision != "bf16":
-            return nullcontext()
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        return _bf16(device) if self.precision == "bf16" else nullcontext()
 
     def kernels_last(self, device: torch.device) -> bool:
         """Whether the kernels of convolutions lie channels-last on a device."""
@@ -77,6 +75,17 @@ class Numerics:
                 yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextmanager
+def _bf16(device: torch.device) -> Iterator[None]:
+    """`torch.autocast`, whose rounded parameters are forgotten at the end.
+
+    It does so itself, unless a caller's autocast is around it: then the parameters of before a step would be used after.
+    """
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        yield
+    torch.clear_autocast_cache()
 
 
 class BatchNormForFunctorch(TorchFunctionMode):

@@ -77,7 +77,7 @@ class StackedEngine:
         count = math.ceil(num_children / block)
         edges = [num_children * i // count for i in range(count + 1)]  # blocks of at most two sizes
         self.blocks = list(itertools.pairwise(edges))
-        self._gradient_graphs: dict[int, Graph] = {}
+        self._gradient_graphs: dict[tuple[int, int], Graph] = {}
         self._logit_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
         self._replayed = state.parameters.is_cuda
         self._replays: dict[int, Replay] = {}
@@ -187,16 +187,18 @@ class StackedEngine:
             inputs, labels = self.batches.take(now["index"], keys)
         inputs = inputs.view(count, -1, *inputs.shape[1:])
         labels = labels.view(count, -1, *labels.shape[1:])
-        if count not in self._gradient_graphs:
+        # Compiled code has the number of threads in it, which changes in a forked process.
+        kind = count, torch.get_num_threads() if self._compiled else 0
+        if kind not in self._gradient_graphs:
             with kept(buffers):  # tracing runs the network, which moves running averages
-                self._gradient_graphs[count] = traced(
-                    (self._key, count, inputs.shape),
+                self._gradient_graphs[kind] = traced(
+                    (self._key, *kind, inputs.shape),
                     partial(self._gradients, count),
                     *(views, buffers, inputs, labels),
                     compiled=self._compiled,
                 )
         with torch.no_grad():
-            found, loss = self._gradient_graphs[count](views, buffers, inputs, labels)
+            found, loss = self._gradient_graphs[kind](views, buffers, inputs, labels)
             slots = {name: slot[rows] for name, slot in self.state.slots.items()}
             if parameters.numel() < _FLAT_ELEMENTS:
                 pieces, gradients = [(parameters, slots)], [layout.flatten(found)]

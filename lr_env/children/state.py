@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,9 +68,19 @@ class Layout:
         return Layout(shapes, buffers, output, key, size, channels_last, align)
 
     @property
+    def arrangement(self) -> dict[str, Any]:
+        """What else than the network decides where its numbers lie, JSON-able."""
+        return {"channels_last": self.channels_last, "align": self.align}
+
+    @property
     def num_parameters(self) -> int:
         """Parameters of one child."""
         return sum(shape.numel() for shape in self.shapes.values())
+
+    def arranged(self, channels_last: bool, align: int) -> Layout:
+        """The layout of the same network under another arrangement."""
+        size = sum(_up(shape.numel(), align) for shape in self.shapes.values())
+        return replace(self, channels_last=channels_last, align=align, size=size)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view of flat rows (..., size)."""
@@ -132,10 +143,8 @@ class ChildrenState:
     ) -> None:
         self.layout = layout
         self.optimizer = optimizer
-        flat = {"parameters", *optimizer.slots, *([DIRECTION] if aligned else [])}
-        self.tensors = {
-            name: torch.zeros(num_children, layout.size, device=device, dtype=dtype) for name in sorted(flat)
-        }
+        self._flat = sorted({"parameters", *optimizer.slots, *([DIRECTION] if aligned else [])})
+        self.tensors = {name: torch.zeros(num_children, layout.size, device=device, dtype=dtype) for name in self._flat}
         for name, buffer in module.named_buffers():
             self.tensors[f"buffer.{name}"] = torch.zeros(num_children, *buffer.shape, device=device, dtype=buffer.dtype)
         self.parameters = self.tensors["parameters"]
@@ -170,6 +179,43 @@ class ChildrenState:
     def get(self, rows: Rows) -> dict[str, Tensor]:
         """Copies of the rows of every tensor."""
         return {name: tensor[rows].clone() for name, tensor in self.tensors.items()}
+
+    def check_fits(self, values: Mapping[str, Tensor], count: int) -> None:
+        """See that `values` can be rows of these tensors.
+
+        Raises:
+            UserError: naming the tensor that cannot.
+        """
+        for name, tensor in self.tensors.items():
+            given = values.get(name)
+            # Flat rows may lie otherwise, and so be of another length: see `rearranged`.
+            wanted = (count,) if name in self._flat else (count, *tensor.shape[1:])
+            if given is None or tuple(given.shape[: len(wanted)]) != wanted:
+                has = "no" if given is None else f"of shape {tuple(given.shape)}"
+                raise UserError(
+                    f"the snapshot's {name!r} is {has}, and these children need {wanted}: restore it into children of "
+                    "the same network and optimizer, that measure the same"
+                )
+
+    def rearranged(self, values: Mapping[str, Tensor], arrangement: Mapping[str, Any] | None) -> Mapping[str, Tensor]:
+        """Rows of tensors, of which the flat ones may lie as in another layout of the same network, as ours lie.
+
+        Raises:
+            UserError: they are of another length than that layout has.
+        """
+        theirs = self.layout if arrangement is None else self.layout.arranged(**arrangement)
+        for name in self._flat:
+            if values[name].shape[1:] != (theirs.size,):
+                raise UserError(
+                    f"the snapshot's {name!r} has {values[name].shape[-1]} numbers a child, and these children have "
+                    f"{theirs.size}: restore it into children of the same network"
+                )
+        if theirs == self.layout:
+            return values
+        return {
+            name: self.layout.flatten(theirs.views(tensor)) if name in self._flat else tensor
+            for name, tensor in values.items()
+        }
 
     def set(self, rows: Rows, values: Mapping[str, Tensor]) -> None:
         """Write rows of every tensor."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from lr_env.children.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.errors import UserError, unknown
 from lr_env.tasks.augment import Augment, CropFlip
@@ -59,8 +61,12 @@ class Task:
     def __post_init__(self) -> None:
         for field in ("batch_size", "budget", "segment", "val_subset"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise UserError(f"{field} is {value!r}: it must be a whole number of at least 1")
+            object.__setattr__(self, field, int(value))
+        for field in ("lr_start", "train_fraction", "label_noise", "target_val_loss", "clip_norm"):
+            if getattr(self, field) is not None or field in ("lr_start", "train_fraction", "label_noise"):
+                object.__setattr__(self, field, _number(field, getattr(self, field)))
         if self.budget % self.segment:
             below = self.budget - self.budget % self.segment
             near = f"{below} or {below + self.segment}" if below else str(self.segment)
@@ -73,7 +79,13 @@ class Task:
             if getattr(self, field) > sizes[split]:
                 raise UserError(f"{field} is {getattr(self, field)}, but the {split} split has {sizes[split]} examples")
         for field in ("lr_range", "tuning_range"):
-            low, high = getattr(self, field)
+            try:
+                low, high = (_number(field, rate) for rate in getattr(self, field))
+            except (TypeError, ValueError) as error:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"{field} is {getattr(self, field)!r}: it must hold two rates, (low, high)") from None
+            object.__setattr__(self, field, (low, high))  # which records and hashes need
             if not (math.isfinite(high) and 0 < low < high):
                 raise UserError(f"{field} is ({low}, {high}): it must hold two finite rates, 0 < low < high")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
@@ -100,11 +112,32 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """The task as JSON-able values, for records and for telling two tasks apart."""
-        fields = asdict(self)
+        fields = _of_python(asdict(self))
         for part in ("network", "optimizer", "augment"):
             if fields[part] is not None:
-                fields[part] = {"class": type(getattr(self, part)).__name__, **fields[part]}
+                own = fields[part] if isinstance(fields[part], dict) else {}  # of an object that is no dataclass
+                fields[part] = {"class": type(getattr(self, part)).__name__, **own}
         return fields
+
+
+def _of_python(node: Any) -> Any:
+    """Settings whose numbers are Python's, also where somebody gave numpy's."""
+    if isinstance(node, dict):
+        return {name: _of_python(value) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(map(_of_python, node))
+    return node.item() if isinstance(node, np.generic) else node
+
+
+def _number(field: str, value: Any) -> float:
+    """A number as Python's, of whatever kind it was.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise UserError(f"{field} is {value!r}: it must be a number")
+    return float(value)
 
 
 def find_task(name: str) -> Task:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lr_env.errors import UserError
+from lr_env.isolation import isolating
 from lr_env.tasks.sources import SOURCES, Arrays, DataSource, Parts, find_source
 
 __all__ = ["SOURCES", "Data", "DataSource", "Split", "find_source", "forget", "load", "train_size"]
@@ -55,6 +56,7 @@ class Data:
     sha256: str
 
 
+@isolating
 def load(
     name: str,
     device: str = "cpu",

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def whole(network: object, **settings: int) -> None:
         UserError: one is not a whole number of at least 1.
     """
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UserError(f"{type(network).__name__}: {name} is {value!r}, it must be a whole number of at least 1")
 
 
