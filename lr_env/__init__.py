@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 # By name, so that registering does not load torch; a test holds this list against TASKS. Beside each are the rates of
-# its id with an absolute action on a log scale: those that a sweep would try, and two decades below for the end of a run.
+# its id with an absolute action on a log scale: those that a sweep tries, and two decades below for the end of a run.
 _TASKS = {
     "DigitsMLP": (3e-5, 0.3),
     "FashionMLP": (3e-5, 0.3),

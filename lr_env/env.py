@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lr_env import observations
 from lr_env.children.children import check_keys
 from lr_env.copies import Copied
-from lr_env.episodes import Episodes, check_arguments
+from lr_env.episodes import ArgumentError, Episodes, check_arguments
 from lr_env.errors import UserError, unknown
 from lr_env.isolation import isolating
 from lr_env.jsonable import to_plain
@@ -44,7 +44,9 @@ class _Settled(Copied):
         own = [name for name in inspect.signature(type(self)).parameters if name != "settings"]
         check_arguments([*settings], own)
         if render_mode is not None:
-            raise UserError(f"render_mode {render_mode!r} is not offered, there is nothing to be drawn: leave it out")
+            raise ArgumentError(
+                f"render_mode {render_mode!r} is not offered, there is nothing to be drawn: leave it out"
+            )
         self.render_mode = None
         self.episodes = Episodes(task, num_envs, **settings)
 
@@ -78,7 +80,7 @@ class _Settled(Copied):
         }
 
 
-class LREnv(_Settled, gymnasium.Env[Any, Any]):
+class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Training one network; each step sets the learning rate of the next segment.
 
     ## Action
@@ -89,7 +91,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):
     | "scale" | Box(-1, 1, (1,)) | changes the log of the rate by action * log(max_change) |
     | "discrete" | Discrete(3) | 0 divides the rate by max_change, 1 keeps it, 2 multiplies it |
 
-    Besides what the space holds, "lr" takes a number, and an array of `segment` rates, one for each step of the segment.
+    Besides what the space holds, "lr" takes a number, or an array of `segment` rates, one for each step.
     What misses a bound by a rounding of float32 is put at the bound; what is further out is refused.
     "scale" and "discrete" start from the task's `lr_start`, or from `reset(options={"lr": ...})`, and stay in range.
 
@@ -208,7 +210,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):
         self.np_random.bit_generator.state = snapshot["generator"]
 
 
-class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):
+class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """N runs of one task in lockstep, as one computation: `LREnv` for N seeds at once.
 
     Actions, observations, rewards, ends and arguments are those of `LREnv`, with a leading axis (num_envs,). Run i of
@@ -216,7 +218,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):
 
     What happens to a run that has ended is told by `autoreset_mode`, as in Gymnasium:
     - "NextStep" (default): it rests in the next step, which starts it again: its action is ignored, its reward 0.
-    - "SameStep": it is started again in the same step; `infos["final_obs"]` and `infos["final_info"]` hold how it ended.
+    - "SameStep": it is started again in the same step; `infos["final_obs"]`, `infos["final_info"]` tell how it ended.
     - "Disabled": it rests, with reward 0 and its flags kept, until it is reset.
     A run that starts again has the next seed from its own generator. `reset(options={"reset_mask": mask})` starts the
     runs in the mask, in every mode, and leaves the others alone.
@@ -266,8 +268,8 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):
         Raises:
             UserError: as many seeds or flags as there are runs were not given.
         """
-        options = _checked(options, ("lr", "reset_mask"))
-        rows = self._rows(options.get("reset_mask"))
+        wanted = _checked(options, ("lr", "reset_mask"))
+        rows = self._rows(wanted.get("reset_mask"))
         if seed is None or isinstance(seed, int | np.integer):
             seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
         else:
@@ -282,7 +284,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):
             if own is not None:
                 self._generators[row] = seeding.np_random(own)[0]
             child_seeds.append(_child_seed(self._generators[row]) if own is None else own)
-        self.episodes.start(rows, child_seeds, options.get("lr"))
+        self.episodes.start(rows, child_seeds, wanted.get("lr"))
         self._ended[:, rows] = False
         started = np.zeros(self.num_envs, dtype=bool)
         started[rows] = True
@@ -319,8 +321,8 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):
         infos.update(self._masked_info(np.ones(self.num_envs, dtype=bool), scores, ended))
         return self.episodes.observe(), outcome.rewards, terminated, truncated, infos
 
-    def _start_again(self, ended: NDArray[np.bool_]) -> None:
-        """Start runs, each with the next seed from its own generator."""
+    def _start_again(self, ended: Any) -> None:
+        """Start the runs of a mask, each with the next seed from its own generator."""
         rows = np.flatnonzero(ended).tolist()
         if rows:
             self.episodes.start(rows, [_child_seed(self._generators[row]) for row in rows])

@@ -69,7 +69,7 @@ class Episodes(Copied):
     """N runs of one task, each started from its own seed whenever it is told to.
 
     Args:
-        task: a task, its name, or what `lr_env.jsonable` made of it; `budget`, `segment` and `lr_range` replace its own.
+        task: a task, its name, or what `lr_env.jsonable` made of it; `budget`, `segment`, `lr_range` replace its own.
         num_envs: runs at a time.
         action: "lr", "log_lr", "scale" or "discrete"; see `lr_env.actions`.
         max_change: largest factor of one relative action.
@@ -114,10 +114,7 @@ class Episodes(Copied):
         backend: str | Backend | Mapping[str, Any] = "auto",
         numerics: Numerics | Mapping[str, Any] = EXACT,
     ) -> None:
-        task, backend, numerics = (
-            find_task(task) if isinstance(task, str) else from_plain(task),
-            *map(from_plain, (backend, numerics)),
-        )
+        task = find_task(task) if isinstance(task, str) else from_plain(task)
         if not isinstance(task, Task):
             raise UserError(f"task is of type {type(task).__name__}: give a name in lr_env.TASKS, or a lr_env.Task")
         if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
@@ -156,7 +153,8 @@ class Episodes(Copied):
             raise unknown("signal", wrong[0], UPDATE_SIGNALS)
         self.names = (*SIGNALS, *(name for name in UPDATE_SIGNALS if name in also))
         aligned = len(self.names) > len(SIGNALS)
-        self.children = Children(self.task, range(num_envs), device, backend, numerics=numerics, aligned=aligned)
+        how: dict[str, Any] = {"backend": from_plain(backend), "numerics": from_plain(numerics)}
+        self.children = Children(self.task, range(num_envs), device, aligned=aligned, **how)
         self.over = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
         self.started = np.zeros(num_envs, dtype=bool)
@@ -349,8 +347,8 @@ class Episodes(Copied):
         return scores
 
 
-class _ArgumentError(UserError, TypeError):
-    """An argument that there is not; a `TypeError`, as Python has it."""
+class ArgumentError(UserError, TypeError):
+    """An argument that there is not; a `TypeError` as well, as Python has it and SB3 reads it."""
 
 
 def check_arguments(names: Sequence[str], others: Sequence[str]) -> None:
@@ -366,4 +364,4 @@ def check_arguments(names: Sequence[str], others: Sequence[str]) -> None:
     known = {*inspect.signature(Episodes).parameters, *others}
     for name in names:
         if name not in known:
-            raise _ArgumentError(str(unknown("argument", name, known)))
+            raise ArgumentError(str(unknown("argument", name, known)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
@@ -60,7 +59,7 @@ def _settings() -> Iterator[AbstractContextManager[object]]:
         yield torch.autograd.set_detect_anomaly(False)
     if torch.get_default_dtype() != torch.float32:
         yield _set_for_now(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+    if cast("Any", torch._C)._autograd._top_saved_tensors_default_hooks(True) is not None:
         yield saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
     for part in ("matmul", "conv", "rnn"):
         if torch._C._get_fp32_precision_getter("mkldnn", part) not in ("none", "ieee"):

@@ -38,7 +38,8 @@ def clipped(values: Any, low: float, high: float) -> tuple[Floats, Floats]:
 
     Args:
         values: of any shape, finite.
-        low, high: of the range.
+        low: lowest of the range.
+        high: highest of the range.
 
     Returns:
         The values as float64, and those that are out of the range, (number,), which stay as they are.

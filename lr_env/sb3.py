@@ -53,8 +53,8 @@ def make_vec_env(
     Args:
         task: what is trained, or its name in `lr_env.TASKS`.
         num_envs: runs at a time.
-        action: "scale", "discrete" or "log_lr". "lr" runs, too, but is not for learning: the policy then draws the rate itself,
-            on a linear scale. Half of what a new PPO policy draws is negative and cut to the lowest rate there is.
+        action: "scale", "discrete" or "log_lr". "lr" runs, too, but is not for learning: the policy then draws the rate
+            itself, on a linear scale. Half of what a new PPO policy draws is negative and cut to the lowest rate.
         score: splits scored whole at the end of a run, of "val" and "test". None by default: learning reads no
             scores, and test data has no place in it. Give `("val", "test")` to find `final_val_loss`, `test_loss` and
             their accuracies in the last info of a run.

@@ -47,7 +47,7 @@ class Children:
     The same task and seed give the same initial weights and the same batches, whatever the learning rates, the
     position among the children and the number of neighbours. No global random generator is read or written, and what
     the caller has set in torch and numpy (grad and inference mode, autocast, default dtype and device, ...) neither
-    counts nor is changed, see `lr_env.isolation`. Children can be pickled and copied: a copy goes on exactly as they do.
+    counts nor is changed, see `lr_env.isolation`. Children can be pickled and copied: a copy goes on as they do.
 
     Args:
         task: what to train.

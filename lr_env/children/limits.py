@@ -37,7 +37,8 @@ def free_bytes(process: Path = Path("/proc/self"), machine: Path = Path("/proc/m
     above it. Also counts the limit of its address space (`ulimit -v`).
 
     Args:
-        process, machine: where the system tells of them.
+        process: folder where the system tells of the process.
+        machine: file where it tells of the machine's memory.
     """
     bounds = [*_group_bounds(process), *_address_bounds(process)]
     try:

@@ -81,7 +81,7 @@ class Numerics:
 def _bf16(device: torch.device) -> Iterator[None]:
     """`torch.autocast`, whose rounded parameters are forgotten at the end.
 
-    It does so itself, unless a caller's autocast is around it: then the parameters of before a step would be used after.
+    It does so itself, unless a caller's autocast is around it: then steps would go on with parameters of before.
     """
     with torch.autocast(device.type, dtype=torch.bfloat16):
         yield

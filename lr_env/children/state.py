@@ -143,7 +143,7 @@ class ChildrenState:
     ) -> None:
         self.layout = layout
         self.optimizer = optimizer
-        self._flat = sorted({"parameters", *optimizer.slots, *([DIRECTION] if aligned else [])})
+        self._flat: list[str] = sorted({"parameters", *optimizer.slots, *([DIRECTION] if aligned else [])})
         self.tensors = {name: torch.zeros(num_children, layout.size, device=device, dtype=dtype) for name in self._flat}
         for name, buffer in module.named_buffers():
             self.tensors[f"buffer.{name}"] = torch.zeros(num_children, *buffer.shape, device=device, dtype=buffer.dtype)
