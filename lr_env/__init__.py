@@ -76,7 +76,7 @@ for _task, _rates in _TASKS.items():
             vector_entry_point="lr_env.env:LRVectorEnv",
             kwargs={
                 "task": _task,
-                **({"action": _action} if _suffix else {}),
+                **({"action": _action, "score": ()} if _suffix else {}),  # learning has no use for test data
                 **({"lr_range": _rates} if _action == "log_lr" else {}),
             },
         )

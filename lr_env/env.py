@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,9 @@ from lr_env.planner import RunSpec
 from lr_env.tasks import Task
 
 Info = dict[str, Any]
+
+NOT_YET = -1.0
+"""The scores of a run that goes on: no loss and no accuracy is negative, and there is software that takes no NaN."""
 
 
 class _Settled(Copied):
@@ -70,13 +72,13 @@ class _Settled(Copied):
         return self.episodes.run_spec
 
     def _info(self) -> Info:
-        """What is told of all runs, and NaN for their scores."""
+        """What is told of all runs, without their scores."""
         episodes = self.episodes
         return {
             **{name: values.copy() for name, values in episodes.signals.items()},
             "diverged": episodes.diverged.copy(),
             "seed": episodes.children.seeds.copy(),
-            **{name: np.full(episodes.num_envs, np.nan) for name in episodes.score_names},
+            **{name: np.full(episodes.num_envs, NOT_YET) for name in episodes.score_names},
         }
 
 
@@ -128,7 +130,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
 
     ## Info
     The signals (`step`, `progress`, `lr`, `train_loss`, `val_loss`, ...), `diverged`, `seed`, and what is measured at
-    the end of a run, NaN before: `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole
+    the end of a run, -1 before: `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole
     splits (see `score`), and with "flatness" in `score` `hessian_max` and `hessian_trace` of the training loss (NaN for
     a run that diverged). A wrapper that ends a run early does not tell the environment: `env.unwrapped.scores()` then
     measures the same of the run as it stands.
@@ -179,7 +181,8 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
             raise UserError("the run is over: call reset() to start another")
         actions = np.asarray(action)[None] if np.ndim(action) != 1 or np.size(action) != 1 else action
         outcome = self.episodes.step(actions)
-        info = _single_info({**self._info(), **outcome.scores})
+        scores = outcome.scores if outcome.terminated | outcome.truncated else {}
+        info = _single_info({**self._info(), **scores})
         return (
             self.episodes.observe()[0],
             float(outcome.rewards[0]),
@@ -380,15 +383,7 @@ def _child_seed(generator: np.random.Generator) -> int:
 
 
 def _single_info(infos: Info) -> Info:
-    return {name: of_python(values)[0] for name, values in infos.items()}
-
-
-def of_python(values: NDArray[Any]) -> list[Any]:
-    """Numbers as Python's; all NaN are one object, so that infos with the same in them compare equal."""
-    numbers = values.tolist()
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        return [math.nan if number != number else number for number in numbers]
-    return numbers
+    return {name: values[0].item() for name, values in infos.items()}
 
 
 def _checked(options: Any, known: Sequence[str]) -> Mapping[str, Any]:

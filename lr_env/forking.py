@@ -26,9 +26,8 @@ def _compute_alone() -> None:
 
 
 def _is_fork() -> bool:
-    """Whether `multiprocessing` forked this process, as far as it tells.
-
-    A worker that was started afresh has run the preparation of "spawn", which leaves a main module of its own.
-    """
+    """Whether `multiprocessing` forked this process, as far as can be told: one started afresh is its own program."""
     process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None and "__mp_main__" not in sys.modules
+    if process is None or process.parent_process() is None:
+        return False
+    return not any(argument.startswith("from multiprocessing.") for argument in sys.orig_argv)

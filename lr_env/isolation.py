@@ -9,7 +9,17 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
-from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_AUTOGRAD: Any = cast("Any", torch._C)._autograd
+
+_ATTENTION = (
+    torch._C._get_math_sdp_enabled,
+    torch._C._get_flash_sdp_enabled,
+    torch._C._get_mem_efficient_sdp_enabled,
+    torch._C._get_cudnn_sdp_enabled,
+)
+_KERNELS = (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,8 +33,9 @@ def isolated() -> Iterator[None]:
     """Inside, torch and numpy compute by their defaults; afterwards the caller's settings are what they were.
 
     Set aside are torch's grad and inference mode, autocast, default dtype, default device and other function modes,
-    anomaly detection, hooks on saved tensors, reduced precision of matrix products and convolutions on CPUs, and
-    numpy's error state. What is at its default already costs nothing but a look.
+    anomaly detection, hooks on saved tensors, deterministic algorithms, kernels that are switched off, reduced
+    precision of matrix products and convolutions on CPUs, and numpy's error state. What is at its default already costs
+    nothing but a look.
     """
     with ExitStack() as stack:
         for other in _settings():
@@ -47,7 +58,11 @@ def _settings() -> Iterator[AbstractContextManager[object]]:
     """A context for every setting that is not at its default, as they are entered one after the other."""
     # First of all, since a mode would see what follows.
     if torch._C._len_torch_function_stack():
-        yield _no_function_modes()
+        yield _emptied(
+            torch._C._len_torch_function_stack,
+            torch._C._pop_torch_function_stack,
+            torch._C._push_on_torch_function_stack,
+        )
     if torch.is_inference_mode_enabled():
         yield torch.inference_mode(False)
     if not torch.is_grad_enabled():
@@ -59,26 +74,55 @@ def _settings() -> Iterator[AbstractContextManager[object]]:
         yield torch.autograd.set_detect_anomaly(False)
     if torch.get_default_dtype() != torch.float32:
         yield _set_for_now(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
-    if cast("Any", torch._C)._autograd._top_saved_tensors_default_hooks(True) is not None:
-        yield saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    if _hooks() is not None:
+        yield _emptied(_hooks, _pop_hooks, lambda hooks: _AUTOGRAD._push_saved_tensors_default_hooks(*hooks))
     for part in ("matmul", "conv", "rnn"):
         if torch._C._get_fp32_precision_getter("mkldnn", part) not in ("none", "ieee"):
             yield _exact(part)
+    if not torch._C._get_mkldnn_enabled():
+        yield _set_for_now(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, True)
+    if torch.are_deterministic_algorithms_enabled():
+        yield _set_for_now(
+            _determinism, lambda how: torch.use_deterministic_algorithms(how[0], warn_only=how[1]), (False,) * 2
+        )
+    if not all(enabled() for enabled in _ATTENTION):
+        yield sdpa_kernel([*_KERNELS])
     if np.geterr() != _ERRORS:
         yield np.errstate(**_ERRORS)
 
 
+def _determinism() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _hooks() -> Any:
+    """The innermost hooks on saved tensors; None where there are none."""
+    return _AUTOGRAD._top_saved_tensors_default_hooks(True)
+
+
+def _pop_hooks() -> Any:
+    hooks = _hooks()
+    _AUTOGRAD._pop_saved_tensors_default_hooks()
+    return hooks
+
+
 @contextmanager
-def _no_function_modes() -> Iterator[None]:
-    """Inside, there are no modes that see torch's functions, such as a default device."""
-    modes = []
-    while torch._C._len_torch_function_stack():
-        modes.append(torch._C._pop_torch_function_stack())
+def _emptied(look: Callable[[], Any], pop: Callable[[], Any], push: Callable[[Any], object]) -> Iterator[None]:
+    """Inside, one of torch's stacks is empty.
+
+    Args:
+        look: true where there is something in it.
+        pop: takes out what was put in last.
+        push: puts in again what `pop` took out.
+    """
+    taken = []
+    while look():
+        taken.append(pop())
     try:
         yield
     finally:
-        for mode in reversed(modes):
-            torch._C._push_on_torch_function_stack(mode)
+        for one in reversed(taken):
+            push(one)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from lr_env.children import Backend
-from lr_env.env import Info, LRVectorEnv, of_python
+from lr_env.env import NOT_YET, Info, LRVectorEnv
 from lr_env.errors import UserError, unknown
 from lr_env.tasks import Task
 
@@ -257,6 +257,6 @@ def _of_run(infos: Info, row: int) -> Info:
 
 
 def _known(infos: Info, name: str, rows: slice) -> list[Any]:
-    """What infos say of some runs under a name, as Python has it; NaN for scores that were not taken yet."""
+    """What infos say of some runs under a name, as Python has it."""
     values, mask = infos[name][rows], infos[f"_{name}"][rows]
-    return of_python(values if mask.all() else np.where(mask, values, np.nan))
+    return (values if mask.all() else np.where(mask, values, NOT_YET)).tolist()

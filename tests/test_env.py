@@ -12,6 +12,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
 import lr_env
 from lr_env import FEATURES, TASKS, LREnv, LRVectorEnv, UserError
+from lr_env.env import NOT_YET
 from lr_env.episodes import DIVERGED_MULTIPLE
 from lr_env.tasks import CNN, GPT, ResNet, Task
 from lr_env.tasks.data import load
@@ -96,11 +97,11 @@ def test_a_vector_environment_is_the_single_one_n_times(action, mode):
 
 
 def assert_told(infos, row, own):
-    """See that infos say of a run what the single environment's info says, which has NaN where nothing was measured."""
+    """See that infos say of a run what the single environment's info says, which has -1 where nothing was measured."""
     assert {name for name in infos if not name.startswith(("_", "final_obs", "final_info"))} == own.keys()
     for name, value in own.items():
-        assert infos[f"_{name}"][row] == (not np.isnan(value)), name
-        assert infos[name][row] == (0 if np.isnan(value) else value), name
+        assert infos[f"_{name}"][row] == (value != NOT_YET), name
+        assert infos[name][row] == (0 if value == NOT_YET else value), name
 
 
 def test_the_whole_stack_of_wrappers_counts_episodes():
@@ -143,7 +144,7 @@ def test_test_data_is_scored_once_at_the_end_and_never_shown_before():
     _, info = env.reset(seed=1)
     names = info.keys()
     for _ in range(5):
-        assert all(np.isnan(value) for name, value in info.items() if name.startswith(("test", "final")))
+        assert all(value == NOT_YET for name, value in info.items() if name.startswith(("test", "final")))
         _, _, _, truncated, info = env.step(0.05)
         assert info.keys() == names
     assert truncated

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from lr_env import LREnv, LRVectorEnv, UserError
+from lr_env.env import NOT_YET
 from lr_env.episodes import DIVERGED_MULTIPLE
 from lr_env.sb3 import LRVecEnv, make_vec_env
 
@@ -84,7 +85,7 @@ def test_it_is_dummy_vec_env_of_single_environments(action):
             assert ours.dtype == theirs.dtype
         done = stepped[0][2]
         for run, (ours, theirs) in enumerate(zip(stepped[0][3], stepped[1][3], strict=True)):
-            scored = [not np.isnan(ours[name]) for name in ("test_loss", "final_val_loss")]
+            scored = [ours[name] != NOT_YET for name in ("test_loss", "final_val_loss")]
             assert [("terminal_observation" in ours), *scored] == [done[run]] * 3
             if done[run]:
                 assert (ours.pop("terminal_observation") == theirs.pop("terminal_observation")).all()

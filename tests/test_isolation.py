@@ -1,0 +1,155 @@
+"""What callers set in torch and numpy does not count, and stays as they set it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
+from lr_env.children import graphs
+from lr_env.children.flatness import flatness
+from lr_env.isolation import isolated
+from lr_env.rollout import rollout
+from lr_env.tasks import data
+from planners.latent_ode.planner import LatentODE
+
+RATE = 0.05
+
+
+@contextmanager
+def set_for(read: Callable[[], Any], write: Callable[[Any], None], value: Any):
+    before = read()
+    write(value)
+    try:
+        yield
+    finally:
+        write(before)
+
+
+class Zeros(TorchFunctionMode):
+    """Makes zeros of what torch's functions give."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return torch.zeros_like(found) if isinstance(found, torch.Tensor) else found
+
+
+def default_device(name: str) -> AbstractContextManager[None]:
+    return set_for(lambda: None, torch.set_default_device, name)
+
+
+SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float64": lambda: set_for(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "bfloat16": lambda: set_for(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
+    "default_device": lambda: default_device("meta"),
+    "device_context": lambda: torch.device("meta"),
+    "function_mode": Zeros,
+    "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
+    "saved_tensors": lambda: torch.autograd.graph.saved_tensors_hooks(torch.zeros_like, lambda tensor: tensor),
+    "matmul_precision": lambda: set_for(
+        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
+    ),
+    "mkldnn": lambda: set_for(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
+    "attention": lambda: sdpa_kernel([SDPBackend.MATH]),
+    "deterministic": lambda: set_for(
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
+    ),
+    "numpy": lambda: np.errstate(all="raise"),
+}
+
+
+def caller_state() -> list[Any]:
+    return [
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+        torch.get_default_dtype(),
+        torch._C._len_torch_function_stack(),
+        torch.is_anomaly_enabled(),
+        torch.is_anomaly_check_nan_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch._C._get_mkldnn_enabled(),
+        torch._C._get_flash_sdp_enabled(),
+        np.geterr(),
+    ]
+
+
+def numbers(backend: str) -> list[Any]:
+    """What a run, a neighbour that diverges, and everything that children can be asked for come to."""
+    data.forget()  # so that data are read, and graphs traced, under the caller's settings too
+    graphs._graphs.clear()
+    env = LREnv(budget=30, segment=10, backend=backend)
+    found = [env.reset(seed=0)[1]]
+    found += [env.step(RATE)[4] for _ in range(2)]
+    saved = env.snapshot()
+    found.append(env.step(RATE)[4])
+    env.restore(saved)
+    assert env.step(RATE)[4] == found[-1]
+    many = LRVectorEnv(budget=20, segment=10, num_envs=3, backend=backend, autoreset_mode="SameStep")
+    many.reset(seed=0)
+    for _ in range(3):
+        *_, infos = many.step([RATE, 9.0, RATE])
+    found.append({name: infos[name].tolist() for name in ("val_loss", "train_loss", "_diverged", "seed")})
+    children = Children(TASKS["DigitsMLP"], [0, 1], backend=backend, numerics=Numerics("bf16"))
+    found += [children.train([RATE, RATE]).tolist() for _ in range(3)]
+    found += [values.tolist() for values in children.evaluate("val")]
+    found += [values.tolist() for values in flatness(children, examples=64, iterations=3, probes=2).values()]
+    return found
+
+
+@pytest.fixture(scope="module", params=["loop", "stacked"])
+def expected(request):
+    return request.param, numbers(request.param)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_numbers_and_the_callers_settings_untouched(name, expected):
+    backend, truth = expected
+    with SETTINGS[name]():
+        before = caller_state()
+        found = numbers(backend)
+        assert caller_state() == before
+    assert found == truth
+
+
+def test_an_environment_that_was_made_without_gradients_trains_with_and_without():
+    with torch.inference_mode():
+        env = LREnv(budget=20, segment=10)
+        env.reset(seed=0)
+        inside = env.step(RATE)[4]
+    outside = env.step(RATE)[4]
+    calm = LREnv(budget=20, segment=10)
+    calm.reset(seed=0)
+    assert [calm.step(RATE)[4], calm.step(RATE)[4]] == [inside, outside]
+
+
+def test_planners_that_learn_while_they_plan_do_so_under_no_grad():
+    planner = LatentODE(model="DigitsMLP")
+    truth = rollout(planner, TASKS["DigitsMLP"], [0], backend="loop", score=())
+    with torch.no_grad():
+        found = rollout(planner, TASKS["DigitsMLP"], [0], backend="loop", score=())
+    assert found[0].curves["lr"].tolist() == truth[0].curves["lr"].tolist()
+
+
+def test_an_error_inside_leaves_the_callers_settings():
+    env = LREnv(budget=20, segment=10)
+    with torch.inference_mode(), torch.device("meta"):
+        before = caller_state()
+        with pytest.raises(ValueError, match="call reset"):
+            env.step(RATE)
+        with pytest.raises(ZeroDivisionError), isolated():
+            1 / 0  # noqa: B018
+        assert caller_state() == before
