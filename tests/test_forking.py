@@ -82,7 +82,9 @@ def train(seed):
 
 def run(program: str) -> None:
     """Run a program with as many threads as there are by default."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, timeout=SECONDS, capture_output=True, text=True, check=False
     )
