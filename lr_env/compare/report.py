@@ -150,7 +150,8 @@ def _columns(summary: Summary) -> list[Column]:
         text = ["never" if s is None or np.isinf(s) else f"{s:.0f}" for s in steps]
         columns.append(Column("to target", meaning, text, 5))
     tuning = [str(r.tuning_steps) for r in rows]
-    columns.append(Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
+    meaning = "child steps spent on choosing the setting, sweeps and training included"
+    columns.append(Column("tuning steps", meaning, tuning, 1))
     if any(r.extra_steps for r in rows):
         extra = [f"{r.extra_steps:.0f}" for r in rows]
         columns.append(Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 0))
