@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -31,24 +32,28 @@ def code_version() -> str:
     """The commit of the code, with `CHANGED` where it has been changed since; the package's version without git."""
     import lr_env
 
-    return commit(Path(lr_env.__file__).parent, CHANGED) or lr_env.__version__
+    return commit(CHANGED) or lr_env.__version__
 
 
-def commit(folder: Path, changed: str) -> str:
-    """The commit of a checkout, followed by a text where its files have been changed; "" where git knows of none."""
-    git = ["git", "-c", "safe.directory=*", "-C", str(folder)]
+def commit(changed: str) -> str:
+    """The commit of the checkout that this code is in, and a text if its Python files have been changed since.
+
+    Empty where git knows of none: an installed package that merely lies within somebody's repository has no commit.
+    """
     try:
-        # A folder that merely lies within somebody's repository, such as a virtual environment, has no files of it.
-        if not _told([*git, "ls-files", "."]):
+        if not _told("ls-files", Path(__file__).name):
             return ""
-        head, status = _told([*git, "rev-parse", "--short=12", "HEAD"]), _told([*git, "status", "--porcelain", "."])
+        head, status = _told("rev-parse", "--short=12", "HEAD"), _told("status", "--porcelain", "--", ":/*.py")
     except (OSError, subprocess.SubprocessError, ValueError):
         return ""
     return head + (changed if status else "") if head else ""
 
 
-def _told(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
+def _told(*command: str) -> str:
+    """What git answers about the folder of this file; empty if it does not."""
+    git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of a hook, say
+    done = subprocess.run([*git, *command], env=own, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
 
