@@ -202,7 +202,8 @@ def generations(spec: Mapping[str, Any]) -> list[list[str]]:
     Raises:
         UserError: it is the spec of an experiment of another kind.
     """
-    found = [spec.get("planners"), *spec.get("added", [])]
+    added = spec.get("added", [])
+    found = [spec.get("planners"), *(added if isinstance(added, list) else [None])]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found):
         raise UserError("an experiment of that name is of another kind: give another --name, or --fresh to start over")
     return found
@@ -219,9 +220,9 @@ def with_unknown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether all that a spec changes is that there are more planners, or larger budgets after those that it had."""
-    if "budgets" in before and "budgets" in now:
-        had = before["budgets"]["runs"]
-        longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had)]}
+    if "budgets" in now:
+        had = before["budgets"].get("runs") if isinstance(before.get("budgets"), dict) else None
+        longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had) if isinstance(had, list) else 0]}
         return before == {**now, "budgets": longer}
     own = ("added", "settings", "fingerprints")
     if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):

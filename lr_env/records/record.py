@@ -115,7 +115,7 @@ class RunRecord:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # NaN is not
 
 
 def _expect(name: str, value: Any, right: bool) -> None:

@@ -75,14 +75,20 @@ class Store:
         with _told_plainly(self.path):
             # Long waits: another process may be writing its segments.
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            schema.check_whole(self._db, self.path)
-            with self.transaction():
-                unsealed = schema.prepare(self._db, self.path)
-                if unsealed:
-                    self._seal_all()
-            self._use_wal()
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        schema.check_whole(self._db, self.path)
+        with self.transaction():
+            if schema.prepare(self._db, self.path):
+                self._seal_all()
+        self._use_wal()
 
     def _use_wal(self) -> None:
         """Change the journal's mode; SQLite does not wait for other processes here, so that we do."""
