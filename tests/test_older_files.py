@@ -15,6 +15,7 @@ import pytest
 from lr_env.compare.export import check_task, read_runs
 from lr_env.compare.finished import read_finished
 from lr_env.compare.job import run_job
+from lr_env.records.checkpoint import load_tree
 from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
@@ -33,8 +34,9 @@ def folder(request, tmp_path, monkeypatch):
     folder = shutil.copytree(Path(make.__file__).parent / request.param, tmp_path / "files")
     with closing(sqlite3.connect(folder / "records.sqlite")) as db:
         spec = json.loads(db.execute("SELECT spec FROM experiments WHERE name = 'stopped'").fetchone()[0])
-    for place in ("lr_env.compare.job", "planners.ppo_training"):
-        monkeypatch.setattr(f"{place}.versions", lambda also=(): dict(spec["versions"]))
+    of_ppo = json.loads(load_tree(folder / "ppo" / "checkpoint")["spec"])
+    monkeypatch.setattr("lr_env.compare.job.versions", lambda: dict(spec["versions"]))
+    monkeypatch.setattr("planners.ppo_training.versions", lambda also: dict(of_ppo["versions"]))
     return folder
 
 
