@@ -1,27 +1,16 @@
-"""Files that are replaced as a whole or not at all, and reports made of them."""
+"""Reports of studies as JSON with a figure, each file replaced as a whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lr_env.files import replacing
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside a file, which takes the file's place once it is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = ["finite", "replacing", "write_json_and_figure"]
 
 
 def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], draw: Callable[[Path], None]) -> None:

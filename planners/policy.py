@@ -100,7 +100,7 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Policy:
     return Policy(tensors["mean"], tensors["variance"], layers, header["action"], change, header["about"])
 
 
-_FILES = WeightFiles("policy", "ppo-", 2, "train one with `lr-env train-ppo`", "train it anew", _read)
+_FILES = WeightFiles("policy", "ppo-", 3, "train one with `lr-env train-ppo`", "train it anew", _read)
 
 
 def _depth(tensors: Mapping[str, Floats]) -> int:

@@ -21,14 +21,17 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from lr_env.children import Backend
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.compare.job import versions
+from lr_env.compare.experiment import with_unknown
 from lr_env.episodes import Episodes
 from lr_env.errors import UserError
+from lr_env.files import remove_leftovers, replacing
 from lr_env.locking import only_process
-from lr_env.records.checkpoint import load_tree, save_tree
+from lr_env.provenance import versions
+from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
 from lr_env.rollout import rollout
 from lr_env.sb3 import LRVecEnv, make_vec_env
 from lr_env.tasks import Task
+from lr_env.tasks.data import data_spec
 from planners.policy import LARGEST_CHANGE, Policy
 from planners.ppo import PPO
 from planners.ppo_state import LeanPolicy, put_back, state_tree
@@ -182,13 +185,16 @@ class _Trainer:
             "backend": backend if isinstance(backend, str) else asdict(backend),
             "numerics": asdict(numerics),
             "threads": torch.get_num_threads(),
-            "versions": versions(),
+            "versions": versions(["stable-baselines3", "gymnasium"]),
+            "data": data_spec(task.data, device),
         }
         self.spec: dict[str, Any] = json.loads(json.dumps(spec))
         self.fresh = fresh
+        remove_leftovers(self.checkpoint)
         saved = None if fresh else self._begun()
         if saved is not None:
-            self.how["backend"] = Backend(**json.loads(saved["backend"]))
+            with fitting(self.checkpoint):
+                self.how["backend"] = Backend(**json.loads(saved["backend"]))
         self.venv: LRVecEnv = make_vec_env(
             task,
             training.children,
@@ -219,10 +225,13 @@ class _Trainer:
         self.history: list[dict[str, float]] = []
         self.seconds = {"children": 0.0, "whole": 0.0}
         if saved is not None:
-            put_back(self.algorithm, self.env, saved)
-            self.venv.vector_env.restore(saved["env"])
-            self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
-            self.seconds = dict(saved["seconds"])
+            with fitting(self.checkpoint):
+                check_fit(saved["policy"], dict(self.algorithm.policy.state_dict()))
+                put_back(self.algorithm, self.env, saved)
+                check_fit(saved["env"], self.venv.vector_env.snapshot())
+                self.venv.vector_env.restore(saved["env"])
+                self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
+                self.seconds = dict(saved["seconds"])
 
     @property
     def checkpoint(self) -> Path:
@@ -254,7 +263,8 @@ class _Trainer:
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
         self._keep(Policy.load(self.best))  # the best of them all has cost the whole training
-        (self.folder / "training.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        with replacing(self.folder / "training.json") as path:
+            path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         self._policy().save(self.folder / "last.safetensors")
         self.checkpoint.unlink(missing_ok=True)
         return made
@@ -361,8 +371,9 @@ class _Trainer:
             return None
         except UserError as error:
             raise UserError(f"{str(self.checkpoint)!r} cannot be gone on from: start over with --fresh") from error
-        if saved["spec"] != json.dumps(self.spec, sort_keys=True):
-            known = json.loads(saved["spec"])
+        with fitting(self.checkpoint):
+            known = with_unknown(json.loads(saved["spec"]), self.spec)
+        if known != self.spec:
             differ = ", ".join(name for name, value in self.spec.items() if known.get(name) != value)
             raise UserError(
                 f"{str(self.folder)!r} has a training with another {differ}: give the same, another --name, or --fresh"

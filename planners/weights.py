@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lr_env.errors import UserError
-from lr_env.replacing import replacing
+from lr_env.files import OPEN_SEAL, is_sealed, write_sealed
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -32,7 +32,8 @@ class WeightFiles(Generic[T]):
     Attributes:
         what: the kind in a word, which is also the key of its JSON in the file.
         prefix: of the names of files that are shipped.
-        format: number of the format; files of others are refused.
+        format: number of the format; that of before, which has no seal (see `lr_env.files`), is read, too, and files of
+            others are refused.
         make, again: what to do where there is none, and where it is damaged; ends of error messages.
         read: makes the thing of its JSON, its tensors, and what to call the file; raises KeyError, TypeError,
             ValueError or RuntimeError where they do not fit.
@@ -48,9 +49,8 @@ class WeightFiles(Generic[T]):
     def save(self, path: Path, header: Mapping[str, Any], tensors: Tensors) -> None:
         """Write JSON and tensors, as float32, to a safetensors file."""
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
-        with replacing(path) as temporary:
-            known = {"format": self.format, "sha256": _digest(arrays), **header}
-            save_file(arrays, temporary, metadata={self.what: json.dumps(known)})
+        known = {"format": self.format, "sha256": _digest(arrays), **header}
+        write_sealed(path, save(arrays, {self.what: json.dumps(known), "seal": OPEN_SEAL}))
 
     def load(self, path: Path) -> T:
         """Read what `save` wrote.
@@ -61,10 +61,13 @@ class WeightFiles(Generic[T]):
         if not path.is_file():
             raise UserError(f"there is no {self.what} {str(path)!r}: {self.make}")
         try:
+            sealed = is_sealed(path)
             with safe_open(path, framework="np") as file:
                 header = json.loads((file.metadata() or {})[self.what])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            if header["format"] != self.format:
+            if header["format"] == self.format and not sealed:
+                raise ValueError("it has no seal")
+            if header["format"] not in (self.format, self.format - 1):
                 raise UserError(
                     f"{self.what} {str(path)!r} has format {header['format']!r}, not {self.format}: {self.again}"
                 )
@@ -77,7 +80,7 @@ class WeightFiles(Generic[T]):
             return self.read(header, tensors, f"{self.what} {str(path)!r}")
         except UserError:
             raise
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError, RuntimeError, RecursionError) as error:
+        except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]  # torch tells of every tensor
             raise UserError(f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.again}") from error
 

@@ -18,7 +18,7 @@ from lr_env.cli import main
 from lr_env.compare import statistics as st
 from lr_env.compare.across import cost_ratios, mean_ranks, profile, put_together, resampled, scores
 from lr_env.compare.across_report import print_standings
-from lr_env.compare.export import read_runs
+from lr_env.compare.export import read_manifest, read_runs, write_manifest
 from lr_env.compare.finished import Finished, read_finished
 from lr_env.compare.report import write_report
 from lr_env.compare.table import summarise
@@ -80,10 +80,9 @@ def results(written, tmp_path):
 
 
 def change(folder: Path, **task: object) -> None:
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_manifest(folder)
     manifest["task"] |= task
-    path.write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
 
 
 def test_mean_ranks_are_those_of_the_mean_losses():

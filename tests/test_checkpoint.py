@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lr_env import replacing
+from lr_env import files
 from lr_env.errors import UserError
 from lr_env.records import checkpoint
 from lr_env.records.checkpoint import load_tree, save_tree
@@ -146,7 +146,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mo
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for owner, name in ((replacing.os, "replace"), (replacing.os, "fsync")):
+    for owner, name in ((files.os, "replace"), (files.os, "fsync")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
             with pytest.raises(OSError, match="No space left"):

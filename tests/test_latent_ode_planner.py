@@ -11,6 +11,7 @@ import torch
 
 from lr_env.errors import UserError
 from lr_env.explained import explained
+from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.planner import RunSpec
 from lr_env.rollout import rollout
 from lr_env.tasks import find_task
@@ -184,7 +185,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run(quadratic_path, tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "nan", "bit", "scales", "repertoire", "sizes", "text"])
 def test_damaged_models(quadratic_path, tmp_path, damage):
     from safetensors import safe_open
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     with safe_open(quadratic_path, framework="np") as file:
         header = json.loads(file.metadata()["model"])
@@ -200,7 +201,7 @@ def test_damaged_models(quadratic_path, tmp_path, damage):
         tensors["repertoire.ends"] = tensors["repertoire.ends"][:3]
     elif damage == "sizes":
         header["sizes"]["members"] = 2
-    save_file(tensors, target, metadata={"model": json.dumps(header)})
+    write_sealed(target, save(tensors, {"model": json.dumps(header), "seal": OPEN_SEAL}))
     if damage == "truncated":
         target.write_bytes(target.read_bytes()[:-100])
     elif damage == "text":

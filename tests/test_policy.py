@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lr_env.errors import UserError
+from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.observations import FEATURES
 from planners import PPO
 from planners.policy import Policy
@@ -31,7 +32,7 @@ def change(path, tensors=None, **header):
         known = json.loads(file.metadata()["policy"]) | header
         arrays = {name: file.get_tensor(name) for name in file.keys()} | (tensors or {})  # noqa: SIM118
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    save_file(arrays, path, metadata={"policy": json.dumps(known)})
+    write_sealed(path, save(arrays, {"policy": json.dumps(known), "seal": OPEN_SEAL}))
 
 
 @pytest.mark.parametrize(

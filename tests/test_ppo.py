@@ -81,8 +81,8 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"trained on other observations \(log_train_loss\)"):
             Policy.load(path)
     with monkeypatch.context() as patch:
-        patch.setattr("planners.policy._FILES", replace(policies._FILES, format=3))
-        with pytest.raises(UserError, match="has format 2, not 3"):
+        patch.setattr("planners.policy._FILES", replace(policies._FILES, format=5))
+        with pytest.raises(UserError, match="has format 3, not 5"):
             Policy.load(path)
     with pytest.raises(UserError, match="there is no policy 'Digits' "):
         assert PPO(0.1, policy="Digits").trained

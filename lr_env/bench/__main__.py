@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from lr_env.bench.kept import Kept
 from lr_env.bench.table import Bar, Part, report
 from lr_env.children.children import find_device
 from lr_env.errors import UserError, unknown
+from lr_env.provenance import commit
 from lr_env.registry import find_planner
 from lr_env.tasks import TASKS, Task
 from lr_env.tasks.data import load
@@ -79,21 +79,10 @@ class Bench:
         kept = Kept(self.out, measures.machine(str(device)), tuple(MEASURES), self.quick)
         for name in dict.fromkeys(self.only):
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-            part = Part(round(os.getloadavg()[0], 2), now, commit())
+            part = Part(round(os.getloadavg()[0], 2), now, commit("+"))
             MEASURES[name](Measuring(part, device, measures.QUICK if self.quick else measures.Effort(), self.peers))
             kept.add(name, part)
         print(report(kept.parts, kept.about, self.quick), end="")
-
-
-def commit() -> str:
-    """The commit of the code that runs, with a "+" where it has been changed since; "" where git does not know."""
-    here = ["git", "-C", str(Path(__file__).parents[1])]
-    try:
-        found = subprocess.run([*here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        changed = subprocess.run([*here, "status", "--porcelain", "."], capture_output=True, text=True)
-    except OSError:
-        return ""
-    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else ""
 
 
 @dataclass(frozen=True)

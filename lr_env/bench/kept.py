@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from lr_env.bench.families import draw_growth
 from lr_env.bench.table import Part, report
 from lr_env.errors import UserError
-from lr_env.replacing import replacing
+from lr_env.files import read_json, replacing, write_json
 
 
 class Kept:
@@ -52,8 +51,7 @@ class Kept:
             "quick": self.quick,
             "parts": {name: part.to_json() for name, part in self.parts.items()},
         }
-        with replacing(self._path) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(self._path, content)
         text = report(self.parts, self.about, self.quick)
         grown = [row for part in self.parts.values() for row in part.growth]
         if grown:
@@ -68,9 +66,9 @@ class Kept:
         if not path.exists():
             return
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content["machine"] == self.about:
                 parts = content["parts"].items()
                 self.parts = {name: Part.from_json(part) for name, part in parts if name in self.order}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not what a bench keeps ({error!r}): move it away, and start again") from error

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Children
 from lr_env.children.initial import build_seeded
-from lr_env.compare.job import device_name, versions
 from lr_env.env import LREnv
 from lr_env.errors import UserError
+from lr_env.provenance import device_name, versions
 from lr_env.tasks import Task
 from lr_env.tasks.data import Data, load
 

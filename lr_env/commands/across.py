@@ -33,7 +33,7 @@ class Across:
         from lr_env.compare.across import put_together
         from lr_env.compare.across_report import print_standings, write_standings
         from lr_env.compare.finished import find_finished, is_comparison, read_finished
-        from lr_env.compare.job import versions
+        from lr_env.provenance import versions
 
         planners = parse_names(self.planners)
         if self.planners and not planners:

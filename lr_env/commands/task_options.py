@@ -81,7 +81,7 @@ class TaskOptions:
         """What a report keeps of how it was made."""
         import torch
 
-        from lr_env.compare.job import device_name, versions
+        from lr_env.provenance import device_name, versions
 
         return {
             "command": command_line(),

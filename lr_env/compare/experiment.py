@@ -11,13 +11,16 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lr_env.children import Backend
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.errors import UserError
-from lr_env.records.checkpoint import load_tree, save_tree
+from lr_env.files import remove_leftovers
+from lr_env.provenance import provenance
+from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
 from lr_env.records.store import RunKey, Store, settings_json
 from lr_env.rollout import PlannedRun, Rollout, optimizer_of
 from lr_env.tasks import Task
@@ -64,17 +67,23 @@ class Experiment:
         self.lockstep = lockstep
         self.checkpoint_seconds = checkpoint_seconds
         self.checkpoint = _beside(store, name, "checkpoint")
+        remove_leftovers(self.checkpoint)
         known = store.experiment(name)
         spec = json.loads(json.dumps(dict(spec)))
         if known is None:
             # The id tells this beginning from others of the same name and spec, whose checkpoints may still lie about.
-            store.begin_experiment(name, {**spec, "id": uuid.uuid4().hex})
-        elif (before := {key: value for key, value in known.items() if key != "id"}) != spec:
-            if not _extends(before, spec):
+            self._id = uuid.uuid4().hex
+            store.begin_experiment(name, {**spec, "id": self._id})
+            return
+        self._id = str(known.get("id"))
+        before = {key: value for key, value in known.items() if key != "id"}
+        if before != spec:
+            filled = with_unknown(before, spec)
+            if filled != spec and not _extends(filled, spec):
                 raise UserError(
-                    f"{_difference(name, before, spec)}: use the same, another --name, or --fresh to start over"
+                    f"{_difference(name, filled, spec)}: use the same, another --name, or --fresh to start over"
                 )
-            store.change_experiment(name, {**spec, "id": known["id"]})
+            store.change_experiment(name, {**spec, "id": self._id})
 
     def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
         """Make the runs of a phase that are not finished yet.
@@ -110,9 +119,8 @@ class Experiment:
         ids = self.store.begin_runs(self.name, keys)
         how = {"device": self.device, "backend": self.backend, "numerics": self.numerics}
         rollout = Rollout(self.task, chunk, score=score, **how)
-        tag = hashlib.sha256(json.dumps([(self.store.experiment(self.name) or {})["id"], keys]).encode()).hexdigest()
-        if (saved := self._saved(tag, ids)) is not None:
-            rollout.restore(saved)
+        tag = hashlib.sha256(json.dumps([self._id, keys]).encode()).hexdigest()
+        self._restore(rollout, tag, ids)
         self.store.rewind(ids, rollout.segment)
         progress(len(chunk) * self.task.segment * rollout.segment)
         last = time.monotonic()
@@ -121,24 +129,42 @@ class Experiment:
             self.store.write_segment(rollout.segment - 1, [(ids[row], signals) for row, signals in rows])
             progress(len(chunk) * self.task.segment)
             if time.monotonic() - last >= self.checkpoint_seconds and not rollout.done:
-                segment, written = rollout.segment, self.store.count_segments(ids, rollout.segment)
+                segment, written = rollout.segment, self.store.seal_segments(self.name, ids, rollout.segment)
                 tree = {"tag": tag, "segment": segment, "written": written, "rollout": rollout.snapshot()}
                 save_tree(self.checkpoint, tree)
                 last = time.monotonic()
         left = self.task.num_segments - rollout.segment  # where every run of the chunk diverged
         progress(len(chunk) * self.task.segment * left)
-        self.store.finish_runs([(ids[row], rollout.record(row, phase)) for row in range(len(chunk))])
+        made = provenance(self.device)
+        records = [replace(rollout.record(row, phase), provenance=made) for row in range(len(chunk))]
+        self.store.finish_runs(zip(ids, records, strict=True))
         self.checkpoint.unlink(missing_ok=True)
 
-    def _saved(self, tag: str, runs: Sequence[int]) -> dict[str, Any] | None:
-        """The checkpoint of these runs, if there is one and the store has all the segments before it."""
+    def _restore(self, rollout: Rollout, tag: str, ids: Sequence[int]) -> None:
+        """Go on from the checkpoint of these runs, if there is one and the store has all the segments before it.
+
+        Raises:
+            UserError: it is damaged or does not fit the runs.
+        """
         try:
             saved = load_tree(self.checkpoint)
         except FileNotFoundError:
-            return None
-        if saved["tag"] != tag or self.store.count_segments(runs, saved["segment"]) != saved["written"]:
-            return None
-        return saved["rollout"]
+            return
+        with fitting(self.checkpoint):
+            of, segments, written, tree = (saved[key] for key in ("tag", "segment", "written", "rollout"))
+        if of != tag or not self._written(ids, segments, written):
+            return
+        with fitting(self.checkpoint):
+            fresh = rollout.snapshot()
+            del fresh["own"]["_states"]  # which may grow
+            check_fit(tree, fresh)
+            rollout.restore(tree)
+
+    def _written(self, ids: Sequence[int], segments: int, expected: str | int) -> bool:
+        """Whether the store has the segments that a checkpoint was written after."""
+        if isinstance(expected, int):  # by a version that counted them
+            return self.store.count_segments(ids, segments) == expected
+        return self.store.seal_segments(self.name, ids, segments) == expected
 
 
 def added_to(known: Mapping[str, Any] | None, planners: Sequence[str]) -> dict[str, Any]:
@@ -171,15 +197,32 @@ def added_to(known: Mapping[str, Any] | None, planners: Sequence[str]) -> dict[s
 
 
 def generations(spec: Mapping[str, Any]) -> list[list[str]]:
-    """Names of the planners of a spec: those that it was begun with, then those that later starts added, by start."""
-    return [spec["planners"], *spec.get("added", [])]
+    """Names of the planners of a spec: those that it was begun with, then those that later starts added, by start.
+
+    Raises:
+        UserError: it is the spec of an experiment of another kind.
+    """
+    added = spec.get("added", [])
+    found = [spec.get("planners"), *(added if isinstance(added, list) else [None])]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found):
+        raise UserError("an experiment of that name is of another kind: give another --name, or --fresh to start over")
+    return found
+
+
+def with_unknown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of an earlier start, with what its version did not note taken from the spec of this one."""
+    unknown = {key: now[key] for key in ("data",) if key in now and key not in before}
+    had, have = before.get("versions"), now.get("versions")
+    if isinstance(had, dict) and isinstance(have, dict):
+        unknown["versions"] = {**have, **had}
+    return {**before, **unknown}
 
 
 def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether all that a spec changes is that there are more planners, or larger budgets after those that it had."""
-    if "budgets" in before and "budgets" in now:
-        had = before["budgets"]["runs"]
-        longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had)]}
+    if "budgets" in now:
+        had = before["budgets"].get("runs") if isinstance(before.get("budgets"), dict) else None
+        longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had) if isinstance(had, list) else 0]}
         return before == {**now, "budgets": longer}
     own = ("added", "settings", "fingerprints")
     if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):
@@ -217,6 +260,11 @@ def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) 
         before, now = known.get(key), wanted.get(key)
         if before == now:
             continue
+        if key == "data" and isinstance(before, dict) and isinstance(now, dict):
+            if before.get("name") != now["name"]:
+                continue  # the tasks say it
+            what = ", ".join(part for part in now if before.get(part) != now[part])
+            return f"{name!r} was begun on other data: the data set {now['name']!r} has another {what} now"
         if isinstance(before, dict) and isinstance(now, dict):
             return _difference(name, before, now).replace("with ", f"with {key} ", 1)
         if key not in known or key not in wanted:  # what is measured only on demand

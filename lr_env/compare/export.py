@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,22 @@ from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Summary
 from lr_env.compare.text import settings_key
 from lr_env.errors import UserError
+from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, read_json, sha256_of, write_json, write_sealed
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
-from lr_env.replacing import replacing
 from lr_env.tasks import Task
+
+MANIFEST = "manifest.json"
+
+_BESIDE = ("runs.parquet", "summary.csv")
+"""Files that are read together with a manifest."""
 
 _TOLD = "lr_env"
 """Key of what is told in a Parquet file beside its table."""
+
+_CURVE = "curve_"
+
+PROVENANCE: Mapping[str, pa.DataType] = {"commit": pa.string(), "device": pa.string(), "threads": pa.int64()}
+"""Columns that say where a run was finished. Files from before there were seals have none of them."""
 
 
 def summary_csv(summary: Summary) -> str:
@@ -77,7 +88,7 @@ def ends(name: str, estimate: Estimate | None) -> dict[str, Any]:
 
 
 def runs_table(records: Sequence[RunRecord]) -> pa.Table:
-    """One row a run; a score that was not taken and a curve that was not kept are null."""
+    """One row a run; a score or a curve that was not taken, and provenance that was not kept, are null."""
     order = {"tune": 0, "final": 1}
 
     def place(run: RunRecord) -> tuple[int, str, str, int]:
@@ -96,18 +107,28 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
     }
     further = [name for name in FLATNESS_SCORES if any(name in r.scores for r in runs)]
     for name in (*SPLIT_SCORES, *further):
-        columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64())
+        columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64(), from_pandas=True)  # NaN is null
     columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
-    for name in SIGNALS:
+    for name, kind in PROVENANCE.items():
+        columns[name] = pa.array([r.provenance.get(name) for r in runs], kind)
+    taken = (name for run in runs for name in run.curves)
+    for name in dict.fromkeys((*SIGNALS, *taken)):
         curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
-        columns[f"curve_{name}"] = pa.array(curves, pa.list_(pa.float64()))
+        columns[f"{_CURVE}{name}"] = pa.array(curves, pa.list_(pa.float64()))
     return pa.table(columns)
 
 
 def write_runs(records: Sequence[RunRecord], file: Path, task: Mapping[str, Any]) -> None:
-    """Write `runs_table` as Parquet, with what was trained as `Task.settings` has it, if that is known."""
-    with replacing(file) as path:
-        pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), path)
+    """Write `runs_table` as sealed Parquet, with what was trained as `Task.settings` has it, if that is known."""
+    out = io.BytesIO()
+    pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), out)
+    write_sealed(file, with_seal(out.getvalue()))
+
+
+def with_seal(parquet: bytes) -> bytes:
+    """The content of a Parquet file with a place for a seal before its footer, where readers look for nothing."""
+    footer = len(parquet) - 8 - int.from_bytes(parquet[-8:-4], "little")
+    return parquet[:footer] + OPEN_SEAL.encode() + parquet[footer:]
 
 
 def check_task(path: Path, task: Task) -> None:
@@ -116,58 +137,109 @@ def check_task(path: Path, task: Task) -> None:
     Raises:
         UserError: they are of another one, or of another budget or optimizer.
     """
-    try:
-        told = (pq.read_schema(path).metadata or {}).get(_TOLD.encode())
-    except (pa.ArrowException, OSError):
-        return  # `read_runs` says what is wrong
-    known = json.loads(told) if told else {}
-    for name, own in _what(task.settings()).items():
-        if known.get(name, own) != own:
-            raise UserError(f"the runs in {str(path)!r} are of {name} {known[name]}, not {own}: give that one")
+    with _refusing(path):
+        told = (pq.read_schema(_content(path)).metadata or {}).get(_TOLD.encode())
+        known = json.loads(told) if told else {}
+        if not isinstance(known, dict):
+            raise ValueError("what it tells of its task is no object")
+        for name, own in _what(task.settings()).items():
+            if known.get(name, own) != own:
+                raise UserError(f"the runs in {str(path)!r} are of {name} {known[name]}, not {own}: give that one")
 
 
-def read_runs(path: Path, curves: Sequence[str] = SIGNALS) -> list[RunRecord]:
+def read_runs(path: Path, curves: Sequence[str] | None = None) -> list[RunRecord]:
     """The runs that `runs_table` made a table of.
 
     Args:
         path: a Parquet file of such a table.
-        curves: names in `SIGNALS`; the others are left out.
+        curves: names of signals that the file must have, the others are left out; by default all that it has.
 
     Raises:
         UserError: the file is not there, is damaged or lacks a column.
     """
     plain = ("phase", "planner", "settings", "seed", "status", "diverged", "steps", "extra_steps", "planning_seconds")
-    columns = [*plain, *SPLIT_SCORES, *(f"curve_{name}" for name in curves)]
-    try:
-        known = pq.read_schema(path).names
-        further = [name for name in FLATNESS_SCORES if name in known]
-        rows = pq.read_table(path, columns=[*columns, *further]).to_pylist()
-        return [
+    with _refusing(path):
+        content = _content(path)
+        known = pq.read_schema(content).names
+        if curves is None:
+            curves = [name.removeprefix(_CURVE) for name in known if name.startswith(_CURVE)]
+        scores = [name for name in (*SPLIT_SCORES, *FLATNESS_SCORES) if name in known]
+        made = [name for name in PROVENANCE if name in known]
+        needed = [*plain, *(f"{_CURVE}{name}" for name in curves)]
+        if missing := [name for name in needed if known.count(name) != 1]:
+            raise ValueError(f"it has no column {missing[0]}")
+        rows = pq.read_table(content, columns=[*needed, *scores, *made]).to_pylist()
+        records = [
             RunRecord(
-                phase=row["phase"],
-                planner=row["planner"],
+                **{name: row[name] for name in plain if name != "settings"},
                 settings=json.loads(row["settings"]),
-                seed=row["seed"],
-                status=row["status"],
-                diverged=row["diverged"],
-                steps=row["steps"],
-                extra_steps=row["extra_steps"],
-                scores={name: row[name] for name in (*SPLIT_SCORES, *further) if row[name] is not None},
-                planning_seconds=row["planning_seconds"],
-                curves={
-                    name: np.array(row[f"curve_{name}"], dtype=np.float64)
-                    for name in curves
-                    if row[f"curve_{name}"] is not None
-                },
+                scores={name: row[name] for name in scores if row[name] is not None},
+                curves={name: _curve(row[f"{_CURVE}{name}"]) for name in curves if row[f"{_CURVE}{name}"] is not None},
+                provenance={name: row[name] for name in made if row[name] is not None},
             )
             for row in rows
         ]
+        for record in records:
+            record.check()
+        return records
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json, sealed and with hashes of the files that are read together with it: once these are there."""
+    hashes = {name: sha256_of(folder / name) for name in _BESIDE if (folder / name).is_file()}
+    write_json(folder / MANIFEST, {**manifest, "files": hashes})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `write_manifest` wrote, without the hashes, or a manifest from before there were any.
+
+    Raises:
+        ValueError: it is damaged, or a file beside it is not the one that was written with it.
+        OSError: a file cannot be read.
+    """
+    manifest = read_json(folder / MANIFEST)
+    for name, sha256 in manifest.pop("files", {}).items():
+        if sha256_of(folder / name) != sha256:
+            raise DamagedError(f"{name} is not what was written")
+    return manifest
+
+
+def _content(path: Path) -> pa.BufferReader:
+    """The content of a Parquet file.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    data = path.read_bytes()
+    if not holds_seal(data) and not PROVENANCE.keys().isdisjoint(pq.read_schema(pa.BufferReader(data)).names):
+        raise DamagedError("its seal is damaged")
+    return pa.BufferReader(data)
+
+
+def _curve(values: Any) -> np.ndarray:
+    """The values of a signal.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    if not isinstance(values, list) or not all(type(value) in (float, int) for value in values):
+        raise ValueError("a curve holds something else than numbers")
+    return np.array(values, dtype=np.float64)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file of runs into a line that names the fix."""
+    try:
+        yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(
             f"there is no file {str(path)!r}: give runs.parquet of a comparison or a fit, or make that again"
         ) from None
-    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        why = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, TypeError, ValueError, LookupError, MemoryError, RecursionError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{str(path)!r} is damaged or no table of runs ({why}): make the comparison or the fit again"
         ) from None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -13,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.compare.export import read_runs
+from lr_env.compare.export import MANIFEST, read_manifest, read_runs
 from lr_env.compare.table import runs_by_planner
 from lr_env.errors import UserError, unknown
+from lr_env.files import sha256_of
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
 
@@ -23,6 +22,9 @@ _MEASURED = frozenset(
     {"name", "segment", "val_subset", "lr_start", "lr_range", "tuning_range", "target_val_loss"},
 )
 """Fields of a task that say how its training is decided on, measured and called, not what is trained."""
+
+
+_CURVES = ("step", "val_loss")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def find_finished(name: str, results: Path) -> Path:
 
 def is_comparison(folder: Path) -> bool:
     """Whether a comparison left its files there."""
-    return all((folder / name).is_file() for name in ("manifest.json", "runs.parquet"))
+    return all((folder / name).is_file() for name in (MANIFEST, "runs.parquet"))
 
 
 def read_finished(folder: Path) -> Finished:
@@ -100,30 +102,41 @@ def read_finished(folder: Path) -> Finished:
         UserError: a file is missing, damaged or of no comparison, or its runs cannot be compared.
     """
     name = folder.resolve().name
+    records = read_runs(folder / "runs.parquet", _CURVES)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
         with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         tuning_steps = {row["planner"]: int(row["tuning_steps"]) for row in rows}
+        if min(tuning_steps.values(), default=0) < 0:
+            raise ValueError("tuning_steps is below 0")
         baseline = rows[0]["baseline"]
         task = manifest["task"]
         target, *_ = (task[field] for field in ("target_val_loss", "name", "budget"))  # the others are shown
         target = None if target is None else float(target)
         if target is not None and math.isnan(target):
             raise ValueError("target_val_loss is NaN")
+        if not isinstance(task["name"], str) or type(task["budget"]) is not int or task["budget"] < 1:
+            raise ValueError("its task has no name or no budget")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {error.filename!r}: make the comparison again") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
             f"manifest.json or summary.csv in {str(folder)!r} is damaged or of no comparison of `lr-env compare` "
             f"({type(error).__name__}: {error}): make the comparison again"
         ) from None
-    records = read_runs(folder / "runs.parquet", ("step", "val_loss"))
     tuning = [record.planner for record in records if record.phase == "tune"]
     try:
         runs = runs_by_planner([record for record in records if record.phase == "final"])
     except UserError as error:
         raise UserError(f"comparison {name!r}: {error}") from None
+    for run in (run for of in runs.values() for run in of):
+        lengths = {len(run.curves.get(signal, ())) for signal in _CURVES}
+        if len(lengths) > 1 or 0 in lengths:
+            raise UserError(
+                f"comparison {name!r}: the run of planner {run.planner!r} on seed {run.seed} has no curves: make the "
+                "comparison again"
+            )
     if runs.keys() != tuning_steps.keys() or baseline not in runs:
         raise UserError(
             f"summary.csv and runs.parquet in {str(folder)!r} are of different planners: make the comparison again"
@@ -137,7 +150,7 @@ def read_finished(folder: Path) -> Finished:
         tuning_steps=tuning_steps,
         target_val_loss=_reached(name, runs[baseline]) if target is None else target,
         target_from="the task" if target is not None else f"median final value of {baseline}, the best baseline",
-        sha256=hashlib.sha256((folder / "runs.parquet").read_bytes()).hexdigest(),
+        sha256=sha256_of(folder / "runs.parquet"),
     )
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lr_env.children import Backend
-from lr_env.children.children import find_device
 from lr_env.children.flatness import usual_settings
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.compare.experiment import Experiment, added_to, generations, lock_of, start_over
@@ -25,12 +20,13 @@ from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.locking import only_process
 from lr_env.planner import UPDATE_SIGNALS, Planner
+from lr_env.provenance import code_version, device_name, versions
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store, settings_json
 from lr_env.registry import candidates, check_settings, find_planner, needs_forks
 from lr_env.rollout import PlannedRun, planner_settings
 from lr_env.tasks import Task
-from lr_env.tasks.data import load
+from lr_env.tasks.data import data_spec, load
 
 
 @dataclass(frozen=True)
@@ -163,6 +159,7 @@ class Job:
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),
+            "data": data_spec(self.task.data, self.device),
             "device": self.device,
             "threads": torch.get_num_threads(),
             "versions": versions(),
@@ -265,7 +262,7 @@ def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunR
 
     def rank(setting: Planner) -> tuple[int, float]:
         found = runs[settings_json(planner_settings(setting))]
-        return sum(r.diverged for r in found), float(np.mean([r.scores["final_val_loss"] for r in found]))
+        return sum(r.diverged for r in found), float(np.mean([r.score("final_val_loss") for r in found]))
 
     return min(offered, key=rank)
 
@@ -281,24 +278,6 @@ def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> 
     swept = {record.planner for record in tuning}
     shared = {name: getattr(setting, "control_of", None) for name, setting in chosen.items() if name not in swept}
     return steps | {name: steps[of] for name, of in shared.items() if of in steps}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
-    import lr_env
-
-    found = {
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "lr_env": lr_env.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scikit-learn": version("scikit-learn"),  # of AutoLRS's Gaussian process
-        "scipy": version("scipy"),
-        "torchdiffeq": version("torchdiffeq"),  # of the published latent ODE
-    }
-    with suppress(PackageNotFoundError):  # it comes with lr_env[tuners]
-        found["optuna"] = version("optuna")
-    return found
 
 
 def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
@@ -325,6 +304,7 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
             "tuning": sum(n for name, n in steps.items() if name not in job.controls),
             "final": sum(r.child_steps for r in result.final),
         },
+        "commit": code_version(),
         "device": device_name(job.device),
         "threads": result.spec["threads"],
         "backend": f"{backend}, {training['lockstep']} children in lockstep",
@@ -333,19 +313,3 @@ def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
         "versions": dict(result.spec["versions"]),
         "wall_seconds_of_last_start": round(result.seconds, 1),
     }
-
-
-def device_name(device: str) -> str:
-    """What the device is called."""
-    found = find_device(device)
-    if found.type == "cuda":
-        return torch.cuda.get_device_name(found)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"CPU: {line.partition(':')[2].strip()}"
-    except OSError:
-        pass
-    import platform
-
-    return f"CPU: {platform.processor() or platform.machine()}"

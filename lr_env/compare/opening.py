@@ -12,11 +12,12 @@ import torch
 
 from lr_env.children import Backend
 from lr_env.compare.experiment import Experiment, lock_of, start_over
-from lr_env.compare.job import versions
 from lr_env.compare.training import Training
 from lr_env.locking import only_process
+from lr_env.provenance import versions
 from lr_env.records.store import Store
 from lr_env.tasks import Task
+from lr_env.tasks.data import data_spec
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Study:
             spec = {
                 "task": {**self.task.settings(), "target_val_loss": None},
                 **what,
+                "data": data_spec(self.task.data, self.training.device),
                 "device": self.training.device,
                 "threads": torch.get_num_threads(),
                 "versions": versions(),

@@ -150,7 +150,7 @@ def swept(job: Job, tuning: Sequence[RunRecord]) -> RateSweep:
     for record in tuning:
         (row,) = np.flatnonzero(rates == record.settings["peak"])
         if not record.diverged:
-            losses[row, job.tune_seeds.index(record.seed)] = record.scores["final_val_loss"]
+            losses[row, job.tune_seeds.index(record.seed)] = record.score("final_val_loss")
     if len(rates) > 1 and not np.isfinite(losses.mean(1)).any():
         raise UserError(f"at every rate a run of {job.planners[0]!r} diverged: give lower --rates")
     return RateSweep(rates, losses)

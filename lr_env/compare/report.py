@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
-from lr_env.compare.export import summary_csv, write_runs
+from lr_env.compare.export import summary_csv, write_manifest, write_runs
 from lr_env.compare.figures import draw_curves, draw_scores
 from lr_env.compare.table import Row, Summary, Versus
 from lr_env.compare.text import (
@@ -57,13 +56,12 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = str(manifest.get("title") or _title(summary, manifest))
-    with replacing(folder / "manifest.json") as path:
-        path.write_text(json.dumps(dict(manifest), indent=2, default=str) + "\n", encoding="utf-8")
     task = manifest.get("task")
     known = task if isinstance(task, Mapping) and "optimizer" in task else {}
     write_runs([*tuning_records, *records], folder / "runs.parquet", known)
     with replacing(folder / "summary.csv") as path:
         path.write_text(summary_csv(summary), encoding="utf-8", newline="")
+    write_manifest(folder, manifest)
     with replacing(folder / "curves.png") as path:
         draw_curves(records, path, title)
     with replacing(folder / "scores.png") as path:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lr_env.children import Children
-from lr_env.children.backend import choose_backend
+from lr_env.children.backend import Backend, choose_backend
 from lr_env.children.children import find_device
 from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
@@ -66,8 +66,9 @@ class Training:
             child_steps: that are to come.
         """
         wanted = {"backend": self.backend, "lockstep": self.lockstep, **asdict(self.numerics)}
-        if known and known.get("training", {}).get("wanted") == wanted:
-            return known["training"]
+        before = known.get("training") if known else None
+        if isinstance(before, dict) and before.get("wanted") == wanted:
+            return _checked(before)
         lockstep = self._lockstep(task, runs)
         how = self.device, torch.float32, self.numerics, child_steps
         backend = choose_backend(self.backend, task, lockstep, *how)
@@ -84,3 +85,19 @@ class Training:
             return min(self.lockstep, runs)
         at_once = torch.get_num_threads() if self.backend == "loop" else LOCKSTEP  # what "auto" finds is not known yet
         return max(1, min(LOCKSTEP, runs, need.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
+
+
+def _checked(settled: dict[str, Any]) -> dict[str, Any]:
+    """What a spec says of how children are trained, where it makes sense.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        Backend(**settled["backend"])
+        check_lockstep(int(settled["lockstep"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"how the children of an earlier start were trained cannot be read ({error}): start over with --fresh"
+        ) from error
+    return settled

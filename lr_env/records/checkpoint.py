@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lr_env.errors import UserError
-from lr_env.replacing import replacing
+from lr_env.files import OPEN_SEAL, is_sealed, write_sealed
 
-_FORMAT = 1
+_FORMAT = "2, sealed"
+_UNSEALED = "1"
+"""The format of before, which is read as it is: nothing tells whether it is whole."""
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -27,11 +31,7 @@ def save_tree(path: Path, tree: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _take_apart(tree, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": str(_FORMAT), "tree": json.dumps(skeleton)})
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"cannot write {str(path)!r}: {error}") from error
+    write_sealed(path, save(tensors, {"format": str(_FORMAT), "seal": OPEN_SEAL, "tree": json.dumps(skeleton)}))
 
 
 def load_tree(path: Path) -> Any:
@@ -44,18 +44,60 @@ def load_tree(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(path)
     try:
+        sealed = is_sealed(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != str(_FORMAT):
-                raise UserError(f"{str(path)!r} has format {header.get('format')!r}, not {_FORMAT}: update lr_env")
+            if header.get("format") != (str(_FORMAT) if sealed else _UNSEALED):
+                if sealed:
+                    raise UserError(
+                        f"{str(path)!r} has format {header.get('format')!r}, not {str(_FORMAT)!r}: update lr_env"
+                    )
+                raise ValueError("it has no seal")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return _put_together(json.loads(header["tree"]), tensors)
     except UserError:
         raise
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{str(path)!r} is damaged ({error}): delete it, the work since it was written is redone"
+            f"{str(path)!r} is damaged ({why}): delete it, the work since it was written is redone"
         ) from error
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while something goes on from a checkpoint into a line that names the fix."""
+    try:
+        yield
+    except Exception as error:  # whatever meets what it was not written for
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{str(path)!r} does not fit what goes on from it ({why}): delete it, the work that it holds is redone"
+        ) from error
+
+
+def check_fit(saved: Any, like: Any, where: str = "") -> None:
+    """See that a tree is built like another one: arrays of the same shapes and dtypes under the same keys.
+
+    What the other one leaves empty, and values of JSON, may be anything.
+
+    Raises:
+        ValueError: it is not, and where.
+    """
+    wrong = f"{where.removeprefix('.') or 'it'} is not as it should be"
+    if isinstance(like, Mapping):
+        if not isinstance(saved, Mapping) or (like and not like.keys() <= saved.keys()):
+            raise ValueError(wrong)
+        for key, value in like.items():
+            check_fit(saved[key], value, f"{where}.{key}")
+    elif isinstance(like, np.ndarray | torch.Tensor):
+        if type(saved) is not type(like) or saved.shape != like.shape or saved.dtype != like.dtype:
+            raise ValueError(wrong)
+    elif isinstance(like, list | tuple) and like:
+        if not isinstance(saved, list | tuple) or len(saved) != len(like):
+            raise ValueError(wrong)
+        for number, (one, other) in enumerate(zip(saved, like, strict=True)):
+            check_fit(one, other, f"{where}.{number}")
 
 
 def _take_apart(node: Any, tensors: dict[str, torch.Tensor]) -> Any:

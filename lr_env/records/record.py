@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.errors import UserError
+
 SIGNALS: tuple[str, ...] = (
     "step",
     "progress",
@@ -32,6 +34,8 @@ FLATNESS_SCORES: tuple[str, ...] = ("hessian_max", "hessian_trace")
 SCORES = SPLIT_SCORES + FLATNESS_SCORES
 """All that is measured at the end of a run."""
 
+RUNNING, FINISHED = "running", "finished"
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -46,29 +50,74 @@ class RunRecord:
         diverged: whether the run was ended by a loss that exploded or was not finite.
         steps: optimizer steps that the child was trained for.
         extra_steps: child steps beyond the run's own, e.g. of forks that a planner looked ahead with.
-        scores: name in `SCORES` -> value, nats per example, fraction, or what `flatness` says; a score that was not
-            taken is absent.
+        scores: name, e.g. in `SCORES` -> value, nats per example, fraction, or what `flatness` says; a score that was
+            not taken is absent.
         planning_seconds: wall time spent in the planner.
-        curves: name in `SIGNALS` -> (segments,) values at segment ends; empty unless asked for.
+        curves: name of a signal, e.g. in `SIGNALS` -> (segments,) values at segment ends; a signal that was not taken
+            is absent, and all are unless they are asked for.
+        provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that was not kept.
     """
 
     phase: str
     planner: str
     settings: Mapping[str, Any]
     seed: int
-    status: str = "running"
+    status: str = RUNNING
     diverged: bool = False
     steps: int = 0
     extra_steps: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     planning_seconds: float = 0.0
     curves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def score(self, name: str) -> float:
+        """A score that the run must have.
+
+        Raises:
+            UserError: it has none of that name.
+        """
+        if name not in self.scores:
+            raise UserError(
+                f"the run of {self.planner!r} on seed {self.seed} has no {name}: make it again with --fresh"
+            )
+        return float(self.scores[name])
 
     def end(self, score: str) -> float:
         """A score that is better the lower it is; infinite if the run diverged."""
-        return float("inf") if self.diverged else float(self.scores[score])
+        return float("inf") if self.diverged else self.score(score)
 
     @property
     def child_steps(self) -> int:
         """All optimizer steps that it took."""
         return self.steps + self.extra_steps
+
+    def check(self) -> None:
+        """See that a record that was read makes sense.
+
+        Raises:
+            ValueError: it does not, and how.
+        """
+        for name in ("phase", "planner"):
+            _expect(name, getattr(self, name), isinstance(getattr(self, name), str))
+        _expect("settings", self.settings, isinstance(self.settings, Mapping))
+        _expect("status", self.status, self.status in (RUNNING, FINISHED))
+        _expect("diverged", self.diverged, isinstance(self.diverged, bool))
+        for name in ("seed", "steps", "extra_steps"):
+            value = getattr(self, name)
+            _expect(name, value, isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63)
+        _expect("planning_seconds", self.planning_seconds, _is_number(self.planning_seconds))
+        _expect("planning_seconds", self.planning_seconds, 0 <= self.planning_seconds < float("inf"))
+        for name, value in self.scores.items():
+            _expect(name, value, _is_number(value))
+        for name, value in self.provenance.items():
+            _expect(name, value, isinstance(value, str | int))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # NaN is not
+
+
+def _expect(name: str, value: Any, right: bool) -> None:
+    if not right:
+        raise ValueError(f"{name} of a run is {str(value)[:40]!r}")

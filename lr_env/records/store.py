@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sqlite3
 import time
@@ -14,47 +13,14 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
+from lr_env.records import schema
+from lr_env.records.record import FINISHED, SPLIT_SCORES, RunRecord
+from lr_env.records.seals import seal_of_curves, seal_of_record, seal_of_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = schema.VERSION
 
-_SCHEMA = f"""
-CREATE TABLE experiments (
-    name TEXT PRIMARY KEY,
-    spec TEXT NOT NULL      -- JSON: everything that its results depend on
-);
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY,
-    experiment TEXT NOT NULL REFERENCES experiments(name),
-    phase TEXT NOT NULL,    -- 'tune' or 'final'
-    planner TEXT NOT NULL,
-    settings TEXT NOT NULL, -- JSON, keys sorted
-    seed INTEGER NOT NULL,
-    status TEXT NOT NULL,   -- 'running' or 'finished'
-    diverged INTEGER NOT NULL DEFAULT 0,
-    steps INTEGER NOT NULL DEFAULT 0,
-    extra_steps INTEGER NOT NULL DEFAULT 0,
-    planning_seconds REAL NOT NULL DEFAULT 0,
-    {", ".join(f"{name} REAL" for name in SPLIT_SCORES)},
-    UNIQUE (experiment, phase, planner, settings, seed)
-);
-CREATE TABLE segments (
-    run INTEGER NOT NULL REFERENCES runs(id),
-    segment INTEGER NOT NULL,
-    {", ".join(f"{name} REAL" for name in SIGNALS)},
-    PRIMARY KEY (run, segment)
-) WITHOUT ROWID;
-"""
-
-# Scores that only some runs have, by name: another one needs no new version. Made in stores of before on opening.
-_FURTHER_SCORES = """
-CREATE TABLE IF NOT EXISTS scores (
-    run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    value REAL,
-    PRIMARY KEY (run, name)
-) WITHOUT ROWID
-"""
+_KEY = ("phase", "planner", "settings", "seed")
+_COLUMNS = (*_KEY, "status", "diverged", "steps", "extra_steps", "planning_seconds")
 
 RunKey = tuple[str, str, str, int]
 """(phase, planner, settings as JSON, seed): names a run within an experiment."""
@@ -98,6 +64,7 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        _check_place(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -108,29 +75,20 @@ class Store:
         with _told_plainly(self.path):
             # Long waits: another process may be writing its segments.
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._prepare()
-            self._use_wal()
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
 
-    def _prepare(self) -> None:
+    def _open(self) -> None:
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        schema.check_whole(self._db, self.path)
         with self.transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if version == 0 and not tables:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version > SCHEMA_VERSION:
-                raise UserError(
-                    f"the record store {str(self.path)!r} is of version {version}, this lr_env knows up to "
-                    f"{SCHEMA_VERSION}: update lr_env, or choose another with --store"
-                )
-            elif version != SCHEMA_VERSION or not {"experiments", "runs", "segments"} <= tables:
-                raise UserError(
-                    f"{str(self.path)!r} is a database, but not a record store: choose another file with --store"
-                )
-            self._db.execute(_FURTHER_SCORES)
+            if schema.prepare(self._db, self.path):
+                self._seal_all()
+        self._use_wal()
 
     def _use_wal(self) -> None:
         """Change the journal's mode; SQLite does not wait for other processes here, so that we do."""
@@ -162,21 +120,42 @@ class Store:
             self._db.execute("COMMIT")
 
     def experiment(self, name: str) -> dict[str, Any] | None:
-        """What was noted when an experiment was begun; None if there is none of that name."""
+        """What was noted when an experiment was begun; None if there is none of that name.
+
+        Raises:
+            UserError: it is not what was written.
+        """
         with _told_plainly(self.path):
-            row = self._db.execute("SELECT spec FROM experiments WHERE name = ?", (name,)).fetchone()
-        return json.loads(row[0]) if row else None
+            row = self._db.execute(
+                "SELECT experiments.spec, experiment_seals.spec FROM experiments "
+                "LEFT JOIN experiment_seals ON experiment = name WHERE name = ?",
+                (name,),
+            ).fetchone()
+        if row is None:
+            return None
+        with self._refusing(name):
+            spec, seal = row
+            if not isinstance(spec, str) or seal_of_text(spec) != seal:
+                raise ValueError("its spec is not what was written")
+            found = json.loads(spec)
+            if not isinstance(found, dict):
+                raise ValueError("its spec is no object")
+        return found
 
     def begin_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
         """Note an experiment before its runs."""
         with self.transaction():
+            if self._db.execute("SELECT 1 FROM runs WHERE experiment = ?", (name,)).fetchone():
+                raise self._damaged(name, "it has runs, but no spec")
             self._db.execute("INSERT INTO experiments VALUES (?, ?)", (name, json.dumps(dict(spec), sort_keys=True)))
+            self._seal_experiment(name)
 
     def change_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
         """Note something else of an experiment that was begun."""
         with self.transaction():
             spec_json = json.dumps(dict(spec), sort_keys=True)
             self._db.execute("UPDATE experiments SET spec = ? WHERE name = ?", (spec_json, name))
+            self._seal_experiment(name)
 
     def delete_experiment(self, name: str) -> None:
         """Forget an experiment and its runs."""
@@ -195,11 +174,14 @@ class Store:
                     "VALUES (?, ?, ?, ?, ?, 'running')",
                     (experiment, *key),
                 )
-                ids += self._db.execute(
+                found = self._db.execute(
                     "SELECT id FROM runs "
                     "WHERE experiment = ? AND phase = ? AND planner = ? AND settings = ? AND seed = ?",
                     (experiment, *key),
                 ).fetchone()
+                if found is None:
+                    raise self._damaged(experiment, "a run that was begun cannot be found")
+                ids += found
         return ids
 
     def rewind(self, runs: Sequence[int], segments: int) -> None:
@@ -219,20 +201,34 @@ class Store:
                 for run in runs
             )
 
+    def seal_segments(self, experiment: str, runs: Sequence[int], segments: int) -> str:
+        """A hash of the first `segments` segments of some runs of an experiment, of which any may have fewer.
+
+        Raises:
+            UserError: they make no sense.
+        """
+        with _told_plainly(self.path), self._refusing(experiment):
+            names = schema.signal_columns(self._db)
+            return seal_of_curves(self._curves(run, names, segments) for run in runs)
+
     def write_segment(self, segment: int, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Write one segment of several runs: (run, signals)."""
-        marks = ", ".join("?" * len(SIGNALS))
         with self.transaction():
+            rows = list(rows)
+            names = list(dict.fromkeys(name for _, signals in rows for name in signals))
+            schema.add_signals(self._db, names)
+            columns, marks = ["run", "segment", *map(schema.quoted, names)], ["?"] * (2 + len(names))
             self._db.executemany(
-                f"INSERT OR REPLACE INTO segments (run, segment, {', '.join(SIGNALS)}) VALUES (?, ?, {marks})",
-                [(run, segment, *(signals.get(name) for name in SIGNALS)) for run, signals in rows],
+                f"INSERT OR REPLACE INTO segments ({', '.join(columns)}) VALUES ({', '.join(marks)})",
+                [(run, segment, *map(signals.get, names)) for run, signals in rows],
             )
 
     def finish_runs(self, rows: Iterable[tuple[int, RunRecord]]) -> None:
         """Write how runs ended."""
         rows = list(rows)
         scores = ", ".join(f"{name} = ?" for name in SPLIT_SCORES)
-        further = [(run, name, r.scores[name]) for run, r in rows for name in FLATNESS_SCORES if name in r.scores]
+        further = [(run, *score) for run, r in rows for score in r.scores.items() if score[0] not in SPLIT_SCORES]
+        made = [(run, *entry) for run, record in rows for entry in record.provenance.items()]
         with self.transaction():
             self._db.executemany(
                 "UPDATE runs SET status = 'finished', diverged = ?, steps = ?, extra_steps = ?, planning_seconds = ?, "
@@ -250,57 +246,161 @@ class Store:
                 ],
             )
             self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", further)
+            self._db.executemany("INSERT OR REPLACE INTO provenance VALUES (?, ?, ?)", made)
+            for run, _ in rows:
+                self._seal_run(run)
 
     def finished(self, experiment: str) -> set[RunKey]:
-        """The runs of an experiment that are finished."""
-        with _told_plainly(self.path):
-            return set(
-                self._db.execute(
-                    "SELECT phase, planner, settings, seed FROM runs WHERE experiment = ? AND status = 'finished'",
-                    (experiment,),
-                )
-            )
+        """The runs of an experiment that are finished.
+
+        Raises:
+            UserError: see `runs`.
+        """
+        return {
+            (run.phase, run.planner, settings_json(run.settings), run.seed)
+            for run in self.runs(experiment)
+            if run.status == FINISHED
+        }
 
     def runs(self, experiment: str, phase: str | None = None, *, curves: bool = False) -> list[RunRecord]:
-        """The runs of an experiment, in the order of phase, planner, settings and seed."""
-        columns = "id, phase, planner, settings, seed, status, diverged, steps, extra_steps, planning_seconds"
-        which = "experiment = ? AND (phase = ? OR ? IS NULL)"
-        wanted = experiment, phase, phase
+        """The runs of an experiment, in the order of phase, planner, settings and seed.
+
+        Raises:
+            UserError: a run that is finished is not what was written, or a value makes no sense.
+        """
+        which, wanted = "runs.experiment = ? AND (phase = ? OR ? IS NULL)", (experiment, phase, phase)
         with _told_plainly(self.path):
-            found = self._db.execute(
-                f"SELECT {columns}, {', '.join(SPLIT_SCORES)} FROM runs WHERE {which} "
-                "ORDER BY phase, planner, settings, seed",
+            rows = self._db.execute(
+                f"SELECT id, {self._selected}, run_seals.record, run_seals.curves FROM runs "
+                f"LEFT JOIN run_seals ON run = id WHERE {which} ORDER BY {', '.join(_KEY)}",
                 wanted,
             ).fetchall()
-            further: dict[int, dict[str, float | None]] = {}
-            for run, name, value in self._db.execute(
-                f"SELECT run, name, value FROM scores JOIN runs ON run = id WHERE {which}", wanted
-            ):
-                further.setdefault(run, {})[name] = value
+            scores, provenance = (self._by_name(table, which, wanted) for table in ("scores", "provenance"))
+            found, keys, names = [], set(), schema.signal_columns(self._db)
+            with self._refusing(experiment):
+                for run, *row, record_seal, curves_seal in rows:
+                    own = scores.get(run, {}), provenance.get(run, {})
+                    taken = self._curves(run, names) if curves else {}
+                    record = _record(row, *own, taken)
+                    whole = not curves or seal_of_curves([taken]) == curves_seal
+                    if record.status == FINISHED and not (whole and seal_of_record(row, *own) == record_seal):
+                        raise ValueError(f"the run of {record.planner!r} on seed {record.seed} is not what was written")
+                    keys.add(tuple(row[1:5]))
+                    found.append(record)
+                if len(keys) < len(found):
+                    raise ValueError("a run is there twice")
+        return found
 
-            def taken(row: Sequence[Any]) -> Iterator[tuple[str, float | None]]:
-                return itertools.chain(zip(SPLIT_SCORES, row[10:], strict=True), further.get(row[0], {}).items())
+    @property
+    def _selected(self) -> str:
+        """What is selected of a run: its experiment, `_COLUMNS` and the scores."""
+        return ", ".join(f"runs.{name}" for name in ("experiment", *_COLUMNS, *SPLIT_SCORES))
 
-            return [
-                RunRecord(
-                    phase=row[1],
-                    planner=row[2],
-                    settings=json.loads(row[3]),
-                    seed=row[4],
-                    status=row[5],
-                    diverged=bool(row[6]),
-                    steps=row[7],
-                    extra_steps=row[8],
-                    planning_seconds=row[9],
-                    scores={name: value for name, value in taken(row) if value is not None},
-                    curves=self._curves(row[0]) if curves else {},
-                )
-                for row in found
-            ]
+    def _by_name(self, table: str, which: str, wanted: Sequence[Any]) -> dict[int, dict[str, Any]]:
+        """What a table of names and values has of runs; NULL is left out."""
+        found: dict[int, dict[str, Any]] = {}
+        query = f"SELECT run, name, value FROM {table} JOIN runs ON run = id WHERE {which} AND value IS NOT NULL"
+        for run, name, value in self._db.execute(query, wanted):
+            found.setdefault(run, {})[name] = value
+        return found
 
-    def _curves(self, run: int) -> dict[str, np.ndarray]:
+    def _curves(self, run: int, names: Sequence[str], segments: int = 2**62) -> dict[str, np.ndarray]:
+        """Signals of a run, or of its first segments. One that was never taken is left out.
+
+        Raises:
+            ValueError: a segment is missing, or holds something else than numbers.
+        """
+        columns = ", ".join(map(schema.quoted, names))
         rows = self._db.execute(
-            f"SELECT {', '.join(SIGNALS)} FROM segments WHERE run = ? ORDER BY segment", (run,)
+            f"SELECT segment, {columns} FROM segments WHERE run = ? AND segment < ? ORDER BY segment", (run, segments)
         ).fetchall()
-        table = np.array(rows, dtype=np.float64).reshape(len(rows), len(SIGNALS))
-        return {name: table[:, column] for column, name in enumerate(SIGNALS)}
+        if [row[0] for row in rows] != list(range(len(rows))):
+            raise ValueError("a segment of a run is missing")
+        if not all(type(value) in (float, int, type(None)) for row in rows for value in row):
+            raise ValueError("a segment of a run holds something else than numbers")
+        table = np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(names))
+        curves = {name: table[:, column] for column, name in enumerate(names, 1)}
+        return {name: curve for name, curve in curves.items() if not len(rows) or not np.isnan(curve).all()}
+
+    def _seal_run(self, run: int) -> None:
+        """Note hashes of a run as it is in the tables."""
+        which = "runs.id = ?"
+        row = self._db.execute(f"SELECT {self._selected} FROM runs WHERE {which}", (run,)).fetchone()
+        own = (self._by_name(table, which, (run,)).get(run, {}) for table in ("scores", "provenance"))
+        seals = seal_of_record(row, *own), seal_of_curves([self._curves(run, schema.signal_columns(self._db))])
+        self._db.execute("INSERT OR REPLACE INTO run_seals VALUES (?, ?, ?)", (run, *seals))
+
+    def _seal_experiment(self, name: str) -> None:
+        (spec,) = self._db.execute("SELECT spec FROM experiments WHERE name = ?", (name,)).fetchone()
+        self._db.execute("INSERT OR REPLACE INTO experiment_seals VALUES (?, ?)", (name, seal_of_text(spec)))
+
+    def _seal_all(self) -> None:
+        """Seal what an earlier version wrote, as it is."""
+        for run, experiment in self._db.execute(
+            "SELECT id, experiment FROM runs WHERE status = ?", (FINISHED,)
+        ).fetchall():
+            with self._refusing(experiment):
+                self._seal_run(run)
+        for (name,) in self._db.execute("SELECT name FROM experiments").fetchall():
+            with self._refusing(name):
+                self._seal_experiment(name)
+
+    @contextmanager
+    def _refusing(self, experiment: str) -> Iterator[None]:
+        """Turn what is wrong with an experiment into a line that names the fix."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._damaged(experiment, str(error)) from error
+
+    def _damaged(self, experiment: str, why: str) -> UserError:
+        return UserError(
+            f"experiment {experiment!r} in the record store {str(self.path)!r} is damaged ({why}): start it over with "
+            "--fresh, or choose another --name or --store"
+        )
+
+
+def _check_place(path: Path) -> None:
+    """See that a store can be a file at a path.
+
+    Raises:
+        UserError: it cannot.
+    """
+    text = str(path)
+    if text == ":memory:" or text.startswith("file:") or "\0" in text:
+        raise UserError(f"the record store {text!r} would keep nothing: give the path of a file with --store")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise UserError(f"the record store {text!r} is {what}: give the path of a file with --store")
+
+
+def _record(
+    row: Sequence[Any], scores: Mapping[str, Any], provenance: Mapping[str, Any], curves: Mapping[str, np.ndarray]
+) -> RunRecord:
+    """The record that a row tells of.
+
+    Raises:
+        ValueError: a value makes no sense.
+    """
+    phase, planner, settings, seed, status, diverged, steps, extra_steps, planning_seconds, *split_scores = row[1:]
+    if diverged not in (0, 1):
+        raise ValueError(f"diverged of a run is {str(diverged)[:40]!r}")
+    split = {name: value for name, value in zip(SPLIT_SCORES, split_scores, strict=True) if value is not None}
+    record = RunRecord(
+        phase=phase,
+        planner=planner,
+        settings=json.loads(settings),
+        seed=seed,
+        status=status,
+        diverged=bool(diverged),
+        steps=steps,
+        extra_steps=extra_steps,
+        planning_seconds=planning_seconds,
+        scores=split | dict(scores),
+        curves=curves,
+        provenance=dict(provenance),
+    )
+    record.check()
+    return record

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.tasks.sources import SOURCES, Arrays, DataSource, Parts, find_source
 
-__all__ = ["SOURCES", "Data", "DataSource", "Split", "find_source", "forget", "load", "train_size"]
+__all__ = ["SOURCES", "Data", "DataSource", "Split", "data_spec", "find_source", "forget", "load", "train_size"]
 
 SPLIT_SEED = 20260101
 """Seeds the permutations that cut a data set into splits: part of every task's definition, never to be changed."""
@@ -50,10 +51,12 @@ class Data:
         splits: "train", "val" and "test".
         sha256: hash of the raw examples of the whole data set in the order of the splits: what was read, before a
             part of it was left out or labels were made wrong.
+        source: where it was read from.
     """
 
     splits: Mapping[str, Split]
     sha256: str
+    source: DataSource
 
 
 @isolating
@@ -86,13 +89,40 @@ def load(
     if not (isinstance(label_noise, Real) and 0 <= label_noise < 1):
         raise UserError(f"label_noise is {label_noise!r}: it must be a share of the labels, at least 0 and below 1")
     kept_dtype = torch.int64 if source.tokens else dtype
-    whole = _whole(name, device, kept_dtype)
+    if (whole := _whole(name, device, kept_dtype)).source is not source:  # another data set has taken the name
+        forget()
+        whole = _whole(name, device, kept_dtype)
     train = whole.splits["train"]
     wrong = round(float(label_noise) * size * source.positions)
     if wrong == 0 and size == len(train):
         return whole
     labels = _noisy_labels(name, device, kept_dtype, size, wrong) if wrong else train.labels[:size]
-    return Data(MappingProxyType({**whole.splits, "train": Split(train.inputs[:size], labels)}), whole.sha256)
+    return Data(MappingProxyType({**whole.splits, "train": Split(train.inputs[:size], labels)}), whole.sha256, source)
+
+
+def data_spec(name: str, device: str = "cpu") -> dict[str, Any]:
+    """What results depend on in a data set, JSON-able: the examples and labels of each split, and their scaling.
+
+    Args:
+        name: of the data set.
+        device: where it is loaded, if it is not yet.
+
+    Raises:
+        UserError: see `load`.
+    """
+    found = load(name, device)
+    source = found.source
+    return {
+        "name": name,
+        "sha256": found.sha256,
+        "sizes": {split: source.sizes[split] for split in ("train", "val", "test")},
+        "input_shape": list(source.input_shape),
+        "num_classes": source.num_classes,
+        "scale": source.scale,
+        "mean": list(source.mean),
+        "std": list(source.std),
+        "tokens": source.tokens,
+    }
 
 
 def train_size(data: str | DataSource, fraction: float = 1.0) -> int:
@@ -129,7 +159,7 @@ def _whole(name: str, device: str, dtype: torch.dtype) -> Data:
         if not source.tokens:
             _normalise(inputs, source)
         splits[split] = Split(inputs, torch.tensor(labels, device=device))
-    return Data(MappingProxyType(splits), digest.hexdigest())
+    return Data(MappingProxyType(splits), digest.hexdigest(), source)
 
 
 def _normalise(inputs: Tensor, source: DataSource) -> None:

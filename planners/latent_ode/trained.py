@@ -123,7 +123,7 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
     return Trained(model.eval(), scales, Repertoire(**arrays, names=tuple(header["schedules"])), header["about"])
 
 
-_FILES = WeightFiles("model", "latent-ode-", 3, "fit one with `lr-env fit`", "fit it anew", _read)
+_FILES = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
 
 
 def find_model(name: str) -> Trained:

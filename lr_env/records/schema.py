@@ -1,0 +1,130 @@
+"""The tables of a record store: made, brought up to date, and seen to be whole."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from lr_env.errors import UserError
+from lr_env.records.record import SIGNALS, SPLIT_SCORES
+
+VERSION = 2
+"""Of the tables. Those of version 1 had no seals."""
+
+_TABLES = f"""
+CREATE TABLE experiments (
+    name TEXT PRIMARY KEY,
+    spec TEXT NOT NULL      -- JSON: everything that its results depend on
+);
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    experiment TEXT NOT NULL REFERENCES experiments(name),
+    phase TEXT NOT NULL,    -- 'tune' or 'final'
+    planner TEXT NOT NULL,
+    settings TEXT NOT NULL, -- JSON, keys sorted
+    seed INTEGER NOT NULL,
+    status TEXT NOT NULL,   -- 'running' or 'finished'
+    diverged INTEGER NOT NULL DEFAULT 0,
+    steps INTEGER NOT NULL DEFAULT 0,
+    extra_steps INTEGER NOT NULL DEFAULT 0,
+    planning_seconds REAL NOT NULL DEFAULT 0,
+    {", ".join(f"{name} REAL" for name in SPLIT_SCORES)},
+    UNIQUE (experiment, phase, planner, settings, seed)
+);
+CREATE TABLE segments (     -- a column a signal
+    run INTEGER NOT NULL REFERENCES runs(id),
+    segment INTEGER NOT NULL,
+    {", ".join(f"{name} REAL" for name in SIGNALS)},
+    PRIMARY KEY (run, segment)
+) WITHOUT ROWID;
+"""
+
+# What only some runs have, by name: another score needs no new version.
+_BY_NAME = """
+CREATE TABLE IF NOT EXISTS scores (
+    run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value REAL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS provenance (
+    run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run_seals (
+    run INTEGER PRIMARY KEY REFERENCES runs(id) ON DELETE CASCADE,
+    record TEXT NOT NULL,   -- SHA-256 of what the other tables but `segments` have of a finished run
+    curves TEXT NOT NULL    -- SHA-256 of its segments
+);
+CREATE TABLE IF NOT EXISTS experiment_seals (
+    experiment TEXT PRIMARY KEY REFERENCES experiments(name) ON DELETE CASCADE,
+    spec TEXT NOT NULL      -- SHA-256
+);
+"""
+
+_CHECKED_BYTES = 2**30
+"""Stores up to this size are checked as a whole when they are opened, at some 8 ms a MB."""
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> bool:
+    """Make the tables in a transaction, or see that they are those of a record store, and add what newer code has.
+
+    Returns:
+        Whether what is in the store has no seals yet.
+
+    Raises:
+        UserError: the file was made by a newer version, or is a database of something else.
+    """
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version == 0 and not tables:
+        _execute(db, _TABLES)
+    elif version > VERSION:
+        raise UserError(
+            f"the record store {str(path)!r} is of version {version}, this lr_env knows up to {VERSION}: update "
+            "lr_env, or choose another with --store"
+        )
+    elif version < 1 or not {"experiments", "runs", "segments"} <= tables:
+        raise UserError(f"{str(path)!r} is a database, but not a record store: choose another file with --store")
+    _execute(db, _BY_NAME)
+    if version != VERSION:
+        db.execute(f"PRAGMA user_version = {VERSION}")
+    return version == 1
+
+
+def check_whole(db: sqlite3.Connection, path: Path) -> None:
+    """See that the pages of a store fit together.
+
+    Raises:
+        sqlite3.DatabaseError: they do not.
+    """
+    if path.is_file() and path.stat().st_size <= _CHECKED_BYTES:
+        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError("malformed")
+
+
+def signal_columns(db: sqlite3.Connection) -> list[str]:
+    """Names of the signals that a store has columns of."""
+    return [row[1] for row in db.execute("PRAGMA table_info(segments)") if row[1] not in ("run", "segment")]
+
+
+def add_signals(db: sqlite3.Connection, names: Iterable[str]) -> None:
+    """Add the columns of signals that a store has none of yet."""
+    have = {name.lower() for name in signal_columns(db)}  # SQLite does not tell them apart
+    for name in names:
+        if name.lower() not in have:
+            db.execute(f"ALTER TABLE segments ADD COLUMN {quoted(name)} REAL")
+
+
+def quoted(name: str) -> str:
+    """The name of a column as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _execute(db: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):
+        db.execute(statement)
