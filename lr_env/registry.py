@@ -129,7 +129,7 @@ def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
     if len(offered) != len(rates):
         raise UserError(
             f"planner {planner.__name__} offers {len(offered)} settings for {len(rates)} peak rates: "
-            "`candidates` must return one for each, so that all planners have the same tuning budget"
+            "`candidates` must return one for each, so that a sweep makes as many runs of every planner"
         )
     if any(setting in offered[:index] for index, setting in enumerate(offered)):
         raise UserError(f"planner {planner.__name__} offers the same setting twice for {list(rates)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_env.errors import UserError
+from lr_env.terminal import console
 
 MOST_SEEDS = 100_000
 MOST_RATES = 10_000
@@ -100,7 +101,6 @@ def writable(folder: Path, option: str = "--results") -> None:
 @contextmanager
 def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
     """A bar with the time left on standard error; silent where that is not a terminal."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
@@ -110,7 +110,7 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    to = console(error=True)
     columns = (
         TextColumn("{task.description:9}"),
         BarColumn(),
@@ -119,7 +119,7 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=to, disable=not to.is_terminal, transient=True) as bar:
         job = bar.add_task("measuring", total=child_steps)
         yield lambda what, steps: bar.update(job, description=what, advance=steps)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import summary_csv, write_runs
 from lr_env.compare.figures import draw_curves, draw_scores
+from lr_env.compare.spent import MEANING
 from lr_env.compare.table import Row, Summary, Versus
 from lr_env.compare.text import (
     decimals_of,
@@ -24,8 +25,10 @@ from lr_env.compare.text import (
     setting_text,
     settings_key,
 )
+from lr_env.drawn import draw_into
 from lr_env.records.record import RunRecord
 from lr_env.replacing import replacing
+from lr_env.terminal import paragraph
 
 LONGEST_SETTING = 26
 """Characters of a setting in the terminal; the files have all of it."""
@@ -40,8 +43,8 @@ def write_report(
 ) -> None:
     """Write summary.md, summary.csv, runs.parquet, curves.png, scores.png and manifest.json.
 
-    Every file is replaced as a whole or not at all. The same comparison gives the same summary.csv, byte for
-    byte, and the same runs.parquet, but for columns whose name ends in `_seconds`.
+    Every file is replaced as a whole or not at all, the figures last: see `lr_env.drawn`. The same comparison gives
+    the same summary.csv, byte for byte, and the same runs.parquet, but for columns whose name ends in `_seconds`.
 
     Args:
         folder: where to; made if it is not there.
@@ -63,27 +66,26 @@ def write_report(
     known = task if isinstance(task, Mapping) and "optimizer" in task else {}
     write_runs([*tuning_records, *records], folder / "runs.parquet", known)
     with replacing(folder / "summary.csv") as path:
-        path.write_text(summary_csv(summary), encoding="utf-8", newline="")
-    with replacing(folder / "curves.png") as path:
-        draw_curves(records, path, title)
-    with replacing(folder / "scores.png") as path:
-        draw_scores(summary, path, title)
+        path.write_text(summary_csv(summary), encoding="utf-8", errors="backslashreplace", newline="")
     with replacing(folder / "summary.md") as path:
-        path.write_text(_markdown(summary, tuning_records, manifest, title), encoding="utf-8")
+        text = _markdown(summary, tuning_records, manifest, title)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
+    draw_into(folder / "curves.png", lambda path: draw_curves(records, path, title))
+    draw_into(folder / "scores.png", lambda path: draw_scores(summary, path, title))
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
     missing = [name for name in print_columns(_columns(summary), console) if name not in ("n", "diverged")]
     diverged = "; div.: runs that diverged" if any(r.diverged for r in summary.rows) else ""
-    console.print(
-        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval{diverged}; "
-        f"only in the files: {', '.join(missing)}",
-        style="dim",
-        highlight=False,
-        markup=False,
+    tuned = "" if "tuning runs" in missing or not _spent(summary.rows) else f"; tuning runs: {MEANING}"
+    paragraph(
+        console,
+        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval; tie: not told apart, "
+        f"for the interval contains 0{diverged}{tuned}; only in the files: {', '.join(missing)}",
+        "dim",
     )
-    console.print(summary.conclusion, highlight=False, markup=False)
+    paragraph(console, summary.conclusion)
 
 
 def _columns(summary: Summary) -> list[Column]:
@@ -131,7 +133,7 @@ def _columns(summary: Summary) -> list[Column]:
         columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
     meaning = (
         "paired difference in test loss to the best baseline, the planner with the lowest mean final validation loss "
-        "of those that take no steps beyond their budget; a tie where the interval contains 0"
+        "of those that take no steps beyond their budget; a tie where the interval contains 0: not told apart"
     )
     columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 0))
     chances = [r.improvement for r in rows]
@@ -149,14 +151,25 @@ def _columns(summary: Summary) -> list[Column]:
         steps = [r.steps_to_target for r in rows]
         text = ["never" if s is None or np.isinf(s) else f"{s:.0f}" for s in steps]
         columns.append(Column("to target", meaning, text, 5))
+    if _spent(rows):
+        runs = ["" if r.spent is None else str(r.spent) for r in rows]
+        columns.append(Column("tuning runs", MEANING, runs, 1, head="tuning\nruns"))
     tuning = [str(r.tuning_steps) for r in rows]
-    columns.append(Column("tuning steps", "child steps spent on choosing the setting", tuning, 10))
+    meaning = (
+        "child steps spent on choosing the setting, with those of what the planner was trained or fitted with before"
+    )
+    columns.append(Column("tuning steps", meaning, tuning, 10))
     if any(r.extra_steps for r in rows):
         extra = [f"{r.extra_steps:.0f}" for r in rows]
         columns.append(Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 0))
     seconds = [f"{r.planning_seconds:.2g}" for r in rows]
     columns.append(Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
     return columns
+
+
+def _spent(rows: Sequence[Row]) -> bool:
+    """Whether it is known what was spent on tuning."""
+    return any(row.spent is not None for row in rows)
 
 
 def _flatness(rows: Sequence[Row]) -> list[Column]:
@@ -288,7 +301,7 @@ def _tuning(summary: Summary, records: Sequence[RunRecord], controls: Mapping[st
             cell = f"{name}: {number_text(losses[key])}"
             cells.append(f"**{cell}**" if key == chosen else cell)
         runs = sum(map(len, tried.values()))
-        counts = f"{runs} ({len(tried)} settings)" if runs else "none"
+        counts = f"{runs if row.spent is None else row.spent} ({len(tried)} settings)" if runs else "none"
         if row.planner in controls:
             counts = f"as {controls[row.planner]}"
         lines.append((row.planner, row.setting, counts, str(row.tuning_steps), "; ".join(cells)))

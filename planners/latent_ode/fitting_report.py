@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from lr_env.compare.export import write_runs
 from lr_env.compare.opening import Study
-from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
+from lr_env.drawing import TEXT, caption, distinct_style, new_figure, own_style, plain, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError, unknown
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
-from lr_env.replacing import finite, write_json_and_figure
+from lr_env.replacing import finite
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.descent import History
@@ -110,6 +111,7 @@ class Report:
         write_runs(self.records, folder / "runs.parquet", self.task)
         write_json_and_figure(folder, "fit", self.to_json(), self.draw)
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Errors over the share of the run that is over, and foreseen against true ends, as a PNG."""
         figure = new_figure(11, 4.4, f"{self.trained.about.get('task', '')}: how well ends of runs are foreseen")
