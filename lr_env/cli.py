@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import suppress
 
 from lr_env import terminal
 from lr_env.errors import UserError
@@ -25,8 +26,7 @@ def main() -> None:
     terminal.prepare()
     STOPPING.install()
     code = _run()
-    if STOPPING.number is None:
-        STOPPING.end()
+    STOPPING.end(code)
     if code:
         sys.exit(code)
 
@@ -66,6 +66,8 @@ def _told(error: BaseException) -> int:
         terminal.swallow()
         return 1
     if isinstance(error, OSError):
+        with suppress(OSError):
+            terminal.finish()  # it may be what failed, and would fail again at the end of the process
         _tell(_of_the_system(error))
         return 2
     if isinstance(error, MemoryError):
@@ -79,7 +81,7 @@ def _of_the_system(error: OSError) -> str:
     if error.errno is None:  # of a package: its own words are all there is
         return f"{str(error) or type(error).__name__}"
     where = f" {str(error.filename)!r}" if error.filename else ""
-    return f"cannot use{where or ' a file'}: {error.strerror or error}{_MEANT.get(error.errno, '')}"
+    return f"cannot read or write{where}: {error.strerror or error}{_MEANT.get(error.errno, '')}"
 
 
 def _stopped(command: object) -> str:

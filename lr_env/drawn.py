@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lr_env.replacing import replacing
+from lr_env.errors import UserError
+from lr_env.replacing import replacing, write_text
 
 
 class NotDrawn(UserWarning):
@@ -31,7 +32,8 @@ def draw_into(path: Path, draw: Callable[[Path], None]) -> bool:
             draw(temporary)
     except Exception as error:  # of matplotlib, its fonts or the disk: results are worth more than their picture
         why = (str(error).strip().splitlines() or [""])[0]
-        warnings.warn(NotDrawn(f"{str(path)!r} was not drawn ({type(error).__name__}: {why})"), stacklevel=2)
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        warnings.warn(NotDrawn(f"{str(path)!r} was not drawn ({kind}{why})"), stacklevel=2)
         return False
     return True
 
@@ -45,8 +47,7 @@ def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], d
         content: JSON-able; see `lr_env.replacing.finite`.
         draw: see `draw_into`.
     """
-    with replacing(folder / f"{name}.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
     draw_into(folder / f"{name}.png", draw)
 
 

@@ -22,6 +22,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write text as UTF-8, as a whole; bytes of files' names that are no text are written as escapes."""
+    with replacing(file) as path:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def finite(value: float) -> float | None:
     """The value for JSON, which has neither infinity nor NaN: None."""
     return float(value) if math.isfinite(value) else None

@@ -5,11 +5,13 @@ Imports next to nothing, so that it is in place before what takes long to import
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -45,8 +47,17 @@ class Stopping:
         """From now on the command runs."""
         self._running = True
 
-    def end(self) -> None:
-        """The command is over without having been stopped: signals do what they did before."""
+    def end(self, code: int) -> None:
+        """The command is over: signals do what they did before, or, if one came, the process ends with that code.
+
+        It is not left to Python to end it, which gives up the handling of signals a moment before it is done.
+        """
+        if self.number is not None:
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(code)
         if threading.current_thread() is threading.main_thread():
             for number, usual in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
                 if signal.getsignal(number) == self._come:

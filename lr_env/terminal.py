@@ -61,9 +61,9 @@ def finish() -> None:
     """
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         swallow()
-        raise
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def swallow() -> None:

@@ -18,7 +18,7 @@ from lr_env.compare.export import csv_text, ends
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.text import interval_text, number_text
 from lr_env.drawn import draw_into
-from lr_env.replacing import replacing
+from lr_env.replacing import write_text
 from lr_env.terminal import paragraph
 
 _TUNING = "child steps spent on choosing the setting, and on training or fitting the planner before, in whole runs"
@@ -37,12 +37,9 @@ def write_standings(folder: Path, standings: Standings, made: Mapping[str, Any])
         made: how they were put together, of what JSON has.
     """
     title = f"{len(standings.rows)} planners over {len(standings.tasks)} tasks"
-    with replacing(folder / "manifest.json") as path:
-        path.write_text(json.dumps(_manifest(standings, title, made), indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / "summary.csv") as path:
-        path.write_text(_csv(standings), encoding="utf-8", errors="backslashreplace", newline="")
-    with replacing(folder / "summary.md") as path:
-        path.write_text(_markdown(standings, title, made), encoding="utf-8", errors="backslashreplace")
+    write_text(folder / "manifest.json", json.dumps(_manifest(standings, title, made), indent=2) + "\n")
+    write_text(folder / "summary.csv", _csv(standings))
+    write_text(folder / "summary.md", _markdown(standings, title, made))
     draw_into(folder / "across.png", lambda path: draw_standings(standings, path, title))
 
 

@@ -17,7 +17,7 @@ from lr_env.drawing import Axes, caption, distinct_style, log_scale, new_figure,
 from lr_env.drawn import write_json_and_figure
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.replacing import finite, replacing
+from lr_env.replacing import finite, write_text
 from lr_env.rollout import place_of, planner_settings
 
 Floats = NDArray[np.float64]
@@ -181,12 +181,11 @@ class BudgetCurve:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write budget.json, budget.png and summary.md."""
+        parts = [f"# What tuning runs buy on {self.task}", self.heading(), self.text()]
+        if differences := self.differences_text():
+            parts += [f"Less the loss of {self.labels[0]}, repeat by repeat; below 0 is better:", differences]
+        write_text(folder / "summary.md", "\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
         write_json_and_figure(folder, "budget", {**self.to_json(), **made}, self.draw)
-        with replacing(folder / "summary.md") as path:
-            parts = [f"# What tuning runs buy on {self.task}", self.heading(), self.text()]
-            if differences := self.differences_text():
-                parts += [f"Less the loss of {self.labels[0]}, repeat by repeat; below 0 is better:", differences]
-            path.write_text("\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
 
     @own_style()
     def draw(self, path: Path) -> None:

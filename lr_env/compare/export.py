@@ -106,8 +106,8 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
 
 def write_runs(records: Sequence[RunRecord], file: Path, task: Mapping[str, Any]) -> None:
     """Write `runs_table` as Parquet, with what was trained as `Task.settings` has it, if that is known."""
-    with replacing(file) as path:
-        pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), path)
+    with replacing(file) as path, path.open("wb") as out:  # a path that is no UTF-8 is nothing for pyarrow
+        pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), out)
 
 
 def check_task(path: Path, task: Task) -> None:

@@ -27,7 +27,7 @@ from lr_env.compare.text import (
 )
 from lr_env.drawn import draw_into
 from lr_env.records.record import RunRecord
-from lr_env.replacing import replacing
+from lr_env.replacing import write_text
 from lr_env.terminal import paragraph
 
 LONGEST_SETTING = 26
@@ -60,16 +60,12 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = str(manifest.get("title") or _title(summary, manifest))
-    with replacing(folder / "manifest.json") as path:
-        path.write_text(json.dumps(dict(manifest), indent=2, default=str) + "\n", encoding="utf-8")
+    write_text(folder / "manifest.json", json.dumps(dict(manifest), indent=2, default=str) + "\n")
     task = manifest.get("task")
     known = task if isinstance(task, Mapping) and "optimizer" in task else {}
     write_runs([*tuning_records, *records], folder / "runs.parquet", known)
-    with replacing(folder / "summary.csv") as path:
-        path.write_text(summary_csv(summary), encoding="utf-8", errors="backslashreplace", newline="")
-    with replacing(folder / "summary.md") as path:
-        text = _markdown(summary, tuning_records, manifest, title)
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
+    write_text(folder / "summary.csv", summary_csv(summary))
+    write_text(folder / "summary.md", _markdown(summary, tuning_records, manifest, title))
     draw_into(folder / "curves.png", lambda path: draw_curves(records, path, title))
     draw_into(folder / "scores.png", lambda path: draw_scores(summary, path, title))
 
