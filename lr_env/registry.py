@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,17 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     for setting in settings:
         if setting not in fields:
             raise UserError(f"planner {name!r} has no setting {setting!r}: see `lr-env planners {name}`")
+
+
+def has_peak(name: str) -> bool:
+    """Whether the planner of that name has a peak rate among its settings, and needs no other one.
+
+    Raises:
+        UserError: see `find_planner`.
+    """
+    fields = getattr(find_planner(name), "__dataclass_fields__", {}).values()
+    needed = [field.name for field in fields if field.init and field.default is MISSING is field.default_factory]
+    return "peak" in {field.name for field in fields} and needed in ([], ["peak"])
 
 
 def is_plain(name: str, task: Task | None = None) -> bool:

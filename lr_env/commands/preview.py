@@ -36,7 +36,7 @@ class Preview:
     def run(self) -> None:
         """Write the figure."""
         from lr_env.drawn import draw_into
-        from lr_env.registry import find_planner
+        from lr_env.registry import find_planner, has_peak
 
         if not self.names:
             raise UserError("no planners to draw: name at least one, e.g. cosine")
@@ -55,6 +55,8 @@ class Preview:
         for kind in kinds:
             if not hasattr(kind, "preview"):
                 raise UserError(f"planner {kind.name!r} has no preview: leave it out")
+            if not has_peak(kind.name):
+                raise UserError(f"planner {kind.name!r} has no peak: leave it out")
             own = {name: value for name, value in given.items() if name in kind.__dataclass_fields__}
             drawn.append((kind.name, kind(peak=self.peak, **own).preview(self.decisions)))
         writable(self.out.parent, "--out")

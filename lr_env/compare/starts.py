@@ -23,7 +23,7 @@ from lr_env.drawing import TEXT, caption, colormaps, new_figure, own_style, save
 from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
-from lr_env.registry import check_settings, find_planner
+from lr_env.registry import check_settings, find_planner, has_peak
 from lr_env.rollout import rollout
 from lr_env.tasks import Task
 
@@ -176,6 +176,8 @@ def starts(
             f"planner {planner!r} brings an optimizer of its own, but rates are kept under the task's beside it: use "
             "`lr-env compare`"
         )
+    if not has_peak(planner):
+        raise UserError(f"planner {planner!r} has no rate that it starts from: take one that has a peak")
     check_seeds(seeds)
     refuse_duplicates("seed", seeds)
     own = dict(settings or {})
