@@ -173,9 +173,12 @@ def step_after(planner: Planner, state: State, signals: Signals) -> int:
         signals: by which it answers.
 
     Raises:
-        UserError: no segment was trained since its last answer.
+        UserError: no segment was trained since its last answer, or the step is no number from 0 up.
     """
-    step, before = int(np.max(signals["step"])), state.get("step")
+    latest, before = float(np.max(signals["step"])), state.get("step")
+    if not 0 <= latest < np.inf:
+        raise UserError(f"planner {planner.name!r}: no rate for step {latest:g}, steps are counted from 0 up")
+    step = int(latest)
     if before is not None and step <= before:  # states from before it was kept have none
         raise UserError(
             f"planner {planner.name!r} is asked at step {step}, and was asked at step {before} before: it remembers "

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lr_env.errors import UserError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -20,6 +22,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def in_home(path: str | os.PathLike[str], what: str) -> Path:
+    """The path that a user gave, with a leading ~ or ~NAME as the home it stands for.
+
+    Args:
+        path: as it was given.
+        what: it was given as, for the error.
+
+    Raises:
+        UserError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{what} is {str(path)!r}, and there is no such home: give a path without ~") from None
 
 
 def write_text(file: Path, text: str) -> None:

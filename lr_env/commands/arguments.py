@@ -19,6 +19,9 @@ MOST_SEEDS = 100_000
 MOST_RATES = 10_000
 """More are a slip of the finger: their runs would take years."""
 
+LONGEST_NAME = 100
+"""Files are called after it, whose names have at most 255 characters."""
+
 
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
     """Seeds from "10" (so many, from `first` up), "3,5,8", or "3," (the one).
@@ -128,10 +131,12 @@ def parse_name(name: str) -> str:
     """The name of an experiment or a training, which is also that of a folder.
 
     Raises:
-        UserError: it has other characters than a folder should.
+        UserError: it has other characters than a folder should, or too many of them.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"name {name[:20]}... has {len(name)} characters: give at most {LONGEST_NAME}")
     return name
 
 

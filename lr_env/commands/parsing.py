@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import fields, replace
+from pathlib import Path
 
 import tyro
 
@@ -26,6 +28,7 @@ from lr_env.commands.scaling import Scaling
 from lr_env.commands.starts import Starts
 from lr_env.commands.train_ppo import TrainPpo
 from lr_env.errors import UserError
+from lr_env.replacing import in_home
 
 COMMANDS = (
     Tasks
@@ -59,12 +62,13 @@ def parse() -> COMMANDS:
     told = io.StringIO()
     try:
         with redirect_stderr(told), _columns():
-            return tyro.cli(
+            command = tyro.cli(
                 COMMANDS,
                 prog="lr-env",
                 description=__doc__,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
+        return _with_homes(command)
     except SystemExit as end:
         if not end.code:
             terminal.finish()
@@ -72,8 +76,15 @@ def parse() -> COMMANDS:
         text = " ".join(re.sub("[│╭╮╰╯]", " ", told.getvalue()).split())
         text = re.sub(r"^─ [^─]* ─+ ", "", text)
         near = re.search(r"Perhaps you meant: (--[a-z-]+)", text)
-        guess = f"; did you mean {near[1]}?" if near else ""
+        guess = f"; did you mean {near[1]}?" if near and near[1] not in sys.argv else ""
         raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
+
+
+def _with_homes(command: COMMANDS) -> COMMANDS:
+    """The command with all of its paths as they are meant: a shell leaves a ~ alone after a = sign."""
+    paths = {field.name: getattr(command, field.name) for field in fields(command)}
+    paths = {name: in_home(path, f"--{name}") for name, path in paths.items() if isinstance(path, Path)}
+    return replace(command, **paths)
 
 
 @contextmanager

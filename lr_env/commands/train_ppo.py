@@ -10,6 +10,10 @@ from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_name, parse_rates, progress_bar, writable
 from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+_MOST = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
+"""More are a slip of the finger."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class TrainPpo(TaskOptions):
         trainer = find_planner("ppo").trainer()
         task, folder = self.varied_task(), self.folder
         numerics = self.numerics()
+        for what, most in _MOST.items():
+            if getattr(self, what) > most:
+                raise UserError(f"{what} {getattr(self, what)}: give at most {most:,}")
         own = {field.name for field in fields(trainer.Training)} & {field.name for field in fields(self)}
         given = {name: getattr(self, name) for name in own} | {"start_rates": parse_rates(self.start_rates)}
         training = trainer.Training(**given)
