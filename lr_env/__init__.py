@@ -8,7 +8,13 @@ used, so that the import itself stays light.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if "lr_env.cli" in sys.orig_argv or (sys.argv[:1] and sys.argv[0].endswith(("/lr-env", "\\lr-env.exe"))):
+    from lr_env.stopping import STOPPING  # the command: what follows takes long enough to be stopped in
+
+    STOPPING.install()
 
 import gymnasium
 

@@ -1,88 +1,87 @@
-"""Who sets the learning rate best? Planners compared on real training of small networks."""
+"""The entry point of `lr-env`. It imports next to nothing before it can be stopped."""
 
 from __future__ import annotations
 
-import io
-import re
+import errno
 import sys
-from contextlib import redirect_stderr
+from contextlib import suppress
 
-import tyro
-
-from lr_env.commands.across import Across
-from lr_env.commands.budget import Budget
-from lr_env.commands.conditions import Conditions
-from lr_env.commands.cumulative import Cumulative
-from lr_env.commands.experiments import Compare, Sweep
-from lr_env.commands.explain import Explain
-from lr_env.commands.fit import Fit
-from lr_env.commands.lists import Planners, Tasks
-from lr_env.commands.preview import Preview
-from lr_env.commands.range_test import RangeTest
-from lr_env.commands.scaling import Scaling
-from lr_env.commands.starts import Starts
-from lr_env.commands.train_ppo import TrainPpo
+from lr_env import terminal
 from lr_env.errors import UserError
+from lr_env.stopping import STOPPING
 
-COMMANDS = (
-    Tasks
-    | Planners
-    | Preview
-    | RangeTest
-    | Sweep
-    | Compare
-    | Across
-    | Scaling
-    | Cumulative
-    | Starts
-    | TrainPpo
-    | Fit
-    | Explain
-    | Budget
-    | Conditions
-)
+_MEANT = {
+    errno.ENOSPC: "; make room on the disk",
+    errno.EDQUOT: "; make room on the disk",
+    errno.EFBIG: "; see that the disk has room, and that no limit is set to the size of files",
+    errno.EACCES: "; see that it may be read and written",
+    errno.EPERM: "; see that it may be read and written",
+    errno.EROFS: "; see that it may be written",
+}
+"""Number of an error of the system -> what to do about it."""
 
 
 def main() -> None:
-    """Entry point of `lr-env`: bad input is one line and exit code 2."""
+    """Run the command that the arguments ask for: bad input is one line and exit code 2."""
+    terminal.prepare()
+    STOPPING.install()
+    code = _run()
+    STOPPING.end(code)
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command."""
     command = None
+    lost: list[str] = []  # figures that could not be drawn
     try:
-        command = _parse()
-        command.run()
-    except UserError as error:
-        _stop(str(error))
-    except BrokenPipeError:  # the reader of our output, say `head`, has had enough
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        where = f" {str(error.filename)!r}" if error.filename else ""
-        _stop(
-            f"cannot read or write{where}: {error.strerror or error}; see that the disk is not full and may be written"
-        )
-    except KeyboardInterrupt:
-        print(_stopped(command), file=sys.stderr)
-        sys.exit(130)
+        from lr_env.commands.parsing import parse
+        from lr_env.drawn import told
+
+        command = parse()
+        STOPPING.begin()
+        with told(lost):
+            command.run()
+        terminal.finish()
+        code = 1 if lost else 0
+    except SystemExit:  # help was asked for, and given
+        raise
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt) or STOPPING.number is not None  # whatever it was turned into
+        if stopped:
+            return STOPPING.tell(_stopped(command))
+        code = _told(error)
+    for line in lost:
+        _tell(line)
+    return code
 
 
-def _parse() -> COMMANDS:
-    """What the arguments ask for; tyro's framed messages become one line."""
-    told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            return tyro.cli(
-                COMMANDS,
-                prog="lr-env",
-                description=__doc__,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise  # help was asked for, and given
-        text = " ".join(re.sub("[│╭╮╰╯]", " ", told.getvalue()).split())
-        text = re.sub(r"^─ [^─]* ─+ ", "", text)
-        near = re.search(r"Perhaps you meant: (--[a-z-]+)", text)
-        guess = f"; did you mean {near[1]}?" if near else ""
-        raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
+def _told(error: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code; what is no one's to mend but ours is raised."""
+    if isinstance(error, UserError):
+        _tell(str(error))
+        return 2
+    if isinstance(error, BrokenPipeError):  # the reader of our output, say `head`, has had enough
+        terminal.swallow()
+        return 1
+    if isinstance(error, OSError):
+        with suppress(OSError):
+            terminal.finish()  # it may be what failed, and would fail again at the end of the process
+        _tell(_of_the_system(error))
+        return 2
+    if isinstance(error, MemoryError):
+        _tell("the memory does not hold that: ask for less, such as fewer children (--lockstep) or smaller batches")
+        return 2
+    raise error
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system, or the network, did not do."""
+    if error.errno is None:  # of a package: its own words are all there is
+        return f"{str(error) or type(error).__name__}"
+    where = f" {str(error.filename)!r}" if error.filename else ""
+    return f"cannot read or write{where}: {error.strerror or error}{_MEANT.get(error.errno, '')}"
 
 
 def _stopped(command: object) -> str:
@@ -95,9 +94,8 @@ def _stopped(command: object) -> str:
     return f"stopped; the same command{', without --fresh,' if fresh else ''} goes on from here"
 
 
-def _stop(line: str) -> None:
+def _tell(line: str) -> None:
     print(f"lr-env: {' '.join(line.split())}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

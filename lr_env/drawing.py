@@ -1,4 +1,4 @@
-"""What all figures share: their size, colours and lines."""
+"""What all figures share: their size, colours and lines, and the parts of matplotlib that they are made of."""
 
 from __future__ import annotations
 
@@ -6,11 +6,39 @@ from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
+
+from lr_env.own_matplotlib import own_style
+
+# isort: split
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import blended_transform_factory
+
+__all__ = [
+    "COLOURS",
+    "HIGHLIGHTED",
+    "MORE_COLOURS",
+    "MUTED",
+    "TEXT",
+    "Axes",
+    "FuncFormatter",
+    "MaxNLocator",
+    "NullFormatter",
+    "blended_transform_factory",
+    "caption",
+    "colormaps",
+    "distinct_style",
+    "line_style",
+    "log_scale",
+    "new_figure",
+    "own_style",
+    "plain",
+    "save",
+]
 
 DPI = 150
 HIGHLIGHTED = 5
@@ -32,7 +60,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     layout = ConstrainedLayoutEngine(wspace=0.03, w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13, color=TEXT, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(title, fontsize=13, color=TEXT, x=0.01, ha="left", fontweight="bold", parse_math=False)
     return figure
 
 
@@ -69,7 +97,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
 
 def caption(axes: Axes, text: str) -> None:
     """What the axes show, small and above them."""
-    axes.set_title(text, fontsize=9.5, color="#555555", loc="left")
+    axes.set_title(text, fontsize=9.5, color="#555555", loc="left", parse_math=False)
 
 
 def save(figure: Figure, path: str | PathLike[str]) -> None:

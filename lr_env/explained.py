@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Numerics
-from lr_env.drawing import MORE_COLOURS, caption, log_scale, new_figure, plain, save
+from lr_env.drawing import MORE_COLOURS, caption, log_scale, new_figure, own_style, plain, save
 from lr_env.errors import UserError
 from lr_env.planner import Belief, Planner
 from lr_env.rollout import PlannedRun, Rollout
@@ -46,6 +46,7 @@ class Explained:
     final_val_loss: float
     beliefs: Sequence[Belief]
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Plans and predictions in colours, one a plan, over what was played and measured in black; a PNG."""
         figure = new_figure(11, 4.6, f"{self.task}: what {self.planner} believed")

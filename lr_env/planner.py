@@ -149,6 +149,10 @@ class Planner(Protocol):
     def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
         """The learning rate of the next segment, and the state after the answer.
 
+        It is asked once before each segment, and the same state and signals have the same answer. Where the state
+        remembers what it was told, it remembers the step too, and a second call in one segment is refused, see
+        `step_after`; where it does not, as in a schedule, the second answer is the first.
+
         Returns:
             Rates of shape (num_runs,), or (num_runs, segment) where the rate changes inside the segment.
         """
@@ -158,6 +162,29 @@ class Planner(Protocol):
     def candidates(cls, rates: Sequence[float]) -> Sequence[Planner]:
         """The settings that a sweep tries: exactly one for each of the peak rates, so that budgets are equal."""
         ...
+
+
+def step_after(planner: Planner, state: State, signals: Signals) -> int:
+    """The step that the runs that go on are at, to be kept in the state as "step"; those that have ended lag behind.
+
+    Args:
+        planner: whose state remembers what it was told.
+        state: before its answer.
+        signals: by which it answers.
+
+    Raises:
+        UserError: no segment was trained since its last answer, or the step is no number from 0 up.
+    """
+    latest, before = float(np.max(signals["step"])), state.get("step")
+    if not 0 <= latest < np.inf:
+        raise UserError(f"planner {planner.name!r}: no rate for step {latest:g}, steps are counted from 0 up")
+    step = int(latest)
+    if before is not None and step <= before:  # states from before it was kept have none
+        raise UserError(
+            f"planner {planner.name!r} is asked at step {step}, and was asked at step {before} before: it remembers "
+            "what it is told, so ask it once before each segment, with the state of its last answer"
+        )
+    return step
 
 
 def require(planner: Planner, signals: Signals) -> None:

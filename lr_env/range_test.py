@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Children, Numerics
 from lr_env.compare.text import seeds_text
-from lr_env.drawing import COLOURS, caption, log_scale, new_figure, plain, save
+from lr_env.drawing import COLOURS, caption, log_scale, new_figure, own_style, plain, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError, refuse_duplicates
-from lr_env.replacing import finite, write_json_and_figure
+from lr_env.replacing import finite
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -178,6 +179,7 @@ class RangeTest:
         content = {**self.summary(), **made, "lr": self.lr.tolist(), "loss": [finite(loss) for loss in self.smooth]}
         write_json_and_figure(folder, "range-test", content, self.draw)
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """The losses over the rate, and those of the three rates that they bear out."""
         figure = new_figure(8, 4.5, f"{self.task}: learning-rate range test")

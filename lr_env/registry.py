@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,17 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
             raise UserError(f"planner {name!r} has no setting {setting!r}: see `lr-env planners {name}`")
 
 
+def has_peak(name: str) -> bool:
+    """Whether the planner of that name has a peak rate among its settings, and needs no other one.
+
+    Raises:
+        UserError: see `find_planner`.
+    """
+    fields = getattr(find_planner(name), "__dataclass_fields__", {}).values()
+    needed = [field.name for field in fields if field.init and field.default is MISSING is field.default_factory]
+    return "peak" in {field.name for field in fields} and needed in ([], ["peak"])
+
+
 def is_plain(name: str, task: Task | None = None) -> bool:
     """Whether the planner of that name needs neither forks nor an optimizer of its own: one of "all".
 
@@ -129,7 +141,7 @@ def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
     if len(offered) != len(rates):
         raise UserError(
             f"planner {planner.__name__} offers {len(offered)} settings for {len(rates)} peak rates: "
-            "`candidates` must return one for each, so that all planners have the same tuning budget"
+            "`candidates` must return one for each, so that a sweep makes as many runs of every planner"
         )
     if any(setting in offered[:index] for index, setting in enumerate(offered)):
         raise UserError(f"planner {planner.__name__} offers the same setting twice for {list(rates)}")

@@ -1,31 +1,37 @@
-"""Reports of studies as JSON with a figure, each file replaced as a whole or not at all."""
+"""Paths that users give, text that is written as a whole or not at all, and numbers as JSON has them."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+import os
 from pathlib import Path
-from typing import Any
 
+from lr_env.errors import UserError
 from lr_env.files import replacing
 
-__all__ = ["finite", "replacing", "write_json_and_figure"]
+__all__ = ["finite", "in_home", "replacing", "write_text"]
 
 
-def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], draw: Callable[[Path], None]) -> None:
-    """Write NAME.json and NAME.png into a folder that is there, each as a whole.
+def in_home(path: str | os.PathLike[str], what: str) -> Path:
+    """The path that a user gave, with a leading ~ or ~NAME as the home it stands for.
 
     Args:
-        folder: where.
-        name: of both files, without a suffix.
-        content: JSON-able; see `finite`.
-        draw: writes a PNG to a path.
+        path: as it was given.
+        what: it was given as, for the error.
+
+    Raises:
+        UserError: there is no such home.
     """
-    with replacing(folder / f"{name}.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / f"{name}.png") as path:
-        draw(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{what} is {str(path)!r}, and there is no such home: give a path without ~") from None
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write text as UTF-8, as a whole; bytes of files' names that are no text are written as escapes."""
+    with replacing(file) as path:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def finite(value: float) -> float | None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lr_env.planner import PROBE, RunSpec, Signals, State, require
+from lr_env.planner import PROBE, RunSpec, Signals, State, require, step_after
 from planners.schedule import decisions_of
 from planners.settings import Array, Peaked, Rule, Rules
 
@@ -52,10 +52,15 @@ class Probing(Peaked, ABC):
             UserError: there are no forks, or a run has no segment left.
         """
         require(self, signals)
+        state = {**state, "step": step_after(self, state, signals)}
         chosen = self.decide(state, signals, self._now(state, signals))
         if chosen is not None:
             state = {**state, **chosen}
         return state["lr"].copy(), state
+
+    def rebudgeted(self, state: State, run: RunSpec) -> State:
+        """The state of runs whose budget has changed."""
+        return {**state, "num_segments": run.num_segments}
 
     @abstractmethod
     def decide(self, state: State, signals: Signals, now: int) -> State | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lr_env.errors import unknown
-from lr_env.planner import RunSpec, Signals, State, require
+from lr_env.planner import RunSpec, Signals, State, require, step_after
 from planners.settings import COUNT, FRACTION, FROM_0, NOT_NEGATIVE, POSITIVE, Array, Peaked, Rule, Rules, Shapes
 
 LOSSES = ("val_loss", "train_loss")
@@ -34,10 +34,15 @@ class Reactive(Peaked, ABC):
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
-        if np.max(signals["step"]) > 0:  # before the first segment there is nothing to react to
+        state = {**state, "step": step_after(self, state, signals)}
+        if state["step"] > 0:  # before the first segment there is nothing to react to
             changed = self.react(state, signals)
             state = {**state, **changed, "lr": np.clip(changed["lr"], *state["range"])}
         return state["lr"].copy(), state
+
+    def rebudgeted(self, state: State, run: RunSpec) -> State:
+        """The state of runs whose budget has changed: the same, for it reacts to what it sees, and not to time."""
+        return state
 
     def memory(self, num_runs: int) -> dict[str, Any]:
         """What is remembered besides the rate, before the first segment."""

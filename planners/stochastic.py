@@ -15,7 +15,7 @@ import numpy as np
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner, RunSpec, Signals, State, require
-from lr_env.registry import find_planner, is_plain
+from lr_env.registry import find_planner, has_peak, is_plain
 from planners.schedule import Index, Schedule, decisions_of
 from planners.schedules import Cosine
 from planners.settings import NOT_NEGATIVE, RATIO, Array, Peaked, Rules, Shapes
@@ -187,6 +187,8 @@ class LEAP(Peaked):
             raise UserError(f"planner {self.name!r}: base must be another planner")
         if not is_plain(self.base):
             raise UserError(f"planner {self.name!r}: base must need neither forks nor an optimizer of its own")
+        if not has_peak(self.base):
+            raise UserError(f"planner {self.name!r}: base must have a peak rate, and {self.base} has none")
         self.settle("needs", frozenset({"step"}) | self.inner.needs)
 
     @cached_property  # finding a planner reads the metadata of every installed package

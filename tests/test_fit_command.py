@@ -18,7 +18,7 @@ from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode import sweep as sweeps
-from planners.latent_ode.fitting_report import MODEL, SHARES, fit_records, fit_sweep
+from planners.latent_ode.fitting_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import FIRST_SEED, Sweep, seed_number, sweep
 from planners.latent_ode.trained import Trained
 from tests.test_cli import lr_env  # the command as users run it
@@ -120,13 +120,22 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
 
 
 def test_runs_that_are_kept_give_the_same_model(tmp_path):
-    """And so does the command; runs without curves and those of other optimizers are passed over."""
+    """And so does the command; what cannot be used is left out, which is said, and runs of others never are."""
     made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
     made.write(tmp_path)
     kept = read_runs(tmp_path / "runs.parquet")
-    others = [replace(kept[0], planner="prodigy"), replace(kept[1], curves={}), replace(kept[2], status="running")]
+    ours = [replace(kept[0], planner="prodigy", settings={"peak": 1.0})] * 2
+    others = [*ours, replace(kept[1], curves={}), replace(kept[2], status="running")]
     again = fit_records([*others, *kept[::-1]], TASK, members=2)
     assert again.trained.fingerprint == made.trained.fingerprint
+    why = {"under the optimizer that prodigy brings along": 2, "no curves": 1, "not finished": 1}
+    assert again.to_json()["left_out_runs"] == again.left_out == why
+    assert "Left out 2 runs: under the optimizer that prodigy brings along; 1 run: no curves;" in again.text()
+    assert "Left out" not in made.text()
+    theirs = replace(kept[0], planner="prodigy", settings={"lr": 1.0}, seed=7)  # a log of someone else
+    assert usable_of([theirs, ours[0]]) == ([theirs], {"under the optimizer that prodigy brings along": 1})
+    with pytest.raises(UserError, match=r"2 usable runs of 2.*; 1 left out: no curves$"):
+        fit_records([*kept[:2], replace(kept[2], curves={})], TASK, members=2)
     assert again.trained.about["child_steps"] == 12 * TASK.budget
     options = ("--budget", "200", "--members", "2", "--records", "runs.parquet", "--results", "again")
     done = lr_env("fit", "DigitsMLP", *options, cwd=tmp_path)

@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 
 from lr_env.compare.report import print_summary, write_report
+from lr_env.compare.spent import Spent, spent
 from lr_env.compare.table import summarise
 from lr_env.compare.text import setting_text
+from lr_env.drawn import NotDrawn
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 
@@ -60,14 +62,14 @@ def summary_of(records: list[RunRecord], **options):
     return summarise(records, **({"target_val_loss": 0.4, "tuning_steps": STEPS} | options))
 
 
-def test_a_tie_is_called_a_tie():
+def test_what_is_not_told_apart_is_named_with_how_far_it_may_be_off():
     summary = summary_of(final())
     first, second = summary.rows[:2]
     assert {first.planner, second.planner} == {"cosine", "linear"}
     assert summary.tied == (second.planner,)
-    assert summary.conclusion.startswith(
-        f"A tie: {second.planner} cannot be told apart from {first.planner}, which has the lowest mean test"
-    )
+    assert summary.conclusion.startswith(f"{first.planner} has the lowest mean test loss (0.")
+    largest = second.to_best.difference.high
+    assert f"Not told apart from it, up to {largest:.4f} nats/example: {second.planner} (the" in summary.conclusion
     assert f"{first.planner} beats the best constant rate (peak=0.1, cooldown=0.5) by 0.0" in summary.conclusion
     assert "12 seeds" in summary.conclusion
     assert "not adjusted for the number of comparisons" in summary.conclusion
@@ -79,7 +81,7 @@ def test_a_winner_is_called_a_winner():
     assert [r.planner for r in summary.rows] == ["linear", "cosine", "constant", "cyclic"]
     assert summary.tied == ()
     assert "linear has the lowest mean test loss" in summary.conclusion
-    assert "no other planner is tied with it" in summary.conclusion
+    assert "and every other planner is told apart from it" in summary.conclusion
     assert summary.baseline == "linear"
     assert by_name["linear"].to_baseline is None
     assert by_name["constant"].to_reference is None
@@ -256,3 +258,64 @@ def test_the_printed_table_fits_and_says_tie(written, width):
     assert "…" not in text.split("12 seeds")[0]  # no cell is cut off
     assert ("setting" in text.split("12 seeds")[0]) == (width == 120)
     assert "cyclic (1 div.)" in text
+    assert "tie: not told apart" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [45, 80, 120])
+def test_the_table_tells_what_each_planner_was_tuned_with(width):
+    had = {"cosine": Spent(24, 40.2), "linear": Spent(24), "constant": Spent(24), "cyclic": Spent(24, 5500.0)}
+    out = io.StringIO()
+    print_summary(summary_of(final(), spent=had), Console(file=out, width=width))
+    text = out.getvalue()
+    assert "24+40" in text
+    assert "24+5500" in text
+    assert "with before" in " ".join(text.split())  # what the numbers mean
+
+
+def test_a_control_had_what_its_planner_had():
+    class Setting:
+        prior_steps = 4000
+
+    class Control(Setting):
+        control_of = "cosine"
+
+    runs = [dataclasses.replace(tuning("cosine", 0.1), seed=seed) for seed in range(3)]
+    had = spent(runs, {"cosine": Setting(), "linear": Control(), "constant": object()}, 100)
+    assert {name: str(of) for name, of in had.items()} == {"cosine": "3+40", "linear": "3+40", "constant": "0"}
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 45])
+def test_a_narrow_terminal_cuts_no_name(written, width):
+    names = {"cosine": "hypergradient-multiplicative", "linear": "latent-ode-generative"}
+    records = [dataclasses.replace(r, planner=names.get(r.planner, r.planner)) for r in final()]
+    out = io.StringIO()
+    summary = summary_of(records, tuning_steps={r.planner: 480 for r in records})
+    print_summary(summary, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "…" not in text
+    for row in summary.rows:
+        assert row.planner in text.splitlines() or f"{row.planner} (1 div.)" in text.splitlines() or width == 45
+        assert row.planner in text
+
+
+def test_a_terminal_that_cannot_show_everything(written):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_summary(written[2], Console(file=out, width=100))
+    out.flush()
+    text = out.buffer.getvalue().decode("ascii")
+    assert "+-" in text
+    assert "--------" in text
+    lines = [line for line in text.splitlines() if "+-0." in line]
+    assert len({len(line) for line in lines}) == 1  # still in columns
+
+
+def test_figures_that_cannot_be_drawn_cost_nothing_else(tmp_path, monkeypatch):
+    from lr_env.compare import report
+
+    def fail(*given):
+        raise RuntimeError("no fonts\nat all")
+
+    monkeypatch.setattr(report, "draw_curves", fail)
+    with pytest.warns(NotDrawn, match=r"curves.png' was not drawn \(RuntimeError: no fonts\)"):
+        write_report(tmp_path, final(), [], summary_of(final()), {"title": "toy"})
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"curves.png"}

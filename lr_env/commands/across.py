@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 from lr_env.commands.arguments import command_line, parse_name, parse_names, writable
 from lr_env.errors import UserError
+from lr_env.terminal import console
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,13 @@ class Across:
     name: Annotated[str, arg(metavar="NAME")] = "across"
     """Name of the report."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.results / parse_name(self.name)
+
     def run(self) -> None:
         """Write the report and print the table."""
-        from rich.console import Console
-
         from lr_env.compare.across import put_together
         from lr_env.compare.across_report import print_standings, write_standings
         from lr_env.compare.finished import find_finished, is_comparison, read_finished
@@ -38,12 +42,12 @@ class Across:
         planners = parse_names(self.planners)
         if self.planners and not planners:
             raise UserError("no planners: name at least two with --planners, or leave it out to rank all")
-        folder = self.results / parse_name(self.name)
+        folder = self.folder
         if is_comparison(folder):
             raise UserError(f"{str(folder)!r} holds a comparison: choose another --name")
         comparisons = [read_finished(find_finished(name, self.results)) for name in self.names]
         standings = put_together(comparisons, planners)
         writable(folder)
         write_standings(folder, standings, {"command": command_line(), "versions": versions()})
-        print_standings(standings, Console())
+        print_standings(standings, console())
         print(f"Report: {folder / 'summary.md'}")

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lr_env.errors import UserError
+from lr_env.terminal import console
 
 MOST_SEEDS = 100_000
 MOST_RATES = 10_000
 """More are a slip of the finger: their runs would take years."""
+
+LONGEST_NAME = 100
+"""Files are called after it, whose names have at most 255 characters."""
 
 
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
@@ -100,7 +104,6 @@ def writable(folder: Path, option: str = "--results") -> None:
 @contextmanager
 def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
     """A bar with the time left on standard error; silent where that is not a terminal."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
@@ -110,7 +113,7 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    to = console(error=True)
     columns = (
         TextColumn("{task.description:9}"),
         BarColumn(),
@@ -119,7 +122,7 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=to, disable=not to.is_terminal, transient=True) as bar:
         job = bar.add_task("measuring", total=child_steps)
         yield lambda what, steps: bar.update(job, description=what, advance=steps)
 
@@ -128,10 +131,12 @@ def parse_name(name: str) -> str:
     """The name of an experiment or a training, which is also that of a folder.
 
     Raises:
-        UserError: it has other characters than a folder should.
+        UserError: it has other characters than a folder should, or too many of them.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"name {name[:20]}... has {len(name)} characters: give at most {LONGEST_NAME}")
     return name
 
 

@@ -33,23 +33,22 @@ class Budget(ReportOptions):
     """Repeats of each procedure from the start."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = "20"
     """Fresh seeds that answers are run on: how many (from 0 up), or a list 3,5,8."""
-    ceiling: Annotated[int, arg(metavar="RUNS")] = 0
+    ceiling: Annotated[int | None, arg(metavar="RUNS")] = None
     """Runs of the direct search to which regret is told. Default: regret to the best of all answers."""
 
     def run(self) -> None:
         """Tune, run the answers, and print regrets."""
         from lr_env.compare.budget_curve import Budgets, run_budgets
 
-        name, task = self.experiment(), self.varied_task()
+        folder, task = self.folder, self.varied_task()
         try:
             budgets = tuple(int(part) for part in self.runs.split(","))
         except ValueError:
             raise UserError(f"runs {self.runs!r}: give numbers of runs, e.g. 10,20,40") from None
         tuners = tuple(parse_names(self.tuners))
-        ceiling = "direct" if self.ceiling else ""
         seeds = parse_seeds(self.seeds)
-        wanted = Budgets(tuners, budgets, self.repeats, seeds, ceiling, self.ceiling)
-        folder = self.results / name
+        ceiling = ("", 0) if self.ceiling is None else ("direct", self.ceiling)
+        wanted = Budgets(tuners, budgets, self.repeats, seeds, *ceiling)
         writable(folder)
         with progress_bar(wanted.most_runs * task.budget) as progress:
             found = run_budgets(wanted, self.study(task, progress), folder)

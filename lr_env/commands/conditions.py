@@ -41,10 +41,9 @@ class Conditions(ReportOptions):
         from lr_env.compare.conditions import Conditions as Wanted
         from lr_env.compare.conditions import run_conditions
 
-        name, task = self.experiment(), self.varied_task()
+        folder, task = self.folder, self.varied_task()
         tuners, seeds = tuple(parse_names(self.tuners)), parse_seeds(self.seeds)
         wanted = Wanted(tuners, self.runs, self.oracle, seeds, self._conditions(task))
-        folder = self.results / name
         writable(folder)
         runs = len(tuners) * self.runs + len(wanted.names) * (wanted.most_tuning + len(tuners) * len(seeds))
         with progress_bar(runs * task.budget) as progress:

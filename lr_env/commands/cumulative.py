@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
 from lr_env.commands.arguments import progress_bar, writable
 from lr_env.commands.experiments import Common
+from lr_env.commands.kept_options import ReportOptions
 
 
 @dataclass(frozen=True)
-class Cumulative(Common):
+class Cumulative(Common, ReportOptions):
     """Sweep schedules over the same cumulative rates, and say whether their best ones share that rate or the peak."""
+
+    suffix = "-cumulative"
 
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = (
         "constant",
@@ -26,16 +28,10 @@ class Cumulative(Common):
         "inverse-sqrt",
     )
     """Schedules; the others take their rate from the first."""
-    rates: Annotated[str, arg(metavar="RATES")] = ""
+    rates: Annotated[str | None, arg(metavar="RATES")] = None
     """Mean rates over a run: LOW:HIGH:COUNT for a log grid, or a list. Default: 12 over the task's range."""
     tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "5"
     """Seeds for every rate: how many, or a list."""
-    results: Path = Path("results")
-    """Folder for the report; this one goes to its subfolder NAME."""
-
-    def default_name(self) -> str:
-        """The name of the task, told from those of others."""
-        return f"{self.task}-cumulative"
 
     def run(self) -> None:
         """Run the sweeps and print what they say."""
@@ -44,8 +40,7 @@ class Cumulative(Common):
         from lr_env.compare.cumulative import cumulative
         from lr_env.records.store import Store
 
-        job, name = self.job(()), self.experiment()
-        folder = self.results / name
+        job, name, folder = self.job(()), self.experiment(), self.folder
         writable(folder)
         with progress_bar(job.child_steps) as progress:
             found = cumulative(job, Store(self.store), name, fresh=self.fresh, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
@@ -18,8 +17,8 @@ from lr_env.commands.arguments import (
     progress_bar,
     writable,
 )
-from lr_env.commands.kept_options import KeptOptions
-from lr_env.errors import UserError
+from lr_env.commands.kept_options import KeptOptions, ReportOptions
+from lr_env.terminal import console
 
 if TYPE_CHECKING:
     from lr_env.compare.job import Job
@@ -36,7 +35,7 @@ class Common(KeptOptions):
     """Planners, by name; "all" are those without forks, optimizers of their own or models that are missing."""
     set: Annotated[tuple[str, ...], arg(metavar="PLANNER.SETTING=VALUE...")] = ()
     """Settings in place of planners' own defaults and grids, e.g. ppo.policy=policy.safetensors lookahead.horizon=1."""
-    rates: Annotated[str, arg(metavar="RATES")] = ""
+    rates: Annotated[str | None, arg(metavar="RATES")] = None
     """Peak rates to try: LOW:HIGH:COUNT for a log grid, or a list 0.01,0.1,1. Default: 12 over the task's range."""
     tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "2"
     """Seeds for every setting: how many, or a list 1000000,1000001."""
@@ -57,7 +56,7 @@ class Common(KeptOptions):
             task=task,
             planners=tuple(names),
             settings=self._settings(names, task),
-            rates=parse_rates(self.rates) if self.rates else log_grid(*task.tuning_range, 12),
+            rates=log_grid(*task.tuning_range, 12) if self.rates is None else parse_rates(self.rates),
             tune_seeds=parse_seeds(self.tune_seeds, first=_TUNE_SEED),
             seeds=seeds,
             device=str(find_device(self.device)),
@@ -108,37 +107,36 @@ class Sweep(Common):
 
 
 @dataclass(frozen=True)
-class Compare(Common):
-    """Tune every planner with the same number of runs, then run all on the same fresh seeds and say who won."""
+class Compare(Common, ReportOptions):
+    """Tune every planner with the same number of runs, then run all on the same fresh seeds and say who won.
+
+    What a planner was trained or fitted with before is not among these runs; the table tells it.
+    """
 
     seeds: Annotated[str, arg(metavar="SEEDS")] = "10"
     """Fresh seeds of the comparison: how many (from 0 up), or a list 3,5,8."""
-    results: Path = Path("results")
-    """Folder for the reports; this one goes to its subfolder NAME."""
     flatness: bool = False
     """Measure the training loss's Hessian at the end of the final runs: its largest eigenvalue and its trace. Takes as
     long as training a run on some 25,000 examples."""
 
     def run(self) -> None:
         """Run the comparison, write its report and print the table."""
-        from rich.console import Console
-
         from lr_env.compare.job import manifest, run_job, tuning_steps
         from lr_env.compare.report import print_summary, write_report
+        from lr_env.compare.spent import spent
         from lr_env.compare.table import summarise
         from lr_env.records.store import Store
 
         job, name = replace(self.job(parse_seeds(self.seeds)), flatness=self.flatness), self.experiment()
-        if not job.seeds:
-            raise UserError("no seeds: give at least one with --seeds")
-        folder = self.results / name
+        folder = self.folder
         writable(folder)
         store = Store(self.store)
         with progress_bar(job.child_steps) as progress:
             result = run_job(job, store, name, fresh=self.fresh, progress=progress)
         steps = tuning_steps(result.tuning, result.chosen)
         target = job.task.target_val_loss
-        summary = summarise(result.final, target_val_loss=target, tuning_steps=steps, controls=job.controls)
+        had = spent(result.tuning, result.chosen, job.task.budget)
+        summary = summarise(result.final, target_val_loss=target, tuning_steps=steps, controls=job.controls, spent=had)
         write_report(folder, result.final, result.tuning, summary, manifest(job, result, command_line()))
-        print_summary(summary, Console())
+        print_summary(summary, console())
         print(f"Report: {folder / 'summary.md'}")

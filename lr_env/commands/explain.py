@@ -30,6 +30,7 @@ class Explain(TaskOptions):
 
     def run(self) -> None:
         """Make the run, write the figure, and print how good the forecasts were."""
+        from lr_env.drawn import draw_into
         from lr_env.explained import check_explains, explained
         from lr_env.registry import check_settings, find_planner, suited
 
@@ -52,7 +53,6 @@ class Explain(TaskOptions):
         except TypeError as error:
             raise UserError(f"planner {self.planner!r}: {error}; give its settings with --set") from None
         found = explained(planner, task, self.seed, device=self.device, backend=self.backend, numerics=numerics)
-        found.draw(self.out)
         print(
             f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss at the end {found.val_loss[-1]:.4f} "
             f"on the subset, {found.final_val_loss:.4f} on the whole split"
@@ -69,7 +69,8 @@ class Explain(TaskOptions):
             print(
                 f"at step {at:6}: foresaw {ends.mean():.4f} ({_between((ends.min(), ends.max()))}){until}{whole}{note}"
             )
-        print(f"Figure: {self.out}")
+        if draw_into(self.out, found.draw):
+            print(f"Figure: {self.out}")
 
 
 def _between(ends: tuple[float, float]) -> str:

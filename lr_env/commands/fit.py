@@ -46,7 +46,7 @@ class Fit(ReportOptions):
     """Runs of the sweep."""
     records: Annotated[Path | None, arg(metavar="FILE")] = None
     """Instead of a sweep runs that there are: runs.parquet of a fit or a comparison. Plan on other seeds."""
-    rates: Annotated[str, arg(metavar="LOW:HIGH")] = ""
+    rates: Annotated[str | None, arg(metavar="LOW:HIGH")] = None
     """Peak rates of the sweep. Default: the task's range."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
     """Seed of the design, of the children and of the fit."""
@@ -55,14 +55,18 @@ class Fit(ReportOptions):
     members: Annotated[int, arg(metavar="N")] = 5
     """Models of the ensemble; the generative kind has one."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the model and the report go."""
+        return self.results / "fit" / self.experiment()
+
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
         from lr_env.compare.export import check_task, read_runs
         from lr_env.registry import find_planner
 
         fitter: Any = find_planner("latent-ode").fitter()
-        name, task = self.experiment(), self.varied_task()
-        folder = self.results / "fit" / name
+        folder, task = self.folder, self.varied_task()
         how = {"kind": self.kind, "members": self.members}
         of_a_sweep = [f"--{option}" for option in _OF_A_SWEEP if getattr(self, option) != getattr(Fit, option)]
         if self.records is not None and of_a_sweep:
@@ -89,7 +93,7 @@ class Fit(ReportOptions):
 
     def _swept(self, fitter: Any, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:
         """A fit to the runs of a sweep."""
-        rates = parse_ends(self.rates) if self.rates else task.tuning_range
+        rates = task.tuning_range if self.rates is None else parse_ends(self.rates)
         wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:

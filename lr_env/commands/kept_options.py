@@ -31,16 +31,20 @@ class KeptOptions(TaskOptions):
     """Children trained together. Default: up to 128, as memory allows."""
     store: Path = Path("results/records.sqlite")
     """Record store, a SQLite file."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
+    name: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the experiment, in the store and of its folder. Default: that of the task and what is done."""
     fresh: bool = False
     """Forget what was done under this name, and start over."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
     """Wall time between checkpoints of the runs in flight."""
 
+    def default_name(self) -> str:
+        """The name of the task and of what is done: no two studies of a task share theirs."""
+        return f"{self.task}{self.suffix}"
+
     def experiment(self) -> str:
         """The checked name."""
-        return parse_name(self.name or f"{self.task}{self.suffix}")
+        return parse_name(self.default_name() if self.name is None else self.name)
 
     def training(self) -> Training:
         """How children are trained."""
@@ -77,3 +81,8 @@ class ReportOptions(KeptOptions):
 
     results: Path = Path("results")
     """Folder for the reports; each goes to a subfolder of its name."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.results / self.experiment()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_setting, writable
 from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,8 @@ class Preview:
 
     def run(self) -> None:
         """Write the figure."""
-        from matplotlib.ticker import NullFormatter
-
-        from lr_env.drawing import caption, distinct_style, new_figure, plain, save
-        from lr_env.registry import find_planner
+        from lr_env.drawn import draw_into
+        from lr_env.registry import find_planner, has_peak
 
         if not self.names:
             raise UserError("no planners to draw: name at least one, e.g. cosine")
@@ -52,19 +55,28 @@ class Preview:
         for kind in kinds:
             if not hasattr(kind, "preview"):
                 raise UserError(f"planner {kind.name!r} has no preview: leave it out")
+            if not has_peak(kind.name):
+                raise UserError(f"planner {kind.name!r} has no peak: leave it out")
             own = {name: value for name, value in given.items() if name in kind.__dataclass_fields__}
             drawn.append((kind.name, kind(peak=self.peak, **own).preview(self.decisions)))
         writable(self.out.parent, "--out")
-        figure = new_figure(9, 4.2, "Learning rates")
-        axes = figure.subplots()
-        plain(axes)
-        for number, (name, rates) in enumerate(drawn):
-            axes.step(range(self.decisions), rates, where="post", label=name, **distinct_style(number))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("decision")
-        axes.set_ylabel("learning rate")
-        caption(axes, ", ".join([f"peak {self.peak:g}", *self.set]))
-        if len(drawn) > 1:
-            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        save(figure, self.out)
-        print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.decisions} decisions")
+        if draw_into(self.out, lambda path: self._draw(drawn, path)):
+            print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.decisions} decisions")
+
+    def _draw(self, drawn: Sequence[tuple[str, NDArray[np.float64]]], path: Path) -> None:
+        """Rates by name, as a PNG."""
+        from lr_env.drawing import NullFormatter, caption, distinct_style, new_figure, own_style, plain, save
+
+        with own_style():
+            figure = new_figure(9, 4.2, "Learning rates")
+            axes = figure.subplots()
+            plain(axes)
+            for number, (name, rates) in enumerate(drawn):
+                axes.step(range(self.decisions), rates, where="post", label=name, **distinct_style(number))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("decision")
+            axes.set_ylabel("learning rate")
+            caption(axes, ", ".join([f"peak {self.peak:g}", *self.set]))
+            if len(drawn) > 1:
+                axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+            save(figure, path)

@@ -27,7 +27,7 @@ class RangeTest(TaskOptions):
     """Not for this test, which has --steps."""
     segment: Annotated[int | None, arg(metavar="STEPS")] = None
     """Not for this test, in which nothing is decided."""
-    rates: Annotated[str, arg(metavar="LOW:HIGH")] = ""
+    rates: Annotated[str | None, arg(metavar="LOW:HIGH")] = None
     """First and last rate. Default: 3 decades below the task's tuning range to its largest rate."""
     steps: Annotated[int, arg(metavar="STEPS")] = 300
     """Optimizer steps of the test."""
@@ -35,6 +35,11 @@ class RangeTest(TaskOptions):
     """Seeds of the children: how many, or a list."""
     results: Path = Path("results")
     """Folder for the report; this one goes to its subfolder TASK-range-test."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.results / f"{self.task}-range-test"
 
     def run(self) -> None:
         """Run the test, write its figure and print the rates."""
@@ -47,13 +52,14 @@ class RangeTest(TaskOptions):
             if getattr(self, name) is not None:
                 raise UserError(f"{name} {getattr(self, name)}: a range test has none, give its length with --steps")
         task, numerics = self.varied_task(), self.numerics()
-        low, high = parse_ends(self.rates) if self.rates else (task.tuning_range[0] / 1000, task.lr_range[1])
-        folder = self.results / f"{self.task}-range-test"
+        usual = max(task.tuning_range[0] / 1000, task.lr_range[0]), task.lr_range[1]
+        low, high = usual if self.rates is None else parse_ends(self.rates)
+        folder = self.folder
         writable(folder)
         found = range_test(
             task,
             parse_seeds(self.seeds),
-            max(low, task.lr_range[0]) if not self.rates else low,
+            low,
             high,
             self.steps,
             device=self.device,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
 from lr_env.commands.arguments import progress_bar, writable
 from lr_env.commands.experiments import Common
+from lr_env.commands.kept_options import ReportOptions
 from lr_env.errors import UserError
 
 
 @dataclass(frozen=True)
-class Scaling(Common):
+class Scaling(Common, ReportOptions):
     """Tune on nested subsets of the data, fit how the best rate scales, extrapolate to all data, and say the regret."""
 
     planners: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("constant",)
@@ -25,11 +25,9 @@ class Scaling(Common):
     """Shares of the training data, at least three below 1; each subset holds the smaller ones."""
     fixed: Annotated[str, arg(metavar="WHAT")] = "steps"
     """What runs on different subsets share: steps, or epochs (fewer steps on less data)."""
-    results: Path = Path("results")
-    """Folder for the report; this one goes to its subfolder NAME."""
 
     def default_name(self) -> str:
-        """The name of the task, told from those of others."""
+        """The name of the task, of what is done, and of what is fixed, by which studies differ."""
         return f"{self.task}-scaling-{self.fixed}"
 
     def run(self) -> None:
@@ -37,12 +35,11 @@ class Scaling(Common):
         from lr_env.compare.scaling import scaling
         from lr_env.records.store import Store
 
-        job, name = self.job(()), self.experiment()
+        job, name, folder = self.job(()), self.experiment(), self.folder
         try:
             fractions = [float(part) for part in self.fractions.split(",")]
         except ValueError:
             raise UserError(f"fractions {self.fractions!r}: give a list, e.g. 0.1,0.25,0.5") from None
-        folder = self.results / name
         writable(folder)
         steps = job.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
         with progress_bar(round(steps)) as progress:

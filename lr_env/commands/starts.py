@@ -26,8 +26,13 @@ class Starts(TaskOptions):
     """Seeds of the runs: how many (from 0 up), or a list."""
     results: Path = Path("results")
     """Folder for the report; this one goes to its subfolder NAME."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
+    name: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the report. Default: those of the task and of the planner."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.results / parse_name(f"{self.task}-{self.planner}-starts" if self.name is None else self.name)
 
     def run(self) -> None:
         """Make the runs, write the figure and print the table."""
@@ -37,7 +42,7 @@ class Starts(TaskOptions):
 
         task, numerics = self.varied_task(), self.numerics()
         rates, seeds = parse_rates(self.rates), parse_seeds(self.seeds)
-        folder = self.results / parse_name(self.name or f"{self.task}-{self.planner}-starts")
+        folder = self.folder
         writable(folder)
         with progress_bar(2 * len(rates) * len(seeds) * task.budget) as progress:
             found = starts(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lr_env.children import Numerics
     from lr_env.tasks import Task
 
+MOST_STEPS, MOST_SEGMENTS, MOST_THREADS = 10**9, 10**6, 1024
+"""More are a slip of the finger: nobody could wait for them, and no machine has as much memory, or as many cores."""
+
 _VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise", "val_subset")
 """Fields of a task that options replace."""
 
@@ -65,7 +68,15 @@ class TaskOptions:
             from lr_env.children.optimizers import Adam
 
             own["optimizer"] = Adam()
-        return replace(find_task(self.task), **own)
+        task = replace(find_task(self.task), **own)
+        if task.budget > MOST_STEPS:
+            raise UserError(f"budget {task.budget:,}: give at most {MOST_STEPS:,} steps")
+        if task.num_segments > MOST_SEGMENTS:
+            raise UserError(
+                f"a budget of {task.budget:,} steps has {task.num_segments:,} segments of {task.segment}: give a "
+                f"longer --segment, so that there are at most {MOST_SEGMENTS:,}"
+            )
+        return task
 
     @property
     def variation(self) -> str:
@@ -106,6 +117,8 @@ class TaskOptions:
         if self.threads is not None:
             if self.threads < 1:
                 raise UserError(f"threads {self.threads}: it must be a whole number of at least 1")
+            if self.threads > MOST_THREADS:
+                raise UserError(f"threads {self.threads}: give at most {MOST_THREADS:,}")
             torch.set_num_threads(self.threads)
         numerics = Numerics(self.precision, self.deterministic, self.channels_last)
         numerics.check(find_device(self.device))

@@ -10,6 +10,10 @@ from tyro.conf import arg
 
 from lr_env.commands.arguments import parse_name, parse_rates, progress_bar, writable
 from lr_env.commands.task_options import TaskOptions
+from lr_env.errors import UserError
+
+_MOST = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
+"""More are a slip of the finger."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class TrainPpo(TaskOptions):
     """Learning rate of the policy."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
     """Seed of the policy and of the children."""
-    name: Annotated[str, arg(metavar="NAME")] = ""
+    name: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the training, under results/ppo. Default: that of the task."""
     results: Path = Path("results")
     """Folder for the results."""
@@ -47,14 +51,21 @@ class TrainPpo(TaskOptions):
     tensorboard: bool = False
     """Write TensorBoard's logs, too."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the policy goes, and what is kept of its training."""
+        return self.results / "ppo" / parse_name(self.task if self.name is None else self.name)
+
     def run(self) -> None:
         """Train, and say how good it became."""
         from lr_env.registry import find_planner
 
-        name = parse_name(self.name or self.task)
         trainer = find_planner("ppo").trainer()
-        task, folder = self.varied_task(), self.results / "ppo" / name
+        task, folder = self.varied_task(), self.folder
         numerics = self.numerics()
+        for what, most in _MOST.items():
+            if getattr(self, what) > most:
+                raise UserError(f"{what} {getattr(self, what)}: give at most {most:,}")
         own = {field.name for field in fields(trainer.Training)} & {field.name for field in fields(self)}
         given = {name: getattr(self, name) for name in own} | {"start_rates": parse_rates(self.start_rates)}
         training = trainer.Training(**given)

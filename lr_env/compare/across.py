@@ -51,7 +51,7 @@ from lr_env.compare import statistics as st
 from lr_env.compare.finished import Finished
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Versus, run_scores, run_steps_to_target
-from lr_env.compare.text import interval_text, listed, number_text
+from lr_env.compare.text import interval_text, listed, number_text, up_to_text
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
 
@@ -86,7 +86,9 @@ class Standing:
         score: mean of the performance profile over ratios from 1 to 4, in [0, 1].
         steps_ratio: child steps that a run takes, with those of forks, over its own; mean over tasks.
         tuning_runs: runs that the settings were chosen from, sum over tasks.
-        tuning_steps: child steps spent on choosing them, sum over tasks.
+        tuning_steps: child steps spent on choosing them, with those of what the planner was trained or fitted with
+            before, sum over tasks.
+        tuning_cost: the same in runs of each task's budget.
     """
 
     planner: str
@@ -102,6 +104,7 @@ class Standing:
     steps_ratio: float
     tuning_runs: int
     tuning_steps: int
+    tuning_cost: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +187,9 @@ def put_together(comparisons: Sequence[Finished], planners: Sequence[str] = ()) 
             steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in task[row]]) for task in runs])),
             tuning_runs=sum(comparison.tuning_runs[names[row]] for comparison in comparisons),
             tuning_steps=sum(comparison.tuning_steps[names[row]] for comparison in comparisons),
+            tuning_cost=sum(
+                comparison.tuning_steps[names[row]] / comparison.task["budget"] for comparison in comparisons
+            ),
         )
         for row in order
     )
@@ -350,15 +356,18 @@ def _conclusion(rows: Sequence[Standing], comparisons: Sequence[Finished]) -> st
             f"Nothing can be told apart: {first.planner} has the lowest mean rank {field}, which may be chance, for "
             f"{listed(alone)} ran on 1 seed; run more seeds."
         )
-    tied = [row.planner for row in rows if row.to_first is not None and row.to_first.verdict == "tie"]
+    tied = [row for row in rows if row.to_first is not None and row.to_first.verdict == "tie"]
+    interval = interval_text(first.mean_rank, RANK_DECIMALS)
+    text = f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}"
     if tied:
-        text = (
-            f"A tie: {listed(tied)} cannot be told apart from {first.planner}, which has the lowest mean rank {field} "
-            "(the 95 % intervals of the paired differences in mean rank to it contain 0)"
+        gaps = [row.to_first.difference for row in tied if row.to_first is not None]
+        text += (
+            f". Not told apart from it, {up_to_text(gaps, RANK_DECIMALS, 'in mean rank')}: "
+            f"{listed([row.planner for row in tied])} (the 95 % intervals of the paired differences in mean rank to it "
+            "contain 0, and end there at most)"
         )
     else:
-        interval = interval_text(first.mean_rank, RANK_DECIMALS)
-        text = f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}, and no other is tied"
+        text += ", and every other planner is told apart from it"
     return (
         f"{text}. The tasks are fixed: intervals speak of other seeds, not of other tasks or of another tuning. They "
         "are not adjusted for the number of comparisons, and ranks depend on who takes part."

@@ -5,14 +5,14 @@ from __future__ import annotations
 from os import PathLike
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from lr_env.compare.across import LARGEST_RATIO, RANK_DECIMALS, Standings, profile
 from lr_env.compare.figures import beside, interval_bar, rows_axes, span
 from lr_env.compare.text import interval_text, number_text
-from lr_env.drawing import HIGHLIGHTED, MUTED, TEXT, caption, line_style, new_figure, plain, save
+from lr_env.drawing import HIGHLIGHTED, MUTED, TEXT, Axes, caption, line_style, new_figure, own_style, plain, save
 
 
+@own_style()
 def draw_standings(standings: Standings, path: str | PathLike[str], title: str) -> None:
     """Draw mean ranks with their 95 % intervals beside performance profiles, as a PNG.
 

@@ -17,13 +17,19 @@ from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_c
 from lr_env.compare.export import csv_text, ends
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.text import interval_text, number_text
-from lr_env.replacing import replacing
+from lr_env.drawn import draw_into
+from lr_env.replacing import write_text
+from lr_env.terminal import paragraph
+
+_TUNING = "child steps spent on choosing the setting, and on training or fitting the planner before, in whole runs"
+"""What the column of the tuning's cost means."""
 
 
 def write_standings(folder: Path, standings: Standings, made: Mapping[str, Any]) -> None:
     """Write summary.md, summary.csv, across.png and manifest.json.
 
-    Every file is replaced as a whole or not at all. The same comparisons in the same order give the same files.
+    Every file is replaced as a whole or not at all, the figure last: see `lr_env.drawn`. The same comparisons in the
+    same order give the same files.
 
     Args:
         folder: where to.
@@ -31,26 +37,26 @@ def write_standings(folder: Path, standings: Standings, made: Mapping[str, Any])
         made: how they were put together, of what JSON has.
     """
     title = f"{len(standings.rows)} planners over {len(standings.tasks)} tasks"
-    with replacing(folder / "manifest.json") as path:
-        path.write_text(json.dumps(_manifest(standings, title, made), indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / "summary.csv") as path:
-        path.write_text(_csv(standings), encoding="utf-8", newline="")
-    with replacing(folder / "across.png") as path:
-        draw_standings(standings, path, title)
-    with replacing(folder / "summary.md") as path:
-        path.write_text(_markdown(standings, title, made), encoding="utf-8")
+    write_text(folder / "manifest.json", json.dumps(_manifest(standings, title, made), indent=2) + "\n")
+    write_text(folder / "summary.csv", _csv(standings))
+    write_text(folder / "summary.md", _markdown(standings, title, made))
+    draw_into(folder / "across.png", lambda path: draw_standings(standings, path, title))
 
 
 def print_standings(standings: Standings, console: Console) -> None:
     """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
     missing = [name for name in print_columns(_columns(standings), console) if name != "diverged"]
     diverged = "div.: runs that diverged; " if any(row.diverged for row in standings.rows) else ""
-    notes = f"under a task: rank by mean test loss; {diverged}[]: 95 % interval"
+    tuned = "" if "tuning [runs]" in missing else f"tuning: {_TUNING}; "
+    notes = (
+        f"under a task: rank by mean test loss; {diverged}{tuned}tie: not told apart, for the interval contains 0; "
+        "[]: 95 % interval"
+    )
     if missing:
         notes += f"; only in the files: {', '.join(missing)}"
     for line in (notes, *_left_out(standings), *_unreached(standings)):
-        console.print(line, style="dim", highlight=False, markup=False)
-    console.print(standings.conclusion, highlight=False, markup=False)
+        paragraph(console, line, "dim")
+    paragraph(console, standings.conclusion)
 
 
 def _columns(standings: Standings) -> list[Column]:
@@ -87,9 +93,11 @@ def _columns(standings: Standings) -> list[Column]:
     if any(r.steps_ratio != 1 for r in rows):
         meaning = "child steps that a run takes, with those of forks, over its own; mean over tasks"
         columns.append(Column("steps [x]", meaning, [f"{r.steps_ratio:.3g}" for r in rows], 0))
+    cost = [f"{r.tuning_cost:.0f}" for r in rows]
+    columns.append(Column("tuning [runs]", f"{_TUNING}, over all tasks", cost, 1, head="tuning\n[runs]"))
     meaning = "runs that the settings were chosen from, over all tasks"
     columns.append(Column("tuning runs", meaning, [str(r.tuning_runs) for r in rows], 51))
-    meaning = "child steps spent on choosing the settings, over all tasks"
+    meaning = "child steps spent on choosing the settings and before, over all tasks"
     columns.append(Column("tuning steps", meaning, [str(r.tuning_steps) for r in rows], 52))
     return columns
 
@@ -105,7 +113,10 @@ def _versus(standings: Standings) -> Column:
             text = _estimate(row.to_first.difference, RANK_DECIMALS, sign=True)
             cells.append(f"{text} {row.to_first.verdict}")
             short.append(f"{text.split(' ')[0]} {row.to_first.verdict}")
-    meaning = "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it contains 0"
+    meaning = (
+        "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it contains 0: not "
+        "told apart"
+    )
     return Column(f"vs {standings.rows[0].planner}", meaning, cells, 0, short)
 
 

@@ -25,6 +25,9 @@ LEAST_TUNING_SEED = 1_000_000
 SEEDS_APART = 10_000
 """Between repeats."""
 
+MOST_RUNS = SEEDS_APART
+"""Of a tuner, which may make each on a seed of its own."""
+
 FINAL = "final"
 
 
@@ -56,6 +59,8 @@ class Budgets:
             find_tuner(name)
         if not self.runs or list(self.runs) != sorted(set(self.runs)) or self.runs[0] < 1:
             raise UserError(f"runs {list(self.runs)}: give rising numbers of runs, e.g. 10,20,40")
+        if (most := max(*self.runs, self.ceiling_runs)) > MOST_RUNS:
+            raise UserError(f"{most} runs: a tuner has at most {MOST_RUNS:,}")
         if not 1 <= self.repeats <= 100:
             raise UserError(f"{self.repeats} repeats: give 1 to 100")
         if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from lr_env.compare import statistics as st
 from lr_env.compare.text import decimals_of, estimate_text, seeds_text
-from lr_env.drawing import caption, distinct_style, log_scale, new_figure, plain, save
+from lr_env.drawing import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.replacing import finite, replacing, write_json_and_figure
+from lr_env.replacing import finite, write_text
 from lr_env.rollout import place_of, planner_settings
 
 Floats = NDArray[np.float64]
@@ -181,13 +181,13 @@ class BudgetCurve:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write budget.json, budget.png and summary.md."""
+        parts = [f"# What tuning runs buy on {self.task}", self.heading(), self.text()]
+        if differences := self.differences_text():
+            parts += [f"Less the loss of {self.labels[0]}, repeat by repeat; below 0 is better:", differences]
+        write_text(folder / "summary.md", "\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
         write_json_and_figure(folder, "budget", {**self.to_json(), **made}, self.draw)
-        with replacing(folder / "summary.md") as path:
-            parts = [f"# What tuning runs buy on {self.task}", self.heading(), self.text()]
-            if differences := self.differences_text():
-                parts += [f"Less the loss of {self.labels[0]}, repeat by repeat; below 0 is better:", differences]
-            path.write_text("\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Regret over the number of runs, as a PNG, or a row for each of many answers."""
         rows = len(self.budgets) == 1 or len(self.labels) > MOST_CURVES

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.compare.budget_curve import LEAST_TUNING_SEED, Budgets, run_budgets
+from lr_env.compare.budget_curve import LEAST_TUNING_SEED, MOST_RUNS, Budgets, run_budgets
 from lr_env.compare.budget_report import LOSS, SEEN
 from lr_env.compare.conditions_report import TUNED, OffThePath
 from lr_env.compare.experiment import Experiment
@@ -128,8 +128,10 @@ class Conditions:
             if name not in CONDITIONS:
                 raise unknown("condition", name, CONDITIONS)
         check_seeds(self.seeds, LEAST_TUNING_SEED)
-        if self.oracle < CANDIDATES:
-            raise UserError(f"{self.oracle} runs to tune for a condition: give at least {CANDIDATES}")
+        if not CANDIDATES <= self.oracle <= MOST_RUNS:
+            raise UserError(
+                f"{self.oracle} runs to tune for a condition: give at least {CANDIDATES}, at most {MOST_RUNS:,}"
+            )
 
 
 def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath:

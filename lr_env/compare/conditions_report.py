@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lr_env.compare import statistics as st
 from lr_env.compare.text import decimals_of, estimate_text, seeds_text
 from lr_env.planner import Planner
-from lr_env.replacing import finite, replacing
+from lr_env.replacing import finite, write_text
 from lr_env.rollout import planner_settings
 
 TUNED = "as tuned"
@@ -114,8 +114,6 @@ class OffThePath:
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write conditions.json and summary.md."""
-        with replacing(folder / "conditions.json") as path:
-            path.write_text(json.dumps({**self.to_json(), **made}, indent=1) + "\n")
-        with replacing(folder / "summary.md") as path:
-            parts = (f"# {self.task} off the path", self.heading(), self.text(), f"`{made['command']}`")
-            path.write_text("\n\n".join(parts) + "\n")
+        write_text(folder / "conditions.json", json.dumps({**self.to_json(), **made}, indent=1) + "\n")
+        parts = (f"# {self.task} off the path", self.heading(), self.text(), f"`{made['command']}`")
+        write_text(folder / "summary.md", "\n\n".join(parts) + "\n")

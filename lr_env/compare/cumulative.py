@@ -18,11 +18,12 @@ import numpy as np
 
 from lr_env.compare.job import Job, run_job
 from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, one_shape, swept
-from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
+from lr_env.drawing import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.registry import find_planner
-from lr_env.replacing import finite, write_json_and_figure
+from lr_env.replacing import finite
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class Matched:
         """Write cumulative.json and cumulative.png."""
         write_json_and_figure(folder, "cumulative", {**self.to_json(), **made}, self.draw)
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Losses of every shape over the cumulative rate and over the peak, as a PNG."""
         figure = new_figure(11.5, 4.6, f"{self.task}: schedules at equal cumulative rate, and at equal peak")

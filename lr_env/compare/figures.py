@@ -8,15 +8,27 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Row, Summary
 from lr_env.compare.text import decimals_of, estimate_text, seeds_text
-from lr_env.drawing import COLOURS, HIGHLIGHTED, TEXT, caption, line_style, log_scale, new_figure, plain, save
+from lr_env.drawing import (
+    COLOURS,
+    HIGHLIGHTED,
+    TEXT,
+    Axes,
+    FuncFormatter,
+    MaxNLocator,
+    blended_transform_factory,
+    caption,
+    line_style,
+    log_scale,
+    new_figure,
+    own_style,
+    plain,
+    save,
+)
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 
@@ -59,6 +71,7 @@ class Curve:
         return f"{self.planner} ({self.diverged}/{self.n} diverged)" if self.diverged else self.planner
 
 
+@own_style()
 def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: str) -> None:
     """Draw learning rates and validation losses of every planner against the optimizer step, as a PNG.
 
@@ -103,6 +116,7 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
     save(figure, path)
 
 
+@own_style()
 def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None:
     """Draw mean test losses and paired differences to the best baseline with their 95 % intervals, as a PNG.
 

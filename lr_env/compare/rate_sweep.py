@@ -15,7 +15,7 @@ from lr_env.compare.job import Job
 from lr_env.compare.statistics import LEVEL
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_planner
+from lr_env.registry import find_planner, has_peak
 from lr_env.replacing import finite
 
 Floats = NDArray[np.float64]
@@ -125,6 +125,8 @@ def check_sweep(job: Job, planner: str) -> None:
         raise UserError(
             f"planner {planner!r} brings an optimizer of its own, whose rates are not the task's: sweep another planner"
         )
+    if not has_peak(planner):
+        raise UserError(f"planner {planner!r} has no peak rate that could be swept: sweep another planner")
     if len(job.rates) < 3:
         raise UserError(f"{len(job.rates)} rates cannot show where the loss is lowest: give at least 3 with --rates")
     if len(job.tune_seeds) < FEWEST_SEEDS:

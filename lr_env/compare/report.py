@@ -13,6 +13,7 @@ from rich.console import Console
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import summary_csv, write_manifest, write_runs
 from lr_env.compare.figures import draw_curves, draw_scores
+from lr_env.compare.spent import MEANING
 from lr_env.compare.table import Row, Summary, Versus
 from lr_env.compare.text import (
     decimals_of,
@@ -23,8 +24,10 @@ from lr_env.compare.text import (
     setting_text,
     settings_key,
 )
+from lr_env.drawn import draw_into
 from lr_env.records.record import RunRecord
-from lr_env.replacing import replacing
+from lr_env.replacing import write_text
+from lr_env.terminal import paragraph
 
 LONGEST_SETTING = 26
 """Characters of a setting in the terminal; the files have all of it."""
@@ -39,8 +42,8 @@ def write_report(
 ) -> None:
     """Write summary.md, summary.csv, runs.parquet, curves.png, scores.png and manifest.json.
 
-    Every file is replaced as a whole or not at all. The same comparison gives the same summary.csv, byte for
-    byte, and the same runs.parquet, but for columns whose name ends in `_seconds`.
+    Every file is replaced as a whole or not at all, the figures last: see `lr_env.drawn`. The same comparison gives
+    the same summary.csv, byte for byte, and the same runs.parquet, but for columns whose name ends in `_seconds`.
 
     Args:
         folder: where to; made if it is not there.
@@ -59,29 +62,25 @@ def write_report(
     task = manifest.get("task")
     known = task if isinstance(task, Mapping) and "optimizer" in task else {}
     write_runs([*tuning_records, *records], folder / "runs.parquet", known)
-    with replacing(folder / "summary.csv") as path:
-        path.write_text(summary_csv(summary), encoding="utf-8", newline="")
+    write_text(folder / "summary.csv", summary_csv(summary))
     write_manifest(folder, manifest)
-    with replacing(folder / "curves.png") as path:
-        draw_curves(records, path, title)
-    with replacing(folder / "scores.png") as path:
-        draw_scores(summary, path, title)
-    with replacing(folder / "summary.md") as path:
-        path.write_text(_markdown(summary, tuning_records, manifest, title), encoding="utf-8")
+    write_text(folder / "summary.md", _markdown(summary, tuning_records, manifest, title))
+    draw_into(folder / "curves.png", lambda path: draw_curves(records, path, title))
+    draw_into(folder / "scores.png", lambda path: draw_scores(summary, path, title))
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
     missing = [name for name in print_columns(_columns(summary), console) if name not in ("n", "diverged")]
     diverged = "; div.: runs that diverged" if any(r.diverged for r in summary.rows) else ""
-    console.print(
-        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval{diverged}; "
-        f"only in the files: {', '.join(missing)}",
-        style="dim",
-        highlight=False,
-        markup=False,
+    tuned = "" if "tuning runs" in missing or not _spent(summary.rows) else f"; tuning runs: {MEANING}"
+    paragraph(
+        console,
+        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval; tie: not told apart, "
+        f"for the interval contains 0{diverged}{tuned}; only in the files: {', '.join(missing)}",
+        "dim",
     )
-    console.print(summary.conclusion, highlight=False, markup=False)
+    paragraph(console, summary.conclusion)
 
 
 def _columns(summary: Summary) -> list[Column]:
@@ -129,7 +128,7 @@ def _columns(summary: Summary) -> list[Column]:
         columns.append(_versus(f"vs {summary.reference}", meaning, rows, lambda r: r.to_reference, 2))
     meaning = (
         "paired difference in test loss to the best baseline, the planner with the lowest mean final validation loss "
-        "of those that take no steps beyond their budget; a tie where the interval contains 0"
+        "of those that take no steps beyond their budget; a tie where the interval contains 0: not told apart"
     )
     columns.append(_versus(f"vs {summary.baseline}", meaning, rows, lambda r: r.to_baseline, 0))
     chances = [r.improvement for r in rows]
@@ -147,15 +146,25 @@ def _columns(summary: Summary) -> list[Column]:
         steps = [r.steps_to_target for r in rows]
         text = ["never" if s is None or np.isinf(s) else f"{s:.0f}" for s in steps]
         columns.append(Column("to target", meaning, text, 5))
+    if _spent(rows):
+        runs = ["" if r.spent is None else str(r.spent) for r in rows]
+        columns.append(Column("tuning runs", MEANING, runs, 1, head="tuning\nruns"))
     tuning = [str(r.tuning_steps) for r in rows]
-    meaning = "child steps spent on choosing the setting, sweeps and training included"
-    columns.append(Column("tuning steps", meaning, tuning, 1))
+    meaning = (
+        "child steps spent on choosing the setting, with those of what the planner was trained or fitted with before"
+    )
+    columns.append(Column("tuning steps", meaning, tuning, 10))
     if any(r.extra_steps for r in rows):
         extra = [f"{r.extra_steps:.0f}" for r in rows]
         columns.append(Column("extra steps", "child steps a run took beyond its budget, e.g. in forks", extra, 0))
     seconds = [f"{r.planning_seconds:.2g}" for r in rows]
     columns.append(Column("planning [s]", "wall time in the planner, mean of a run", seconds, 11))
     return columns
+
+
+def _spent(rows: Sequence[Row]) -> bool:
+    """Whether it is known what was spent on tuning."""
+    return any(row.spent is not None for row in rows)
 
 
 def _flatness(rows: Sequence[Row]) -> list[Column]:
@@ -287,7 +296,7 @@ def _tuning(summary: Summary, records: Sequence[RunRecord], controls: Mapping[st
             cell = f"{name}: {number_text(losses[key])}"
             cells.append(f"**{cell}**" if key == chosen else cell)
         runs = sum(map(len, tried.values()))
-        counts = f"{runs} ({len(tried)} settings)" if runs else "none"
+        counts = f"{runs if row.spent is None else row.spent} ({len(tried)} settings)" if runs else "none"
         if row.planner in controls:
             counts = f"as {controls[row.planner]}"
         lines.append((row.planner, row.setting, counts, str(row.tuning_steps), "; ".join(cells)))

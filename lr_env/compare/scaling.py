@@ -13,10 +13,11 @@ import numpy as np
 from lr_env.compare import statistics as st
 from lr_env.compare.job import Job, run_job
 from lr_env.compare.rate_sweep import Floats, RateSweep, Seeds, bootstrap, check_sweep, one_shape, swept
-from lr_env.drawing import caption, line_style, log_scale, new_figure, plain, save
+from lr_env.drawing import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError
 from lr_env.records.store import Store
-from lr_env.replacing import finite, write_json_and_figure
+from lr_env.replacing import finite
 from lr_env.tasks import Task
 
 FIXED = ("steps", "epochs")
@@ -161,6 +162,7 @@ class Scaling:
         """Write scaling.json and scaling.png."""
         write_json_and_figure(folder, "scaling", {**self.to_json(), **made}, self.draw)
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Losses over the rate for each subset, and the best rate over the data size."""
         figure = new_figure(11, 4.4, f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed")

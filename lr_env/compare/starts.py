@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from lr_env.children.backend import choose_backend
@@ -20,11 +19,11 @@ from lr_env.compare.figures import curve_of, draw_loss, draw_rate, log_axes, los
 from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import run_scores
 from lr_env.compare.text import seeds_text
-from lr_env.drawing import TEXT, caption, new_figure, save
+from lr_env.drawing import TEXT, caption, colormaps, new_figure, own_style, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
-from lr_env.registry import check_settings, find_planner
-from lr_env.replacing import write_json_and_figure
+from lr_env.registry import check_settings, find_planner, has_peak
 from lr_env.rollout import rollout
 from lr_env.tasks import Task
 
@@ -117,6 +116,7 @@ class Starts:
         """Write starts.json and starts.png."""
         write_json_and_figure(folder, "starts", {**self.to_json(), **made}, self.draw)
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Rates and validation losses from every start, beside those of the rate that is kept, as a PNG.
 
@@ -176,6 +176,8 @@ def starts(
             f"planner {planner!r} brings an optimizer of its own, but rates are kept under the task's beside it: use "
             "`lr-env compare`"
         )
+    if not has_peak(planner):
+        raise UserError(f"planner {planner!r} has no rate that it starts from: take one that has a peak")
     check_seeds(seeds)
     refuse_duplicates("seed", seeds)
     own = dict(settings or {})

@@ -10,8 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.compare import statistics as st
+from lr_env.compare.spent import Spent
 from lr_env.compare.statistics import Estimate
-from lr_env.compare.text import decimals_of, interval_text, listed, number_text, seeds_text, setting_text, settings_key
+from lr_env.compare.text import (
+    decimals_of,
+    interval_text,
+    listed,
+    number_text,
+    seeds_text,
+    setting_text,
+    settings_key,
+    up_to_text,
+)
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 
@@ -59,6 +69,7 @@ class Row:
         hessian_max: mean over the runs that did not diverge of the largest eigenvalue of the training loss's
             Hessian; None where it was not measured.
         hessian_trace: likewise, of its trace.
+        spent: what it was tuned with, and made of before; None where that is not known.
     """
 
     planner: str
@@ -83,6 +94,7 @@ class Row:
     planning_seconds: float
     hessian_max: Estimate | None = None
     hessian_trace: Estimate | None = None
+    spent: Spent | None = None
 
     @property
     def setting(self) -> str:
@@ -123,6 +135,7 @@ def summarise(
     tuning_steps: Mapping[str, int],
     reference: str | None = "constant",
     controls: Mapping[str, str] | None = None,
+    spent: Mapping[str, Spent] | None = None,
 ) -> Summary:
     """Put the final runs of a comparison into one row a planner.
 
@@ -137,6 +150,7 @@ def summarise(
         tuning_steps: planner -> child steps spent on choosing its setting.
         reference: name of the constant rate; a planner that did not run is no reference.
         controls: control -> the planner whose setting it took over; both ran.
+        spent: planner -> what it was tuned with, and made of before.
 
     Raises:
         UserError: when the runs are not comparable, naming the first reason found.
@@ -197,6 +211,7 @@ def summarise(
             planning_seconds=float(np.mean([r.planning_seconds for r in runs[p]])),
             hessian_max=_mean_where_measured(runs[p], "hessian_max"),
             hessian_trace=_mean_where_measured(runs[p], "hessian_trace"),
+            spent=(spent or {}).get(p),
         )
         for p in planners
     )
@@ -299,7 +314,7 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
     name = _named(best)
     if n > 1 and np.isinf(best.test_loss.value):
         return "Nothing can be compared by mean test loss: of every planner at least one run diverged."
-    tied = [_named(r) for r in rows if r.to_best is not None and r.to_best.verdict == "tie"]
+    tied = [r for r in rows if r.to_best is not None and r.to_best.verdict == "tie"]
     loss = f"{number_text(best.test_loss.value, decimals_of([best.test_loss]))} nats/example"
     if len(rows) == 1:
         return f"{name} is the only planner: mean test loss {loss} on {seeds_text(n)}."
@@ -309,19 +324,20 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
             f"Nothing can be told apart on 1 seed: {name} has the lowest test loss {field}, which may be "
             "chance; run more seeds."
         )
+    text = f"{name} has the lowest mean test loss {field} on the same {n} seeds"
     if tied:
-        text = (
-            f"A tie: {listed(tied)} cannot be told apart from {name}, which has the lowest mean test loss "
-            f"{field} on the same {n} seeds (the 95 % intervals of their paired differences to it contain 0)"
+        gaps = [r.to_best.difference for r in tied if r.to_best is not None]
+        text += (
+            f". Not told apart from it, {up_to_text(gaps, decimals_of(gaps), 'nats/example')}: "
+            f"{listed([_named(r) for r in tied])} (the 95 % intervals of their paired differences to it contain 0, and "
+            "end there at most)"
         )
     else:
-        text = (
-            f"{name} has the lowest mean test loss {field} on the same {n} seeds, and no other planner is tied with it"
-        )
+        text += ", and every other planner is told apart from it"
     if best.extra_steps:
-        text += f". Each of its runs took {best.extra_steps:.0f} child steps beyond its budget"
+        text += f". Each run of {best.planner} took {best.extra_steps:.0f} child steps beyond its budget"
     constant = next((r for r in rows if r.planner == reference), None)
-    against = "" if constant is None else f"; {best.planner} {_against_constant(best, constant)}"
+    against = "" if constant is None else f". {best.planner} {_against_constant(best, constant)}"
     return f"{text}{against}. Intervals are per comparison and not adjusted for the number of comparisons."
 
 

@@ -55,6 +55,12 @@ def interval_text(estimate: Estimate, decimals: int, scale: float = 1.0) -> str:
     return f"[{number_text(estimate.low * scale, decimals)}, {number_text(estimate.high * scale, decimals)}]"
 
 
+def up_to_text(differences: Sequence[Estimate], decimals: int, unit: str) -> str:
+    """Up to where differences that are not told from 0 may go: the largest upper end of their intervals."""
+    largest = max(difference.high for difference in differences)
+    return f"up to {number_text(largest, decimals)} {unit}" if np.isfinite(largest) else "up to any difference"
+
+
 def seeds_text(n: int) -> str:
     """A count of seeds in words."""
     return "1 seed" if n == 1 else f"{n} seeds"

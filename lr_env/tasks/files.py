@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lr_env.errors import UserError
+from lr_env.replacing import in_home
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def read_archive(archive: Archive) -> dict[str, bytes]:
 def cache_folder() -> Path:
     """Where downloaded files are kept."""
     if chosen := os.environ.get("LR_ENV_CACHE"):
-        return Path(chosen).expanduser()
+        return in_home(chosen, "LR_ENV_CACHE")
     import pooch  # here, because importing it takes a tenth of a second that most imports do not need
 
     return Path(pooch.os_cache("lr_env"))
@@ -129,12 +130,12 @@ def _locate(file: Published) -> tuple[Path, str]:
     local = os.environ.get("LR_ENV_DATA")
     if local:
         found = _find(
-            Path(local).expanduser(), file, "set LR_ENV_DATA to one that can be read, or unset it to download"
+            in_home(local, "LR_ENV_DATA"), file, "set LR_ENV_DATA to one that can be read, or unset it to download"
         )
         if found is not None:
             return found, f"replace it with what is published ({file.url}), or unset LR_ENV_DATA"
     cache = cache_folder()
-    found = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if cache.is_dir() else None
+    found = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if os.path.isdir(cache) else None
     if found is None:
         found = _download(file, cache)
     bad = f"the folder {str(found)!r}" if found.is_dir() else "it"  # not just the one file in it that is bad
@@ -148,8 +149,9 @@ def _find(root: Path, file: Published, remedy: str) -> Path | None:
             for form in file.forms:
                 if (root / folder / form).exists():
                     return root / folder / form
-    except OSError as error:
-        raise UserError(f"cannot read the data folder {str(root)!r} ({error.strerror}): {remedy}") from error
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the data folder {str(root)!r} ({why}): {remedy}") from error
     return None
 
 
@@ -179,23 +181,27 @@ def _untar(packed: bytes, archive: Archive) -> dict[str, bytes]:
 
 def _download(file: Published, cache: Path) -> Path:
     import pooch
-    import requests
 
     folder = cache / file.folders[0]
     pooch.utils.get_logger().setLevel("WARNING")
     try:
         path = pooch.retrieve(file.url, f"sha256:{file.sha256}", fname=file.name, path=folder)
-    except (requests.RequestException, ConnectionError, TimeoutError) as error:
-        raise UserError(
-            f"cannot download {file.url} ({type(error).__name__}): connect to the network, or put {file.name} into "
-            f"a folder {file.folders[-1]!r} and set LR_ENV_DATA to the folder above it"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"cannot write {str(folder)!r} ({error.strerror}): set LR_ENV_CACHE to a folder you own"
-        ) from error
-    except ValueError as error:  # pooch's word for a checksum that differs
-        raise UserError(
-            f"what {file.url} sent is not the published file: try again later, or set LR_ENV_DATA"
-        ) from error
+    except Exception as error:
+        raise UserError(_not_downloaded(error, file, folder)) from error
     return Path(path)
+
+
+def _not_downloaded(error: Exception, file: Published, folder: Path) -> str:
+    """What went wrong, and what to do about it."""
+    import requests
+
+    by_hand = f"put {file.name} into a folder {file.folders[-1]!r} and set LR_ENV_DATA to the folder above it"
+    if isinstance(error, requests.RequestException | ConnectionError | TimeoutError):
+        return f"cannot download {file.url} ({type(error).__name__}): connect to the network, or {by_hand}"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = error.filename or str(folder)
+        return f"cannot write {str(where)!r} ({error.strerror}): set LR_ENV_CACHE to a folder you own"
+    if isinstance(error, ValueError) and "known hash" in str(error):  # pooch's words for a checksum that differs
+        return f"what {file.url} sent is not the published file: try again later, or set LR_ENV_DATA"
+    # Certificates and proxies are set by the user's environment, and are complained of in words of their own.
+    return f"cannot download {file.url} ({error}): mend that, or {by_hand}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 
 from lr_env.compare.export import write_runs
 from lr_env.compare.opening import Study
-from lr_env.drawing import TEXT, caption, distinct_style, new_figure, plain, save
+from lr_env.drawing import TEXT, caption, distinct_style, new_figure, own_style, plain, save
+from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError, unknown
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
-from lr_env.replacing import finite, write_json_and_figure
+from lr_env.replacing import finite
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.descent import History
@@ -51,6 +53,7 @@ class Report:
         final: log final loss of the runs that count, (runs,).
         foreseen: method -> the same as it foresees them, (shares, runs).
         usable, diverged: runs that the model was fitted to, and how many of those diverged.
+        left_out: why runs were left out -> how many were.
         records: the runs.
         task: what was trained, see `Task.settings`; empty if that is not known.
     """
@@ -61,6 +64,7 @@ class Report:
     foreseen: Mapping[str, Floats]
     usable: int
     diverged: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
     records: tuple[RunRecord, ...] = ()
     task: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +85,7 @@ class Report:
             "fingerprint": self.trained.fingerprint,
             "usable_runs": self.usable,
             "diverged_runs": self.diverged,
+            "left_out_runs": dict(self.left_out),
             "forecasts": [
                 {"method": name, "share": share, "error": finite(q.error), "rank": finite(q.rank), "runs": q.runs}
                 for name, found in self.qualities.items()
@@ -95,7 +100,9 @@ class Report:
     def text(self) -> str:
         """The table of forecasts."""
         qualities = self.qualities
+        left_out = [f"{count} {'run' if count == 1 else 'runs'}: {why}" for why, count in self.left_out.items()]
         lines = [
+            *([f"Left out {'; '.join(left_out)}."] if left_out else []),
             f"Fitted to {self.usable} runs ({self.diverged} diverged). Error of the log of the final validation loss, "
             f"and rank correlation, on {len(self.final)} runs held out:",
             f"{'':14}" + "".join(f"{f'after {100 * share:.0f} %':>16}" for share in SHARES),
@@ -110,6 +117,7 @@ class Report:
         write_runs(self.records, folder / "runs.parquet", self.task)
         write_json_and_figure(folder, "fit", self.to_json(), self.draw)
 
+    @own_style()
     def draw(self, path: Path) -> None:
         """Errors over the share of the run that is over, and foreseen against true ends, as a PNG."""
         figure = new_figure(11, 4.4, f"{self.trained.about.get('task', '')}: how well ends of runs are foreseen")
@@ -204,20 +212,40 @@ def about_runs(task: Task, records: Sequence[RunRecord]) -> dict[str, Any]:
     }
 
 
-def usable_of(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Runs that tell how the task's optimizer answers to its rate: finished, with curves, under no other optimizer."""
-    return [
-        record
-        for record in records
-        if record.status == "finished" and record.curves and not _own_optimizer(record.planner)
-    ]
+def usable_of(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[str, int]]:
+    """Runs that tell how the task's optimizer answers to its rate, and why how many of the others do not."""
+    kept, left_out = [], Counter()
+    for record in records:
+        if why := _unusable(record):
+            left_out[why] += 1
+        else:
+            kept.append(record)
+    return kept, dict(left_out)
 
 
-def _own_optimizer(planner: str) -> bool:
+def _unusable(record: RunRecord) -> str:
+    """Why a run cannot be fitted to; empty if it can."""
+    if record.status != "finished":
+        return "not finished"
+    if not record.curves:
+        return "no curves"
+    if _own_optimizer(record):
+        return f"under the optimizer that {record.planner} brings along"
+    if not record.diverged and len(record.curves.get("lr", (0, 0))) < 2:
+        return "a single point"
+    return ""
+
+
+def _own_optimizer(record: RunRecord) -> bool:
+    """Whether a planner of ours made a run, and brought an optimizer along.
+
+    Logs of others may have its name, but not its settings, and are of the optimizer of the task.
+    """
     try:
-        return hasattr(find_planner(planner), "optimizer")
-    except UserError:  # of logs that were made elsewhere
+        kind = find_planner(record.planner)
+    except UserError:
         return False
+    return hasattr(kind, "optimizer") and record.settings.keys() == {own.name for own in fields(kind)}
 
 
 def fit_records(
@@ -244,11 +272,15 @@ def fit_records(
     """
     check_kind(kind, members)
     check_seed(seed)
-    kept = sorted(usable_of(records), key=place_of)  # the same model, wherever they were kept
+    usable, left_out = usable_of(records)
+    kept = sorted(usable, key=place_of)  # the same model, wherever they were kept
     about = {**about_runs(task, kept), **(about or {})}
-    return replace(
-        FITS[kind](series(kept, task.budget), members, seed, about), records=tuple(kept), task=task.settings()
-    )
+    try:
+        found = FITS[kind](series(kept, task.budget), members, seed, about)
+    except UserError as error:
+        told = "".join(f"; {count} left out: {why}" for why, count in left_out.items())
+        raise UserError(f"{error}{told}") from error
+    return replace(found, left_out=left_out, records=tuple(kept), task=task.settings())
 
 
 def check_kind(kind: str, members: int, runs: int | None = None) -> None:

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
-from lr_env.planner import Belief, RunSpec, Signals, State, require
+from lr_env.planner import Belief, RunSpec, Signals, State, require, step_after
 from planners.latent_ode.generative_model import OUTPUTS, RATE, Generative
-from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
+from planners.latent_ode.of_a_model import OfAModel, lasting, rates_of, times_of_plans
 from planners.latent_ode.series import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.windows import scaled
 from planners.settings import COUNT, POSITIVE, RATIO, SWITCH, Array, Rules
@@ -78,6 +78,11 @@ class LatentODEGenerative(OfAModel):
     reach: int = 2
     begin: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.begin, str):
+            raise UserError(f"planner {self.name!r}: begin must be the name of a family, or empty, not {self.begin!r}")
+
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
         """As many settings as there are rates, of which it has none: the default first."""
@@ -118,17 +123,23 @@ class LatentODEGenerative(OfAModel):
             "segment": run.segment,
             "unit": self.unit(run),
             "beliefs": [],
+            "step": None,
         }
 
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
-        now, total = int(np.max(np.asarray(signals["step"])) // state["segment"]), state["rates"].shape[1]
+        state = {**state, "step": step_after(self, state, signals)}
+        now, total = state["step"] // state["segment"], state["rates"].shape[1]
         if now > 0:
             state = self._seen(state, signals)
         if now > 0 and now in times_of_plans(total, self.lead, self.every, self.until):
             state = self._planned(state, now)
         return state["rates"][:, now].copy(), state
+
+    def rebudgeted(self, state: State, run: RunSpec) -> State:
+        """The state of runs whose budget has changed: plans are made for what is left, at the next of their times."""
+        return {**state, "rates": lasting(state["rates"], run)}
 
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan: the mean of the futures that were chosen, and these.

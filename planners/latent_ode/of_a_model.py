@@ -97,6 +97,11 @@ def rates_of(log_rates: Floats, run: RunSpec) -> Floats:
     return np.clip(rates, *run.lr_range).reshape(*np.shape(log_rates)[:-1], run.num_segments)
 
 
+def lasting(rates: Floats, run: RunSpec) -> Floats:
+    """Rates of a run whose budget has changed, (runs, segments): the first ones, and beyond the last the last."""
+    return rates[:, np.minimum(np.arange(run.num_segments), rates.shape[1] - 1)]
+
+
 @lru_cache
 def times_of_plans(total: int, lead: float, every: float, until: float) -> tuple[int, ...]:
     """The decisions at which a plan is made, of as many as the run has.

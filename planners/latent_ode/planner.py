@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_env.planner import Belief, RunSpec, Signals, State, require
+from lr_env.planner import Belief, RunSpec, Signals, State, require, step_after
 from planners.latent_ode.following import Response, response_of, seen, state_now
-from planners.latent_ode.of_a_model import REUSE, OfAModel, rates_of, times_of_plans
+from planners.latent_ode.of_a_model import REUSE, OfAModel, lasting, rates_of, times_of_plans
 from planners.latent_ode.planning import Left, as_plan, problem
 from planners.latent_ode.search import GRID, Search, played, search
 from planners.latent_ode.series import CHANNELS, LOSS, Floats
@@ -159,12 +159,14 @@ class LatentODE(OfAModel):
             "planned": False,
             "answered": None,
             "beliefs": [],
+            "step": None,
         }
 
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
-        now = int(max(signals["step"])) // state["segment"]
+        state = {**state, "step": step_after(self, state, signals)}
+        now = state["step"] // state["segment"]
         if now > 0:
             state = {**state, "points": [*state["points"], _point(signals)]}
         total = state["rates"].shape[1]
@@ -174,7 +176,7 @@ class LatentODE(OfAModel):
         before = state["answered"]
         if self.track and before is not None and not (signals["lr"] == before).all():
             answer = np.clip(answer / _factor(signals["lr"], before), *state["range"])
-        return answer, {**state, "answered": answer}
+        return answer, {**state, "answered": answer.copy()}  # the one that is returned is the caller's
 
     def plans_at(self, total: int) -> tuple[int, ...]:
         """The decisions at which a plan is made, of as many as the run has."""
@@ -187,9 +189,7 @@ class LatentODE(OfAModel):
             state: of the planner.
             run: as it is now.
         """
-        before, total = state["rates"], run.num_segments
-        at = np.minimum(np.arange(total), before.shape[1] - 1)
-        return {**state, "rates": before[:, at], "due": True, "planned": False}
+        return {**state, "rates": lasting(state["rates"], run), "due": True, "planned": False}
 
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan, see `lr_env.planner.Belief`.

@@ -1,0 +1,92 @@
+"""Every planner of the catalogue keeps to the contract, and refuses settings that make no sense in one line."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec
+from lr_env.registry import candidates, find_planner, planner_names
+from planners.latent_ode.designs import paper
+from planners.latent_ode.generative_fit import GenerativeFitting, fit_generative
+from planners.latent_ode.repertoire import repertoire_of
+from planners.latent_ode.series import series
+from planners.latent_ode.trained import Trained
+from tests import quadratic
+from tests.contract import check_one_answer_a_segment, check_planner, check_settings
+
+SPEC = RunSpec("DigitsMLP", 1000, 50, (1e-7, 10.0), "SGD", 4000)
+
+NAMES = planner_names()
+
+WRONG = [
+    *(None, "", "x", [], [1], [None], [[0.5]], {}, {"a": 1}, float("nan"), float("inf"), True, False, 10**30, -1, 0),
+    *(1e308, 5e-324, "0.1", "a\0b", "\udcff", "~nosuch/x.safetensors", "/x.safetensors", "."),
+]
+
+BATCHED = {"latent-ode": 1e-4, "latent-ode-generative": 1e-4, "ppo": 1e-6}
+"""Planners that ask networks for all runs at once, in single precision -> by how much answers may differ."""
+
+
+@pytest.fixture(scope="module")
+def generative(tmp_path_factory):
+    """A model for the published planner, which is shipped with none."""
+    known = series(quadratic.records([run.planner for run in paper(12, (0.02, 0.4), [0] * 12, 0)]), quadratic.STEPS)
+    found = fit_generative(known, GenerativeFitting(iterations=20))
+    file = tmp_path_factory.mktemp("models") / "generative.safetensors"
+    Trained(found.model, found.scales, repertoire_of(known), {"task": SPEC.task}).save(file)
+    return {"model": str(file), "reuse": "rescaled"}
+
+
+def made(name, generative):
+    """The planner of that name, by its defaults."""
+    kind = find_planner(name)
+    settings = {"peak": 0.1} if "peak" in {field.name for field in fields(kind)} else {}
+    quick = {"trials": 3} if name == "autolrs" else {}
+    return kind(**settings, **(generative if name == "latent-ode-generative" else {}), **quick)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_planner_keeps_to_the_contract(name, generative, tmp_path):
+    check_planner(made(name, generative), SPEC, tmp_path, BATCHED.get(name, 0.0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_that_a_sweep_tries_comes_back_from_json(name):
+    for planner in candidates(find_planner(name), np.geomspace(0.01, 0.1, 13).tolist()):
+        check_settings(planner)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_checked(name, generative):
+    """Whatever JSON there is for it, or the name of any other planner: it is used or refused, in one line."""
+    kind, planner = find_planner(name), made(name, generative)
+    for field in fields(kind):
+        for value in (*WRONG, *NAMES):
+            assert "\n" not in used(kind, {**vars(planner), field.name: value}), (field.name, value)
+
+
+def used(kind, settings):
+    """Why a planner is not to be had with some settings; empty if it is."""
+    try:
+        planner = kind(**{field.name: settings[field.name] for field in fields(kind)})
+        _ = planner.needs, getattr(planner, "prior_steps", 0), getattr(planner, "fingerprint", None)
+        planner.start(SPEC, [0, 1])
+        check_settings(planner)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["latent-ode", "latent-ode-generative", "plateau", "ppo", "lrtuner", "greedy-lr"])
+def test_planners_that_remember_refuse_a_second_call(name, generative):
+    """What they would be told twice spoils what they know; the others are asked again without harm."""
+    assert check_one_answer_a_segment(made(name, generative), SPEC)
+
+
+def test_a_planner_without_a_peak_cannot_be_perturbed():
+    with pytest.raises(UserError, match="'leap': base must have a peak rate, and latent-ode has none"):
+        find_planner("leap")(peak=0.1, base="latent-ode")
