@@ -139,7 +139,8 @@ class Rollout(Copied):
         self._forks = Forks(self.env.episodes) if looking else None
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
-        _, self._infos = self.env.reset(seed=[run.seed for run in self.runs])
+        _, infos = self.env.reset(seed=[run.seed for run in self.runs])
+        self._infos = self._measured(infos)
         self._states = [self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)]
 
     @property
@@ -161,14 +162,19 @@ class Rollout(Copied):
         """
         live = self.live
         lr = self._plan()
-        _, _, terminated, truncated, self._infos = self.env.step(lr)
+        _, _, terminated, truncated, infos = self.env.step(lr)
+        self._infos = self._measured(infos)
         for name in self._scores:
-            if name in self._infos:
-                mask = self._infos[f"_{name}"]
-                self._scores[name][mask] = self._infos[name][mask]
+            if name in infos:
+                mask = infos[f"_{name}"]
+                self._scores[name][mask] = infos[name][mask]
         self._ended = terminated | truncated
         self.segment += 1
         return [(row, {name: float(self._infos[name][row]) for name in SIGNALS}) for row in live]
+
+    def _measured(self, infos: Mapping[str, Any]) -> dict[str, Any]:
+        """What infos say that what follows needs."""
+        return {name: infos[name] for name in (*SIGNALS, *self.also, "diverged")}
 
     @isolating
     def explain(self, row: int) -> Sequence[Any]:

@@ -17,6 +17,9 @@ from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, is_sealed, write_sealed
 
 _FORMAT = "2, sealed"
+_LATER = frozenset({"kind", "layout", "runs"})
+"""What snapshots say of whom they are of, which earlier ones did not."""
+
 _UNSEALED = "1"
 """The format of before, which is read as it is: nothing tells whether it is whole."""
 
@@ -79,17 +82,17 @@ def fitting(path: Path) -> Iterator[None]:
 def check_fit(saved: Any, like: Any, where: str = "") -> None:
     """See that a tree is built like another one: arrays of the same shapes and dtypes under the same keys.
 
-    What the other one leaves empty, and values of JSON, may be anything.
+    What the other one leaves empty, and values of JSON, may be anything, and what came later may be missing.
 
     Raises:
         ValueError: it is not, and where.
     """
     wrong = f"{where.removeprefix('.') or 'it'} is not as it should be"
     if isinstance(like, Mapping):
-        if not isinstance(saved, Mapping) or (like and not like.keys() <= saved.keys()):
+        if not isinstance(saved, Mapping) or (like and not like.keys() - _LATER <= saved.keys()):
             raise ValueError(wrong)
-        for key, value in like.items():
-            check_fit(saved[key], value, f"{where}.{key}")
+        for key in like.keys() & saved.keys():
+            check_fit(saved[key], like[key], f"{where}.{key}")
     elif isinstance(like, np.ndarray | torch.Tensor):
         if type(saved) is not type(like) or saved.shape != like.shape or saved.dtype != like.dtype:
             raise ValueError(wrong)
