@@ -44,10 +44,11 @@ class _Settled(Copied):
 
     def _settle(self, task: str | Task, num_envs: int, render_mode: Any, settings: Mapping[str, Any]) -> None:
         own = [name for name in inspect.signature(type(self)).parameters if name != "settings"]
-        check_arguments([*settings], own)
+        check_arguments(type(self), [*settings], own)
         if render_mode is not None:
             raise ArgumentError(
-                f"render_mode {render_mode!r} is not offered, there is nothing to be drawn: leave it out"
+                f"{type(self).__name__}.__init__() got an unexpected keyword argument 'render_mode' ({render_mode!r}): "
+                "there is nothing to be drawn, leave it out"
             )
         self.render_mode = None
         self.episodes = Episodes(task, num_envs, **settings)

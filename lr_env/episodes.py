@@ -18,7 +18,7 @@ from lr_env.children import EXACT, Backend, Children, Numerics
 from lr_env.children.children import check_keys
 from lr_env.children.flatness import flatness
 from lr_env.copies import Copied
-from lr_env.errors import UserError, unknown
+from lr_env.errors import UserError, guess, unknown
 from lr_env.jsonable import from_plain
 from lr_env.planner import UPDATE_SIGNALS, RunSpec
 from lr_env.rates import clipped, numbers
@@ -351,17 +351,23 @@ class ArgumentError(UserError, TypeError):
     """An argument that there is not; a `TypeError` as well, as Python has it and SB3 reads it."""
 
 
-def check_arguments(names: Sequence[str], others: Sequence[str]) -> None:
+def check_arguments(kind: type, names: Sequence[str], others: Sequence[str]) -> None:
     """See that arguments are some that `Episodes` takes.
 
     Args:
+        kind: what they were given to.
         names: of the arguments.
-        others: that the caller takes itself.
+        others: that it takes itself.
 
     Raises:
         UserError: (a `TypeError` as well) one is not; naming the nearest that there is.
     """
-    known = {*inspect.signature(Episodes).parameters, *others}
+    taken = [*inspect.signature(Episodes).parameters]
+    known = sorted({*taken, *others} - {"also"} - ({"num_envs"} - {*others}))
     for name in names:
-        if name not in known:
-            raise ArgumentError(str(unknown("argument", name, known)))
+        if name not in known and name != "also":  # which rollouts give
+            # In Python's own words, which other software looks for.
+            raise ArgumentError(
+                f"{kind.__name__}.__init__() got an unexpected keyword argument {name!r}{guess(name, known)} (there are: "
+                f"{', '.join(known)})"
+            )

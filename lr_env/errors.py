@@ -19,13 +19,18 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> Us
 
     From the command line a name may be of any type that JSON has.
     """
-    names, text = sorted(known), str(name)
+    names = sorted(known)
+    return UserError(f"unknown {kind} {name!r}{guess(name, names)} (there are: {', '.join(names)}){hint}")
+
+
+def guess(name: object, names: Sequence[str]) -> str:
+    """The end of a sentence on a name that is none of some: the nearest of them; empty where none is near."""
+    text = str(name)
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.5) or difflib.get_close_matches(
         text.lower(), [n.lower() for n in names], n=1, cutoff=0.5
     )
     near = [n for n in names if near and n.lower() == near[0].lower()]
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {name!r}{guess} (there are: {', '.join(names)}){hint}")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_seeds(seeds: Sequence[int], below: int = 2**63) -> None:
