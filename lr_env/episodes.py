@@ -366,8 +366,6 @@ def check_arguments(kind: type, names: Sequence[str], others: Sequence[str]) -> 
     known = sorted({*taken, *others} - {"also"} - ({"num_envs"} - {*others}))
     for name in names:
         if name not in known and name != "also":  # which rollouts give
-            # In Python's own words, which other software looks for.
-            raise ArgumentError(
-                f"{kind.__name__}.__init__() got an unexpected keyword argument {name!r}{guess(name, known)} (there are: "
-                f"{', '.join(known)})"
-            )
+            words = "got an unexpected keyword argument"  # Python's own, which other software looks for
+            there_are = f"{guess(name, known)} (there are: {', '.join(known)})"
+            raise ArgumentError(f"{kind.__name__}.__init__() {words} {name!r}{there_are}")
