@@ -24,6 +24,7 @@ from lr_env.registry import find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP
+from lr_env.tasks.data import load
 from planners.lookahead import Lookahead
 from planners.schedules import Cosine
 from planners.stochastic import PLRS
@@ -176,6 +177,14 @@ def test_every_planner_and_every_task_comes_back_equal(name):
     for way in WAYS.values():
         assert way(made) == made
         assert hash(way(made)) == hash(made)
+
+
+def test_data_come_back_equal():
+    data = load("digits")
+    for way in WAYS.values():
+        assert same(
+            *({name: [x.inputs.numpy(), x.labels.numpy()] for name, x in of.splits.items()} for of in (way(data), data))
+        )
 
 
 def test_tasks_come_back_equal():

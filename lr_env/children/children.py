@@ -368,6 +368,7 @@ class Children:
         return torch.from_numpy(keys_of(self.order.seeds, self.steps, count)).to(self.device)
 
     def _chosen(self, rows: Sequence[int] | None) -> list[int]:
+        check_process(self.device)
         chosen = list(range(len(self))) if rows is None else [int(row) for row in rows]
         if any(b <= a for a, b in itertools.pairwise(chosen)) or (
             chosen and not 0 <= chosen[0] <= chosen[-1] < len(self)
@@ -423,14 +424,23 @@ def find_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}: use cpu, cuda, cuda:1, ... or auto") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name!r} is not supported: use cpu or cuda")
-    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
-        raise UserError(
-            f"device {name!r} cannot be used in a forked process once its parent has used CUDA: start processes by "
-            "'spawn', e.g. multiprocessing.get_context('spawn')"
-        )
+    check_process(device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"there is no device {name!r} on this machine: use cpu")
     return device
+
+
+def check_process(device: torch.device) -> None:
+    """See that this process can use a device.
+
+    Raises:
+        UserError: it was forked from one that has used CUDA.
+    """
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise UserError(
+            f"device '{device}' cannot be used in a forked process once its parent has used CUDA: start processes by "
+            "'spawn', e.g. multiprocessing.get_context('spawn')"
+        )
 
 
 def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -58,6 +58,15 @@ class Data:
     sha256: str
     source: DataSource
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be pickled, which a mapping that cannot be changed cannot."""
+        return _data, (dict(self.splits), self.sha256, self.source)
+
+
+def _data(splits: Mapping[str, Split], sha256: str, source: DataSource) -> Data:
+    """Data whose splits cannot be exchanged: they are kept for others."""
+    return Data(MappingProxyType(splits), sha256, source)
+
 
 @isolating
 def load(
@@ -97,7 +106,7 @@ def load(
     if wrong == 0 and size == len(train):
         return whole
     labels = _noisy_labels(name, device, kept_dtype, size, wrong) if wrong else train.labels[:size]
-    return Data(MappingProxyType({**whole.splits, "train": Split(train.inputs[:size], labels)}), whole.sha256, source)
+    return _data({**whole.splits, "train": Split(train.inputs[:size], labels)}, whole.sha256, source)
 
 
 def data_spec(name: str, device: str = "cpu") -> dict[str, Any]:
@@ -159,7 +168,7 @@ def _whole(name: str, device: str, dtype: torch.dtype) -> Data:
         if not source.tokens:
             _normalise(inputs, source)
         splits[split] = Split(inputs, torch.tensor(labels, device=device))
-    return Data(MappingProxyType(splits), digest.hexdigest(), source)
+    return _data(splits, digest.hexdigest(), source)
 
 
 def _normalise(inputs: Tensor, source: DataSource) -> None:
