@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lr_env.compare.export import read_runs, with_seal, write_manifest
+from lr_env.compare.export import read_runs, seal_older, write_manifest
 from lr_env.compare.finished import read_finished
 from lr_env.compare.job import run_job
 from lr_env.errors import UserError
@@ -23,6 +23,7 @@ from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
 from planners.latent_ode.trained import Trained
 from planners.policy import Policy
+from tests.damage import plain
 from tests.fixtures import make
 
 SEALED, UNSEALED = (Path(make.__file__).parent / name for name in ("sealed", "unsealed"))
@@ -92,11 +93,18 @@ def test_runs_without_their_seal_do_not_pass_for_older_ones(folder):
     assert [run.provenance for run in read_runs(file)] == [{}] * len(before)
 
 
-def test_older_runs_are_sealed_without_a_change_to_what_they_hold():
-    data = (UNSEALED / "comparison" / "runs.parquet").read_bytes()
-    sealed = with_seal(data)
-    place = sealed.index(MARK)
-    assert sealed[:place] + sealed[place + len(sealed) - len(data) :] == data
+def test_older_files_are_sealed_without_a_change_to_what_they_hold(tmp_path):
+    before = UNSEALED / "comparison"
+    folder = Path(shutil.copytree(before, tmp_path / "comparison"))
+    for _ in range(2):
+        seal_older(folder)
+        data, sealed = ((place / "runs.parquet").read_bytes() for place in (before, folder))
+        at = sealed.index(MARK)
+        assert sealed[:at] + sealed[at + len(sealed) - len(data) :] == data
+        assert plain(read_finished(folder).runs) == plain(read_finished(before).runs)
+        assert read_finished(folder).manifest == read_finished(before).manifest
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("DigitsMLP", "DigitsMLQ"))
+    assert "not what was written" in refused(read_finished, folder)
 
 
 def test_files_of_a_comparison_belong_together(folder, tmp_path):

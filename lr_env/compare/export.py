@@ -18,7 +18,7 @@ from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Summary
 from lr_env.compare.text import settings_key
 from lr_env.errors import UserError
-from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, read_json, sha256_of, write_json, write_sealed
+from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_json, sha256_of, write_json, write_sealed
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
 from lr_env.tasks import Task
 
@@ -202,6 +202,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if sha256_of(folder / name) != sha256:
             raise DamagedError(f"{name} is not what was written")
     return manifest
+
+
+def seal_older(folder: Path) -> None:
+    """Seal the files of a comparison or a fit from before there were seals: what they hold stays as it is."""
+    runs = folder / "runs.parquet"
+    if not is_sealed(runs):
+        write_sealed(runs, with_seal(runs.read_bytes()))
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder, read_manifest(folder))
 
 
 def _content(path: Path) -> pa.BufferReader:
