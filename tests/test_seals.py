@@ -90,21 +90,28 @@ def test_runs_without_their_seal_do_not_pass_for_older_ones(folder):
     pq.write_table(table, file)
     assert "its seal is damaged" in refused(read_runs, file)
     pq.write_table(table.drop_columns(["commit", "device", "threads"]), file)  # as before there were seals
+    assert "is not what was written with manifest.json" in refused(read_runs, file)
+    (folder / "comparison" / "manifest.json").unlink()
     assert [run.provenance for run in read_runs(file)] == [{}] * len(before)
 
 
 def test_older_files_are_sealed_without_a_change_to_what_they_hold(tmp_path):
     before = UNSEALED / "comparison"
-    folder = Path(shutil.copytree(before, tmp_path / "comparison"))
+    folder, fit = (Path(shutil.copytree(before, tmp_path / name)) for name in ("comparison", "fit"))
+    (fit / "manifest.json").unlink()
     for _ in range(2):
-        seal_older(folder)
-        data, sealed = ((place / "runs.parquet").read_bytes() for place in (before, folder))
-        at = sealed.index(MARK)
-        assert sealed[:at] + sealed[at + len(sealed) - len(data) :] == data
-        assert plain(read_finished(folder).runs) == plain(read_finished(before).runs)
+        for place in (folder, fit):
+            seal_older(place)
+            assert plain(read_runs(place / "runs.parquet")) == plain(read_runs(before / "runs.parquet"))
+        assert (folder / "runs.parquet").read_bytes() == (before / "runs.parquet").read_bytes()
         assert read_finished(folder).manifest == read_finished(before).manifest
     (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("DigitsMLP", "DigitsMLQ"))
     assert "not what was written" in refused(read_finished, folder)
+    for place in (folder, fit):
+        data = (place / "runs.parquet").read_bytes()
+        at = data.index(b"final")
+        (place / "runs.parquet").write_bytes(data[:at] + b"finer" + data[at + 5 :])
+        assert "not what was written" in refused(read_runs, place / "runs.parquet")
 
 
 def test_files_of_a_comparison_belong_together(folder, tmp_path):
@@ -116,7 +123,9 @@ def test_files_of_a_comparison_belong_together(folder, tmp_path):
     write_manifest(comparison, read_json(comparison / "manifest.json"))
     assert set(read_finished(comparison).tuning_steps.values()) == {161}
     shutil.copy(UNSEALED / "comparison" / "runs.parquet", comparison)
-    assert "runs.parquet is not what was written" in refused(read_finished, comparison)
+    assert "is damaged or no table of runs (it is not what was written with manifest.json)" in refused(
+        read_finished, comparison
+    )
 
 
 def test_files_without_a_place_for_a_seal_are_a_mistake(tmp_path):

@@ -205,12 +205,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def seal_older(folder: Path) -> None:
-    """Seal the files of a comparison or a fit from before there were seals: what they hold stays as it is."""
+    """Seal the files of a comparison or a fit from before there were seals: what they hold stays as it is.
+
+    Of a comparison the manifest is sealed, which has the hashes of the others.
+    """
     runs = folder / "runs.parquet"
-    if not is_sealed(runs):
-        write_sealed(runs, with_seal(runs.read_bytes()))
     if (folder / MANIFEST).is_file():
         write_manifest(folder, read_manifest(folder))
+    elif not is_sealed(runs):
+        write_sealed(runs, with_seal(runs.read_bytes()))
 
 
 def _content(path: Path) -> pa.BufferReader:
@@ -220,8 +223,13 @@ def _content(path: Path) -> pa.BufferReader:
         ValueError: it is not what was written.
     """
     data = path.read_bytes()
-    if not holds_seal(data) and not PROVENANCE.keys().isdisjoint(pq.read_schema(pa.BufferReader(data)).names):
-        raise DamagedError("its seal is damaged")
+    if not holds_seal(data):
+        if not PROVENANCE.keys().isdisjoint(pq.read_schema(pa.BufferReader(data)).names):
+            raise DamagedError("its seal is damaged")
+        beside = path.with_name(MANIFEST)
+        hashes = read_json(beside).get("files", {}) if beside.is_file() else {}
+        if hashes.get(path.name, sha256_of(path)) != sha256_of(path):
+            raise DamagedError(f"it is not what was written with {MANIFEST}")
     return pa.BufferReader(data)
 
 
