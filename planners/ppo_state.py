@@ -13,6 +13,8 @@ from stable_baselines3 import PPO as Algorithm  # noqa: N811
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
+from lr_env.records.checkpoint import check_fit
+
 
 class LeanPolicy(ActorCriticPolicy):
     """SB3's policy of continuous actions, which answers in a fraction of the time: a decision waits for it."""
@@ -65,7 +67,16 @@ def state_tree(algorithm: Algorithm, env: VecNormalize) -> dict[str, Any]:
 
 
 def put_back(algorithm: Algorithm, env: VecNormalize, saved: Mapping[str, Any]) -> None:
-    """Go back to where `state_tree` was taken."""
+    """Go back to where `state_tree` was taken.
+
+    Raises:
+        ValueError: it was taken of another policy; or an error of another kind, where it does not fit otherwise.
+    """
+    moments = {
+        str(number): {"step": None, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        for number, weight in enumerate(algorithm.policy.parameters())
+    }
+    check_fit(saved, {"policy": dict(algorithm.policy.state_dict()), "optimizer": moments})
     algorithm.policy.load_state_dict(saved["policy"])
     optimizer = algorithm.policy.optimizer
     groups = optimizer.state_dict()["param_groups"]

@@ -226,7 +226,6 @@ class _Trainer:
         self.seconds = {"children": 0.0, "whole": 0.0}
         if saved is not None:
             with fitting(self.checkpoint):
-                check_fit(saved["policy"], dict(self.algorithm.policy.state_dict()))
                 put_back(self.algorithm, self.env, saved)
                 check_fit(saved["env"], self.venv.vector_env.snapshot())
                 self.venv.vector_env.restore(saved["env"])

@@ -100,12 +100,13 @@ def store_of(folder: Path) -> Iterator[Store]:
 
 
 def read_store(folder: Path) -> Any:
-    """All that a store tells of its experiments."""
+    """All that a store tells of experiments and their finished runs; others are gone on with from a checkpoint."""
     with store_of(folder) as store:
-        return [
-            [plain(store.experiment(name)), store.finished(name), plain(store.runs(name, curves=True))]
-            for name in (make.FINISHED, make.STOPPED)
-        ]
+        told = []
+        for name in (make.FINISHED, make.STOPPED):
+            finished = [run for run in store.runs(name, curves=True) if run.status == "finished"]
+            told.append((plain(store.experiment(name)), store.finished(name), plain(finished)))
+        return told
 
 
 def go_on(folder: Path, name: str = make.STOPPED) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lr_env.compare.export import read_runs, with_seal, write_manifest
+from lr_env.compare.export import read_runs, seal_older, write_manifest
 from lr_env.compare.finished import read_finished
 from lr_env.compare.job import run_job
 from lr_env.errors import UserError
@@ -23,6 +23,7 @@ from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
 from planners.latent_ode.trained import Trained
 from planners.policy import Policy
+from tests.damage import plain
 from tests.fixtures import make
 
 SEALED, UNSEALED = (Path(make.__file__).parent / name for name in ("sealed", "unsealed"))
@@ -89,14 +90,28 @@ def test_runs_without_their_seal_do_not_pass_for_older_ones(folder):
     pq.write_table(table, file)
     assert "its seal is damaged" in refused(read_runs, file)
     pq.write_table(table.drop_columns(["commit", "device", "threads"]), file)  # as before there were seals
+    assert "is not what was written with manifest.json" in refused(read_runs, file)
+    (folder / "comparison" / "manifest.json").unlink()
     assert [run.provenance for run in read_runs(file)] == [{}] * len(before)
 
 
-def test_older_runs_are_sealed_without_a_change_to_what_they_hold():
-    data = (UNSEALED / "comparison" / "runs.parquet").read_bytes()
-    sealed = with_seal(data)
-    place = sealed.index(MARK)
-    assert sealed[:place] + sealed[place + len(sealed) - len(data) :] == data
+def test_older_files_are_sealed_without_a_change_to_what_they_hold(tmp_path):
+    before = UNSEALED / "comparison"
+    folder, fit = (Path(shutil.copytree(before, tmp_path / name)) for name in ("comparison", "fit"))
+    (fit / "manifest.json").unlink()
+    for _ in range(2):
+        for place in (folder, fit):
+            seal_older(place)
+            assert plain(read_runs(place / "runs.parquet")) == plain(read_runs(before / "runs.parquet"))
+        assert (folder / "runs.parquet").read_bytes() == (before / "runs.parquet").read_bytes()
+        assert read_finished(folder).manifest == read_finished(before).manifest
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("DigitsMLP", "DigitsMLQ"))
+    assert "not what was written" in refused(read_finished, folder)
+    for place in (folder, fit):
+        data = (place / "runs.parquet").read_bytes()
+        at = data.index(b"final")
+        (place / "runs.parquet").write_bytes(data[:at] + b"finer" + data[at + 5 :])
+        assert "not what was written" in refused(read_runs, place / "runs.parquet")
 
 
 def test_files_of_a_comparison_belong_together(folder, tmp_path):
@@ -108,7 +123,9 @@ def test_files_of_a_comparison_belong_together(folder, tmp_path):
     write_manifest(comparison, read_json(comparison / "manifest.json"))
     assert set(read_finished(comparison).tuning_steps.values()) == {161}
     shutil.copy(UNSEALED / "comparison" / "runs.parquet", comparison)
-    assert "runs.parquet is not what was written" in refused(read_finished, comparison)
+    assert "is damaged or no table of runs (it is not what was written with manifest.json)" in refused(
+        read_finished, comparison
+    )
 
 
 def test_files_without_a_place_for_a_seal_are_a_mistake(tmp_path):

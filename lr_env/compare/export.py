@@ -18,7 +18,7 @@ from lr_env.compare.statistics import Estimate
 from lr_env.compare.table import Summary
 from lr_env.compare.text import settings_key
 from lr_env.errors import UserError
-from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, read_json, sha256_of, write_json, write_sealed
+from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_json, sha256_of, write_json, write_sealed
 from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord
 from lr_env.tasks import Task
 
@@ -204,6 +204,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def seal_older(folder: Path) -> None:
+    """Seal the files of a comparison or a fit from before there were seals: what they hold stays as it is.
+
+    Of a comparison the manifest is sealed, which has the hashes of the others.
+    """
+    runs = folder / "runs.parquet"
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder, read_manifest(folder))
+    elif not is_sealed(runs):
+        write_sealed(runs, with_seal(runs.read_bytes()))
+
+
 def _content(path: Path) -> pa.BufferReader:
     """The content of a Parquet file.
 
@@ -211,8 +223,13 @@ def _content(path: Path) -> pa.BufferReader:
         ValueError: it is not what was written.
     """
     data = path.read_bytes()
-    if not holds_seal(data) and not PROVENANCE.keys().isdisjoint(pq.read_schema(pa.BufferReader(data)).names):
-        raise DamagedError("its seal is damaged")
+    if not holds_seal(data):
+        if not PROVENANCE.keys().isdisjoint(pq.read_schema(pa.BufferReader(data)).names):
+            raise DamagedError("its seal is damaged")
+        beside = path.with_name(MANIFEST)
+        hashes = read_json(beside).get("files", {}) if beside.is_file() else {}
+        if hashes.get(path.name, sha256_of(path)) != sha256_of(path):
+            raise DamagedError(f"it is not what was written with {MANIFEST}")
     return pa.BufferReader(data)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from lr_env.errors import UserError
 from lr_env.records import schema
 from lr_env.records.record import FINISHED, SPLIT_SCORES, RunRecord
+from lr_env.records.refusals import check_place, told_plainly
 from lr_env.records.seals import seal_of_curves, seal_of_record, seal_of_text
 
 SCHEMA_VERSION = schema.VERSION
@@ -31,30 +32,6 @@ def settings_json(settings: Mapping[str, Any]) -> str:
     return json.dumps(dict(settings), sort_keys=True)
 
 
-@contextmanager
-def _told_plainly(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into lines that name the fix."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise  # a mistake of ours, not of the file's
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "readonly" in text or "unable to open" in text:
-            why, fix = "cannot be written", "choose a folder you may write to with --store"
-        elif "full" in text:
-            why, fix = "cannot grow: the disk is full", "free some space and run the same command again"
-        elif "locked" in text:
-            why, fix = "is locked by another process", "wait for it, or choose another with --store"
-        elif "not a database" in text or "malformed" in text:
-            why, fix = "is damaged or not a record store", "move it away, or choose another with --store"
-        elif "disk I/O" in text:
-            why, fix = "could not be read or written (disk I/O error)", "check the disk and its free space"
-        else:
-            why, fix = f"cannot be used ({text})", "move it away, or choose another with --store"
-        raise UserError(f"the record store {str(path)!r} {why}: {fix}") from error
-
-
 class Store:
     """A record store file; made where there is none. Several processes may use one at a time.
 
@@ -64,7 +41,7 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        _check_place(self.path)
+        check_place(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -72,7 +49,7 @@ class Store:
                 f"cannot make the folder {str(self.path.parent)!r} ({error.strerror}): "
                 "choose one you may write to with --store"
             ) from error
-        with _told_plainly(self.path):
+        with told_plainly(self.path):
             # Long waits: another process may be writing its segments.
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             try:
@@ -109,7 +86,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes inside happen, or none."""
-        with _told_plainly(self.path):
+        with told_plainly(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -125,7 +102,7 @@ class Store:
         Raises:
             UserError: it is not what was written.
         """
-        with _told_plainly(self.path):
+        with told_plainly(self.path):
             row = self._db.execute(
                 "SELECT experiments.spec, experiment_seals.spec FROM experiments "
                 "LEFT JOIN experiment_seals ON experiment = name WHERE name = ?",
@@ -193,7 +170,7 @@ class Store:
 
     def count_segments(self, runs: Sequence[int], segments: int) -> int:
         """How many of the first `segments` segments of runs are written, all runs together."""
-        with _told_plainly(self.path):
+        with told_plainly(self.path):
             return sum(
                 self._db.execute(
                     "SELECT COUNT(*) FROM segments WHERE run = ? AND segment < ?", (run, segments)
@@ -207,7 +184,7 @@ class Store:
         Raises:
             UserError: they make no sense.
         """
-        with _told_plainly(self.path), self._refusing(experiment):
+        with told_plainly(self.path), self._refusing(experiment):
             names = schema.signal_columns(self._db)
             return seal_of_curves(self._curves(run, names, segments) for run in runs)
 
@@ -269,7 +246,7 @@ class Store:
             UserError: a run that is finished is not what was written, or a value makes no sense.
         """
         which, wanted = "runs.experiment = ? AND (phase = ? OR ? IS NULL)", (experiment, phase, phase)
-        with _told_plainly(self.path):
+        with told_plainly(self.path):
             rows = self._db.execute(
                 f"SELECT id, {self._selected}, run_seals.record, run_seals.curves FROM runs "
                 f"LEFT JOIN run_seals ON run = id WHERE {which} ORDER BY {', '.join(_KEY)}",
@@ -360,20 +337,6 @@ class Store:
             f"experiment {experiment!r} in the record store {str(self.path)!r} is damaged ({why}): start it over with "
             "--fresh, or choose another --name or --store"
         )
-
-
-def _check_place(path: Path) -> None:
-    """See that a store can be a file at a path.
-
-    Raises:
-        UserError: it cannot.
-    """
-    text = str(path)
-    if text == ":memory:" or text.startswith("file:") or "\0" in text:
-        raise UserError(f"the record store {text!r} would keep nothing: give the path of a file with --store")
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no file"
-        raise UserError(f"the record store {text!r} is {what}: give the path of a file with --store")
 
 
 def _record(
