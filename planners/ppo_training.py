@@ -90,8 +90,10 @@ class Training:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a whole number of at least 1")
         if self.action not in ("scale", "discrete"):
             raise UserError(f"action {self.action!r}: a controller changes the rate by 'scale' or 'discrete' actions")
-        if not self.start_rates:
+        rates = tuple(map(float, np.atleast_1d(self.start_rates)))  # it may be an array, too, or one number
+        if not rates:
             raise UserError("no start rates: give at least one")
+        object.__setattr__(self, "start_rates", rates)
         if not 1 < self.max_change <= LARGEST_CHANGE:
             raise UserError(f"max_change is {self.max_change}: it must be above 1 and at most {LARGEST_CHANGE:g}")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):

@@ -19,7 +19,7 @@ from lr_env.tasks.data import load
 
 IDS = [f"lr_env/{name}-v0" for name in TASKS]
 SMALL = {"task": "DigitsMLP", "budget": 50, "segment": 10}
-# What checkers say of every Box that is not [-1, 1]; the "lr" action is for people, "scale" and "log_lr" are for agents.
+# What checkers say of a Box that is not [-1, 1]; the "lr" action is for people, "scale" and "log_lr" are for agents.
 EXPECTED_WARNING = "a symmetric and normalized"
 
 

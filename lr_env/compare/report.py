@@ -58,7 +58,7 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    title = str(manifest.get("title") or _title(summary, manifest))
+    title = str(manifest["title"]) if "title" in manifest else _title(summary, manifest)
     task = manifest.get("task")
     known = task if isinstance(task, Mapping) and "optimizer" in task else {}
     write_runs([*tuning_records, *records], folder / "runs.parquet", known)

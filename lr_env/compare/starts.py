@@ -184,7 +184,7 @@ def starts(
     check_settings(planner, own)
     if "peak" in own:
         raise UserError(f"planner {planner!r}: peak is the rate that is varied, give rates in its place")
-    if not rates:
+    if not len(rates):  # which may be an array
         raise UserError("give at least one rate")
     planned = [(kind(peak=rate, **own), constant(peak=rate)) for rate in sorted(set(rates))]
     how = {"device": "cpu", "backend": "auto", "numerics": EXACT} | how

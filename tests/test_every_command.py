@@ -1,0 +1,111 @@
+"""Every command once, tiny, from end to end, with torch's own number of threads, and under a time limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import fields
+from typing import get_args
+
+from lr_env.commands.kept_options import KeptOptions
+from lr_env.commands.parsing import COMMANDS
+
+SECONDS = 300
+
+TINY = ["--budget", "40", "--segment", "10"]
+SWEPT = [*TINY, "--rates", "0.01,0.1", "--tune-seeds", "1"]
+STUDY = [*TINY, "--rates", "0.01,0.03,0.1", "--tune-seeds", "5"]
+
+CALLS = [
+    ["tasks"],
+    ["planners"],
+    ["planners", "wsd"],
+    ["preview", "cosine", "wsd"],
+    ["range-test", "DigitsMLP", "--steps", "20", "--seeds", "2"],
+    ["sweep", "DigitsMLP", "--planners", "constant", *SWEPT],
+    ["compare", "DigitsMLP", "--planners", "constant", "cosine", *SWEPT, "--seeds", "2"],
+    ["compare", "DigitsMLP", "--planners", "constant", "cosine", *SWEPT, "--seeds", "2", "--adam", "--name", "adam"],
+    ["across", "DigitsMLP", "adam"],
+    ["scaling", "DigitsMLP", *STUDY],
+    ["scaling", "DigitsMLP", *STUDY, "--fixed", "epochs"],
+    ["cumulative", "DigitsMLP", "--planners", "constant", "linear", *STUDY],
+    ["starts", "DigitsMLP", "--planner", "plateau", *TINY, "--seeds", "2"],
+    ["train-ppo", "DigitsMLP", *TINY, "--decisions", "16", "--children", "2"],
+    ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2"],
+    ["explain", "DigitsMLP", "--segment", "100"],
+    ["budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
+    [*("conditions", "DigitsMLP", "--tuners", "wsd", "--runs", "2", "--oracle", "6", "--seeds", "2"), *TINY],
+]
+
+FILES = {
+    "preview.png",
+    "explain.png",
+    "results/DigitsMLP/scores.png",
+    "results/adam/summary.md",
+    "results/across/across.png",
+    "results/DigitsMLP-range-test/range-test.png",
+    "results/DigitsMLP-scaling-steps/scaling.png",
+    "results/DigitsMLP-scaling-epochs/scaling.png",
+    "results/DigitsMLP-cumulative/cumulative.png",
+    "results/DigitsMLP-plateau-starts/starts.png",
+    "results/ppo/DigitsMLP/policy.safetensors",
+    "results/fit/DigitsMLP-fit/fit.png",
+    "results/DigitsMLP-budget/budget.png",
+    "results/DigitsMLP-conditions/conditions.json",
+}
+
+RUNNER = """
+import json, os, sys
+from planners.latent_ode import fit, fitting_report
+from lr_env.cli import main
+
+class Quick(fit.Fitting):  # what is tested here is not how good a fit is
+    def __init__(self, **given):
+        super().__init__(**{**given, "dynamics": 20, "corrections": 5})
+
+fitting_report.Fitting = Quick
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["lr-env", *arguments]
+    print("$", *arguments, flush=True)
+    main()
+import torch
+print(torch.get_num_threads())
+"""
+"""All in one process, for starting one takes longer than most of them."""
+
+
+def test_every_command_runs_with_the_threads_that_there_are(tmp_path):
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in limits}
+    command = [sys.executable, "-W", "error", "-c", RUNNER, json.dumps(CALLS)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout[-3000:]
+    assert {call[0] for call in CALLS} == set(names())
+    there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert there >= FILES, FILES - there
+
+
+def names() -> list[str]:
+    """As they are typed."""
+    words = (kind.__name__ for kind in get_args(COMMANDS))
+    return ["".join(f"-{c.lower()}" if c.isupper() and at else c.lower() for at, c in enumerate(w)) for w in words]
+
+
+def test_no_two_studies_of_a_task_share_a_name_or_a_folder_by_default():
+    kinds = [kind for kind in get_args(COMMANDS) if "task" in {field.name for field in fields(kind)}]
+    studies = [kind(task="DigitsMLP") for kind in kinds]
+    studies += [kind(task="DigitsMLP", fixed="epochs") for kind in kinds if hasattr(kind, "fixed")]
+    studies += [kind(task="DigitsMLP", planner="plateau") for kind in kinds if kind.__name__ == "Starts"]
+    kept = Counter(study.experiment() for study in studies if isinstance(study, KeptOptions))
+    folders = Counter(study.folder for study in studies if hasattr(study, "folder"))
+    assert len(kept) >= 8
+    assert len(folders) >= 11
+    assert set(kept.values()) == set(folders.values()) == {1}, (kept, folders)
+    # Parts of a study add to its name: none may be that of another study.
+    for name in kept:
+        assert not [other for other in kept if other.startswith(f"{name}-") and name != "DigitsMLP"]
