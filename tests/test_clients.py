@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,19 +47,23 @@ def test_client(program, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"  # there may be no network
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROGRAMS.parents[1]), os.environ.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run(
+    printed = tmp_path / "printed"
+    with printed.open("w") as output:
+        process = subprocess.Popen(
             [sys.executable, str(PROGRAMS / program)],
             cwd=tmp_path,
             env=environment,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as error:
-        pytest.fail(f"{program} hangs after:\n{(error.stdout or b'').decode()[-5000:]}")
-    assert done.returncode == 0, done.stdout[-5000:]
+        try:
+            code = process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too
+            process.wait()
+            code = "none: it hangs"
+    assert code == 0, f"{program}: exit code {code}\n{printed.read_text()[-5000:]}"
 
 
 def test_every_program_is_tested():

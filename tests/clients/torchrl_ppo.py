@@ -43,7 +43,11 @@ def train(env) -> None:
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
     before = [parameter.clone() for parameter in actor.parameters()]
     ends = 0
-    for data in (collector := Collector(env, actor, frames_per_batch=FRAMES, total_frames=2 * FRAMES, auto_register_policy_transforms=True)):
+    for data in (
+        collector := Collector(
+            env, actor, frames_per_batch=FRAMES, total_frames=2 * FRAMES, auto_register_policy_transforms=True
+        )
+    ):
         assert data.numel() == FRAMES
         assert data["next", "reward"].isfinite().all()
         assert data["next", "reward"].abs().max() > 0  # children do train under the collector's no_grad
