@@ -25,6 +25,7 @@ from lr_env.compare.experiment import with_unknown
 from lr_env.episodes import Episodes
 from lr_env.errors import UserError
 from lr_env.files import remove_leftovers, replacing
+from lr_env.isolation import isolating
 from lr_env.locking import only_process
 from lr_env.provenance import versions
 from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
@@ -104,6 +105,7 @@ class Training:
             raise UserError(f"seed {self.seed}: it must be a whole number from 0 to 2**32 - 1")
 
 
+@isolating
 def train(
     task: Task,
     training: Training,

@@ -16,9 +16,10 @@ from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
 from lr_env.children import graphs
 from lr_env.children.flatness import flatness
 from lr_env.isolation import isolated
-from lr_env.rollout import rollout
 from lr_env.tasks import data
 from planners.latent_ode.planner import LatentODE
+from planners.ppo import PPO
+from planners.weights import _loaded
 
 RATE = 0.05
 
@@ -136,12 +137,26 @@ def test_an_environment_that_was_made_without_gradients_trains_with_and_without(
     assert [calm.step(RATE)[4], calm.step(RATE)[4]] == [inside, outside]
 
 
-def test_planners_that_learn_while_they_plan_do_so_under_no_grad():
-    planner = LatentODE(model="DigitsMLP")
-    truth = rollout(planner, TASKS["DigitsMLP"], [0], backend="loop", score=())
-    with torch.no_grad():
-        found = rollout(planner, TASKS["DigitsMLP"], [0], backend="loop", score=())
-    assert found[0].curves["lr"].tolist() == truth[0].curves["lr"].tolist()
+@pytest.mark.parametrize("name", ["inference_mode", "float64", "default_device", "autocast", "numpy"])
+def test_planners_with_models_of_torch_plan_as_ever(name):
+    _loaded.cache_clear()
+    spec = LREnv().run_spec
+    first = {"step": [0.0], "lr": [0.01], "train_loss": [2.3], "val_loss": [2.3], "val_accuracy": [0.1]}
+    signals = {name: np.array(values) for name, values in first.items()}
+
+    def answers() -> list[float]:
+        found = []
+        for planner in (LatentODE(model="DigitsMLP"), PPO(policy="DigitsMLP", peak=0.01)):
+            state = planner.start(spec, [0])
+            needed = dict.fromkeys(planner.needs, np.array([0.5])) | signals
+            found.append(float(planner.plan(state, needed)[0][0]))
+        return found
+
+    truth = answers()
+    _loaded.cache_clear()  # models are read under the caller's settings, too
+    with SETTINGS[name]():
+        assert answers() == truth
+    assert answers() == truth
 
 
 def test_an_error_inside_leaves_the_callers_settings():

@@ -16,6 +16,7 @@ from lr_env.compare.opening import Study
 from lr_env.drawing import TEXT, caption, distinct_style, new_figure, own_style, plain, save
 from lr_env.drawn import write_json_and_figure
 from lr_env.errors import UserError, unknown
+from lr_env.isolation import isolating
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner
 from lr_env.replacing import finite
@@ -248,6 +249,7 @@ def _own_optimizer(record: RunRecord) -> bool:
     return hasattr(kind, "optimizer") and record.settings.keys() == {own.name for own in fields(kind)}
 
 
+@isolating
 def fit_records(
     records: Sequence[RunRecord],
     task: Task,
@@ -295,6 +297,7 @@ def check_kind(kind: str, members: int, runs: int | None = None) -> None:
         check_members(members, runs)
 
 
+@isolating
 def fit_sweep(
     wanted: Sweep,
     study: Study,

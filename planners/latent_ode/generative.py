@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
+from lr_env.isolation import isolating
 from lr_env.planner import Belief, RunSpec, Signals, State, require, step_after
 from planners.latent_ode.generative_model import OUTPUTS, RATE, Generative
 from planners.latent_ode.of_a_model import OfAModel, lasting, rates_of, times_of_plans
@@ -96,6 +97,7 @@ class LatentODEGenerative(OfAModel):
         """None: no model of this kind is shipped."""
         return None
 
+    @isolating
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment.
 
@@ -126,6 +128,7 @@ class LatentODEGenerative(OfAModel):
             "step": None,
         }
 
+    @isolating
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
@@ -141,6 +144,7 @@ class LatentODEGenerative(OfAModel):
         """The state of runs whose budget has changed: plans are made for what is left, at the next of their times."""
         return {**state, "rates": lasting(state["rates"], run)}
 
+    @isolating
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan: the mean of the futures that were chosen, and these.
 

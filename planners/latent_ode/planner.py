@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_env.isolation import isolating
 from lr_env.planner import Belief, RunSpec, Signals, State, require, step_after
 from planners.latent_ode.following import Response, response_of, seen, state_now
 from planners.latent_ode.of_a_model import REUSE, OfAModel, lasting, rates_of, times_of_plans
@@ -139,6 +140,7 @@ class LatentODE(OfAModel):
 
         return speed.figures(rounds, quick)
 
+    @isolating
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment.
 
@@ -162,6 +164,7 @@ class LatentODE(OfAModel):
             "step": None,
         }
 
+    @isolating
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
@@ -182,6 +185,7 @@ class LatentODE(OfAModel):
         """The decisions at which a plan is made, of as many as the run has."""
         return times_of_plans(total, self.lead, self.every, self.until)
 
+    @isolating
     def rebudgeted(self, state: State, run: RunSpec) -> State:
         """The state of runs whose budget has changed: what is left is planned anew at the next decision.
 
@@ -191,6 +195,7 @@ class LatentODE(OfAModel):
         """
         return {**state, "rates": lasting(state["rates"], run), "due": True, "planned": False}
 
+    @isolating
     def explain(self, state: State, run: int = 0) -> list[Belief]:
         """What was considered for a run at each plan, see `lr_env.planner.Belief`.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lr_env.isolation import isolating
 from planners.latent_ode.generative_model import Generative, GenerativeSizes
 from planners.latent_ode.model import Ensemble, Scales, Sizes
 from planners.latent_ode.repertoire import Repertoire
@@ -126,6 +127,7 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
 _FILES = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
 
 
+@isolating
 def find_model(name: str) -> Trained:
     """A model of a file, or one that is shipped, by the name of its task.
 
