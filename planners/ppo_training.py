@@ -27,6 +27,7 @@ from lr_env.errors import UserError
 from lr_env.files import remove_leftovers, replacing
 from lr_env.isolation import isolating
 from lr_env.locking import only_process
+from lr_env.own_code import own_code
 from lr_env.provenance import versions
 from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
 from lr_env.rollout import rollout
@@ -191,6 +192,7 @@ class _Trainer:
             "threads": torch.get_num_threads(),
             "versions": versions(["stable-baselines3", "gymnasium"]),
             "data": data_spec(task.data, device),
+            **({"own_code": code} if (code := own_code(task)) else {}),
         }
         self.spec: dict[str, Any] = json.loads(json.dumps(spec))
         self.fresh = fresh

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from contextlib import closing, suppress
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ from lr_env.compare.job import Job, run_job
 from lr_env.compare.opening import Study
 from lr_env.compare.training import Training
 from lr_env.errors import UserError
+from lr_env.own_code import own_code
 from lr_env.records.checkpoint import check_fit, load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
@@ -22,6 +25,7 @@ from lr_env.tasks.sources import SOURCES, DataSource
 from planners.latent_ode.sweep import Sweep, sweep
 from planners.ppo_training import Training as PPOTraining
 from planners.ppo_training import train
+from planners.schedules import Cosine
 
 NAME = "test-own"
 SMALL = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=20, batch_size=8)
@@ -148,6 +152,51 @@ def test_an_experiment_of_another_kind_of_the_same_name(store):
         run_job(JOB, store, "sweep")
     with pytest.raises(UserError, match=r"'job' was begun with.*another --name"):
         sweep(Sweep("wsd", 10, (0.01, 0.1)), study(store, "job"))
+
+
+OWN_CODE = """
+from dataclasses import dataclass
+from torch import nn
+
+class Net(nn.Linear):
+    def forward(self, x):
+        return super().forward(x){change}
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    {docstring}
+    def build(self, input_shape, num_classes):
+        return Net(input_shape[0], num_classes)
+"""
+
+
+def own_network(folder, number, **given):
+    """A network of somebody's own code, from a file."""
+    file = folder / f"own_{number}.py"
+    file.write_text(OWN_CODE.format(**given))
+    spec = importlib.util.spec_from_file_location("own", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["own"] = module
+    spec.loader.exec_module(module)
+    return module.OwnNetwork()
+
+
+def test_other_code_of_ones_own_on_a_later_start_is_noticed(store, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own", None)  # put back at the end
+    given = ("", ""), ("  # a comment", '"""And a docstring."""'), (" * 2", "")
+    messages = []
+    for number, (change, docstring) in enumerate(given):
+        task = replace(OWN, network=own_network(tmp_path, number, change=change, docstring=docstring))
+        try:
+            run_job(replace(JOB, task=task), store, "x")
+            sweep(Sweep("wsd", 10, (0.01, 0.1)), replace(study(store, "y"), task=task))
+        except UserError as error:
+            messages.append(f"{number}: {error}")
+    (told,) = messages
+    assert told.startswith("2: 'x' was begun with other code: that of network has changed since: use the same, another")
+    with pytest.raises(UserError, match="'y' was begun with other code: that of network"):
+        sweep(Sweep("wsd", 10, (0.01, 0.1)), replace(study(store, "y"), task=task))
+    assert own_code(OWN, {"cosine": Cosine}) == {}
 
 
 def stopped(store, monkeypatch, after=2):

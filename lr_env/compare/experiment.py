@@ -211,7 +211,7 @@ def generations(spec: Mapping[str, Any]) -> list[list[str]]:
 
 def with_unknown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of an earlier start, with what its version did not note taken from the spec of this one."""
-    unknown = {key: now[key] for key in ("data",) if key in now and key not in before}
+    unknown = {key: now[key] for key in ("data", "own_code") if key in now and key not in before}
     had, have = before.get("versions"), now.get("versions")
     if isinstance(had, dict) and isinstance(have, dict):
         unknown["versions"] = {**have, **had}
@@ -224,7 +224,9 @@ def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         had = before["budgets"].get("runs") if isinstance(before.get("budgets"), dict) else None
         longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had) if isinstance(had, list) else 0]}
         return before == {**now, "budgets": longer}
-    own = ("added", "settings", "fingerprints")
+    if "planners" not in now:
+        return False
+    own = ("added", "settings", "fingerprints", "own_code")
     if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):
         return False
     had, have = generations(before), generations(now)
@@ -233,7 +235,7 @@ def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     def same(key: str) -> bool:
         return {name: value for name, value in now.get(key, {}).items() if name not in new} == before.get(key, {})
 
-    return have[: len(had)] == had and same("settings") and same("fingerprints")
+    return have[: len(had)] == had and all(same(key) for key in own[1:])
 
 
 def lock_of(store: Store, name: str) -> Path:
@@ -265,6 +267,9 @@ def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) 
                 continue  # the tasks say it
             what = ", ".join(part for part in now if before.get(part) != now[part])
             return f"{name!r} was begun on other data: the data set {now['name']!r} has another {what} now"
+        if key == "own_code" and isinstance(before, dict) and isinstance(now, dict):
+            what = ", ".join(part for part in (before | now) if before.get(part) != now.get(part))
+            return f"{name!r} was begun with other code: that of {what} has changed since"
         if isinstance(before, dict) and isinstance(now, dict):
             return _difference(name, before, now).replace("with ", f"with {key} ", 1)
         if key not in known or key not in wanted:  # what is measured only on demand

@@ -19,6 +19,7 @@ from lr_env.compare.training import Training, check_lockstep
 from lr_env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.locking import only_process
+from lr_env.own_code import own_code
 from lr_env.planner import UPDATE_SIGNALS, Planner
 from lr_env.provenance import code_version, device_name, versions
 from lr_env.records.record import RunRecord
@@ -151,11 +152,13 @@ class Job:
         training = how.settled(self.task, known, most, self.child_steps)
         prints = {name: getattr(self.candidates(name)[0], "fingerprint", None) for name in self.planners}
         fingerprints = {name: value for name, value in prints.items() if value is not None}
+        code = own_code(self.task, {name: find_planner(name) for name in self.planners})
         return {
             "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
             **added_to(known, self.planners),
             **({"settings": {name: dict(own) for name, own in self.settings.items()}} if self.settings else {}),
             **({"fingerprints": fingerprints} if fingerprints else {}),
+            **({"own_code": code} if code else {}),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),

@@ -14,6 +14,7 @@ from lr_env.children import Backend
 from lr_env.compare.experiment import Experiment, lock_of, start_over
 from lr_env.compare.training import Training
 from lr_env.locking import only_process
+from lr_env.own_code import own_code
 from lr_env.provenance import versions
 from lr_env.records.store import Store
 from lr_env.tasks import Task
@@ -68,6 +69,7 @@ class Study:
             spec = {
                 "task": {**self.task.settings(), "target_val_loss": None},
                 **what,
+                **({"own_code": code} if (code := own_code(self.task)) else {}),
                 "data": data_spec(self.task.data, self.training.device),
                 "device": self.training.device,
                 "threads": torch.get_num_threads(),
