@@ -15,7 +15,8 @@ import warnings
 
 import pytest
 
-from lr_env import cli, drawn, stopping, terminal
+from lr_env import cli, stopping, terminal
+from lr_env.commands.arguments import progress_bar
 from lr_env.drawn import NotDrawn, draw_into
 from lr_env.errors import UserError
 from lr_env.tasks.files import cache_folder
@@ -96,7 +97,6 @@ def test_figures_that_could_not_be_drawn_are_told_at_the_end(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
     with pytest.warns(NotDrawn):  # to those who call it, it is a warning
         assert not draw_into(tmp_path / "a.png", lambda path: 1 / 0)
-    assert drawn.told
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,12 @@ def test_signals_do_what_they_did_once_a_command_is_over(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lr-env", "tasks"])
     cli.main()
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+
+
+def test_a_signal_that_something_took_for_its_own_error_is_not_forgotten(monkeypatch):
+    monkeypatch.setattr(stopping.STOPPING, "number", signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), progress_bar(10) as progress:
+        progress("tuning", 1)
 
 
 def test_errors_of_the_system_are_told_as_they_are():
