@@ -19,6 +19,7 @@ from lr_env import cli, stopping, terminal
 from lr_env.commands.arguments import progress_bar
 from lr_env.drawn import NotDrawn, draw_into
 from lr_env.errors import UserError
+from lr_env.replacing import in_home
 from lr_env.tasks.files import cache_folder
 from tests.test_cli import command, lr_env
 
@@ -203,6 +204,8 @@ def test_homes_that_there_are_not(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "lr-env: --store is '~nosuch/records.sqlite', and there is no such home: give a path without ~\n"
     )
+    with pytest.raises(UserError, match="no path has a null byte"):
+        in_home("a\0b", "--results")
     monkeypatch.setenv("LR_ENV_CACHE", "~nosuch")
     with pytest.raises(UserError, match="LR_ENV_CACHE is '~nosuch', and there is no such home"):
         cache_folder()

@@ -73,7 +73,7 @@ def _columns(standings: Standings) -> list[Column]:
     ]
     for at, task in enumerate(standings.tasks):
         meaning = f"rank on {task}; planners with equal means share the mean of their ranks"
-        columns.append(Column(task, meaning, [f"{r.ranks[at]:g}" for r in rows], 2 + at))
+        columns.append(Column(task, meaning, [f"{r.ranks[at]:g}" for r in rows], 3 + at))
     if any(r.diverged for r in rows):
         meaning = "runs ended by a loss that exploded or was not finite, of all final runs; each has an infinite loss"
         columns.append(Column("diverged", meaning, [f"{r.diverged}/{r.runs}" for r in rows]))
@@ -89,7 +89,7 @@ def _columns(standings: Standings) -> list[Column]:
         f"{LARGEST_RATIO:g}, 1 is best; with a 95 % interval"
     )
     cells = [_estimate(r.score, 2) for r in rows]
-    columns.append(Column("score", meaning, cells, 1, [cell.split(" ")[0] for cell in cells]))
+    columns.append(Column("score", meaning, cells, 2, [cell.split(" ")[0] for cell in cells]))
     if any(r.steps_ratio != 1 for r in rows):
         meaning = "child steps that a run takes, with those of forks, over its own; mean over tasks"
         columns.append(Column("steps [x]", meaning, [f"{r.steps_ratio:.3g}" for r in rows], 0))
