@@ -59,7 +59,7 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    title = _title(summary, manifest) if manifest.get("title") is None else str(manifest["title"])
+    title = str(manifest["title"]) if "title" in manifest else _title(summary, manifest)
     write_text(folder / "manifest.json", json.dumps(dict(manifest), indent=2, default=str) + "\n")
     task = manifest.get("task")
     known = task if isinstance(task, Mapping) and "optimizer" in task else {}
