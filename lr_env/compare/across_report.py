@@ -12,7 +12,6 @@ from rich.console import Console
 
 from lr_env.compare import statistics as st
 from lr_env.compare.across import LARGEST_RATIO, RANK_DECIMALS, Standing, Standings
-from lr_env.compare.across_figure import draw_standings
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import csv_text, ends
 from lr_env.compare.statistics import Estimate
@@ -40,7 +39,13 @@ def write_standings(folder: Path, standings: Standings, made: Mapping[str, Any])
     write_text(folder / "manifest.json", json.dumps(_manifest(standings, title, made), indent=2) + "\n")
     write_text(folder / "summary.csv", _csv(standings))
     write_text(folder / "summary.md", _markdown(standings, title, made))
-    draw_into(folder / "across.png", lambda path: draw_standings(standings, path, title))
+
+    def draw(path: Path) -> None:
+        from lr_env.compare.across_figure import draw_standings  # where a broken matplotlib costs no table
+
+        draw_standings(standings, path, title)
+
+    draw_into(folder / "across.png", draw)
 
 
 def print_standings(standings: Standings, console: Console) -> None:
