@@ -52,8 +52,8 @@ def _run() -> int:
         if stopped:
             return STOPPING.tell(_stopped(command))
         code = _told(error)
-    for line in lost:
-        _tell(line)
+    if lost:
+        _tell("; ".join(lost))
     return code
 
 

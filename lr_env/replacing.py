@@ -20,8 +20,10 @@ def in_home(path: str | os.PathLike[str], what: str) -> Path:
         what: it was given as, for the error.
 
     Raises:
-        UserError: there is no such home.
+        UserError: there is no such home, or it is no path.
     """
+    if "\0" in str(path):
+        raise UserError(f"{what} is {str(path)!r}: no path has a null byte")
     try:
         return Path(path).expanduser()
     except RuntimeError:

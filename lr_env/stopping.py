@@ -47,6 +47,14 @@ class Stopping:
         """From now on the command runs."""
         self._running = True
 
+    def check(self) -> None:
+        """Raise the `KeyboardInterrupt` again of a signal that came, if something took it for an error of its own.
+
+        Compilers do, which are tried to see what is fastest.
+        """
+        if self.number is not None:
+            raise KeyboardInterrupt
+
     def end(self, code: int) -> None:
         """The command is over: signals do what they did before, or, if one came, the process ends with that code.
 

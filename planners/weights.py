@@ -95,6 +95,10 @@ class WeightFiles(Generic[T]):
                 f"{self.what} {name!r}: give the name of a {self.what} that is shipped, or a .safetensors file"
             )
         path = Path(name) if Path(name).suffix else PRETRAINED / f"{self.prefix}{name}.safetensors"
+        try:
+            path.is_file()
+        except OSError as error:  # no name that a file could have
+            raise UserError(f"{self.what} {name[:40]!r}...: {error.strerror}: {self.make}") from error
         if not Path(name).suffix and not path.is_file():
             have = ", ".join(self.shipped()) or "none"
             raise UserError(

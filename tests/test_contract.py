@@ -24,7 +24,7 @@ NAMES = planner_names()
 
 WRONG = [
     *(None, "", "x", [], [1], [None], [[0.5]], {}, {"a": 1}, float("nan"), float("inf"), True, False, 10**30, -1, 0),
-    *(1e308, 5e-324, "0.1", "a\0b", "\udcff", "~nosuch/x.safetensors", "/x.safetensors", "."),
+    *(1e308, 5e-324, "0.1", "a\0b", "\udcff", "~nosuch/x.safetensors", "/x.safetensors", ".", "a" * 5000),
 ]
 
 BATCHED = {"latent-ode": 1e-4, "latent-ode-generative": 1e-4, "ppo": 1e-6}

@@ -13,11 +13,14 @@ from typing import get_args
 from lr_env.commands.kept_options import KeptOptions
 from lr_env.commands.parsing import COMMANDS
 
-SECONDS = 300
+SECONDS = 600
+"""Many times what it takes where nothing else runs: what this is for is a process that hangs."""
 
 TINY = ["--budget", "40", "--segment", "10"]
 SWEPT = [*TINY, "--rates", "0.01,0.1", "--tune-seeds", "1"]
-STUDY = [*TINY, "--rates", "0.01,0.03,0.1", "--tune-seeds", "5"]
+STUDY = [*TINY, "--rates", "0.01,0.03,0.1", "--tune-seeds", "5", "--backend", "loop"]
+
+LOW = ["--conditions", "low start", "--backend", "loop"]
 
 CALLS = [
     ["tasks"],
@@ -34,10 +37,10 @@ CALLS = [
     ["cumulative", "DigitsMLP", "--planners", "constant", "linear", *STUDY],
     ["starts", "DigitsMLP", "--planner", "plateau", *TINY, "--seeds", "2"],
     ["train-ppo", "DigitsMLP", *TINY, "--decisions", "16", "--children", "2"],
-    ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2"],
+    ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2", "--backend", "loop"],
     ["explain", "DigitsMLP", "--segment", "100"],
     ["budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
-    [*("conditions", "DigitsMLP", "--tuners", "wsd", "--runs", "2", "--oracle", "6", "--seeds", "2"), *TINY],
+    [*("conditions", "DigitsMLP", "--tuners", "wsd", "--runs", "2", "--oracle", "6", "--seeds", "2"), *TINY, *LOW],
 ]
 
 FILES = {

@@ -244,6 +244,27 @@ def test_without_network_the_line_says_where_to_put_the_file(tmp_path: Path) -> 
     assert cached(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/no/certificates.pem", "/no/certificates.pem"),
+        ("HTTPS_PROXY", "http://[", "connect to the network"),
+        ("LR_ENV_CACHE", "~nosuch/cache", "LR_ENV_CACHE is '~nosuch/cache', and there is no such home"),
+        ("LR_ENV_DATA", "~nosuch", "LR_ENV_DATA is '~nosuch', and there is no such home"),
+        ("LR_ENV_DATA", "a" * 300, "cannot read the data folder"),
+        ("LR_ENV_CACHE", "a" * 300, "File name too long"),
+    ],
+)
+def test_what_the_environment_spoils_is_said_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    line = refusal(published(CLOSED_PORT.replace("http:", "https:")))
+    assert words in line
+    assert "\n" not in line
+    assert ("cannot write" in line) == (value == "a" * 300 and variable == "LR_ENV_CACHE")
+
+
 @pytest.mark.parametrize("place", [lambda path: path, lambda path: path / "below"], ids=["a file", "below a file"])
 def test_a_cache_that_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, place: Callable[[Path], Path]

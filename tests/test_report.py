@@ -310,12 +310,12 @@ def test_a_terminal_that_cannot_show_everything(written):
 
 
 def test_figures_that_cannot_be_drawn_cost_nothing_else(tmp_path, monkeypatch):
-    from lr_env.compare import report
+    from lr_env.compare import figures
 
     def fail(*given):
         raise RuntimeError("no fonts\nat all")
 
-    monkeypatch.setattr(report, "draw_curves", fail)
+    monkeypatch.setattr(figures, "draw_curves", fail)
     with pytest.warns(NotDrawn, match=r"curves.png' was not drawn \(RuntimeError: no fonts\)"):
         write_report(tmp_path, final(), [], summary_of(final()), {"title": "toy"})
     assert {path.name for path in tmp_path.iterdir()} == FILES - {"curves.png"}

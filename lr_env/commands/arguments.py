@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_env.errors import UserError
+from lr_env.stopping import STOPPING
 from lr_env.terminal import console
 
 MOST_SEEDS = 100_000
@@ -124,7 +125,12 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
     )
     with Progress(*columns, console=to, disable=not to.is_terminal, transient=True) as bar:
         job = bar.add_task("measuring", total=child_steps)
-        yield lambda what, steps: bar.update(job, description=what, advance=steps)
+
+        def update(what: str, steps: int) -> None:
+            STOPPING.check()
+            bar.update(job, description=what, advance=steps)
+
+        yield update
 
 
 def parse_name(name: str) -> str:

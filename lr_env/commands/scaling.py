@@ -62,5 +62,6 @@ class Scaling(Common, ReportOptions):
             end=" ",
         )
         print(f"the full sweep's best: {found.subsets[-1].sweep.best():.4g};", end=" ")
-        print(f"regret {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to {regret.high:+.4f}")
+        print("to its lowest mean loss, which is picked by the same runs, a", end=" ")
+        print(f"regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to {regret.high:+.4f}")
         print(f"Figure: {folder / 'scaling.png'}")

@@ -63,5 +63,5 @@ class Starts(TaskOptions):
             texts = [estimate_text(e, places) for e in (ours, kept)]
             texts.append(f"{estimate_text(difference, places, sign=True)} {verdict(difference)}")
             print(f"{name:>8} {texts[0]:>24} {texts[1]:>24} {texts[2]:>24}")
-        print(f"{len(seeds)} seeds; nats/example; ± is half of a 95 % interval")
+        print(f"{len(seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it contains 0")
         print(f"Figure: {folder / 'starts.png'}")

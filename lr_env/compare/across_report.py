@@ -12,7 +12,6 @@ from rich.console import Console
 
 from lr_env.compare import statistics as st
 from lr_env.compare.across import LARGEST_RATIO, RANK_DECIMALS, Standing, Standings
-from lr_env.compare.across_figure import draw_standings
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import csv_text, ends
 from lr_env.compare.statistics import Estimate
@@ -40,7 +39,13 @@ def write_standings(folder: Path, standings: Standings, made: Mapping[str, Any])
     write_text(folder / "manifest.json", json.dumps(_manifest(standings, title, made), indent=2) + "\n")
     write_text(folder / "summary.csv", _csv(standings))
     write_text(folder / "summary.md", _markdown(standings, title, made))
-    draw_into(folder / "across.png", lambda path: draw_standings(standings, path, title))
+
+    def draw(path: Path) -> None:
+        from lr_env.compare.across_figure import draw_standings  # where a broken matplotlib costs no table
+
+        draw_standings(standings, path, title)
+
+    draw_into(folder / "across.png", draw)
 
 
 def print_standings(standings: Standings, console: Console) -> None:
@@ -73,7 +78,7 @@ def _columns(standings: Standings) -> list[Column]:
     ]
     for at, task in enumerate(standings.tasks):
         meaning = f"rank on {task}; planners with equal means share the mean of their ranks"
-        columns.append(Column(task, meaning, [f"{r.ranks[at]:g}" for r in rows], 2 + at))
+        columns.append(Column(task, meaning, [f"{r.ranks[at]:g}" for r in rows], 3 + at))
     if any(r.diverged for r in rows):
         meaning = "runs ended by a loss that exploded or was not finite, of all final runs; each has an infinite loss"
         columns.append(Column("diverged", meaning, [f"{r.diverged}/{r.runs}" for r in rows]))
@@ -89,7 +94,7 @@ def _columns(standings: Standings) -> list[Column]:
         f"{LARGEST_RATIO:g}, 1 is best; with a 95 % interval"
     )
     cells = [_estimate(r.score, 2) for r in rows]
-    columns.append(Column("score", meaning, cells, 1, [cell.split(" ")[0] for cell in cells]))
+    columns.append(Column("score", meaning, cells, 2, [cell.split(" ")[0] for cell in cells]))
     if any(r.steps_ratio != 1 for r in rows):
         meaning = "child steps that a run takes, with those of forks, over its own; mean over tasks"
         columns.append(Column("steps [x]", meaning, [f"{r.steps_ratio:.3g}" for r in rows], 0))

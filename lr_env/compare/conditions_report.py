@@ -106,10 +106,10 @@ class OffThePath:
     def heading(self) -> str:
         """What the table tells."""
         return (
-            f"Test loss on {self.task}, in nats/example, above that of a schedule that was tuned for the condition: "
-            f"mean of {seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were tuned on the task as it "
-            f"is, where regret is to the answer with the lowest validation loss, {self.oracles[TUNED][0].name}; the "
-            "mean is over the other conditions."
+            f"Test loss on {self.task}, in nats/example, above that of the WSD schedule that was tuned for the "
+            f"condition: mean of {seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were tuned on the "
+            "task as it is, where regret is to the answer with the lowest validation loss, "
+            f"{self.oracles[TUNED][0].name}; the mean is over the other conditions."
         )
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:

@@ -157,7 +157,7 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     right.set_xlabel(f"difference in test loss to {summary.baseline} [nats/example]", fontsize=11, color=TEXT)
     n = seeds_text(len(summary.seeds))
     caption(left, f"mean over {n}, 95 % interval")
-    caption(right, f"paired on {n}, 95 % interval; left of the line is better than {summary.baseline}")
+    caption(right, f"paired on {n}, 95 % interval; left of the line: lower loss than {summary.baseline}")
     save(figure, path)
 
 

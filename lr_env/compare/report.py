@@ -12,7 +12,6 @@ from rich.console import Console
 
 from lr_env.compare.columns import Column, columns_grid, grid, meanings, print_columns
 from lr_env.compare.export import summary_csv, write_manifest, write_runs
-from lr_env.compare.figures import draw_curves, draw_scores
 from lr_env.compare.spent import MEANING
 from lr_env.compare.table import Row, Summary, Versus
 from lr_env.compare.text import (
@@ -65,8 +64,19 @@ def write_report(
     write_text(folder / "summary.csv", summary_csv(summary))
     write_manifest(folder, manifest)
     write_text(folder / "summary.md", _markdown(summary, tuning_records, manifest, title))
-    draw_into(folder / "curves.png", lambda path: draw_curves(records, path, title))
-    draw_into(folder / "scores.png", lambda path: draw_scores(summary, path, title))
+
+    def curves(path: Path) -> None:
+        from lr_env.compare.figures import draw_curves  # here, where a matplotlib that is broken costs no table
+
+        draw_curves(records, path, title)
+
+    def scores(path: Path) -> None:
+        from lr_env.compare.figures import draw_scores
+
+        draw_scores(summary, path, title)
+
+    draw_into(folder / "curves.png", curves)
+    draw_into(folder / "scores.png", scores)
 
 
 def print_summary(summary: Summary, console: Console) -> None:
