@@ -23,9 +23,9 @@ test-clients: .venv-clients/.installed
 test-rllib: .venv-rllib/.installed
 	.venv-rllib/bin/python -m pytest tests/test_clients.py
 
-# All tests with the oldest versions that pyproject.toml allows, where newer packages may call them out of date.
+# All tests with the oldest versions that pyproject.toml allows.
 test-oldest: .venv-oldest/.installed
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check lr_env planners tests examples

@@ -46,7 +46,7 @@ def train(model: BaseAlgorithm) -> None:
 
 
 if __name__ == "__main__":
-    for env in (single(SCALE), lockstep("scale"), single("lr_env/DigitsMLP-v0")):
+    for env in (single("lr_env/DigitsMLP-v0"), lockstep("scale")):
         train(ARS("LinearPolicy", env, n_delta=2, n_eval_episodes=1, seed=0))
         print("ARS")
     train(TRPO("MlpPolicy", single(SCALE), n_steps=5, batch_size=5, seed=0))
@@ -54,6 +54,6 @@ if __name__ == "__main__":
     train(QRDQN("MlpPolicy", single(DISCRETE), **OFF_POLICY, seed=0))
     train(QRDQN("MlpPolicy", lockstep("discrete"), **OFF_POLICY, seed=0))
     print("TRPO, TQC, QRDQN")
-    for context in ("fork", "forkserver", "spawn"):
+    for context in ("fork", "forkserver"):
         train(PPO("MlpPolicy", workers(context), n_steps=5, batch_size=5, seed=0))
         print("PPO over workers:", context)
