@@ -42,7 +42,8 @@ def write_report(
     """Write summary.md, summary.csv, runs.parquet, curves.png, scores.png and manifest.json.
 
     Every file is replaced as a whole or not at all, the figures last: see `lr_env.drawn`. The same comparison gives
-    the same summary.csv, byte for byte, and the same runs.parquet, but for columns whose name ends in `_seconds`.
+    the same summary.csv, byte for byte, and the same runs.parquet, but for `commit`, `device`, `threads` and columns
+    whose name ends in `_seconds`.
 
     Args:
         folder: where to; made if it is not there.
