@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from lr_env import observations
-from lr_env.children.children import check_keys
+from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.episodes import ArgumentError, Episodes, check_arguments
 from lr_env.errors import UserError, unknown

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from lr_env import observations
 from lr_env.actions import find_action
 from lr_env.children import EXACT, Backend, Children, Numerics
-from lr_env.children.children import check_keys
 from lr_env.children.flatness import flatness
+from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.errors import UserError, guess, unknown
 from lr_env.jsonable import from_plain

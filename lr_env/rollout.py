@@ -15,9 +15,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Numerics
-from lr_env.children.children import check_keys
 from lr_env.children.optimizers import Optimizer
 from lr_env.children.packaged import Packaged
+from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,13 @@ from torch.overrides import TorchFunctionMode
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
 from lr_env.children import graphs
 from lr_env.children.flatness import flatness
-from lr_env.isolation import isolated
+from lr_env.isolation import _set_for_now, isolated
 from lr_env.tasks import data
 from planners.latent_ode.planner import LatentODE
 from planners.ppo import PPO
 from planners.weights import _loaded
 
 RATE = 0.05
-
-
-@contextmanager
-def set_for(read: Callable[[], Any], write: Callable[[Any], None], value: Any):
-    before = read()
-    write(value)
-    try:
-        yield
-    finally:
-        write(before)
 
 
 class Zeros(TorchFunctionMode):
@@ -43,26 +33,26 @@ class Zeros(TorchFunctionMode):
 
 
 def default_device(name: str) -> AbstractContextManager[None]:
-    return set_for(lambda: None, torch.set_default_device, name)
+    return _set_for_now(lambda: None, torch.set_default_device, name)
 
 
 SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "float64": lambda: set_for(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
-    "bfloat16": lambda: set_for(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
+    "float64": lambda: _set_for_now(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "bfloat16": lambda: _set_for_now(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
     "default_device": lambda: default_device("meta"),
     "device_context": lambda: torch.device("meta"),
     "function_mode": Zeros,
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
     "saved_tensors": lambda: torch.autograd.graph.saved_tensors_hooks(torch.zeros_like, lambda tensor: tensor),
-    "matmul_precision": lambda: set_for(
+    "matmul_precision": lambda: _set_for_now(
         torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
     ),
-    "mkldnn": lambda: set_for(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
+    "mkldnn": lambda: _set_for_now(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
     "attention": lambda: sdpa_kernel([SDPBackend.MATH]),
-    "deterministic": lambda: set_for(
+    "deterministic": lambda: _set_for_now(
         torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
     ),
     "numpy": lambda: np.errstate(all="raise"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch.func import functional_call
 
 from lr_env.children.backend import Backend, choose_backend, network_of
 from lr_env.children.batches import Batches
+from lr_env.children.devices import check_process, find_device
 from lr_env.children.initial import moved
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss, score
@@ -23,6 +23,7 @@ from lr_env.children.memory import Need, activations_per_example
 from lr_env.children.noise import keys as keys_of
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.order import DataOrder
+from lr_env.children.snapshots import check_kind, kind_of
 from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
 from lr_env.errors import UserError
@@ -323,16 +324,7 @@ class Children:
         Raises:
             UserError: it is not; naming what differs.
         """
-        check_keys(snapshot, _SNAPSHOT, "children")
-        if len(snapshot["steps"]) != count:
-            raise UserError(f"the snapshot holds {len(snapshot['steps'])} children, not {count}: pass its rows")
-        kind = snapshot.get("kind", self._kind)  # those of before did not tell
-        for name in self._kind if kind != self._kind else ():
-            if kind.get(name) != self._kind[name]:
-                raise UserError(
-                    f"the snapshot is of children with {name} {kind.get(name)}, these have {self._kind[name]}: restore "
-                    "it into children of the same task and dtype"
-                )
+        check_kind(snapshot, self._kind, count)
         self.state.check_fits(snapshot["tensors"], count)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -385,62 +377,6 @@ MEASURED: tuple[str, ...] = (
     "output_weight_mean",
     "output_weight_variance",
 )
-
-
-_SNAPSHOT = ("tensors", "steps", "seeds", "order_seeds", "optimizers", "measured")
-
-_NOT_OF_A_KIND = frozenset({"name", "lr_start", "lr_range", "tuning_range", "target_val_loss"})
-"""Fields of a task that children do not depend on."""
-
-
-def kind_of(task: Task, dtype: torch.dtype) -> dict[str, Any]:
-    """What children must have in common to take over each other's snapshots, JSON-able."""
-    fields = {name: value for name, value in task.settings().items() if name not in _NOT_OF_A_KIND}
-    return json.loads(json.dumps({**fields, "dtype": str(dtype)}, default=lambda value: type(value).__qualname__))
-
-
-def check_keys(snapshot: Any, keys: Sequence[str], what: str) -> None:
-    """See that a snapshot is one of a kind of object.
-
-    Raises:
-        UserError: it is not.
-    """
-    missing = [key for key in keys if key not in snapshot] if isinstance(snapshot, Mapping) else [*keys]
-    if missing:
-        raise UserError(f"this is no snapshot of {what} (it has no {missing[0]!r}): restore what their snapshot() gave")
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA where there is one.
-
-    Raises:
-        UserError: torch does not know it, or this machine does not have it.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}: use cpu, cuda, cuda:1, ... or auto") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {name!r} is not supported: use cpu or cuda")
-    check_process(device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no device {name!r} on this machine: use cpu")
-    return device
-
-
-def check_process(device: torch.device) -> None:
-    """See that this process can use a device.
-
-    Raises:
-        UserError: it was forked from one that has used CUDA.
-    """
-    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
-        raise UserError(
-            f"device '{device}' cannot be used in a forked process once its parent has used CUDA: start processes by "
-            "'spawn', e.g. multiprocessing.get_context('spawn')"
-        )
 
 
 def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -42,7 +42,7 @@ class Common(KeptOptions):
 
     def job(self, seeds: tuple[int, ...]) -> Job:
         """The job that the options ask for."""
-        from lr_env.children.children import find_device
+        from lr_env.children.devices import find_device
         from lr_env.compare.job import Job
         from lr_env.registry import find_planner, is_plain, planner_names
 

@@ -112,7 +112,7 @@ class TaskOptions:
         import torch
 
         from lr_env.children import Numerics
-        from lr_env.children.children import find_device
+        from lr_env.children.devices import find_device
 
         if self.threads is not None:
             if self.threads < 1:

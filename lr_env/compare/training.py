@@ -10,7 +10,7 @@ import torch
 
 from lr_env.children import Children
 from lr_env.children.backend import Backend, choose_backend
-from lr_env.children.children import find_device
+from lr_env.children.devices import find_device
 from lr_env.children.memory import available_bytes
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.errors import UserError

@@ -1,0 +1,40 @@
+"""Devices by name, and whether this process can use them."""
+
+from __future__ import annotations
+
+import torch
+
+from lr_env.errors import UserError
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" is CUDA where there is one.
+
+    Raises:
+        UserError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: use cpu, cuda, cuda:1, ... or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: use cpu or cuda")
+    check_process(device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no device {name!r} on this machine: use cpu")
+    return device
+
+
+def check_process(device: torch.device) -> None:
+    """See that this process can use a device.
+
+    Raises:
+        UserError: it was forked from one that has used CUDA.
+    """
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise UserError(
+            f"device '{device}' cannot be used in a forked process once its parent has used CUDA: start processes by "
+            "'spawn', e.g. multiprocessing.get_context('spawn')"
+        )
