@@ -16,6 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from lr_env import observations
+from lr_env.children.children import check_seeds
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.episodes import ArgumentError, Episodes, check_arguments
@@ -170,6 +171,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
     ) -> tuple[NDArray[np.float32], Info]:
         """Start a run; see the class. `options={"lr": 0.03}` sets the rate that relative actions start from."""
         lr = _checked(options, ("lr",)).get("lr")
+        seed = None if seed is None else _seed(seed)
         super().reset(seed=seed)
         child_seed = _child_seed(self.np_random) if seed is None else seed
         self.episodes.start([0], [child_seed], lr)
@@ -274,10 +276,10 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         """
         wanted = _checked(options, ("lr", "reset_mask"))
         rows = self._rows(wanted.get("reset_mask"))
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
+        if seed is None or np.ndim(seed) == 0:
+            seeds = [None if seed is None else _seed(seed) + row for row in range(self.num_envs)]
         else:
-            seeds = [None if one is None else int(one) for one in seed]
+            seeds = [None if one is None else _seed(one) for one in list(seed)]  # type: ignore[arg-type]
         if len(seeds) != self.num_envs:
             raise UserError(f"{len(seeds)} seeds for {self.num_envs} environments: give one for each")
         if not self._generators:
@@ -377,6 +379,11 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise UserError(f"reset_mask must be a bool array ({self.num_envs},) with at least one True")
         return np.flatnonzero(mask).tolist()
+
+
+def _seed(seed: Any) -> int:
+    """A seed as Python's number, whatever kind of whole number it was."""
+    return int(check_seeds([seed])[0])
 
 
 def _child_seed(generator: np.random.Generator) -> int:

@@ -156,7 +156,9 @@ def test_numbers_of_numpy_are_numbers():
         tuning_range=[0.01, 0.1],
         clip_norm=np.float64(1.0),
     )
-    assert LREnv(budget=np.int64(20), segment=np.int32(10)).task.budget == 20
+    env = LREnv(budget=np.int64(20), segment=np.int32(10), max_episode_steps=np.int64(5))
+    assert env.task.budget == 20
+    assert env.reset(seed=np.int64(3))[1] == env.reset(seed=3)[1]
     assert json.loads(json.dumps(task.settings()))["lr_range"] == [1e-4, 1.0]
     assert task == replace(task, budget=20, segment=10, batch_size=16, val_subset=50, lr_start=0.25)
     assert hash(task)
