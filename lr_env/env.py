@@ -276,7 +276,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         """
         wanted = _checked(options, ("lr", "reset_mask"))
         rows = self._rows(wanted.get("reset_mask"))
-        if seed is None or np.ndim(seed) == 0:
+        if seed is None or np.ndim(seed) == 0:  # type: ignore[arg-type]
             seeds = [None if seed is None else _seed(seed) + row for row in range(self.num_envs)]
         else:
             seeds = [None if one is None else _seed(one) for one in list(seed)]  # type: ignore[arg-type]

@@ -10,8 +10,13 @@ from typing import Any
 class UserError(ValueError):
     """Bad input, told in one line that names the fix.
 
-    The command line prints the line and exits with code 2; in research code it is a `ValueError`.
+    The command line prints the line and exits with code 2; in research code it is a `ValueError`. What is quoted in it,
+    say of a damaged file, cannot make more lines of it.
     """
+
+    def __init__(self, line: str) -> None:
+        shown = "".join(character if character.isprintable() else " " for character in line)
+        super().__init__(" ".join(shown.split()))
 
 
 def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> UserError:

@@ -25,7 +25,7 @@ def told_plainly(path: Path) -> Iterator[None]:
             why, fix = "cannot grow: the disk is full", "free some space and run the same command again"
         elif "locked" in text:
             why, fix = "is locked by another process", "wait for it, or choose another with --store"
-        elif "not a database" in text or "malformed" in text:
+        elif any(words in text for words in ("not a database", "malformed", "Could not decode")):
             why, fix = "is damaged or not a record store", "move it away, or choose another with --store"
         elif "disk I/O" in text:
             why, fix = "could not be read or written (disk I/O error)", "check the disk and its free space"
