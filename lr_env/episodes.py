@@ -18,7 +18,7 @@ from lr_env.children import EXACT, Backend, Children, Numerics
 from lr_env.children.flatness import flatness
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
-from lr_env.errors import UserError, guess, unknown
+from lr_env.errors import UserError, guess, unknown, whole
 from lr_env.jsonable import from_plain
 from lr_env.planner import UPDATE_SIGNALS, RunSpec
 from lr_env.rates import clipped, numbers
@@ -117,8 +117,6 @@ class Episodes(Copied):
         task = find_task(task) if isinstance(task, str) else from_plain(task)
         if not isinstance(task, Task):
             raise UserError(f"task is of type {type(task).__name__}: give a name in lr_env.TASKS, or a lr_env.Task")
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-            raise UserError(f"num_envs is {num_envs!r}: it must be a whole number of at least 1")
         self.task = replace(
             task,
             budget=task.budget if budget is None else budget,
@@ -127,11 +125,9 @@ class Episodes(Copied):
         )
         self.last_step = self.task.budget
         if max_episode_steps is not None:
-            whole = isinstance(max_episode_steps, int | np.integer) and not isinstance(max_episode_steps, bool)
-            if not whole or max_episode_steps < 1:
-                raise UserError(f"max_episode_steps is {max_episode_steps!r}: it must be a whole number of at least 1")
-            self.last_step = min(self.task.budget, int(max_episode_steps) * self.task.segment)
-        self.num_envs = num_envs = int(num_envs)
+            segments = whole("max_episode_steps", max_episode_steps)
+            self.last_step = min(self.task.budget, segments * self.task.segment)
+        self.num_envs = num_envs = whole("num_envs", num_envs)
         self.action = find_action(action, max_change)
         given = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)
         self.start_rates = self._in_range(given if given.size else [self.task.lr_start])

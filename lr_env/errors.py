@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 
@@ -36,6 +37,17 @@ def guess(name: object, names: Sequence[str]) -> str:
     )
     near = [n for n in names if near and n.lower() == near[0].lower()]
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def whole(name: str, value: Any) -> int:
+    """A count as Python's number, of whatever kind of whole number it was.
+
+    Raises:
+        UserError: it is no whole number of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    return int(value)
 
 
 def check_seeds(seeds: Sequence[int], below: int = 2**63) -> None:

@@ -27,6 +27,18 @@ QUICK = ["--budget", "40", "--segment", "10", "--rates", "0.01,0.1", "--tune-see
 SMALL = ["compare", "DigitsMLP", "--planners", "constant", "cosine", *QUICK]
 
 
+def running(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """The command at work, to be sent signals."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "lr_env.cli", *arguments]
 
@@ -329,14 +341,7 @@ def test_a_full_disk_is_said_plainly_and_the_rest_can_be_gone_on_with(tmp_path):
 def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
     arguments = [*SMALL]
     arguments[arguments.index("40")] = "20000"
-    process = subprocess.Popen(
-        command(*arguments),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
-    )
+    process = running(*arguments, cwd=tmp_path)
     while not _busy(tmp_path / "results" / "records.sqlite"):
         assert process.poll() is None
         time.sleep(0.02)

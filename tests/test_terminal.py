@@ -22,7 +22,7 @@ from lr_env.drawn import NotDrawn, draw_into
 from lr_env.errors import UserError
 from lr_env.replacing import in_home
 from lr_env.tasks.files import cache_folder
-from tests.test_cli import command, lr_env
+from tests.test_cli import command, lr_env, running
 
 PREVIEW = ("preview", "cosine", "wsd")
 
@@ -164,14 +164,7 @@ def handles_sigterm(process: int) -> bool:
 def test_stopped_at_any_time_and_twice(tmp_path, first, number, code):
     """While it imports, and while it runs; the second signal comes while it ends."""
     arguments = ["sweep", "DigitsMLP", "--planners", "constant", "--budget", "1000000", "--store", "r.sqlite"]
-    process = subprocess.Popen(
-        command(*arguments),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = running(*arguments, cwd=tmp_path)
     while not handles_sigterm(process.pid):  # Python's own start, before any of our code
         assert process.poll() is None
         time.sleep(0.002)

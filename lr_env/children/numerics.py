@@ -83,9 +83,11 @@ def _bf16(device: torch.device) -> Iterator[None]:
 
     It does so itself, unless a caller's autocast is around it: then steps would go on with parameters of before.
     """
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        yield
-    torch.clear_autocast_cache()
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 class BatchNormForFunctorch(TorchFunctionMode):

@@ -64,7 +64,7 @@ class Layout:
         output = own[id(linear[-1])] if linear else matrices[-1]  # a tied weight has the name of its first use
         buffers = {name: buffer.shape for name, buffer in module.named_buffers()}
         key = next((name for name in buffers if name.rpartition(".")[2] == KEY_BUFFER), None)
-        size = sum(_up(shape.numel(), align) for shape in shapes.values())
+        size = _size(shapes, align)
         return Layout(shapes, buffers, output, key, size, channels_last, align)
 
     @property
@@ -79,7 +79,7 @@ class Layout:
 
     def arranged(self, channels_last: bool, align: int) -> Layout:
         """The layout of the same network under another arrangement."""
-        size = sum(_up(shape.numel(), align) for shape in self.shapes.values())
+        size = _size(self.shapes, align)
         return replace(self, channels_last=channels_last, align=align, size=size)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -105,6 +105,11 @@ class Layout:
         if self.align > 1:
             flat = [F.pad(part, (0, -part.shape[1] % self.align)) for part in flat]
         return torch.cat(flat, dim=1)
+
+
+def _size(shapes: Mapping[str, torch.Size], align: int) -> int:
+    """The length of a row that holds parameters of those shapes."""
+    return sum(_up(shape.numel(), align) for shape in shapes.values())
 
 
 def _up(count: int, align: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.children.optimizers import SGD, Adam, AdamW, Optimizer
-from lr_env.errors import UserError, unknown
+from lr_env.errors import UserError, unknown, whole
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
 from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
@@ -60,10 +60,7 @@ class Task:
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "budget", "segment", "val_subset"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise UserError(f"{field} is {value!r}: it must be a whole number of at least 1")
-            object.__setattr__(self, field, int(value))
+            object.__setattr__(self, field, whole(field, getattr(self, field)))
         for field in ("lr_start", "train_fraction", "label_noise", "target_val_loss", "clip_norm"):
             if getattr(self, field) is not None or field in ("lr_start", "train_fraction", "label_noise"):
                 object.__setattr__(self, field, _number(field, getattr(self, field)))
