@@ -13,7 +13,7 @@ from torch import nn
 
 import lr_env
 from lr_env import TASKS
-from lr_env.children.optimizers import AdamW
+from lr_env.optimizers import AdamW
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from lr_env import forking
 if TYPE_CHECKING:
     from lr_env.children import Backend, Children, Numerics
     from lr_env.env import LREnv, LRVectorEnv
+    from lr_env.env.observations import FEATURES
     from lr_env.errors import UserError
-    from lr_env.observations import FEATURES
     from lr_env.planner import Planner, RunSpec
     from lr_env.tasks import TASKS, Task
 
@@ -37,7 +37,7 @@ _HOME = {
     "LREnv": "lr_env.env",
     "LRVectorEnv": "lr_env.env",
     "UserError": "lr_env.errors",
-    "FEATURES": "lr_env.observations",
+    "FEATURES": "lr_env.env.observations",
     "Planner": "lr_env.planner",
     "RunSpec": "lr_env.planner",
     "TASKS": "lr_env.tasks",

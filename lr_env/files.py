@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import mmap
 import os
 import platform
@@ -17,6 +18,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lr_env.errors import UserError
 
 MARK = b"lr_env:sha256:"
 """What a seal begins with; 64 hexadecimal digits follow."""
@@ -170,3 +175,54 @@ def read_json(path: Path) -> dict[str, Any]:
     if content.get("format", JSON_FORMAT) != JSON_FORMAT:
         raise DamagedError(f"it has format {content['format']!r}, not {JSON_FORMAT}")
     return {name: value for name, value in content.items() if name not in ("format", "seal")}
+
+
+def in_home(path: str | os.PathLike[str], what: str) -> Path:
+    """The path that a user gave, with a leading ~ or ~NAME as the home it stands for.
+
+    Args:
+        path: as it was given.
+        what: it was given as, for the error.
+
+    Raises:
+        UserError: there is no such home, or it is no path.
+    """
+    if "\0" in str(path):
+        raise UserError(f"{what} is {str(path)!r}: no path has a null byte")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{what} is {str(path)!r}, and there is no such home: give a path without ~") from None
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write text as UTF-8, as a whole; bytes of files' names that are no text are written as escapes."""
+    with replacing(file) as path:
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def finite(value: float) -> float | None:
+    """The value for JSON, which has neither infinity nor NaN: None."""
+    return float(value) if math.isfinite(value) else None
+
+
+@contextmanager
+def only_process(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file for this process; the system lets go of it however the process ends.
+
+    Args:
+        lock: the file.
+        what: it stands for, in words for the error.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{what} is being run by another process: wait for it, or choose another --name") from None
+    try:
+        yield
+    finally:
+        held.release()

@@ -25,7 +25,7 @@ PROBE = "probe"
 
 UPDATE_SIGNALS = ("update_product", "update_cosine")
 """Signals that are measured only for planners that need them: inner product and cosine of the gradient of a step and
-the update before it over its rate, mean over the last segment's steps; see `lr_env.children.alignment`."""
+the update before it over its rate, mean over the last segment's steps; see `lr_env.children.hypergradient`."""
 
 Foresight = Mapping[str, NDArray[np.float64]]
 """What forks measured: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
@@ -118,7 +118,7 @@ class Planner(Protocol):
     To be tuned in a comparison and kept in records, a planner is a frozen dataclass with JSON-able fields and has
     `candidates`; to be found by name it is declared in the entry-point group `lr_env.planners`.
 
-    It may have: `optimizer`, settings of an optimizer (see `lr_env.children.optimizers`) that trains its runs in place
+    It may have: `optimizer`, settings of an optimizer (see `lr_env.optimizers`) that trains its runs in place
     of the task's; `prior_steps`, child steps that were spent before any sweep, say on training a policy, which are
     counted as tuning; `fingerprint`, a hash of what else it depends on, such as a file; `control_of`, the name of the
     planner that it is a control of, and `matched(planner)`, the control of one as that was tuned: where both take part

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lr_env.children.devices import find_device
+from lr_env.devices import find_device
 
 CHANGED = "+changes"
 """What follows a commit of which files have been changed since."""

@@ -15,15 +15,15 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Numerics
-from lr_env.children.optimizers import Optimizer
-from lr_env.children.packaged import Packaged
+from lr_env.children.external_optimizers import Packaged
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import LRVectorEnv
+from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
+from lr_env.optimizers import Optimizer
 from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
-from lr_env.probe import Forks
 from lr_env.rates import clipped
 from lr_env.records.record import SCORES, SIGNALS, RunRecord
 from lr_env.records.store import settings_json

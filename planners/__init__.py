@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from planners.autolrs import AutoLRS
+from planners.external_optimizers import DAdaptAdam, DAdaptSGD, MechanicSGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
+from planners.forking.autolrs import AutoLRS
+from planners.forking.lookahead import Lookahead
+from planners.forking.lrtuner import LRTuner
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.generative import LatentODEGenerative
+from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
-from planners.lookahead import Lookahead
-from planners.lrtuner import LRTuner
-from planners.ppo import PPO
+from planners.ppo.planner import PPO
 from planners.reactive import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, Plateau
-from planners.rivals import DAdaptAdam, DAdaptSGD, MechanicSGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
 from planners.schedules import (
     SGDR,
     WSD,

@@ -51,10 +51,10 @@ def _global_generators_untouched():
 @pytest.fixture(scope="session")
 def quadratic_made():
     """Runs of the quadratic, and a model that was fitted to them."""
-    from planners.latent_ode.fit import Fitting
-    from planners.latent_ode.model import Sizes
-    from planners.latent_ode.series import series
-    from planners.latent_ode.training import trained_on
+    from planners.latent_ode.data.dataset import series
+    from planners.latent_ode.fitting.fit import Fitting
+    from planners.latent_ode.fitting.fit_artifact import trained_on
+    from planners.latent_ode.model.dynamics import Sizes
     from tests import quadratic
 
     runs = series(quadratic.sweep(), quadratic.STEPS)

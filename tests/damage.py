@@ -24,14 +24,14 @@ import torch
 
 from lr_env import registry
 from lr_env.bench.kept import Kept
-from lr_env.compare.export import check_task, read_runs
-from lr_env.compare.finished import read_finished
-from lr_env.compare.job import run_job
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
-from planners.latent_ode.trained import Trained
-from planners.policy import Policy
+from lr_env.records.tables import check_task, read_runs
+from lr_env.studies.across.saved import read_finished
+from lr_env.studies.comparison.comparison import run_job
+from planners.latent_ode.artifact import Trained
+from planners.ppo.policy import Policy
 from tests.fixtures import make
 
 SAME, REFUSED, ANOTHER, TRACEBACK = "the same", "refused", "another result", "traceback"

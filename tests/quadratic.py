@@ -12,8 +12,8 @@ import numpy as np
 
 from lr_env.planner import RunSpec
 from lr_env.records.record import RunRecord
-from planners.latent_ode.designs import mixed
-from planners.latent_ode.series import CHANNELS
+from planners.latent_ode.data.dataset import CHANNELS
+from planners.latent_ode.sweep.designs import mixed
 
 H, S, V0 = 1.0, 0.4, 4.0
 STEPS, SEGMENT = 400, 10

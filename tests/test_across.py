@@ -14,16 +14,17 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from lr_env.cli import main
-from lr_env.compare import statistics as st
-from lr_env.compare.across import cost_ratios, mean_ranks, profile, put_together, resampled, scores
-from lr_env.compare.across_report import print_standings
-from lr_env.compare.export import read_manifest, read_runs, write_manifest
-from lr_env.compare.finished import Finished, read_finished
-from lr_env.compare.report import write_report
-from lr_env.compare.table import summarise
+from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
+from lr_env.records.tables import read_manifest, read_runs, write_manifest
+from lr_env.stats import intervals as st
+from lr_env.stats.ranks import cost_ratios, mean_ranks, profile, resampled, scores
+from lr_env.studies.across.report import print_standings
+from lr_env.studies.across.saved import Finished, read_finished
+from lr_env.studies.across.standings import put_together
+from lr_env.studies.comparison.report import write_report
+from lr_env.studies.comparison.summary import summarise
 from lr_env.tasks import TASKS
 
 KEPT = Path(__file__).parent.parent / "results"
@@ -360,7 +361,7 @@ def test_bad_input_is_one_line_that_names_the_fix(results, monkeypatch, capsys, 
         write(results / "other", "FashionMLP", 2)
     if "uneven" in arguments:
         monkeypatch.setattr(
-            "lr_env.compare.finished.read_runs",
+            "lr_env.studies.across.saved.read_runs",
             lambda path, curves: read_runs(path, curves)[: -1 if path.parent.name == "uneven" else None],
         )
     monkeypatch.chdir(results.parent)
@@ -376,6 +377,6 @@ def test_bad_input_is_one_line_that_names_the_fix(results, monkeypatch, capsys, 
 
 def test_where_no_target_can_be_set(results, monkeypatch):
     records = [replace(r, diverged=r.planner == "wsd") for r in read_runs(results / "fashion" / "runs.parquet")]
-    monkeypatch.setattr("lr_env.compare.finished.read_runs", lambda path, curves: records)
+    monkeypatch.setattr("lr_env.studies.across.saved.read_runs", lambda path, curves: records)
     with pytest.raises(UserError, match="sets no target validation loss"):
         read_finished(results / "fashion")

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lr_env.compare.experiment import added_to
-from lr_env.compare.job import Job, run_job
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
+from lr_env.runs.experiment import added_to
+from lr_env.studies.comparison.comparison import Job, run_job
 from lr_env.tasks import TASKS
 
 TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)

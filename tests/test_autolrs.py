@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from planners.bayes import Search
-from planners.forecast import fit_exponential, forecast
+from planners.forking.extrapolation import fit_exponential, forecast
+from planners.forking.gaussian_process import Search
 
 CURVES = [(2.0, -0.02, 0.3), (0.5, -0.2, 0.0), (10.0, -0.005, 1.0), (0.01, -0.05, 2.0), (1.0, -3.0, 0.1)]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lr_env.children import Backend, Children, backend
+from lr_env.children import Backend, Children, autotune
 from lr_env.tasks import TASKS
 
 TASK = TASKS["DigitsMLP"]
@@ -59,20 +59,20 @@ def timed(monkeypatch):
                 raise found
             return found
 
-        for cached in (backend._fastest, backend._compiled_seconds):
+        for cached in (autotune._fastest, autotune._compiled_seconds):
             cached.cache_clear()
-        monkeypatch.setattr(backend, "_seconds_per_step", seconds)
-        monkeypatch.setattr(backend, "compiler", lambda: "g++")
+        monkeypatch.setattr(autotune, "_seconds_per_step", seconds)
+        monkeypatch.setattr(autotune, "compiler", lambda: "g++")
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         return asked
 
     yield with_times
-    for cached in (backend._fastest, backend._compiled_seconds):
+    for cached in (autotune._fastest, autotune._compiled_seconds):
         cached.cache_clear()
 
 
 def chosen(child_steps=0.0, wanted="auto"):
-    return backend.choose_backend(wanted, TASK, 64, "cpu", torch.float32, child_steps=child_steps)
+    return autotune.choose_backend(wanted, TASK, 64, "cpu", torch.float32, child_steps=child_steps)
 
 
 BLOCKS = {block: Backend("stacked", block) for block in (8, 32, 64)}

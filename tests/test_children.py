@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
-from lr_env.children.optimizers import SGD, Adam, AdamW
 from lr_env.errors import UserError
+from lr_env.optimizers import SGD, Adam, AdamW
 from lr_env.tasks import MLP, TASKS, LeNet5
 
 TASK = TASKS["DigitsMLP"]

@@ -16,9 +16,9 @@ from typing import get_args
 
 import pytest
 
-from lr_env.cli import main
-from lr_env.commands.lists import LOOPS
-from lr_env.commands.parsing import COMMANDS
+from lr_env.cli.catalogue import LOOPS
+from lr_env.cli.commands import COMMANDS
+from lr_env.cli.main import main
 from lr_env.tasks import TASKS
 from lr_env.tasks.data import forget
 from planners import PLANNERS

@@ -8,18 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.conditions import CONDITIONS, Conditions, run_conditions, wider
-from lr_env.compare.conditions_report import TUNED
-from lr_env.compare.opening import Study
-from lr_env.compare.training import Training
-from lr_env.disturbed import Disturbed, disturbed
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, rollout
+from lr_env.runs.execution import Training
+from lr_env.runs.study import Study
+from lr_env.studies.robustness.perturbed import Disturbed, disturbed
+from lr_env.studies.robustness.report import TUNED
+from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
 from lr_env.tasks import find_task
+from planners.latent_ode.data.dataset import CHANNELS
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.series import CHANNELS
 from planners.schedules import Constant, Cosine
 from tests.test_cli import lr_env
 

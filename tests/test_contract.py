@@ -10,11 +10,11 @@ import pytest
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.registry import candidates, find_planner, planner_names
-from planners.latent_ode.designs import paper
-from planners.latent_ode.generative_fit import GenerativeFitting, fit_generative
-from planners.latent_ode.repertoire import repertoire_of
-from planners.latent_ode.series import series
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.artifact import Trained
+from planners.latent_ode.data.dataset import series
+from planners.latent_ode.data.schedule_library import repertoire_of
+from planners.latent_ode.generative.fit import GenerativeFitting, fit_generative
+from planners.latent_ode.sweep.designs import paper
 from tests import quadratic
 from tests.contract import check_one_answer_a_segment, check_planner, check_settings
 

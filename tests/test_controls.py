@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.job import Job, manifest, run_job, tuning_steps
 from lr_env.errors import UserError
 from lr_env.records.store import Store
+from lr_env.studies.comparison.comparison import Job, manifest, run_job, tuning_steps
 from lr_env.tasks import TASKS
 from planners import LEAP, PLRS, PLRSMidpoint
 
@@ -67,7 +67,7 @@ def test_what_is_missing_is_found_before_anything_is_trained(tmp_path, monkeypat
 
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("lr_env.children.packaged.version", none)
+    monkeypatch.setattr("lr_env.children.external_optimizers.version", none)
     store = Store(tmp_path / "records.sqlite")
     monkeypatch.setattr(store, "begin_runs", lambda *_: pytest.fail("something was trained"))
     with pytest.raises(UserError, match=message):

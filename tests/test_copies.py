@@ -17,15 +17,15 @@ import pytest
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv
 from lr_env.children import Backend
-from lr_env.children.backend import compiler
-from lr_env.children.optimizers import AdamW
-from lr_env.children.packaged import Packaged
+from lr_env.children.autotune import compiler
+from lr_env.children.external_optimizers import Packaged
+from lr_env.optimizers import AdamW
 from lr_env.registry import find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP
 from lr_env.tasks.data import load
-from planners.lookahead import Lookahead
+from planners.forking.lookahead import Lookahead
 from planners.schedules import Cosine
 from planners.stochastic import PLRS
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.cumulative import Matched, Shape, cumulative, mean_factor
-from lr_env.compare.job import Job
-from lr_env.compare.rate_sweep import RateSweep
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
+from lr_env.studies.comparison.comparison import Job
+from lr_env.studies.cumulative_rate import Matched, Shape, cumulative, mean_factor
+from lr_env.studies.rate_sweep import RateSweep
 from lr_env.tasks import TASKS
 from planners import Cosine
 

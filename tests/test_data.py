@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lr_env.errors import UserError
-from lr_env.tasks import data, files, sources
-from lr_env.tasks.files import Published
+from lr_env.tasks import data, downloads, sources
+from lr_env.tasks.downloads import Published
 from lr_env.tasks.sources import CIFAR_ARCHIVE, FASHION_FILES, MNIST_FILES, SHAKESPEARE_FILE, SOURCES, DataSource
 
 # Splits ------------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def at_hand(name: str) -> data.Data:
     if not os.environ.get("LR_ENV_DATA"):
         pytest.skip(f"LR_ENV_DATA is not set: no {name} to test on")
     root = Path(os.environ["LR_ENV_DATA"]).expanduser()
-    if not root.is_dir() or not all(files._find(root, file, "") for file in FILES[name]):
+    if not root.is_dir() or not all(downloads._find(root, file, "") for file in FILES[name]):
         pytest.skip(f"LR_ENV_DATA has no {name} to test on")
     return data.load(name)
 
@@ -122,14 +122,14 @@ def test_every_source_that_is_read_from_files_is_tested_on_them() -> None:
     ids=["mnist", "fashion-mnist"],
 )
 def test_idx_data_are_split_as_ever(
-    name: str, mean: float, std: float, expected: str, published: dict[str, files.DataFile]
+    name: str, mean: float, std: float, expected: str, published: dict[str, downloads.DataFile]
 ) -> None:
     found = at_hand(name)
     sizes = {name: len(split) for name, split in found.splits.items()}
     assert sizes == {"train": 50_000, "val": 10_000, "test": 10_000}
     assert found.sha256 == expected
-    images = files.read(published["t10k-images"])[16:]
-    labels = files.read(published["t10k-labels"])[8:]
+    images = downloads.read(published["t10k-images"])[16:]
+    labels = downloads.read(published["t10k-labels"])[8:]
     test = found.splits["test"]
     assert bytes(test.labels.tolist()) == labels
     grey = (test.inputs[:500] * std + mean) * 255
@@ -161,8 +161,8 @@ def test_shakespeare_is_split_as_ever(context: int, sizes: list[int], expected: 
     found = at_hand(f"tiny-shakespeare-{context}")
     assert [len(split) for split in found.splits.values()] == sizes
     assert found.sha256 == expected
-    letters = sorted(set(files.read(SHAKESPEARE_FILE).decode("ascii")))
-    text = files.read(SHAKESPEARE_FILE).decode("ascii")
+    letters = sorted(set(downloads.read(SHAKESPEARE_FILE).decode("ascii")))
+    text = downloads.read(SHAKESPEARE_FILE).decode("ascii")
     assert len(letters) == 65
     first = "".join(letters[token] for token in found.splits["test"].inputs.ravel().tolist())
     assert text[1_059_624:].startswith(first)

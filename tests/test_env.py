@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 import lr_env
 from lr_env import FEATURES, TASKS, LREnv, LRVectorEnv, UserError
 from lr_env.env import NOT_YET
-from lr_env.episodes import DIVERGED_MULTIPLE
+from lr_env.env.episodes import DIVERGED_MULTIPLE
 from lr_env.tasks import CNN, GPT, ResNet, Task
 from lr_env.tasks.data import load
 

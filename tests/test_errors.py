@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 
 from lr_env import UserError
-from lr_env.episodes import ArgumentError
+from lr_env.env.episodes import ArgumentError
 from lr_env.errors import unknown
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import fields
 from typing import get_args
 
-from lr_env.commands.kept_options import KeptOptions
-from lr_env.commands.parsing import COMMANDS
+from lr_env.cli.commands import COMMANDS
+from lr_env.cli.experiment_options import KeptOptions
 
 SECONDS = 600
 """Many times what it takes where nothing else runs: what this is for is a process that hangs."""
@@ -62,14 +62,15 @@ FILES = {
 
 RUNNER = """
 import json, os, sys
-from planners.latent_ode import fit, fitting_report
-from lr_env.cli import main
+from planners.latent_ode.fitting import fit
+from planners.latent_ode import fit_report
+from lr_env.cli.main import main
 
 class Quick(fit.Fitting):  # what is tested here is not how good a fit is
     def __init__(self, **given):
         super().__init__(**{**given, "dynamics": 20, "corrections": 5})
 
-fitting_report.Fitting = Quick
+fit_report.Fitting = Quick
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["lr-env", *arguments]
     print("$", *arguments, flush=True)

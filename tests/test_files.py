@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from lr_env.errors import UserError
-from lr_env.tasks import files
-from lr_env.tasks.files import Archive, DataFile, Published
+from lr_env.tasks import downloads
+from lr_env.tasks.downloads import Archive, DataFile, Published
 
 CONTENT = bytes(range(256)) * 20
 PACKED = gzip.compress(CONTENT, mtime=0)
@@ -51,7 +51,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def refusal(file: Published) -> str:
     """The one line in which a file is refused."""
     with pytest.raises(UserError) as caught:
-        files.read_archive(file) if isinstance(file, Archive) else files.read(file)
+        downloads.read_archive(file) if isinstance(file, Archive) else downloads.read(file)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -71,14 +71,14 @@ def test_every_layout_is_found(
 ) -> None:
     put(tmp_path / "here", f"{folder}/{name}", content)
     monkeypatch.setenv(variable, str(tmp_path / "here"))
-    assert files.read(published()) == CONTENT
+    assert downloads.read(published()) == CONTENT
 
 
 def test_the_data_folder_comes_before_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LR_ENV_DATA", str(tmp_path / "here"))
     put(tmp_path / "here", "fashion-mnist/images.gz", PACKED)
     put(tmp_path / "cache", "fashion-mnist/images.gz", b"not looked at")
-    assert files.read(published()) == CONTENT
+    assert downloads.read(published()) == CONTENT
 
 
 def test_a_data_folder_without_the_file_falls_back_to_the_cache(
@@ -86,7 +86,7 @@ def test_a_data_folder_without_the_file_falls_back_to_the_cache(
 ) -> None:
     monkeypatch.setenv("LR_ENV_DATA", str(tmp_path))
     put(tmp_path / "cache", "FashionMNIST/raw/images.gz", PACKED)
-    assert files.read(published()) == CONTENT
+    assert downloads.read(published()) == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -205,11 +205,11 @@ def cached(tmp_path: Path) -> list[Path]:
 
 
 def test_a_download_is_cached_and_then_read_without_network(tmp_path: Path, server: Server) -> None:
-    assert files.read(published(server.url)) == CONTENT
+    assert downloads.read(published(server.url)) == CONTENT
     assert [path.name for path in cached(tmp_path)] == ["images.gz"]
-    assert files.read(published(server.url)) == CONTENT
+    assert downloads.read(published(server.url)) == CONTENT
     assert server.requests == ["/images.gz"]
-    assert files.read(published(CLOSED_PORT)) == CONTENT
+    assert downloads.read(published(CLOSED_PORT)) == CONTENT
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pooch does not close what it refuses
@@ -311,7 +311,7 @@ def test_a_plain_file_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LR_ENV_DATA", str(tmp_path))
     plain = DataFile("input.txt", ("text",), CLOSED_PORT, sha256(CONTENT), sha256(CONTENT))
     path = put(tmp_path, "text/input.txt", CONTENT)
-    assert files.read(plain) == CONTENT
+    assert downloads.read(plain) == CONTENT
     path.write_bytes(CONTENT[:-1])
     assert "is not the published file" in refusal(plain)
 
@@ -326,7 +326,7 @@ def test_an_archive_is_read_packed_and_unpacked(
     put_unpacked(root) if unpacked else put(root, "all.tar.gz", TAR)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setenv(variable, str(tmp_path / "here"))
-    assert files.read_archive(archive()) == MEMBERS
+    assert downloads.read_archive(archive()) == MEMBERS
     assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked to disk
 
 
@@ -335,9 +335,9 @@ def test_the_published_archive_comes_before_a_folder_that_may_be_another_copy(
 ) -> None:
     monkeypatch.setenv("LR_ENV_DATA", str(tmp_path))
     put_unpacked(tmp_path, {name: bytes(len(content)) for name, content in MEMBERS.items()})
-    assert files.read_archive(archive())["first.bin"] == bytes(3000)
+    assert downloads.read_archive(archive())["first.bin"] == bytes(3000)
     put(tmp_path, "all.tar.gz", TAR)
-    assert files.read_archive(archive()) == MEMBERS
+    assert downloads.read_archive(archive()) == MEMBERS
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_bad_archives_are_refused(
 def test_a_downloaded_archive_is_cached_packed(tmp_path: Path, server: Server) -> None:
     server.body = TAR
     for url in (server.url, CLOSED_PORT):
-        assert files.read_archive(archive(url)) == MEMBERS
+        assert downloads.read_archive(archive(url)) == MEMBERS
     assert [path.name for path in cached(tmp_path)] == ["all.tar.gz"]
     assert server.requests == ["/all.tar.gz"]
 

@@ -8,19 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.commands.fit import on_fresh_seeds
-from lr_env.compare.export import check_task, read_runs, write_runs
-from lr_env.compare.opening import Study
-from lr_env.compare.training import Training
+from lr_env.cli.fit import on_fresh_seeds
 from lr_env.errors import UserError
 from lr_env.records.store import Store
+from lr_env.records.tables import check_task, read_runs, write_runs
 from lr_env.rollout import rollout
+from lr_env.runs.execution import Training
+from lr_env.runs.study import Study
 from lr_env.tasks import TASKS
 from planners import LatentODE
-from planners.latent_ode import sweep as sweeps
-from planners.latent_ode.fitting_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
-from planners.latent_ode.sweep import FIRST_SEED, Sweep, seed_number, sweep
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.artifact import Trained
+from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
+from planners.latent_ode.sweep import sweep as sweeps
+from planners.latent_ode.sweep.sweep import FIRST_SEED, Sweep, seed_number, sweep
 from tests.test_cli import lr_env  # the command as users run it
 
 TASK = replace(TASKS["DigitsMLP"], budget=200, segment=10)
@@ -34,13 +34,14 @@ class StoppedError(Exception):
 @pytest.fixture(autouse=True)
 def quick_fits(monkeypatch):
     """What is tested here is not how good a fit is."""
-    from planners.latent_ode import fit, fitting_report
+    from planners.latent_ode import fit_report
+    from planners.latent_ode.fitting import fit
 
     class Quick(fit.Fitting):
         def __init__(self, **given):
             super().__init__(**{**given, "dynamics": 30, "corrections": min(5, given.get("corrections", 5))})
 
-    for module in (sweeps, fitting_report):
+    for module in (sweeps, fit_report):
         monkeypatch.setattr(module, "Fitting", Quick)
 
 

@@ -14,9 +14,9 @@ from lr_env.children import Backend, Children
 from lr_env.children import flatness as module
 from lr_env.children.flatness import flatness, largest_eigenvalue, trace
 from lr_env.children.memory import activations_per_example
-from lr_env.children.optimizers import SGD
 from lr_env.env import LREnv, LRVectorEnv
 from lr_env.errors import UserError
+from lr_env.optimizers import SGD
 from lr_env.tasks import CNN, GPT, MLP, ResNet, Task
 from lr_env.tasks.sources import SOURCES, DataSource
 

@@ -11,20 +11,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.experiment import with_unknown
-from lr_env.compare.job import Job, run_job
-from lr_env.compare.opening import Study
-from lr_env.compare.training import Training
 from lr_env.errors import UserError
-from lr_env.own_code import own_code
 from lr_env.records.checkpoint import check_fit, load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
+from lr_env.runs.execution import Training
+from lr_env.runs.experiment import with_unknown
+from lr_env.runs.own_code import own_code
+from lr_env.runs.study import Study
+from lr_env.studies.comparison.comparison import Job, run_job
 from lr_env.tasks import MLP, TASKS, data
 from lr_env.tasks.sources import SOURCES, DataSource
-from planners.latent_ode.sweep import Sweep, sweep
-from planners.ppo_training import Training as PPOTraining
-from planners.ppo_training import train
+from planners.latent_ode.sweep.sweep import Sweep, sweep
+from planners.ppo.training import Training as PPOTraining
+from planners.ppo.training import train
 from planners.schedules import Cosine
 
 NAME = "test-own"

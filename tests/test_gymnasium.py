@@ -18,8 +18,8 @@ from gymnasium.wrappers.vector import RescaleAction as RescaleActions
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics, UserError
 from lr_env.children import Backend
-from lr_env.children.optimizers import SGD, AdamW
 from lr_env.jsonable import from_plain
+from lr_env.optimizers import SGD, AdamW
 from lr_env.rollout import PlannedRun, Rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.tasks import MLP, CropFlip, Task

@@ -13,12 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
-from lr_env.children import graphs
+from lr_env.children import tracing
 from lr_env.children.flatness import flatness
 from lr_env.isolation import _set_for_now, isolated
 from lr_env.tasks import data
 from planners.latent_ode.planner import LatentODE
-from planners.ppo import PPO
+from planners.ppo.planner import PPO
 from planners.weights import _loaded
 
 RATE = 0.05
@@ -81,7 +81,7 @@ def caller_state() -> list[Any]:
 def numbers(backend: str) -> list[Any]:
     """What a run, a neighbour that diverges, and everything that children can be asked for come to."""
     data.forget()  # so that data are read, and graphs traced, under the caller's settings too
-    graphs._graphs.clear()
+    tracing._graphs.clear()
     env = LREnv(budget=30, segment=10, backend=backend)
     found = [env.reset(seed=0)[1]]
     found += [env.step(RATE)[4] for _ in range(2)]

@@ -7,12 +7,12 @@ import pytest
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.knots import Knots
+from planners.latent_ode.artifact import Trained
 from planners.latent_ode.controls import CONTROLS, BestOfSweep, MeanOfBest, NearestRun, RandomFuture
-from planners.latent_ode.model import Ensemble, Scales, Sizes
+from planners.latent_ode.data.schedule_library import POINTS, TIMES, Repertoire
+from planners.latent_ode.model.dynamics import Ensemble, Scales, Sizes
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.repertoire import POINTS, TIMES, Repertoire
-from planners.latent_ode.trained import Trained
+from planners.piecewise import Knots
 
 RUN = RunSpec("a task", 400, 10, (1e-4, 1.0), "SGD", 1)
 MID = (np.arange(40) + 0.5) / 40

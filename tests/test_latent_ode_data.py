@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from lr_env.errors import UserError
-from planners.latent_ode.designs import DESIGNS, annealed
-from planners.latent_ode.fit import Fitting, errors, fit
-from planners.latent_ode.forecasts import EXPONENTS, last_value, nearest_run, power_law, quality
-from planners.latent_ode.model import Ensemble, Sizes
-from planners.latent_ode.repertoire import TIMES, repertoire_of
-from planners.latent_ode.series import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
-from planners.latent_ode.sweep import Sweep, seed_number
-from planners.latent_ode.windows import MOST, Table, scales_of, token
+from planners.latent_ode.data.batches import MOST, Table, scales_of, token
+from planners.latent_ode.data.dataset import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
+from planners.latent_ode.data.schedule_library import TIMES, repertoire_of
+from planners.latent_ode.fitting.baselines import EXPONENTS, last_value, nearest_run, power_law, quality
+from planners.latent_ode.fitting.fit import Fitting, errors, fit
+from planners.latent_ode.model.dynamics import Ensemble, Sizes
+from planners.latent_ode.sweep.designs import DESIGNS, annealed
+from planners.latent_ode.sweep.sweep import Sweep, seed_number
 from tests import quadratic
 from tests.quadratic import SEGMENT, STEPS
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from planners.latent_ode.following import Response, Seen, response_of, seen, state_now
+from planners.latent_ode.artifact import Trained
+from planners.latent_ode.data.batches import Table, past
+from planners.latent_ode.filtering.response import Response, Seen, response_of, seen, state_now
+from planners.latent_ode.fitting.fit_artifact import near_best
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.planning import Left, problem
-from planners.latent_ode.shapes import SETTINGS
-from planners.latent_ode.trained import Trained
-from planners.latent_ode.training import near_best
-from planners.latent_ode.windows import Table, past
+from planners.latent_ode.planning.problem import Left, problem
+from planners.latent_ode.planning.schedule_family import SETTINGS
 from planners.schedules import WSD
 from tests import quadratic
 from tests.quadratic import SPEC, STEPS, played

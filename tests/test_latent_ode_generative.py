@@ -12,15 +12,15 @@ import torch
 from torchdiffeq import odeint
 
 from lr_env.errors import UserError
-from planners.latent_ode.designs import paper
-from planners.latent_ode.generative import SCORE, TRAIN, LatentODEGenerative
-from planners.latent_ode.generative_fit import Curves, GenerativeFitting, decoded, fit_generative
-from planners.latent_ode.generative_model import OUTPUTS, RATE, Generative, GenerativeSizes
-from planners.latent_ode.model import Ensemble, Scales, Sizes
-from planners.latent_ode.of_a_model import rates_of
-from planners.latent_ode.repertoire import repertoire_of
-from planners.latent_ode.series import CHANNELS, series
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.artifact import Trained
+from planners.latent_ode.base import rates_of
+from planners.latent_ode.data.dataset import CHANNELS, series
+from planners.latent_ode.data.schedule_library import repertoire_of
+from planners.latent_ode.generative.fit import Curves, GenerativeFitting, decoded, fit_generative
+from planners.latent_ode.generative.planner import SCORE, TRAIN, LatentODEGenerative
+from planners.latent_ode.model.dynamics import Ensemble, Scales, Sizes
+from planners.latent_ode.model.generative import OUTPUTS, RATE, Generative, GenerativeSizes
+from planners.latent_ode.sweep.designs import paper
 from tests import quadratic
 from tests.quadratic import SPEC
 

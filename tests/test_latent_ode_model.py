@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from planners.latent_ode.descent import path_length
-from planners.latent_ode.designs import annealed
-from planners.latent_ode.fit import Fitting, Offsets, fit, predicted_final
-from planners.latent_ode.model import TOKEN, Ensemble, Sizes
-from planners.latent_ode.series import CHANNELS, series
-from planners.latent_ode.stacked import GRU, Linear, generators
-from planners.latent_ode.windows import Table, groups_of, past, scales_of
+from planners.latent_ode.data.batches import Table, groups_of, past, scales_of
+from planners.latent_ode.data.dataset import CHANNELS, series
+from planners.latent_ode.fitting.fit import Fitting, Offsets, fit, predicted_final
+from planners.latent_ode.model.dynamics import TOKEN, Ensemble, Sizes
+from planners.latent_ode.model.early_stopping import path_length
+from planners.latent_ode.model.layers import GRU, Linear, generators
+from planners.latent_ode.sweep.designs import annealed
 from tests import quadratic
 
 

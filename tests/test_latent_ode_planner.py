@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from lr_env.errors import UserError
-from lr_env.explained import explained
 from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.planner import RunSpec
 from lr_env.rollout import rollout
+from lr_env.studies.beliefs import explained
 from lr_env.tasks import find_task
+from planners.latent_ode.artifact import Trained, shipped_models
 from planners.latent_ode.controls import MeanOfBest
-from planners.latent_ode.fit import predicted_final
+from planners.latent_ode.data.batches import Table
+from planners.latent_ode.data.dataset import CHANNELS
+from planners.latent_ode.fitting.fit import predicted_final
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.series import CHANNELS
-from planners.latent_ode.trained import Trained, shipped_models
-from planners.latent_ode.windows import Table
 from planners.schedules import WSD, Cosine
 from tests import quadratic
 from tests.quadratic import SPEC, STEPS, played

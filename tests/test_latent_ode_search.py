@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from planners.latent_ode.following import Response
+from planners.latent_ode.filtering.response import Response
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.planning import Left, problem
-from planners.latent_ode.search import BEGINNINGS, GRID, Search, blended, interpolation, search
-from planners.latent_ode.shapes import SETTINGS
-from planners.space import sobol
+from planners.latent_ode.planning.problem import Left, problem
+from planners.latent_ode.planning.schedule_family import SETTINGS
+from planners.latent_ode.planning.search import BEGINNINGS, GRID, Search, blended, interpolation, search
+from planners.tuning.search_space import sobol
 from tests.quadratic import SPEC
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from planners.latent_ode.shapes import _HIGH, _LOW, LEAST, SETTINGS, Shapes
+from planners.latent_ode.planning.schedule_family import _HIGH, _LOW, LEAST, SETTINGS, Shapes
 from planners.schedules import WSD, Constant, Cosine, Exponential, Linear, OneCycle, Polynomial, WSDSqrt
-from planners.space import sobol
+from planners.tuning.search_space import sobol
 
 SHAPES = Shapes(np.log(0.01), np.log(1.0))
 AT = (np.arange(100) + 0.5) / 100

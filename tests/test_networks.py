@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from lr_env.children import Backend, Children, stacked
-from lr_env.children.backend import compiler
+from lr_env.children.autotune import compiler
+from lr_env.children.cuda_graphs import Replay
 from lr_env.children.initial import build_seeded, moved
 from lr_env.children.noise import seed_dropout
 from lr_env.children.numerics import Numerics
-from lr_env.children.optimizers import SGD, Adam, AdamW
-from lr_env.children.replay import Replay
 from lr_env.children.stacked import clip_
 from lr_env.children.state import Layout
 from lr_env.errors import UserError
+from lr_env.optimizers import SGD, Adam, AdamW
 from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, Task
 from lr_env.tasks.networks import _MaxPool2
 from lr_env.tasks.sources import SOURCES, DataSource

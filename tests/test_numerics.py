@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lr_env.children import Backend, Children
-from lr_env.children.graphs import trace
 from lr_env.children.numerics import Numerics, tf32
+from lr_env.children.tracing import trace
 from lr_env.errors import UserError
 from lr_env.tasks import CNN, GPT, TASKS, Network, ResNet
 from lr_env.tasks.sources import SOURCES, DataSource

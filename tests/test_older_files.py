@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lr_env.compare.export import check_task, read_runs
-from lr_env.compare.finished import read_finished
-from lr_env.compare.job import run_job
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
+from lr_env.records.tables import check_task, read_runs
 from lr_env.rollout import Rollout
+from lr_env.studies.across.saved import read_finished
+from lr_env.studies.comparison.comparison import run_job
 from planners import PPO, LatentODE
-from planners.ppo_training import train
+from planners.ppo.training import train
 from tests import quadratic
 from tests.damage import plain, read_bench
 from tests.fixtures import make
@@ -35,8 +35,8 @@ def folder(request, tmp_path, monkeypatch):
     with closing(sqlite3.connect(folder / "records.sqlite")) as db:
         spec = json.loads(db.execute("SELECT spec FROM experiments WHERE name = 'stopped'").fetchone()[0])
     of_ppo = json.loads(load_tree(folder / "ppo" / "checkpoint")["spec"])
-    monkeypatch.setattr("lr_env.compare.job.versions", lambda: dict(spec["versions"]))
-    monkeypatch.setattr("planners.ppo_training.versions", lambda also: dict(of_ppo["versions"]))
+    monkeypatch.setattr("lr_env.studies.comparison.comparison.versions", lambda: dict(spec["versions"]))
+    monkeypatch.setattr("planners.ppo.training.versions", lambda also: dict(of_ppo["versions"]))
     return folder
 
 

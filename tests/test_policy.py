@@ -9,11 +9,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, write_sealed
-from lr_env.observations import FEATURES
 from planners import PPO
-from planners.policy import Policy
+from planners.ppo.policy import Policy
 
 WIDTH = len(FEATURES)
 

@@ -13,22 +13,22 @@ import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
 from lr_env.children import Numerics
-from lr_env.compare.job import Job, run_job
-from lr_env.episodes import Episodes
+from lr_env.env.episodes import Episodes
+from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
-from lr_env.locking import only_process
-from lr_env.observations import FEATURES
+from lr_env.files import only_process
 from lr_env.planner import RunSpec
 from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
+from lr_env.studies.comparison.comparison import Job, run_job
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
-from planners import policy as policies
-from planners.policy import Policy
-from planners.ppo_state import LeanPolicy
-from planners.ppo_training import Training, train
+from planners.ppo import policy as policies
+from planners.ppo.policy import Policy
+from planners.ppo.sb3_state import LeanPolicy
+from planners.ppo.training import Training, train
 from planners.weights import PRETRAINED
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
@@ -77,11 +77,11 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
         assert "\n" not in str(caught.value)
     path.write_bytes(whole)
     with monkeypatch.context() as patch:
-        patch.setattr("planners.policy.observations.FEATURES", FEATURES[1:])
+        patch.setattr("planners.ppo.policy.observations.FEATURES", FEATURES[1:])
         with pytest.raises(UserError, match=r"trained on other observations \(log_train_loss\)"):
             Policy.load(path)
     with monkeypatch.context() as patch:
-        patch.setattr("planners.policy._FILES", replace(policies._FILES, format=5))
+        patch.setattr("planners.ppo.policy._FILES", replace(policies._FILES, format=5))
         with pytest.raises(UserError, match="has format 3, not 5"):
             Policy.load(path)
     with pytest.raises(UserError, match="there is no policy 'Digits' "):

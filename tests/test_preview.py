@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from lr_env.cli import main
-from lr_env.drawing import distinct_style, log_scale, new_figure
+from lr_env.cli.main import main
+from lr_env.report.plotting import distinct_style, log_scale, new_figure
 from planners import PLANNERS
 
 

@@ -11,10 +11,10 @@ import pytest
 from torch import nn
 
 from lr_env.children import Backend, Children
-from lr_env.episodes import Episodes
+from lr_env.env.episodes import Episodes
+from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.planner import PROBE, require
-from lr_env.probe import Forks
 from lr_env.records.record import SIGNALS
 from lr_env.registry import needs_forks, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lr_env.compare import statistics as st
-from lr_env.compare.job import Job
-from lr_env.compare.rate_sweep import RateSweep, bootstrap, bottom
-from lr_env.compare.scaling import Scaling, Subset, part_of, scaling
 from lr_env.errors import UserError
-from lr_env.range_test import RangeTest, range_test
 from lr_env.records.store import Store
+from lr_env.stats import intervals as st
+from lr_env.stats.bootstrap import bootstrap
+from lr_env.studies.comparison.comparison import Job
+from lr_env.studies.data_scaling import Scaling, Subset, part_of, scaling
+from lr_env.studies.range_test import RangeTest, range_test
+from lr_env.studies.rate_sweep import RateSweep, bottom
 from lr_env.tasks import MLP, TASKS
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=50)

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.cli import main
+from lr_env.cli.main import main
 from lr_env.errors import UserError
-from lr_env.range_test import RangeTest, _smooth, range_test
+from lr_env.studies.range_test import RangeTest, _smooth, range_test
 from lr_env.tasks import MLP, TASKS
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=50)

@@ -13,13 +13,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
-from lr_env.children.optimizers import SGD, AdamW
 from lr_env.errors import UserError
+from lr_env.optimizers import SGD, AdamW
 from lr_env.planner import PROBE, UPDATE_SIGNALS, RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, LRTuner, Plateau
-from planners.lrtuner import bottom
+from planners.forking.lrtuner import bottom
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 REACTIVE = (

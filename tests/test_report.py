@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from lr_env.compare.report import print_summary, write_report
-from lr_env.compare.spent import Spent, spent
-from lr_env.compare.table import summarise
-from lr_env.compare.text import setting_text
-from lr_env.drawn import NotDrawn
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
+from lr_env.report.files import NotDrawn
+from lr_env.report.formatting import setting_text
+from lr_env.studies.comparison.report import print_summary, write_report
+from lr_env.studies.comparison.spent import Spent, spent
+from lr_env.studies.comparison.summary import summarise
 
 SEEDS = range(100, 112)
 LOSSES = {"cosine": 0.20, "linear": 0.20, "constant": 0.25, "cyclic": 0.22}
@@ -310,7 +310,7 @@ def test_a_terminal_that_cannot_show_everything(written):
 
 
 def test_figures_that_cannot_be_drawn_cost_nothing_else(tmp_path, monkeypatch):
-    from lr_env.compare import figures
+    from lr_env.studies.comparison import figures
 
     def fail(*given):
         raise RuntimeError("no fonts\nat all")

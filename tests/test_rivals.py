@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from lr_env.children import Backend, Children
+from lr_env.children.external_optimizers import _KINDS, Packaged
 from lr_env.children.initial import build_seeded
-from lr_env.children.optimizers import SGD
-from lr_env.children.packaged import _KINDS, Packaged
 from lr_env.errors import UserError
+from lr_env.optimizers import SGD
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.registry import is_plain, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from lr_env.children import Backend, Children
-from lr_env.compare.job import Job, best_setting, run_job, tuning_steps
 from lr_env.errors import UserError
 from lr_env.planner import Planner, require
 from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.studies.comparison.comparison import Job, best_setting, run_job, tuning_steps
 from lr_env.tasks import TASKS
 from planners import PLANNERS
 from planners.schedules import Constant, Cosine

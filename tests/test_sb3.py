@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 
 from lr_env import LREnv, LRVectorEnv, UserError
 from lr_env.env import NOT_YET
-from lr_env.episodes import DIVERGED_MULTIPLE
+from lr_env.env.episodes import DIVERGED_MULTIPLE
 from lr_env.sb3 import LRVecEnv, make_vec_env
 
 # One child after another, so that numbers equal those of LREnv to the last bit.

@@ -14,15 +14,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lr_env.compare.export import read_runs, seal_older, write_manifest
-from lr_env.compare.finished import read_finished
-from lr_env.compare.job import run_job
 from lr_env.errors import UserError
 from lr_env.files import MARK, read_json, remove_leftovers, replacing, write_json, write_sealed
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
-from planners.latent_ode.trained import Trained
-from planners.policy import Policy
+from lr_env.records.tables import read_runs, seal_older, write_manifest
+from lr_env.studies.across.saved import read_finished
+from lr_env.studies.comparison.comparison import run_job
+from planners.latent_ode.artifact import Trained
+from planners.ppo.policy import Policy
 from tests.damage import plain
 from tests.fixtures import make
 
@@ -185,7 +185,7 @@ def test_an_experiment_that_goes_on_removes_what_was_left_of_a_checkpoint(folder
     left.touch()
     store = Store(folder / "records.sqlite")
     versions = (store.experiment(make.STOPPED) or {})["versions"]
-    monkeypatch.setattr("lr_env.compare.job.versions", lambda: versions)
+    monkeypatch.setattr("lr_env.studies.comparison.comparison.versions", lambda: versions)
     run_job(make.JOB, store, make.STOPPED)
     store.close()
     assert not left.exists()

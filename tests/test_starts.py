@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.starts import Start, Starts, starts
 from lr_env.errors import UserError
 from lr_env.rollout import rollout
+from lr_env.studies.start_rates import Start, Starts, starts
 from lr_env.tasks import TASKS
 from planners import Constant, Plateau
 
@@ -56,7 +56,8 @@ def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
     """Two of three: the median of the losses leaves the picture with them, not following the one that is left."""
     drawn = {}
     monkeypatch.setattr(
-        "lr_env.compare.starts.draw_loss", lambda axes, curve, style, band: drawn.update({curve.label: (curve, style)})
+        "lr_env.studies.start_rates.draw_loss",
+        lambda axes, curve, style, band: drawn.update({curve.label: (curve, style)}),
     )
     whole = rollout(Constant(0.05), TASK, (1, 2, 3))
     short = [replace(run, diverged=True, curves={n: c[:2] for n, c in run.curves.items()}) for run in whole[:2]]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lr_env.compare.statistics import (
+from lr_env.errors import UserError
+from lr_env.stats.intervals import (
     Estimate,
     iqm,
     iqm_interval,
@@ -13,7 +14,6 @@ from lr_env.compare.statistics import (
     steps_to_target,
     verdict,
 )
-from lr_env.errors import UserError
 
 RNG = np.random.default_rng(7)
 A = RNG.normal(0.5, 0.1, 20)

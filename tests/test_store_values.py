@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lr_env.cli import main
-from lr_env.compare.export import read_runs, runs_table, write_runs
-from lr_env.compare.job import Job, run_job, tuning_steps
-from lr_env.compare.table import summarise
+from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.provenance import provenance
 from lr_env.records import schema
 from lr_env.records.record import SIGNALS, RunRecord
 from lr_env.records.store import Store, settings_json
+from lr_env.records.tables import read_runs, runs_table, write_runs
 from lr_env.rollout import Rollout
+from lr_env.studies.comparison.comparison import Job, run_job, tuning_steps
+from lr_env.studies.comparison.summary import summarise
 from lr_env.tasks import TASKS
 from tests.fixtures import make
 
@@ -78,7 +78,7 @@ def versions(monkeypatch):
     """Those of the fixtures."""
     with closing(sqlite3.connect(FORMATS[0] / "records.sqlite")) as db:
         (spec,) = db.execute("SELECT json_extract(spec, '$.versions') FROM experiments").fetchone()
-    monkeypatch.setattr("lr_env.compare.job.versions", lambda: json.loads(spec))
+    monkeypatch.setattr("lr_env.studies.comparison.comparison.versions", lambda: json.loads(spec))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

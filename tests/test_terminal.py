@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from lr_env import cli, stopping, terminal
-from lr_env.commands.arguments import progress_bar
-from lr_env.drawn import NotDrawn, draw_into
+from lr_env import stopping, terminal
+from lr_env.cli import main
+from lr_env.cli.parsing import progress_bar
 from lr_env.errors import UserError
-from lr_env.replacing import in_home
-from lr_env.tasks.files import cache_folder
+from lr_env.files import in_home
+from lr_env.report.files import NotDrawn, draw_into
+from lr_env.tasks.downloads import cache_folder
 from tests.test_cli import command, lr_env, running
 
 PREVIEW = ("preview", "cosine", "wsd")
@@ -72,7 +73,7 @@ def test_a_matplotlib_that_is_broken_costs_the_figure_and_no_traceback(tmp_path)
 def test_the_settings_of_the_caller_stay_as_they_were(tmp_path):
     import matplotlib
 
-    from lr_env.compare.figures import draw_curves
+    from lr_env.studies.comparison.figures import draw_curves
     from tests.test_report import final
 
     with matplotlib.rc_context({"text.usetex": True, "lines.linewidth": 9.0}):
@@ -82,7 +83,7 @@ def test_the_settings_of_the_caller_stay_as_they_were(tmp_path):
 
 
 def test_figures_that_could_not_be_drawn_are_told_at_the_end(tmp_path, monkeypatch, capsys):
-    from lr_env.commands.lists import Tasks
+    from lr_env.cli.catalogue import Tasks
 
     def run(self):
         draw_into(tmp_path / "a.png", lambda path: 1 / 0)
@@ -92,7 +93,7 @@ def test_figures_that_could_not_be_drawn_are_told_at_the_end(tmp_path, monkeypat
     monkeypatch.setattr(Tasks, "run", run)
     monkeypatch.setattr(sys, "argv", ["lr-env", "tasks"])
     with pytest.warns(RuntimeWarning, match="something else"), pytest.raises(SystemExit) as end:
-        cli.main()
+        main.main()
     out, err = capsys.readouterr()
     assert (end.value.code, out) == (1, "the table\n")
     assert err == f"lr-env: '{tmp_path / 'a.png'}' was not drawn (ZeroDivisionError: division by zero)\n"
@@ -140,7 +141,7 @@ def in_shell(folder, redirected, *arguments):
 
 
 def test_a_folder_whose_name_is_no_text(tmp_path):
-    from lr_env.compare.report import write_report
+    from lr_env.studies.comparison.report import write_report
     from tests.test_report import FILES, final, summary_of
 
     folder = tmp_path / os.fsdecode(b"res\xffults")
@@ -183,7 +184,7 @@ def test_stopped_at_any_time_and_twice(tmp_path, first, number, code):
 def test_signals_do_what_they_did_once_a_command_is_over(monkeypatch):
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
     monkeypatch.setattr(sys, "argv", ["lr-env", "tasks"])
-    cli.main()
+    main.main()
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
 
 
@@ -194,7 +195,7 @@ def test_a_signal_that_something_took_for_its_own_error_is_not_forgotten(monkeyp
 
 
 def test_errors_of_the_system_are_told_as_they_are():
-    of = cli._of_the_system
+    of = main._of_the_system
     missing = OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /nope")
     assert of(missing) == str(missing)
     assert of(FileNotFoundError(2, "No such file or directory", "x")) == (
@@ -206,7 +207,7 @@ def test_errors_of_the_system_are_told_as_they_are():
 def test_homes_that_there_are_not(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lr-env", "sweep", "DigitsMLP", "--store", "~nosuch/records.sqlite"])
     with pytest.raises(SystemExit):
-        cli.main()
+        main.main()
     assert capsys.readouterr().err == (
         "lr-env: --store is '~nosuch/records.sqlite', and there is no such home: give a path without ~\n"
     )

@@ -9,18 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.compare.budget_curve import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
-from lr_env.compare.budget_report import Answer, BudgetCurve
-from lr_env.compare.opening import Study
-from lr_env.compare.training import Training
-from lr_env.drawing import new_figure
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import find_tuner, tuner_names
+from lr_env.report.plotting import new_figure
 from lr_env.rollout import PlannedRun
+from lr_env.runs.execution import Training
+from lr_env.runs.study import Study
+from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.studies.tuning_budget.tuning_budget import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
 from lr_env.tasks import find_task
-from planners import tuners
 from planners.latent_ode import ablations
 from planners.latent_ode.ablations import (
     DEFAULT,
@@ -31,15 +30,16 @@ from planners.latent_ode.ablations import (
     PLANS,
     SWEEP_WITHOUT,
 )
-from planners.latent_ode.designs import DESIGNS
-from planners.latent_ode.fit import Fitting
-from planners.latent_ode.generative import LatentODEGenerative
-from planners.latent_ode.generative_fit import GenerativeFitting
+from planners.latent_ode.artifact import shipped_models
+from planners.latent_ode.fitting.fit import Fitting
+from planners.latent_ode.generative.fit import GenerativeFitting
+from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.trained import shipped_models
+from planners.latent_ode.sweep.designs import DESIGNS
 from planners.schedules import Constant
-from planners.space import FAMILIES, Point, schedule_at
-from planners.tuners import DirectSearch
+from planners.tuning import tuners
+from planners.tuning.search_space import FAMILIES, Point, schedule_at
+from planners.tuning.tuners import DirectSearch
 from tests.test_cli import lr_env
 
 TASK = replace(find_task("DigitsMLP"), budget=20, segment=5, val_subset=100)

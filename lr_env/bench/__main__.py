@@ -16,7 +16,7 @@ import tyro
 from lr_env.bench import families, measures, peers
 from lr_env.bench.kept import Kept
 from lr_env.bench.table import Bar, Part, report
-from lr_env.children.devices import find_device
+from lr_env.devices import find_device
 from lr_env.errors import UserError, unknown
 from lr_env.provenance import commit
 from lr_env.registry import find_planner

@@ -17,7 +17,8 @@ from lr_env.bench import memory
 from lr_env.bench.measures import Effort, in_turns, one_thread, plain_seconds, segment_seconds
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Backend, Children
-from lr_env.children.backend import choose_backend, network_of, wait
+from lr_env.children.autotune import choose_backend, wait
+from lr_env.children.backend import network_of
 from lr_env.children.losses import mean_loss
 from lr_env.errors import UserError
 from lr_env.tasks import Task

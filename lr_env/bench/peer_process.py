@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lr_env.replacing import replacing
+from lr_env.files import replacing
 
 DACBENCH = "0.5.6"
 

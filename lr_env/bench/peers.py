@@ -19,9 +19,9 @@ from torch import nn
 from lr_env.bench.measures import Effort, environment_seconds, in_turns, one_thread, reset_seconds
 from lr_env.bench.peer_process import DACBENCH, Peer, PeerError, interpreter
 from lr_env.bench.table import Bar, Figure
-from lr_env.children.optimizers import AdamW
 from lr_env.env import LREnv, LRVectorEnv
 from lr_env.errors import UserError
+from lr_env.optimizers import AdamW
 from lr_env.tasks import MLP, TASKS, Network, Task
 from lr_env.tasks.data import forget, load
 from lr_env.tasks.sources import Arrays, Parts, find_source

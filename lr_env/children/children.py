@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from lr_env.children.backend import Backend, choose_backend, network_of
+from lr_env.children.autotune import choose_backend
+from lr_env.children.backend import Backend, network_of
 from lr_env.children.batches import Batches
-from lr_env.children.devices import check_process, find_device
 from lr_env.children.initial import moved
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss, score
@@ -26,6 +26,7 @@ from lr_env.children.order import DataOrder
 from lr_env.children.snapshots import check_kind, kind_of
 from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
+from lr_env.devices import check_process, find_device
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.tasks.data import load
@@ -68,7 +69,7 @@ class Children:
         step_losses: training loss of every step of the last segment trained, nats per example, (children, segment);
             NaN for children that were not trained in it.
         step_alignment: of the same steps, inner product and cosine of the gradient and the update before (see
-            `lr_env.children.alignment`), (children, segment, 2); None unless `aligned`.
+            `lr_env.children.hypergradient`), (children, segment, 2); None unless `aligned`.
 
     Raises:
         UserError: bad seeds, device or backend; more children than memory can hold; a network not supported.

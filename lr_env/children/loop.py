@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lr_env.children.alignment import alignment
 from lr_env.children.batches import Batches
+from lr_env.children.external_optimizers import load_state, save_state
+from lr_env.children.hypergradient import alignment
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.children.packaged import load_state, save_state
 from lr_env.children.state import ChildrenState, kept
 
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
-from lr_env.children.alignment import alignment
 from lr_env.children.batches import Batches
-from lr_env.children.graphs import traced
+from lr_env.children.cuda_graphs import Replay
+from lr_env.children.hypergradient import alignment
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, BatchNormForFunctorch, Numerics
-from lr_env.children.replay import Replay
 from lr_env.children.state import ChildrenState, kept
+from lr_env.children.tracing import traced
 
 # Up to so many numbers, joining the gradients into one tensor and stepping once costs less than stepping each layer.
 _FLAT_ELEMENTS = 2**19

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lr_env.children.noise import KEY_BUFFER
-from lr_env.children.optimizers import Optimizer
 from lr_env.errors import UserError
+from lr_env.optimizers import Optimizer
 
 DIRECTION = "direction"
 

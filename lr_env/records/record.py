@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,3 +122,15 @@ def _is_number(value: Any) -> bool:
 def _expect(name: str, value: Any, right: bool) -> None:
     if not right:
         raise ValueError(f"{name} of a run is {str(value)[:40]!r}")
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Settings as JSON in one fixed spelling, to be stored and compared."""
+    return json.dumps(dict(settings), sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number or array as JSON has it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise UserError(f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists")

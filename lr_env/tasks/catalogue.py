@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.children.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.errors import UserError, unknown, whole
+from lr_env.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
 from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError, unknown
-from lr_env.tasks.files import Archive, DataFile, read, read_archive
+from lr_env.tasks.downloads import Archive, DataFile, read, read_archive
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64]]
 """Examples, (examples, ...) uint8 for images and int64 for text, and their labels."""

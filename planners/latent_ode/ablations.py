@@ -10,14 +10,14 @@ from typing import Any
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
+from planners.latent_ode.artifact import shipped_models
 from planners.latent_ode.controls import BestOfSweep, MeanOfBest
-from planners.latent_ode.fit import Fitting
-from planners.latent_ode.generative import LatentODEGenerative
-from planners.latent_ode.generative_fit import GenerativeFitting
-from planners.latent_ode.generative_model import GenerativeSizes
-from planners.latent_ode.model import Sizes
+from planners.latent_ode.fitting.fit import Fitting
+from planners.latent_ode.generative.fit import GenerativeFitting
+from planners.latent_ode.generative.planner import LatentODEGenerative
+from planners.latent_ode.model.dynamics import Sizes
+from planners.latent_ode.model.generative import GenerativeSizes
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.trained import shipped_models
 from planners.latent_ode.tuner import LatentODETuner, fitted_to
 from planners.schedules import Constant, Cosine, OneCycle
 

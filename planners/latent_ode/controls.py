@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lr_env.planner import RunSpec, Signals, State, require
-from planners.latent_ode.of_a_model import OfAModel, rates_of, times_of_plans
+from planners.latent_ode.base import OfAModel, rates_of, times_of_plans
+from planners.latent_ode.data.dataset import Floats, channel
+from planners.latent_ode.data.schedule_library import TIMES, Repertoire
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.repertoire import TIMES, Repertoire
-from planners.latent_ode.series import Floats, channel
 from planners.settings import COUNT, RATIO, SHARE, Array, Rules
 
 

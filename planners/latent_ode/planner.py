@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lr_env.isolation import isolating
 from lr_env.planner import Belief, RunSpec, Signals, State, require, step_after
-from planners.latent_ode.following import Response, response_of, seen, state_now
-from planners.latent_ode.of_a_model import REUSE, OfAModel, lasting, rates_of, times_of_plans
-from planners.latent_ode.planning import Left, as_plan, problem
-from planners.latent_ode.search import GRID, Search, played, search
-from planners.latent_ode.series import CHANNELS, LOSS, Floats
-from planners.latent_ode.trained import Trained
+from planners.latent_ode.artifact import Trained
+from planners.latent_ode.base import REUSE, OfAModel, lasting, rates_of, times_of_plans
+from planners.latent_ode.data.dataset import CHANNELS, LOSS, Floats
+from planners.latent_ode.filtering.response import Response, response_of, seen, state_now
+from planners.latent_ode.planning.problem import Left, as_plan, problem
+from planners.latent_ode.planning.search import GRID, Search, played, search
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
 _GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
@@ -68,14 +68,16 @@ class LatentODE(OfAModel):
             played where they are sure that it is better than going on with the earlier one: what is read off noisy
             losses moves all plans alike, and is no reason to change. The first plan has no anchor where they are sure
             that it is better than that.
-        blend: how wide a mean of good plans is played, see `planners.latent_ode.search.blended`; 0: the best one.
+        blend: how wide a mean of good plans is played, see `planners.latent_ode.planning.search.blended`; 0: the best
+            one.
         anchor: schedules of a sweep of which a model counts as much as the mean of its best three does: of n schedules
             that has a share of anchor / (anchor + n) in the first plan, in the log.
         adapt: by how much in the log the noise that a run's rates let in must be otherwise than in the sweep for plans
-            to allow for that, if it is sure, see `planners.latent_ode.following.Response`; None: they never do.
+            to allow for that, if it is sure, see `planners.latent_ode.filtering.response.Response`; None: they never
+            do.
         track: whether answers are divided by what the last one was multiplied by before it was played, as far as the
             range of rates allows.
-        rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.search.Search`.
+        rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.planning.search.Search`.
     """
 
     name = "latent-ode"
@@ -129,16 +131,16 @@ class LatentODE(OfAModel):
     @staticmethod
     def fitter() -> Any:
         """The module that fits one: `Sweep` and `fit_sweep`."""
-        from planners.latent_ode import fitting_report
+        from planners.latent_ode import fit_report
 
-        return fitting_report
+        return fit_report
 
     @staticmethod
     def figures(rounds: int, quick: bool) -> Any:
-        """How long fits and plans take, see `planners.latent_ode.speed.figures`."""
-        from planners.latent_ode import speed
+        """How long fits and plans take, see `planners.latent_ode.bench.figures`."""
+        from planners.latent_ode import bench
 
-        return speed.figures(rounds, quick)
+        return bench.figures(rounds, quick)
 
     @isolating
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:

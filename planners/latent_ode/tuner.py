@@ -14,14 +14,14 @@ from lr_env.records.record import RunRecord
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.fit import Fitting
-from planners.latent_ode.fitting_report import about_runs
-from planners.latent_ode.generative_fit import GenerativeFitting
+from planners.latent_ode.data.dataset import FEWEST_RUNS, series
+from planners.latent_ode.fit_report import about_runs
+from planners.latent_ode.fitting.fit import Fitting
+from planners.latent_ode.fitting.fit_artifact import trained_on
+from planners.latent_ode.generative.fit import GenerativeFitting
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.series import FEWEST_RUNS, series
-from planners.latent_ode.sweep import ADAPTIVE, next_round, proposed, seed_number_of
-from planners.latent_ode.training import trained_on
-from planners.tuners import AT_ONCE
+from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, proposed, seed_number_of
+from planners.tuning.tuners import AT_ONCE
 
 ONCE = "latent-ode-once"
 """The planner that plans only at the start."""

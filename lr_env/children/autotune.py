@@ -1,0 +1,149 @@
+"""Choose the fastest backend by timing a few steps of each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from lr_env.children.numerics import EXACT, Numerics
+from lr_env.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from lr_env.tasks.catalogue import Task
+from lr_env.children.backend import BACKENDS, Backend
+
+_BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and several at the same time
+_COMPILED_BLOCK = 8
+_PROBE_STEPS = 3
+_PROBE_SECONDS = 0.2
+_HOPELESS = 1.3
+_WORTHWHILE = 0.9
+_SHARING_HANDICAP = 1.1
+_LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two minutes
+
+
+def compiler() -> str | None:
+    """Where the C++ compiler is that `torch.compile` needs on a CPU, if there is one."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def choose_backend(
+    wanted: str,
+    task: Task,
+    num_children: int,
+    device: str,
+    dtype: torch.dtype,
+    numerics: Numerics = EXACT,
+    child_steps: float = 0.0,
+) -> Backend:
+    """The fastest way to train so many children, of those that the name allows.
+
+    One child is looped: it must not pay for a stack that it does not need. Where `child_steps` optimizer steps are
+    known to come, and would keep a CPU busy for more than 20 minutes, "auto" tries "compiled", too.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+    if wanted not in BACKENDS:
+        raise unknown("backend", wanted, BACKENDS)
+    if wanted == "auto" and not task.optimizer.stackable:
+        wanted = "loop"
+    if wanted == "compiled":
+        if device == "cpu" and not compiler():
+            raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")
+        return Backend("compiled", min(_COMPILED_BLOCK, num_children))
+    if num_children == 1 and wanted != "stacked":
+        return Backend("loop")
+    choices = []
+    if wanted != "stacked":
+        threads = torch.get_num_threads() if device == "cpu" else 1
+        choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
+    if wanted != "loop":
+        blocks = _BLOCKS if device == "cpu" else (1, *_BLOCKS)
+        choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in blocks})]
+    if len(choices) == 1:
+        return choices[0]
+    common = task, device, dtype, numerics, torch.get_num_threads()
+    fastest, seconds = _fastest(tuple(choices), *common)
+    if wanted == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
+        compiled = Backend("compiled", min(_COMPILED_BLOCK, num_children))
+        if _compiled_seconds(compiled, *common) < _WORTHWHILE * seconds:
+            return compiled
+    return fastest
+
+
+@lru_cache(maxsize=64)
+def _fastest(
+    choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
+) -> tuple[Backend, float]:
+    """Time a few steps of each choice, from the smallest; `threads` only keys the cache.
+
+    Returns:
+        The fastest, and its seconds for one step of one child.
+    """
+    seconds: dict[Backend, float] = {}
+    smaller = float("inf")
+    for choice in choices:
+        try:
+            found = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
+        except UserError:  # there is no memory for it
+            continue
+        if choice.name == "stacked":
+            if found > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
+                break  # a larger block of the same will not gain much, and measuring it would take up to a minute
+            smaller = found
+    if not seconds:
+        return choices[0], 0.0  # which will say what is wrong
+    # Cores that share an operation wait for each other at its end, which costs dearly as soon as anything else runs on
+    # one of them; cores that have a child each do not. So sharing must be clearly faster.
+    shares = {choice: threads > 1 and device == "cpu" and choice.workers == 1 for choice in choices}
+    fastest = min(seconds, key=lambda choice: seconds[choice] * (_SHARING_HANDICAP if shares[choice] else 1.0))
+    return fastest, seconds[fastest]
+
+
+@lru_cache(maxsize=16)
+def _compiled_seconds(
+    choice: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
+) -> float:
+    """Time a few steps; infinite where the compiler fails, which is no reason not to train."""
+    try:
+        return _seconds_per_step(choice, task, device, dtype, numerics)
+    except Exception as error:  # whatever a compiler raises
+        warnings.warn(
+            f"backend 'compiled' was tried and failed, and is not used: {error}", RuntimeWarning, stacklevel=2
+        )
+        return float("inf")
+
+
+def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics) -> float:
+    """Wall time of one step of one child."""
+    from lr_env.children.children import Children  # Children chooses its backend here
+
+    short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
+    together = max(backend.block, 2 * backend.workers)
+    children = Children(short, range(together), device, backend, dtype, numerics)
+    rates = np.full(together, task.lr_start)
+    children.train(rates)  # traces, and warms caches up
+    seconds: list[float] = []
+    # Small networks are timed often: one hiccup of a busy machine must not choose for hours of training.
+    while len(seconds) < 2 or (sum(seconds) < _PROBE_SECONDS and len(seconds) < 20):
+        wait(children.device)
+        start = time.perf_counter()
+        children.train(rates)
+        wait(children.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / (_PROBE_STEPS * together)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that it can be timed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

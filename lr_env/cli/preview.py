@@ -1,0 +1,82 @@
+"""`lr-env preview`: what schedules look like, without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from lr_env.cli.parsing import parse_setting, writable
+from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Draw the rates of schedules without training: one figure, a line for each."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")]
+    """Planners that have a preview: most of those that `lr-env planners` calls open."""
+    peak: float = 0.1
+    """Peak rate."""
+    set: Annotated[tuple[str, ...], arg(metavar="SETTING=VALUE")] = field(default=())
+    """Further settings, e.g. warmup=0.2; every planner takes those that it has."""
+    decisions: Annotated[int, arg(metavar="N")] = 100
+    """Decisions in a run."""
+    out: Path = Path("preview.png")
+    """Figure to write, a .png file."""
+
+    def run(self) -> None:
+        """Write the figure."""
+        from lr_env.registry import find_planner, has_peak
+        from lr_env.report.files import draw_into
+
+        if not self.names:
+            raise UserError("no planners to draw: name at least one, e.g. cosine")
+        if self.out.suffix.lower() != ".png":
+            raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
+        if not 1 <= self.decisions <= 1_000_000:
+            raise UserError(f"decisions {self.decisions}: it must be a whole number from 1 to 1,000,000")
+        given = dict(parse_setting(text) for text in self.set)
+        if "peak" in given:
+            raise UserError(f"setting 'peak={given['peak']}': give the peak with --peak")
+        kinds = [find_planner(name) for name in self.names]
+        for name in given:
+            if not any(name in kind.__dataclass_fields__ for kind in kinds):
+                raise UserError(f"no setting {name!r} there: see `lr-env planners {' '.join(self.names)}`")
+        drawn = []
+        for kind in kinds:
+            if not hasattr(kind, "preview"):
+                raise UserError(f"planner {kind.name!r} has no preview: leave it out")
+            if not has_peak(kind.name):
+                raise UserError(f"planner {kind.name!r} has no peak: leave it out")
+            own = {name: value for name, value in given.items() if name in kind.__dataclass_fields__}
+            drawn.append((kind.name, kind(peak=self.peak, **own).preview(self.decisions)))
+        writable(self.out.parent, "--out")
+        if draw_into(self.out, lambda path: self._draw(drawn, path)):
+            print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.decisions} decisions")
+
+    def _draw(self, drawn: Sequence[tuple[str, NDArray[np.float64]]], path: Path) -> None:
+        """Rates by name, as a PNG."""
+        from lr_env.report.plotting import NullFormatter, caption, distinct_style, new_figure, own_style, plain, save
+
+        with own_style():
+            figure = new_figure(9, 4.2, "Learning rates")
+            axes = figure.subplots()
+            plain(axes)
+            for number, (name, rates) in enumerate(drawn):
+                axes.step(range(self.decisions), rates, where="post", label=name, **distinct_style(number))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("decision")
+            axes.set_ylabel("learning rate")
+            caption(axes, ", ".join([f"peak {self.peak:g}", *self.set]))
+            if len(drawn) > 1:
+                axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+            save(figure, path)

@@ -1,0 +1,410 @@
+"""The Gymnasium environments: one run, and N runs in lockstep."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from lr_env.children.children import check_seeds
+from lr_env.children.snapshots import check_keys
+from lr_env.copies import Copied
+from lr_env.env import observations
+from lr_env.env.episodes import ArgumentError, Episodes, check_arguments
+from lr_env.errors import UserError, unknown
+from lr_env.isolation import isolating
+from lr_env.jsonable import to_plain
+from lr_env.planner import RunSpec
+from lr_env.tasks import Task
+
+Info = dict[str, Any]
+
+NOT_YET = -1.0
+"""The scores of a run that goes on: no loss and no accuracy is negative, and there is software that takes no NaN."""
+
+
+class _Settled(Copied):
+    """What both environments share: their arguments are checked and can be written as JSON, and what follows from them.
+
+    Attributes:
+        episodes: the runs.
+        render_mode: None.
+    """
+
+    episodes: Episodes
+    _spec: EnvSpec | None = None
+
+    def _settle(self, task: str | Task, num_envs: int, render_mode: Any, settings: Mapping[str, Any]) -> None:
+        own = [name for name in inspect.signature(type(self)).parameters if name != "settings"]
+        check_arguments(type(self), [*settings], own)
+        if render_mode is not None:
+            raise ArgumentError(
+                f"{type(self).__name__}.__init__() got an unexpected keyword argument 'render_mode' ({render_mode!r}): "
+                "there is nothing to be drawn, leave it out"
+            )
+        self.render_mode = None
+        self.episodes = Episodes(task, num_envs, **settings)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How Gymnasium made the environment; tasks and other objects are written as `lr_env.jsonable` has them."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = spec if spec is None else replace(spec, kwargs=to_plain(spec.kwargs))
+
+    @property
+    def task(self) -> Task:
+        """What is trained."""
+        return self.episodes.task
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """What a planner may know beforehand."""
+        return self.episodes.run_spec
+
+    def _info(self) -> Info:
+        """What is told of all runs, without their scores."""
+        episodes = self.episodes
+        return {
+            **{name: values.copy() for name, values in episodes.signals.items()},
+            "diverged": episodes.diverged.copy(),
+            "seed": episodes.children.seeds.copy(),
+            **{name: np.full(episodes.num_envs, NOT_YET) for name in episodes.score_names},
+        }
+
+
+class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Training one network; each step sets the learning rate of the next segment.
+
+    ## Action
+    | kind (`action=`) | space | meaning |
+    |---|---|---|
+    | "lr" (default) | Box(1e-10, 10, (1,)) | the learning rate of the next segment, in the task's `lr_range` |
+    | "log_lr" | Box(-1, 1, (1,)) | the same on a log scale: -1 is the lowest rate in `lr_range`, 1 the highest |
+    | "scale" | Box(-1, 1, (1,)) | changes the log of the rate by action * log(max_change) |
+    | "discrete" | Discrete(3) | 0 divides the rate by max_change, 1 keeps it, 2 multiplies it |
+
+    Besides what the space holds, "lr" takes a number, or an array of `segment` rates, one for each step.
+    What misses a bound by a rounding of float32 is put at the bound; what is further out is refused.
+    "scale" and "discrete" start from the task's `lr_start`, or from `reset(options={"lr": ...})`, and stay in range.
+
+    ## Observation
+    Box of shape (9,), float32, always finite; values beyond a bound are clipped to it. `lr_env.FEATURES` is this table
+    in code.
+
+    | feature | unit | low | high |
+    |---|---|---|---|
+    | log_train_loss: mean over the last segment (at reset: of the first batch) | log nats/example | -28 | 10 |
+    | log_val_loss: on the task's validation subset | log nats/example | -28 | 10 |
+    | val_accuracy: on the same | fraction | 0 | 1 |
+    | log_lr: of the last step | log of the rate | -28 | 10 |
+    | progress: optimizer steps over the budget | fraction | 0 | 1 |
+    | log_prediction_variance: variance of the logits | log logit^2 | -28 | 28 |
+    | log_prediction_change: variance of the logits' change over the segment | log logit^2 | -28 | 28 |
+    | output_weight_mean | weight | -10 | 10 |
+    | log_output_weight_variance | log weight^2 | -28 | 28 |
+
+    ## Reward
+    From validation data only. "improvement" (default): drop of the log validation loss over the segment, which adds up
+    to log(first) - log(last). "neg_val_loss": minus the validation loss. "final": minus the loss on the whole
+    validation split when the run ends, 0 before.
+
+    ## Start
+    `reset(seed=s)` starts the child with seed s: its initial weights and its batches follow from s alone. Later resets
+    without a seed draw the child's seed from the environment's own generator, which s has seeded. No global generator
+    is touched. `info["seed"]` tells the seed.
+
+    ## End
+    Terminated when the run has diverged: a loss that is not finite, or above 10 times the validation loss of the
+    untrained child. That multiple is then its validation loss, in signals, reward and scores. Truncated when the
+    budget is spent.
+
+    ## Info
+    The signals (`step`, `progress`, `lr`, `train_loss`, `val_loss`, ...), `diverged`, `seed`, and what is measured at
+    the end of a run, -1 before: `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole
+    splits (see `score`), and with "flatness" in `score` `hessian_max` and `hessian_trace` of the training loss (NaN for
+    a run that diverged). A wrapper that ends a run early does not tell the environment: `env.unwrapped.scores()` then
+    measures the same of the run as it stands.
+
+    ## Under other software
+    Training neither sees nor changes what the caller has set in torch and numpy, see `lr_env.isolation`. Environments
+    can be pickled and copied, and a copy goes on exactly. A forked process computes with one thread, since those of its
+    parent do not exist there. `env.spec.to_json()` holds a `Task` that was given.
+
+    ## Arguments
+    task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps, in place of the task's own. lr_range:
+    smallest and largest rate, in place of the task's own. max_episode_steps: segments after which a run is truncated.
+    action, max_change (1.05), reward: as above. start_rates (): rates of which each run starts from one, drawn from its
+    seed, for relative actions. noise (0): standard deviation of Gaussian noise on the log of the rates asked for.
+    score (("val", "test")): what is measured at the end of a run, of "val", "test" and "flatness"; `()` saves the time
+    in reinforcement learning. device ("cpu"), backend ("auto"): see `lr_env.Children`. numerics (`lr_env.Numerics()`):
+    precision, determinism, order of convolutions' kernels.
+
+    ## Versions
+    v0: first release.
+
+    Raises:
+        UserError: (a `ValueError`) bad arguments, or an action outside the space; one line that names the fix.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as gymnasium.Env declares it)
+
+    def __init__(self, task: str | Task = "DigitsMLP", *, render_mode: None = None, **settings: Any) -> None:
+        self._settle(task, 1, render_mode, settings)
+        self.action_space = self.episodes.action_space
+        self.observation_space = observations.space()
+
+    @isolating
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
+        """Start a run; see the class. `options={"lr": 0.03}` sets the rate that relative actions start from."""
+        lr = _checked(options, ("lr",)).get("lr")
+        seed = None if seed is None else _seed(seed)
+        super().reset(seed=seed)
+        child_seed = _child_seed(self.np_random) if seed is None else seed
+        self.episodes.start([0], [child_seed], lr)
+        return self.episodes.observe()[0], _single_info(self._info())
+
+    @isolating
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
+        """Train one segment at the rate that the action asks for."""
+        if self.episodes.started.all() and self.episodes.over.all():
+            raise UserError("the run is over: call reset() to start another")
+        actions = np.asarray(action)[None] if np.ndim(action) != 1 or np.size(action) != 1 else action
+        outcome = self.episodes.step(actions)
+        scores = outcome.scores if outcome.terminated | outcome.truncated else {}
+        info = _single_info({**self._info(), **scores})
+        return (
+            self.episodes.observe()[0],
+            float(outcome.rewards[0]),
+            bool(outcome.terminated[0]),
+            bool(outcome.truncated[0]),
+            info,
+        )
+
+    @isolating
+    def scores(self) -> Info:
+        """Measure what is measured at the end of a run, of the run as it stands: for wrappers that end one early."""
+        if not self.episodes.started.all():
+            raise UserError("there is no run to score: call reset() first")
+        return _single_info(self.episodes.scores(np.array([0])))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the future depends on."""
+        return {"episodes": self.episodes.snapshot(), "generator": self.np_random.bit_generator.state}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to where a snapshot of this kind of environment was taken.
+
+        Raises:
+            UserError: it was taken of another task or kind of environment.
+        """
+        check_keys(snapshot, ("episodes", "generator"), "an LREnv")
+        self.episodes.restore(snapshot["episodes"])
+        self.np_random.bit_generator.state = snapshot["generator"]
+
+
+class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """N runs of one task in lockstep, as one computation: `LREnv` for N seeds at once.
+
+    Actions, observations, rewards, ends and arguments are those of `LREnv`, with a leading axis (num_envs,). Run i of
+    `reset(seed=s)` is the run of `LREnv` under seed s + i, up to float rounding.
+
+    What happens to a run that has ended is told by `autoreset_mode`, as in Gymnasium:
+    - "NextStep" (default): it rests in the next step, which starts it again: its action is ignored, its reward 0.
+    - "SameStep": it is started again in the same step; `infos["final_obs"]`, `infos["final_info"]` tell how it ended.
+    - "Disabled": it rests, with reward 0 and its flags kept, until it is reset.
+    A run that starts again has the next seed from its own generator. `reset(options={"reset_mask": mask})` starts the
+    runs in the mask, in every mode, and leaves the others alone.
+
+    Infos are arrays (num_envs,) with masks `_name`, as in Gymnasium's own vector environments.
+    """
+
+    def __init__(
+        self,
+        task: str | Task = "DigitsMLP",
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        render_mode: None = None,
+        **settings: Any,
+    ) -> None:
+        settings.pop("vectorization_mode", None)  # which is in a spec that `make_vec` wrote
+        self.set_autoreset_mode(autoreset_mode)
+        self._settle(task, num_envs, render_mode, settings)
+        self.num_envs = num_envs = self.episodes.num_envs
+        self.single_action_space = self.episodes.action_space
+        self.single_observation_space = observations.space()
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._generators: list[np.random.Generator] = []
+        self._ended = np.zeros((2, num_envs), dtype=bool)  # terminated and truncated, of runs that rest
+
+    def set_autoreset_mode(self, mode: str | AutoresetMode) -> None:
+        """Choose what happens to runs that have ended, before the first reset; see the class."""
+        try:
+            self.autoreset_mode = AutoresetMode(mode)
+        except ValueError:
+            raise unknown("autoreset_mode", mode, [one.value for one in AutoresetMode]) from None
+        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
+
+    @isolating
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
+        """Start runs.
+
+        Args:
+            seed: of run 0, the others count up from it; or one for each run; None goes on with each run's generator.
+            options: "reset_mask", a bool array (num_envs,): which runs to start (all by default); "lr", one rate or
+                one for each run started: what relative actions start from.
+
+        Raises:
+            UserError: as many seeds or flags as there are runs were not given.
+        """
+        wanted = _checked(options, ("lr", "reset_mask"))
+        rows = self._rows(wanted.get("reset_mask"))
+        if seed is None or np.ndim(seed) == 0:  # type: ignore[arg-type]
+            seeds = [None if seed is None else _seed(seed) + row for row in range(self.num_envs)]
+        else:
+            seeds = [None if one is None else _seed(one) for one in list(seed)]  # type: ignore[arg-type]
+        if len(seeds) != self.num_envs:
+            raise UserError(f"{len(seeds)} seeds for {self.num_envs} environments: give one for each")
+        if not self._generators:
+            self._generators = [seeding.np_random(None)[0] for _ in range(self.num_envs)]
+        child_seeds = []
+        for row in rows:
+            own = seeds[row]
+            if own is not None:
+                self._generators[row] = seeding.np_random(own)[0]
+            child_seeds.append(_child_seed(self._generators[row]) if own is None else own)
+        self.episodes.start(rows, child_seeds, wanted.get("lr"))
+        self._ended[:, rows] = False
+        started = np.zeros(self.num_envs, dtype=bool)
+        started[rows] = True
+        return self.episodes.observe(), self._masked_info(started)
+
+    @isolating
+    def step(
+        self, actions: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
+        """Train one segment of every run at the rates that the actions ask for."""
+        rested = self._ended.any(0)
+        outcome = self.episodes.step(actions)
+        terminated, truncated = outcome.terminated, outcome.truncated
+        ended = terminated | truncated
+        infos: Info = {}
+        scores = outcome.scores
+        if self.autoreset_mode == AutoresetMode.DISABLED:
+            self._ended |= [terminated, truncated]
+            terminated, truncated = self._ended.copy()
+        elif self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            self._start_again(rested)
+            self._ended = np.array([terminated, truncated])
+        elif ended.any():
+            observed = self.episodes.observe()
+            # An object array filled one by one: from a list numpy would make a 2-D array when all runs end together.
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for row in np.flatnonzero(ended).tolist():
+                final_obs[row] = observed[row].copy()
+            infos["final_obs"], infos["_final_obs"] = final_obs, ended.copy()
+            infos["final_info"] = self._masked_info(ended, scores, ended)
+            infos["_final_info"] = ended.copy()
+            self._start_again(ended)
+            ended, scores = np.zeros_like(ended), {}
+        infos.update(self._masked_info(np.ones(self.num_envs, dtype=bool), scores, ended))
+        return self.episodes.observe(), outcome.rewards, terminated, truncated, infos
+
+    def _start_again(self, ended: Any) -> None:
+        """Start the runs of a mask, each with the next seed from its own generator."""
+        rows = np.flatnonzero(ended).tolist()
+        if rows:
+            self.episodes.start(rows, [_child_seed(self._generators[row]) for row in rows])
+
+    def _masked_info(
+        self, mask: NDArray[np.bool_], scores: Mapping[str, NDArray[np.float64]] | None = None, scored: Any = False
+    ) -> Info:
+        """Infos as Gymnasium's vector environments give them, with a mask beside each.
+
+        Args:
+            mask: the runs of which something is told, (num_envs,).
+            scores: name -> (num_envs,).
+            scored: the runs that have scores, (num_envs,).
+        """
+        masked: Info = {}
+        for name, values in {**self._info(), **(scores or {})}.items():
+            masked[name], masked[f"_{name}"] = values, mask.copy()
+        for name in self.episodes.score_names:
+            masked[f"_{name}"] = np.broadcast_to(scored, mask.shape).copy()
+            masked[name] = np.where(scored, masked[name], 0.0)
+        return masked
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the future depends on."""
+        return {
+            "episodes": self.episodes.snapshot(),
+            "ended": self._ended.copy(),
+            "generators": [generator.bit_generator.state for generator in self._generators],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to where a snapshot of an environment of the same size was taken.
+
+        Raises:
+            UserError: it was taken of another task, size or kind of environment.
+        """
+        check_keys(snapshot, ("episodes", "ended", "generators"), "an LRVectorEnv")
+        self.episodes.restore(snapshot["episodes"])
+        self._ended = snapshot["ended"].copy()
+        self._generators = [seeding.np_random(None)[0] for _ in snapshot["generators"]]
+        for generator, state in zip(self._generators, snapshot["generators"], strict=True):
+            generator.bit_generator.state = state
+
+    def _rows(self, mask: Any) -> list[int]:
+        if mask is None:
+            return list(range(self.num_envs))
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise UserError(f"reset_mask must be a bool array ({self.num_envs},) with at least one True")
+        return np.flatnonzero(mask).tolist()
+
+
+def _seed(seed: Any) -> int:
+    """A seed as Python's number, whatever kind of whole number it was."""
+    return int(check_seeds([seed])[0])
+
+
+def _child_seed(generator: np.random.Generator) -> int:
+    return int(generator.integers(2**31))
+
+
+def _single_info(infos: Info) -> Info:
+    return {name: values[0].item() for name, values in infos.items()}
+
+
+def _checked(options: Any, known: Sequence[str]) -> Mapping[str, Any]:
+    """Options of a reset.
+
+    Raises:
+        UserError: they are no dict, or one is unknown.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise UserError(f"options {options!r}: give a dict")
+    for name in options:
+        if name not in known:
+            raise unknown("option", name, known)
+    return options

@@ -1,0 +1,367 @@
+"""N runs in lockstep, seen as episodes: what both environments share."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from lr_env.children import EXACT, Backend, Children, Numerics
+from lr_env.children.flatness import flatness
+from lr_env.children.snapshots import check_keys
+from lr_env.copies import Copied
+from lr_env.env import observations
+from lr_env.env.actions import find_action
+from lr_env.env.rewards import find_reward
+from lr_env.errors import UserError, guess, unknown, whole
+from lr_env.jsonable import from_plain
+from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.rates import clipped, numbers
+from lr_env.records.record import FLATNESS_SCORES, SIGNALS
+from lr_env.tasks import Task, find_task
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+DIVERGED_MULTIPLE = 10.0
+"""A run has diverged when a loss is not finite, or is above this multiple of the untrained child's validation loss."""
+
+SCORED = {"val": ("final_val_loss", "final_val_accuracy"), "test": ("test_loss", "test_accuracy")}
+"""Split scored at the end of a run -> the names of its loss and accuracy."""
+
+FLATNESS = "flatness"
+"""What else can be measured at the end of a run: the scores in `FLATNESS_SCORES`."""
+
+
+_SNAPSHOT = ("children", "signals", "over", "diverged", "started", "loss_bound")
+
+_START, _NOISE = 0x57A7, 0x7015  # tell the draws of one seed apart
+
+
+def _drawn(*origin: Any) -> np.random.Generator:
+    return np.random.default_rng([int(number) for number in origin])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one segment of N runs brought.
+
+    Attributes:
+        rewards: (num_envs,) float64.
+        terminated: the run diverged, (num_envs,).
+        truncated: the budget is spent, (num_envs,).
+        scores: every name in `Episodes.score_names` -> (num_envs,), NaN but for runs that ended in this segment.
+    """
+
+    rewards: Floats
+    terminated: Bools
+    truncated: Bools
+    scores: Mapping[str, Floats]
+
+
+class Episodes(Copied):
+    """N runs of one task, each started from its own seed whenever it is told to.
+
+    Args:
+        task: a task, its name, or what `lr_env.jsonable` made of it; `budget`, `segment`, `lr_range` replace its own.
+        num_envs: runs at a time.
+        action: "lr", "log_lr", "scale" or "discrete"; see `lr_env.env.actions`.
+        max_change: largest factor of one relative action.
+        reward: "improvement", "neg_val_loss" or "final"; see `lr_env.env.rewards`.
+        score: what is measured at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian
+            (see `lr_env.children.flatness`; NaN for a run that diverged).
+        max_episode_steps: segments after which a run is truncated, if its budget lasts longer.
+        start_rates: rates of which each run starts from one, drawn from its seed, where none is given; the task's own
+            by default. It matters to relative actions only.
+        noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
+            seed at each segment.
+        also: further signals to measure, of `lr_env.planner.UPDATE_SIGNALS`.
+        device, backend: see `Children`.
+        numerics: how numbers are computed.
+
+    Attributes:
+        signals: name in `SIGNALS` and `also` -> (num_envs,), measured at the end of the last segment, finite: the
+            validation loss of a run that has diverged reads as the bound of divergence, its training loss at most.
+        over: whether each run has ended; such a run rests until it is started again.
+        diverged: whether it ended because it diverged.
+        loss_bound: the loss above which it diverges, nats per example.
+        child_seconds: wall time spent on starting, training, measuring and scoring children.
+    """
+
+    def __init__(
+        self,
+        task: str | Task,
+        num_envs: int,
+        *,
+        action: str = "lr",
+        max_change: float = 1.05,
+        reward: str = "improvement",
+        score: Sequence[str] = ("val", "test"),
+        start_rates: Sequence[float] = (),
+        noise: float = 0.0,
+        also: Sequence[str] = (),
+        budget: int | None = None,
+        segment: int | None = None,
+        lr_range: Sequence[float] | None = None,
+        max_episode_steps: int | None = None,
+        device: str = "cpu",
+        backend: str | Backend | Mapping[str, Any] = "auto",
+        numerics: Numerics | Mapping[str, Any] = EXACT,
+    ) -> None:
+        task = find_task(task) if isinstance(task, str) else from_plain(task)
+        if not isinstance(task, Task):
+            raise UserError(f"task is of type {type(task).__name__}: give a name in lr_env.TASKS, or a lr_env.Task")
+        self.task = replace(
+            task,
+            budget=task.budget if budget is None else budget,
+            segment=task.segment if segment is None else segment,
+            lr_range=task.lr_range if lr_range is None else lr_range,  # type: ignore[arg-type] (made a tuple there)
+        )
+        self.last_step = self.task.budget
+        if max_episode_steps is not None:
+            segments = whole("max_episode_steps", max_episode_steps)
+            self.last_step = min(self.task.budget, segments * self.task.segment)
+        self.num_envs = num_envs = whole("num_envs", num_envs)
+        self.action = find_action(action, max_change)
+        given = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)
+        self.start_rates = self._in_range(given if given.size else [self.task.lr_start])
+        if not 0 <= numbers(noise, "noise") < np.inf:
+            raise UserError(f"noise is {noise}: it must be a finite number of at least 0")
+        self.noise = float(noise)
+        self.child_seconds = 0.0
+        self.reward = find_reward(reward)
+        kinds = (*SCORED, FLATNESS)
+        score = (score,) if isinstance(score, str) else tuple(score)
+        wrong = [kind for kind in score if kind not in kinds]
+        if wrong:
+            raise UserError(f"cannot score {wrong[0]!r} (there are: {', '.join(kinds)})")
+        self.score = score
+        if reward == "final" and "val" not in self.score:
+            self.score = ("val", *self.score)
+        wrong = [name for name in also if name not in UPDATE_SIGNALS]
+        if wrong:
+            raise unknown("signal", wrong[0], UPDATE_SIGNALS)
+        self.names = (*SIGNALS, *(name for name in UPDATE_SIGNALS if name in also))
+        aligned = len(self.names) > len(SIGNALS)
+        how: dict[str, Any] = {"backend": from_plain(backend), "numerics": from_plain(numerics)}
+        self.children = Children(self.task, range(num_envs), device, aligned=aligned, **how)
+        self.over = np.ones(num_envs, dtype=bool)
+        self.diverged = np.zeros(num_envs, dtype=bool)
+        self.started = np.zeros(num_envs, dtype=bool)
+        table = np.zeros((len(self.names), num_envs))
+        table[SIGNALS.index("lr")] = self.task.lr_start
+        self._set_table(table)
+        self.loss_bound = np.zeros(num_envs)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of all that is measured at the end of a run."""
+        return tuple(name for kind in self.score for name in SCORED.get(kind, FLATNESS_SCORES))
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The space of one run's action."""
+        return self.action.space(self.task.lr_range)
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """What a planner may know beforehand."""
+        return RunSpec(
+            task=self.task.name,
+            budget=self.task.budget,
+            segment=self.task.segment,
+            lr_range=self.task.lr_range,
+            optimizer=type(self.task.optimizer).__name__,
+            num_parameters=self.children.state.layout.num_parameters,
+        )
+
+    def start(self, rows: Sequence[int], seeds: Sequence[int], lr: Any = None) -> None:
+        """Start runs from their seeds.
+
+        Args:
+            rows: which of the N.
+            seeds: one for each.
+            lr: the rate that relative actions start from, one or one for each; where it is None, one of
+                `start_rates`, by the seed.
+        """
+        given = [lr] if np.ndim(lr) == 0 else list(lr)
+        if np.ndim(lr) > 1 or len(given) not in (1, len(rows)):
+            raise UserError(f"{np.size(lr)} starting rates for {len(rows)} runs: give one, or one for each")
+        rates = self._in_range(
+            [
+                self.start_rates[_drawn(_START, seed).integers(len(self.start_rates))] if rate is None else rate
+                for rate, seed in zip(given * (len(rows) if len(given) == 1 else 1), seeds, strict=True)
+            ]
+        )
+        rows = list(rows)
+        began = time.perf_counter()
+        self.children.reset(rows, seeds)
+        first = {
+            "lr": rates,
+            "train_loss": self.children.first_batch_loss(rows),
+            **self.children.measure(rows),
+            **dict.fromkeys(UPDATE_SIGNALS, np.zeros(len(rows))),
+        }
+        self.child_seconds += time.perf_counter() - began
+        self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0)
+        self.over[rows] = self.diverged[rows] = False
+        self.started[rows] = True
+        self._update(rows, first)
+
+    def step(self, actions: Any) -> Outcome:
+        """Train one segment of every run that is not over, at the rates that the actions ask for."""
+        if not self.started.all():
+            raise UserError("there is no run to step: call reset() first")
+        lr = self.action.decode(actions, self.signals["lr"], self.task.lr_range, self.task.segment)
+        live = ~self.over
+        rows = np.flatnonzero(live).tolist()
+        if self.noise:
+            lr = self._noisy(lr, rows)
+        before = self.signals["val_loss"]
+        if rows:
+            began = time.perf_counter()
+            losses = self.children.train(lr, rows)[rows]
+            last = lr if lr.ndim == 1 else lr[:, -1]
+            measured = {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)}
+            if self.children.step_alignment is not None:
+                measured.update(zip(UPDATE_SIGNALS, self.children.step_alignment[rows].mean(1).T, strict=True))
+            self.child_seconds += time.perf_counter() - began
+            self._update(rows, measured)
+        terminated = live & self.diverged
+        truncated = live & ~self.diverged & (self.children.steps >= self.last_step)
+        self.over |= terminated | truncated
+        scores = self.scores(np.flatnonzero(terminated | truncated))
+        final = scores.get("final_val_loss", np.full(self.num_envs, np.nan))
+        rewards = np.where(live, self.reward(before, self.signals["val_loss"], final), 0.0)
+        return Outcome(rewards, terminated, truncated, scores)
+
+    def observe(self) -> NDArray[np.float32]:
+        """Observations of all runs, (num_envs, features)."""
+        return observations.observe(self.signals)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the future of the runs depends on, as a tree of tensors, arrays and JSON values."""
+        return {
+            "children": self.children.snapshot(),
+            "signals": self._table.copy(),
+            "over": self.over.copy(),
+            "diverged": self.diverged.copy(),
+            "started": self.started.copy(),
+            "loss_bound": self.loss_bound.copy(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go back to where a snapshot was taken.
+
+        Raises:
+            UserError: it is of another task, of another number of runs, or no snapshot.
+        """
+        check_keys(snapshot, _SNAPSHOT, "an environment")
+        self.children.check_fits(snapshot["children"], self.num_envs)
+        if np.shape(snapshot["signals"]) != self._table.shape:
+            raise UserError(
+                f"the snapshot has signals of shape {np.shape(snapshot['signals'])}, not {self._table.shape}: restore "
+                "it where as many runs are measured alike"
+            )
+        self.children.restore(snapshot["children"])
+        self._set_table(snapshot["signals"].copy())
+        self.over = snapshot["over"].copy()
+        self.diverged = snapshot["diverged"].copy()
+        self.started = snapshot["started"].copy()
+        self.loss_bound = snapshot["loss_bound"].copy()
+
+    def _in_range(self, rates: Any) -> Floats:
+        """Rates to start from, checked."""
+        low, high = self.task.lr_range
+        numbers(rates, "the starting rate")
+        rates, wrong = clipped(rates, low, high)
+        if wrong.size:
+            raise UserError(f"the starting rate {wrong[0]:g} is outside the range: from {low:g} to {high:g}")
+        return rates
+
+    def _noisy(self, lr: Floats, rows: Sequence[int]) -> Floats:
+        """Rates times the exponential of noise that follows from each run's seed and step."""
+        lr = lr.copy()
+        for row in rows:
+            drawn = _drawn(_NOISE, self.children.seeds[row], self.children.steps[row]).standard_normal()
+            lr[row] = np.clip(lr[row] * np.exp(self.noise * drawn), *self.task.lr_range)
+        return lr
+
+    def _update(self, rows: Sequence[int], measured: Mapping[str, Floats]) -> None:
+        """Take over what was measured, as a new table: what was handed out before never changes."""
+        steps = self.children.steps[rows].astype(np.float64)
+        measured = {"step": steps, "progress": steps / self.task.budget, **measured}
+        bound = self.loss_bound[rows]
+        train_exploded = ~(measured["train_loss"] <= bound)  # true for NaN, too
+        diverged = train_exploded | ~(measured["val_loss"] <= bound)
+        if diverged.any():
+            self.diverged[rows] |= diverged
+            measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
+            measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
+        found = np.array([measured[name] for name in self.names])
+        found = found if np.isfinite(found).all() else np.nan_to_num(found, nan=0.0)
+        if len(rows) == self.num_envs:
+            return self._set_table(found)
+        table = self._table.copy()
+        table[:, rows] = found
+        return self._set_table(table)
+
+    def _set_table(self, table: Floats) -> None:
+        self._table = table
+        self.signals = dict(zip(self.names, table, strict=True))
+
+    def scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
+        """Score some runs as they are; a diverged run has the loss at which it was stopped, and no flatness.
+
+        Args:
+            ended: which runs.
+
+        Returns:
+            Every name in `score_names` -> (num_envs,), NaN for the others.
+        """
+        began = time.perf_counter()
+        scores = {name: np.full(self.num_envs, np.nan) for name in self.score_names}
+        for kind in self.score if len(ended) else ():
+            rows = ended
+            if kind == FLATNESS:
+                rows = ended[~self.diverged[ended]]
+                found = flatness(self.children, rows.tolist())
+                measured = {name: found[name] for name in FLATNESS_SCORES}
+            else:
+                loss, accuracy = self.children.evaluate(kind, ended.tolist())
+                loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
+                measured = dict(zip(SCORED[kind], (loss, accuracy), strict=True))
+            for name, values in measured.items():
+                scores[name][rows] = values
+        self.child_seconds += time.perf_counter() - began
+        return scores
+
+
+class ArgumentError(UserError, TypeError):
+    """An argument that there is not; a `TypeError` as well, as Python has it and SB3 reads it."""
+
+
+def check_arguments(kind: type, names: Sequence[str], others: Sequence[str]) -> None:
+    """See that arguments are some that `Episodes` takes.
+
+    Args:
+        kind: what they were given to.
+        names: of the arguments.
+        others: that it takes itself.
+
+    Raises:
+        UserError: (a `TypeError` as well) one is not; naming the nearest that there is.
+    """
+    taken = [*inspect.signature(Episodes).parameters]
+    known = sorted({*taken, *others} - {"also"} - ({"num_envs"} - {*others}))
+    for name in names:
+        if name not in known and name != "also":  # which rollouts give
+            words = "got an unexpected keyword argument"  # Python's own, which other software looks for
+            there_are = f"{guess(name, known)} (there are: {', '.join(known)})"
+            raise ArgumentError(f"{kind.__name__}.__init__() {words} {name!r}{there_are}")

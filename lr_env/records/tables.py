@@ -1,0 +1,212 @@
+"""Runs as a table in a Parquet file, which can be read back, and the manifest of a report."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lr_env.errors import UserError
+from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_json, sha256_of, write_json, write_sealed
+from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord, settings_key
+from lr_env.tasks import Task
+
+MANIFEST = "manifest.json"
+
+_BESIDE = ("runs.parquet", "summary.csv")
+"""Files that are read together with a manifest."""
+
+_TOLD = "lr_env"
+"""Key of what is told in a Parquet file beside its table."""
+
+_CURVE = "curve_"
+
+PROVENANCE: Mapping[str, pa.DataType] = {"commit": pa.string(), "device": pa.string(), "threads": pa.int64()}
+"""Columns that say where a run was finished. Files from before there were seals have none of them."""
+
+
+def runs_table(records: Sequence[RunRecord]) -> pa.Table:
+    """One row a run; a score or a curve that was not taken, and provenance that was not kept, are null."""
+    order = {"tune": 0, "final": 1}
+
+    def place(run: RunRecord) -> tuple[int, str, str, int]:
+        return order.get(run.phase, 2), run.planner, settings_key(run.settings), run.seed
+
+    runs = sorted(records, key=place)
+    columns: dict[str, pa.Array] = {
+        "phase": pa.array([r.phase for r in runs], pa.string()),
+        "planner": pa.array([r.planner for r in runs], pa.string()),
+        "settings": pa.array([settings_key(r.settings) for r in runs], pa.string()),
+        "seed": pa.array([int(r.seed) for r in runs], pa.int64()),
+        "status": pa.array([r.status for r in runs], pa.string()),
+        "diverged": pa.array([bool(r.diverged) for r in runs], pa.bool_()),
+        "steps": pa.array([int(r.steps) for r in runs], pa.int64()),
+        "extra_steps": pa.array([int(r.extra_steps) for r in runs], pa.int64()),
+    }
+    further = [name for name in FLATNESS_SCORES if any(name in r.scores for r in runs)]
+    for name in (*SPLIT_SCORES, *further):
+        columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64(), from_pandas=True)  # NaN is null
+    columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
+    for name, kind in PROVENANCE.items():
+        columns[name] = pa.array([r.provenance.get(name) for r in runs], kind)
+    taken = (name for run in runs for name in run.curves)
+    for name in dict.fromkeys((*SIGNALS, *taken)):
+        curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
+        columns[f"{_CURVE}{name}"] = pa.array(curves, pa.list_(pa.float64()))
+    return pa.table(columns)
+
+
+def write_runs(records: Sequence[RunRecord], file: Path, task: Mapping[str, Any]) -> None:
+    """Write `runs_table` as sealed Parquet, with what was trained as `Task.settings` has it, if that is known."""
+    out = io.BytesIO()
+    pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), out)
+    write_sealed(file, with_seal(out.getvalue()))
+
+
+def with_seal(parquet: bytes) -> bytes:
+    """The content of a Parquet file with a place for a seal before its footer, where readers look for nothing."""
+    footer = len(parquet) - 8 - int.from_bytes(parquet[-8:-4], "little")
+    return parquet[:footer] + OPEN_SEAL.encode() + parquet[footer:]
+
+
+def check_task(path: Path, task: Task) -> None:
+    """See that the runs in a file are of a task; files that do not tell are believed.
+
+    Raises:
+        UserError: they are of another one, or of another budget or optimizer.
+    """
+    with _refusing(path):
+        told = (pq.read_schema(_content(path)).metadata or {}).get(_TOLD.encode())
+        known = json.loads(told) if told else {}
+        if not isinstance(known, dict):
+            raise ValueError("what it tells of its task is no object")
+        for name, own in _what(task.settings()).items():
+            if known.get(name, own) != own:
+                raise UserError(f"the runs in {str(path)!r} are of {name} {known[name]}, not {own}: give that one")
+
+
+def read_runs(path: Path, curves: Sequence[str] | None = None) -> list[RunRecord]:
+    """The runs that `runs_table` made a table of.
+
+    Args:
+        path: a Parquet file of such a table.
+        curves: names of signals that the file must have, the others are left out; by default all that it has.
+
+    Raises:
+        UserError: the file is not there, is damaged or lacks a column.
+    """
+    plain = ("phase", "planner", "settings", "seed", "status", "diverged", "steps", "extra_steps", "planning_seconds")
+    with _refusing(path):
+        content = _content(path)
+        known = pq.read_schema(content).names
+        if curves is None:
+            curves = [name.removeprefix(_CURVE) for name in known if name.startswith(_CURVE)]
+        scores = [name for name in (*SPLIT_SCORES, *FLATNESS_SCORES) if name in known]
+        made = [name for name in PROVENANCE if name in known]
+        needed = [*plain, *(f"{_CURVE}{name}" for name in curves)]
+        if missing := [name for name in needed if known.count(name) != 1]:
+            raise ValueError(f"it has no column {missing[0]}")
+        rows = pq.read_table(content, columns=[*needed, *scores, *made]).to_pylist()
+        records = [
+            RunRecord(
+                **{name: row[name] for name in plain if name != "settings"},
+                settings=json.loads(row["settings"]),
+                scores={name: row[name] for name in scores if row[name] is not None},
+                curves={name: _curve(row[f"{_CURVE}{name}"]) for name in curves if row[f"{_CURVE}{name}"] is not None},
+                provenance={name: row[name] for name in made if row[name] is not None},
+            )
+            for row in rows
+        ]
+        for record in records:
+            record.check()
+        return records
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json, sealed and with hashes of the files that are read together with it: once these are there."""
+    hashes = {name: sha256_of(folder / name) for name in _BESIDE if (folder / name).is_file()}
+    write_json(folder / MANIFEST, {**manifest, "files": hashes})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `write_manifest` wrote, without the hashes, or a manifest from before there were any.
+
+    Raises:
+        ValueError: it is damaged, or a file beside it is not the one that was written with it.
+        OSError: a file cannot be read.
+    """
+    manifest = read_json(folder / MANIFEST)
+    for name, sha256 in manifest.pop("files", {}).items():
+        if sha256_of(folder / name) != sha256:
+            raise DamagedError(f"{name} is not what was written")
+    return manifest
+
+
+def seal_older(folder: Path) -> None:
+    """Seal the files of a comparison or a fit from before there were seals: what they hold stays as it is.
+
+    Of a comparison the manifest is sealed, which has the hashes of the others.
+    """
+    runs = folder / "runs.parquet"
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder, read_manifest(folder))
+    elif not is_sealed(runs):
+        write_sealed(runs, with_seal(runs.read_bytes()))
+
+
+def _content(path: Path) -> pa.BufferReader:
+    """The content of a Parquet file.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    data = path.read_bytes()
+    if not holds_seal(data):
+        if not PROVENANCE.keys().isdisjoint(pq.read_schema(pa.BufferReader(data)).names):
+            raise DamagedError("its seal is damaged")
+        beside = path.with_name(MANIFEST)
+        hashes = read_json(beside).get("files", {}) if beside.is_file() else {}
+        if hashes.get(path.name, sha256_of(path)) != sha256_of(path):
+            raise DamagedError(f"it is not what was written with {MANIFEST}")
+    return pa.BufferReader(data)
+
+
+def _curve(values: Any) -> np.ndarray:
+    """The values of a signal.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    if not isinstance(values, list) or not all(type(value) in (float, int) for value in values):
+        raise ValueError("a curve holds something else than numbers")
+    return np.array(values, dtype=np.float64)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file of runs into a line that names the fix."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no file {str(path)!r}: give runs.parquet of a comparison or a fit, or make that again"
+        ) from None
+    except (pa.ArrowException, OSError, TypeError, ValueError, LookupError, MemoryError, RecursionError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{str(path)!r} is damaged or no table of runs ({why}): make the comparison or the fit again"
+        ) from None
+
+
+def _what(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, optimizer and budget of a task's settings."""
+    return {"task": task["name"], "optimizer": task["optimizer"]["class"], "budget": task["budget"]} if task else {}

@@ -1,0 +1,78 @@
+"""Numbers, intervals, settings and names as tables and sentences have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lr_env.records.record import _plain
+from lr_env.stats.intervals import Estimate
+
+
+def setting_text(settings: Mapping[str, Any]) -> str:
+    """Settings as compact text with 3 significant digits, e.g. "peak=0.1, cooldown=0.5"; "-" for none."""
+    return ", ".join(f"{name}={_value_text(value)}" for name, value in settings.items()) or "-"
+
+
+def decimals_of(estimates: Iterable[Estimate | None], scale: float = 1.0) -> int:
+    """How many decimals a column bears: those of 2 digits of its median half-width, 6 at most."""
+    halves = np.array([e.half_width * scale for e in estimates if e is not None])
+    halves = halves[np.isfinite(halves) & (halves > 0)]
+    return int(np.clip(1 - np.floor(np.log10(np.median(halves))), 0, 6)) if len(halves) else 4
+
+
+def number_text(value: float, decimals: int = 4, sign: bool = False) -> str:
+    """A number as tables have it; `sign` shows the "+" of a positive one."""
+    if np.isnan(value):
+        return "undefined"
+    plus = "+" if sign else ""
+    if np.isinf(value) or abs(value) < 1e4:
+        return f"{value:{plus}.{decimals}f}"
+    return f"{value:{plus}.1e}"
+
+
+def estimate_text(estimate: Estimate, decimals: int, scale: float = 1.0, sign: bool = False) -> str:
+    """A mean with its Student t interval, which is symmetric, e.g. "0.1234 ±0.0021"."""
+    half = estimate.half_width * scale
+    value = number_text(estimate.value * scale, decimals, sign)
+    if not np.isfinite(half) or not np.isfinite(estimate.value):
+        return value
+    return f"{value} ±{number_text(half, decimals)}"
+
+
+def interval_text(estimate: Estimate, decimals: int, scale: float = 1.0) -> str:
+    """An interval, e.g. "[0.1213, 0.1255]"; "no interval" where one run allows none."""
+    if np.isnan(estimate.low):
+        return "no interval"
+    return f"[{number_text(estimate.low * scale, decimals)}, {number_text(estimate.high * scale, decimals)}]"
+
+
+def up_to_text(differences: Sequence[Estimate], decimals: int, unit: str) -> str:
+    """Up to where differences that are not told from 0 may go: the largest upper end of their intervals."""
+    largest = max(difference.high for difference in differences)
+    return f"up to {number_text(largest, decimals)} {unit}" if np.isfinite(largest) else "up to any difference"
+
+
+def seeds_text(n: int) -> str:
+    """A count of seeds in words."""
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in words: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _value_text(value: Any) -> str:
+    value = _plain(value) if isinstance(value, np.generic | np.ndarray) else value
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_value_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(map(_value_text, value)) + ")"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

@@ -1,0 +1,129 @@
+"""What all figures share: their size, colours and lines, and the parts of matplotlib that they are made of."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any, Literal
+
+import numpy as np
+
+from lr_env.report.style import own_style
+
+# isort: split
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import blended_transform_factory
+
+__all__ = [
+    "COLOURS",
+    "HIGHLIGHTED",
+    "MORE_COLOURS",
+    "MUTED",
+    "TEXT",
+    "Axes",
+    "FuncFormatter",
+    "MaxNLocator",
+    "NullFormatter",
+    "blended_transform_factory",
+    "caption",
+    "colormaps",
+    "distinct_style",
+    "line_style",
+    "log_scale",
+    "new_figure",
+    "own_style",
+    "plain",
+    "save",
+]
+
+DPI = 150
+HIGHLIGHTED = 5
+"""Planners drawn in colour; the others are grey."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+"""Of Okabe and Ito, to be told apart by colour-blind readers."""
+
+MORE_COLOURS = (*COLOURS, "#56B4E9", "#000000")
+"""All of theirs that show on white."""
+
+MUTED = ("#8a8a8a", "#a3a3a3", "#767676")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)))
+TEXT = "#262626"
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure with a title."""
+    layout = ConstrainedLayoutEngine(wspace=0.03, w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, color=TEXT, x=0.01, ha="left", fontweight="bold", parse_math=False)
+    return figure
+
+
+def plain(axes: Axes) -> None:
+    """Bare axes with a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#888888")
+    axes.tick_params(labelsize=9.5, color="#888888", labelcolor=TEXT)
+    axes.grid(visible=True, color="#e9e9e9", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+class _LogTicks(LogLocator):
+    """As many numbers on a logarithmic axis as there is room for."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Where they stand, by what the axis spans when it is drawn."""
+        span = abs(np.log10(vmax / vmin)) if min(vmin, vmax) > 0 else 0.0
+        if span < 0.8:  # no room for powers of ten: a plain scale's ticks are the readable ones
+            return MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
+        self.set_params(subs=(1, 2, 5) if span <= 3 else (1,))
+        return super().tick_values(vmin, vmax)
+
+
+def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(_LogTicks(numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def caption(axes: Axes, text: str) -> None:
+    """What the axes show, small and above them."""
+    axes.set_title(text, fontsize=9.5, color="#555555", loc="left", parse_math=False)
+
+
+def save(figure: Figure, path: str | PathLike[str]) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(path, dpi=DPI, format="png", facecolor="white")
+
+
+def line_style(rank: int) -> dict[str, Any]:
+    """Colour and dashes of the planner of a rank; the best are drawn last and thickest."""
+    dashes = DASHES[rank % len(DASHES)]
+    if rank < HIGHLIGHTED:
+        return {"color": COLOURS[rank], "linestyle": dashes, "linewidth": 2.0, "zorder": 30 - rank}
+    muted = rank - HIGHLIGHTED
+    return {
+        "color": MUTED[muted // len(DASHES) % len(MUTED)],
+        "linestyle": dashes,
+        "linewidth": 1.0,
+        "zorder": 20 - muted,
+    }
+
+
+def distinct_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of one of several lines that are equals, no two of the first 28 alike."""
+    dashes = DASHES[:4]  # the last are too like the second ones for two lines of one colour
+    return {
+        "color": MORE_COLOURS[number % len(MORE_COLOURS)],
+        "linestyle": dashes[number % len(dashes)],
+        "linewidth": 1.8,
+    }

@@ -1,0 +1,314 @@
+"""Estimates with 95 % intervals over seeds, and the words "better", "worse" and "tie".
+
+Why these intervals. How often a nominal 95 % interval held the true value, in percent, in 2000 simulated
+comparisons each (1999 resamples, fixed seed; a standard error of 0.5 to 1 point). The populations: normal;
+Student t with 3 degrees of freedom; log-normal with sigma 1; standard normal with 10 added to one value in
+20, as when a run goes wrong now and then.
+
+                                        n = 10                          n = 20
+    mean                     normal   t3  log-n  outlier    normal   t3  log-n  outlier
+      Student t                95.0  95.3   83.8     83.0      94.6  95.8   86.2     80.5
+      bootstrap, percentile    89.8  87.8   79.5     74.6      92.8  92.5   85.5     77.2
+      bootstrap, BCa           89.8  85.2   82.6     74.6      93.0  89.2   87.4     75.9
+      bootstrap, studentised   95.0  92.2   90.5     84.0      95.0  93.3   92.2     79.7
+    interquartile mean
+      bootstrap, percentile    93.2  93.0   93.5     94.8      93.8  94.4   94.8     95.5
+      bootstrap, BCa           92.8  92.3   93.0     94.5      93.8  94.1   95.1     95.3
+
+So the mean and the paired difference have the Student t interval: at n = 10 the bootstrap intervals of a
+mean that scipy offers are too narrow (90 % for 95 % on normal data, worse elsewhere) and would call ties
+differences. The studentised bootstrap gains on skewed data only, for intervals 13 to 32 % wider there. No
+interval of a mean is to be trusted where one run in 20 goes wrong: look at the interquartile mean and at the
+count of diverged runs. The interquartile mean has the percentile bootstrap, which is as good as BCa and has
+no degenerate cases.
+
+The probability of improvement has the percentile bootstrap over seeds, a seed's two runs drawn together.
+Normal data, 999 resamples, true probability 0.5, 0.7, 0.9: 95, 93, 86 % at n = 10 and 94, 93, 92 % at n =
+20; the same to 2 points where the runs of a seed are correlated by 0.7 (drawn apart, 100, 99, 88 % at n =
+10: too wide). Where every run of one planner beats every run of the other the interval has no width, which
+says more than n seeds can know.
+
+An infinite loss, of a run that diverged, is allowed; NaN is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from lr_env.errors import UserError
+from lr_env.files import finite
+
+LEVEL = 0.95
+"""Nominal coverage of every interval."""
+
+RESAMPLES = 9999
+SEED = 0
+"""Of the bootstrap: the same values have the same interval, always."""
+
+Verdict = Literal["better", "worse", "tie"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval, in the unit of what was measured.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval; NaN where one run allows no interval.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2 if self.high != self.low else 0.0
+
+    def to_json(self) -> list[float | None]:
+        """Value, low and high; None for what JSON cannot hold."""
+        return [finite(self.value), finite(self.low), finite(self.high)]
+
+
+def iqm(values: ArrayLike, axis: int = -1) -> Any:
+    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down) of the values.
+
+    Args:
+        values: (..., n).
+        axis: the axis of length n.
+
+    Returns:
+        The mean, with the other axes left; a float where there are none.
+
+    Raises:
+        UserError: on NaN, or no values.
+    """
+    values = _checked(values)
+    with np.errstate(all="ignore"):
+        found = stats.trim_mean(values, 0.25, axis=axis)
+    return float(found) if np.ndim(found) == 0 else found
+
+
+def mean_interval(values: ArrayLike) -> Estimate:
+    """Mean over seeds and its Student t interval.
+
+    Args:
+        values: (n,), one a seed. With one value the interval is NaN; where a value is infinite, the mean and
+            both ends of its interval are.
+
+    Raises:
+        UserError: on NaN, or no values.
+    """
+    values = _checked(values)
+    with np.errstate(all="ignore"):
+        mean = float(values.mean())
+        if len(values) == 1:
+            return Estimate(mean, np.nan, np.nan)
+        if np.all(values == values[0]):
+            return Estimate(*[float(values[0])] * 3)
+        if not np.all(np.isfinite(values)):
+            return Estimate(mean, *((mean, mean) if not np.isnan(mean) else (-np.inf, np.inf)))
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * error)
+        if not np.isfinite(half) or not np.isfinite(mean):  # finite losses whose squares are not
+            return Estimate(mean, -np.inf, np.inf)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def iqm_interval(values: ArrayLike) -> Estimate:
+    """Interquartile mean over seeds and its percentile bootstrap interval.
+
+    Args:
+        values: (n,), one a seed. With one value the interval is NaN.
+
+    Raises:
+        UserError: on NaN, or no values.
+    """
+    values = _checked(values)
+    return _bootstrap(values, lambda sample, axis=-1: stats.trim_mean(sample, 0.25, axis=axis))
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
+    """Mean of a - b over seeds and its Student t interval.
+
+    Args:
+        a: (n,), one a seed.
+        b: (n,), of the same seeds in the same order.
+
+    Returns:
+        The difference. A seed where only one of the two is infinite makes it infinite; seeds where both are
+        infinite tell nothing of the difference, so its interval is then the whole line.
+
+    Raises:
+        UserError: on NaN, no values, or different lengths.
+    """
+    a, b = _pair(a, b)
+    with np.errstate(all="ignore"):
+        difference = np.where(a == b, 0.0, a - b)
+    if np.any(np.isinf(a) & np.isinf(b)):
+        return Estimate(np.nan, -np.inf, np.inf) if len(a) > 1 else Estimate(np.nan, np.nan, np.nan)
+    return mean_interval(difference)
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
+    """P(a < b) + P(a = b) / 2 over all n * n pairs of runs, with a percentile bootstrap interval over seeds.
+
+    It is the Mann-Whitney statistic of b divided by n * n: the chance that a run of the first planner has a
+    lower loss than a run of the second, each on a seed of its own.
+
+    Args:
+        a: (n,) losses, one a seed.
+        b: (n,) losses of the same seeds in the same order.
+
+    Raises:
+        UserError: on NaN, no values, or different lengths.
+    """
+    wins = win_matrix(a, b)
+
+    def probability(seeds: NDArray[Any], axis: int = -1) -> Any:
+        return share_won(wins, seed_counts(np.moveaxis(np.atleast_1d(seeds), axis, -1), len(wins)))
+
+    return _bootstrap(np.arange(len(wins), dtype=np.float64), probability)
+
+
+def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Whether a run of the first planner has a lower loss than a run of the second, for all pairs of runs.
+
+    Args:
+        a: (n,) losses, one a seed.
+        b: (n,) losses of the same seeds in the same order.
+
+    Returns:
+        (n, n): 1 where a[i] < b[j], 1/2 where they are equal, else 0.
+
+    Raises:
+        UserError: on NaN, no values, or different lengths.
+    """
+    a, b = _pair(a, b)
+    return (a[:, None] < b[None, :]) + 0.5 * (a[:, None] == b[None, :])
+
+
+def seed_counts(draws: ArrayLike, n: int) -> NDArray[np.float64]:
+    """How often each of n seeds was drawn, (..., n), from (..., draws) indices of seeds."""
+    return np.apply_along_axis(np.bincount, -1, np.asarray(draws).astype(int), minlength=n).astype(np.float64)
+
+
+def share_won(wins: NDArray[np.float64], counts: NDArray[np.float64]) -> Any:
+    """The probability of improvement on drawn seeds, the two runs of a seed drawn together.
+
+    How often each seed was drawn weighs its row and its column: exact, cheaper than gathering.
+
+    Args:
+        wins: see `win_matrix`, (n, n).
+        counts: see `seed_counts`, (..., n).
+
+    Returns:
+        (...,) probabilities.
+    """
+    return ((counts @ wins) * counts).sum(-1) / counts.sum(-1) ** 2
+
+
+def verdict(difference: Estimate) -> Verdict:
+    """What a paired difference in loss says: lower is better, and a tie where the interval contains 0.
+
+    Where there is no interval (one seed) nothing can be told, which is a tie too.
+    """
+    if difference.high < 0:
+        return "better"
+    return "worse" if difference.low > 0 else "tie"
+
+
+def steps_to_target(steps: ArrayLike, val_loss: ArrayLike, target: float) -> float:
+    """The first step at which a run's validation loss is at or below the target.
+
+    Args:
+        steps: (segments,) optimizer steps at the segment ends, ascending.
+        val_loss: (segments,) nats per example at these steps; NaN does not reach the target.
+        target: nats per example.
+
+    Returns:
+        Optimizer steps; infinity where the run never gets there.
+
+    Raises:
+        UserError: when the curves differ in length or the target is NaN.
+    """
+    steps, loss = np.asarray(steps), np.asarray(val_loss, dtype=np.float64)
+    if steps.shape != loss.shape or steps.ndim != 1:
+        raise UserError(f"steps {steps.shape} and val_loss {loss.shape} must be of one shape, (segments,)")
+    if np.isnan(target):
+        raise UserError("the target validation loss is NaN; give a number of nats per example")
+    reached = np.flatnonzero(loss <= target)
+    return float(steps[reached[0]]) if len(reached) else np.inf
+
+
+def median_steps(steps: Iterable[float]) -> float:
+    """Median over seeds of the steps to a target; infinity where half of the runs or more never reach it."""
+    return float(np.median(_checked(list(steps))))
+
+
+def _bootstrap(values: NDArray[np.float64], statistic: Any) -> Estimate:
+    """A statistic of (n,) values with its percentile interval over resampled seeds."""
+    with np.errstate(all="ignore"):
+        value = float(statistic(values))
+        if len(values) == 1:
+            return Estimate(value, np.nan, np.nan)
+        found = stats.bootstrap(
+            (values,),
+            statistic,
+            n_resamples=RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            vectorized=True,
+            axis=-1,
+            rng=np.random.default_rng(SEED),
+        ).bootstrap_distribution
+    return percentile_interval(value, found)
+
+
+def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    """An estimate with the percentile bootstrap interval.
+
+    Args:
+        value: the estimate, of the seeds as they are.
+        resampled: the same of resampled seeds, (resamples,); may be infinite.
+    """
+    # Without interpolation, which gives NaN between two infinite losses.
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+    return Estimate(value, float(low), float(high))
+
+
+def _checked(values: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim == 0 or values.size == 0:
+        raise UserError("no values: give at least one run")
+    if np.isnan(values).any():
+        raise UserError("a value is NaN; give a run without a score an infinite loss, or leave its planner out")
+    return values
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = _checked(a), _checked(b)
+    if a.shape != b.shape or a.ndim != 1:
+        raise UserError(f"runs are compared seed by seed, but there are {a.shape} and {b.shape} values")
+    return a, b
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A planner beside another one on the same seeds.
+
+    Attributes:
+        difference: paired difference in test loss, nats per example; negative where the planner is better.
+        verdict: "better", "worse" or "tie".
+    """
+
+    difference: Estimate
+    verdict: Verdict

@@ -1,0 +1,274 @@
+"""Several comparisons put together, one a task: mean ranks over tasks, and how soon targets are reached.
+
+Ranks. On each task planners are ranked by their mean test loss over the seeds, 1 for the lowest; a run that diverged
+counts with an infinite loss, and planners with equal means share the mean of their ranks. The mean rank weighs tasks
+alike and has no unit, where losses of different tasks cannot be averaged; how far apart two planners are is left to
+each comparison's own report. The difference to the best as a share of the baseline's is not taken: which planner is
+the best of a task is picked by its test losses, and where the baseline is close to it the share is divided by noise.
+
+Steps to target, as in AlgoPerf (arXiv:2306.07179). The cost of a run is what it takes to bring the validation loss to
+the target of its task, infinite for a miss, and is divided by that of the fastest planner on the task. The profile
+rho(tau) is the share that stays within tau times the fastest, the score the mean of rho over tau from 1 to 4. Costs
+are child steps, those of forks spread evenly over the run: one that takes 34 times its own steps pays 34 for each. A
+run that gets to the target and diverges after it has got there.
+
+What rho is a share of. AlgoPerf counts workloads, each with the median over its runs. With few tasks such a profile
+has few levels, and a median hides misses: on FashionLeNet5-20-seeds `step` misses in 7 of 20 runs and would score 0.93
+as `constant` does, which never misses. Counting each (task, seed) as a workload, beside the fastest planner on that
+seed, takes a minimum of noise, so that whoever joins lowers the scores of all: on DigitsMLP-20-seeds `constant` has
+0.98 beside `cosine` alone and 0.90 among all 14. So runs are counted, tasks weighing alike, and their costs divided by
+the lowest median cost of a planner on the task (`constant`: 0.93 and 0.92; `step`: 0.62). Where every run of a planner
+costs the same this is AlgoPerf's score.
+
+Intervals are percentiles over resampled seeds, drawn within each task (stratified) and the same for all planners
+(paired). The tasks are what they are: an interval speaks of other seeds, neither of other tasks nor of another tuning.
+How often such an interval of a mean rank held that of the true means, in percent, in 300 simulated sets of 10 planners
+on 10 seeds, whose true losses lie `gap` standard errors of a mean apart, in an order that varies a little between
+tasks, and share half of their variance over seeds (499 resamples; 20 seeds: the same to 5 points); and how often a
+planner that is no worse than the first was called worse:
+
+                            2 tasks                          5 tasks
+    gap            0   0.5     1     2     4        0   0.5     1     2     4
+    best          96    91    98   100   100       94    67    95   100   100
+    all           96    96    99   100   100       95    90    98   100   100
+    wrongly worse 11     0     0     0     0       12     0     0     0     0
+
+Resampling adds noise to noise and pulls ranks to the middle, so that where others are close the interval of the best
+lies too high; a bias-corrected one holds less where all are equal (3 in 4). The first is picked by the same runs that
+the others are then held against, which is why of equal planners more than 5 % are called worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lr_env.errors import UserError, refuse_duplicates
+from lr_env.records.record import RunRecord
+from lr_env.report.formatting import interval_text, listed, number_text, up_to_text
+from lr_env.stats import intervals as st
+from lr_env.stats.intervals import Estimate, Versus
+from lr_env.stats.paired_runs import run_scores, run_steps_to_target
+from lr_env.stats.ranks import Floats, cost_ratios, improvements, mean_ranks, resampled, scores
+from lr_env.studies.across.saved import Finished
+
+RANK_DECIMALS = 1
+"""Of mean ranks where they are shown."""
+
+REFERENCE = "constant"
+"""The planner that the probability of improvement is held against."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One planner over all tasks; tuples have an entry for each task.
+
+    Attributes:
+        planner: name.
+        mean_rank: mean over tasks of the rank by mean test loss, 1 is best.
+        to_first: paired difference in mean rank to the first planner; None in its own row.
+        ranks: on each task.
+        test_losses: mean over seeds, nats per example; infinite where a run diverged.
+        costs: median over seeds of the child steps to the target, infinity for never.
+        runs: final runs.
+        diverged: how many of them diverged.
+        improvement: mean over tasks of the probability that a run has a lower test loss than a run of the reference;
+            None in its row and where it did not run.
+        score: mean of the performance profile over ratios from 1 to 4, in [0, 1].
+        steps_ratio: child steps that a run takes, with those of forks, over its own; mean over tasks.
+        tuning_runs: runs that the settings were chosen from, sum over tasks.
+        tuning_steps: child steps spent on choosing them, with those of what the planner was trained or fitted with
+            before, sum over tasks.
+        tuning_cost: the same in runs of each task's budget.
+    """
+
+    planner: str
+    mean_rank: Estimate
+    to_first: Versus | None
+    ranks: tuple[float, ...]
+    test_losses: tuple[float, ...]
+    costs: tuple[float, ...]
+    runs: int
+    diverged: int
+    improvement: Estimate | None
+    score: Estimate
+    steps_ratio: float
+    tuning_runs: int
+    tuning_steps: int
+    tuning_cost: float
+
+
+@dataclass(frozen=True, eq=False)
+class Standings:
+    """What comparisons say together.
+
+    Attributes:
+        rows: one a planner, lowest mean rank first.
+        comparisons: one a task.
+        tasks: name of each task; that of its comparison where two tasks have one name.
+        left_out: planners that ran in a comparison and are not in the rows, for each comparison.
+        reference: the planner that the probability of improvement is held against; None where it did not take part.
+        ratios: costs over those of the fastest planner, (planners, seeds) for each task, planners as in the rows.
+        tied: planners that cannot be told from the first row, in the order of the rows.
+        conclusion: the outcome in plain words.
+    """
+
+    rows: tuple[Standing, ...]
+    comparisons: tuple[Finished, ...]
+    tasks: tuple[str, ...]
+    left_out: tuple[tuple[str, ...], ...]
+    reference: str | None
+    ratios: tuple[Floats, ...]
+    tied: tuple[str, ...]
+    conclusion: str
+
+
+def put_together(comparisons: Sequence[Finished], planners: Sequence[str] = ()) -> Standings:
+    """Rank planners over the tasks of several comparisons.
+
+    Args:
+        comparisons: at least two, each of another task.
+        planners: those that take part; all that every comparison has if none are named.
+
+    Raises:
+        UserError: fewer than two comparisons or planners, two comparisons of one task, or a planner that a comparison
+            does not have.
+    """
+    names = _taking_part(comparisons, planners)
+    runs = [[comparison.runs[name] for name in names] for comparison in comparisons]
+    losses = [np.stack([run_scores(of, "test_loss") for of in task]) for task in runs]
+    costs = [
+        np.array([[_cost(run, comparison.target_val_loss) for run in of] for of in task])
+        for comparison, task in zip(comparisons, runs, strict=True)
+    ]
+    counts = [loss.shape[1] for loss in losses]
+    whole, draws = [np.arange(n)[None] for n in counts], resampled(counts)
+    reference = names.index(REFERENCE) if REFERENCE in names else None
+
+    found = {
+        "rank": (mean_ranks(losses, whole)[0], mean_ranks(losses, draws)),
+        "score": (scores(costs, whole)[0], scores(costs, draws)),
+    }
+    if reference is not None:
+        found["improvement"] = improvements(losses, reference, whole)[0], improvements(losses, reference, draws)
+
+    def estimate(what: str, row: int, less: int | None = None) -> Estimate:
+        values, drawn = found[what]
+        value = float(values[row] - (0 if less is None else values[less]))
+        if min(counts) < 2:
+            return Estimate(value, np.nan, np.nan)
+        return st.percentile_interval(value, drawn[:, row] - (0 if less is None else drawn[:, less]))
+
+    rank, score = found["rank"][0], found["score"][0]
+    order = sorted(range(len(names)), key=lambda row: (rank[row], -score[row], names[row]))
+    ranks = np.stack([mean_ranks([loss], [one])[0] for loss, one in zip(losses, whole, strict=True)], axis=1)
+    gaps = {row: estimate("rank", row, less=order[0]) for row in order[1:]}
+    rows = tuple(
+        Standing(
+            planner=names[row],
+            mean_rank=estimate("rank", row),
+            to_first=Versus(gaps[row], st.verdict(gaps[row])) if row in gaps else None,
+            ranks=tuple(ranks[row].tolist()),
+            test_losses=tuple(float(loss[row].mean()) for loss in losses),
+            costs=tuple(st.median_steps(cost[row]) for cost in costs),
+            runs=sum(counts),
+            diverged=sum(run.diverged for task in runs for run in task[row]),
+            improvement=None if reference in (None, row) else estimate("improvement", row),
+            score=estimate("score", row),
+            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in task[row]]) for task in runs])),
+            tuning_runs=sum(comparison.tuning_runs[names[row]] for comparison in comparisons),
+            tuning_steps=sum(comparison.tuning_steps[names[row]] for comparison in comparisons),
+            tuning_cost=sum(
+                comparison.tuning_steps[names[row]] / comparison.task["budget"] for comparison in comparisons
+            ),
+        )
+        for row in order
+    )
+    return Standings(
+        rows=rows,
+        comparisons=tuple(comparisons),
+        tasks=_task_names(comparisons),
+        left_out=tuple(tuple(sorted(comparison.runs.keys() - set(names))) for comparison in comparisons),
+        reference=None if reference is None else REFERENCE,
+        ratios=tuple(cost_ratios(cost)[order] for cost in costs),
+        tied=tuple(row.planner for row in rows if row.to_first is not None and row.to_first.verdict == "tie"),
+        conclusion=_conclusion(rows, comparisons),
+    )
+
+
+def _taking_part(comparisons: Sequence[Finished], planners: Sequence[str]) -> list[str]:
+    """The planners that are ranked, in the order of the first comparison, once all is known to be comparable."""
+    if len(comparisons) < 2:
+        raise UserError("one comparison is one task: name at least two, each of another task")
+    for index, one in enumerate(comparisons):
+        for other in comparisons[:index]:
+            if one.trains_as(other):
+                raise UserError(
+                    f"comparisons {str(other.folder)!r} and {str(one.folder)!r} train the same task "
+                    f"({one.task['name']}), which would count twice: leave one of them out"
+                )
+    refuse_duplicates("planner", planners)
+    for name in planners:
+        if lacking := [comparison.name for comparison in comparisons if name not in comparison.runs]:
+            raise UserError(
+                f"planner {name!r} did not run in comparison {lacking[0]!r}: leave it out of --planners, or run "
+                f"`{comparisons[0].manifest.get('command', 'lr-env compare')}` with it"
+            )
+    common = [name for name in comparisons[0].runs if all(name in comparison.runs for comparison in comparisons)]
+    names = list(planners) or common
+    if len(names) < 2:
+        has = f"only {common[0]!r}" if common else "none"
+        what = f"{has} ran in all of {listed([c.name for c in comparisons])}" if not planners else "one was named"
+        raise UserError(f"planners are ranked among at least two, but {what}: compare more of them on each task")
+    return names
+
+
+def _task_names(comparisons: Sequence[Finished]) -> tuple[str, ...]:
+    """Names of the tasks, each another."""
+    names = [str(comparison.task["name"]) for comparison in comparisons]
+    told = [one.name if names.count(name) > 1 else name for one, name in zip(comparisons, names, strict=True)]
+    for index, name in enumerate(told):
+        if name in told[:index]:
+            raise UserError(
+                f"two of the tasks would be called {name!r}: give the folder of one comparison another name"
+            )
+    return tuple(told)
+
+
+def _cost(run: RunRecord, target: float) -> float:
+    """Child steps until the validation loss is at the target, those of forks in proportion; infinity for never."""
+    return run_steps_to_target(run, target) * _steps_ratio(run)
+
+
+def _steps_ratio(run: RunRecord) -> float:
+    return run.child_steps / run.steps if run.steps else 1.0
+
+
+def _conclusion(rows: Sequence[Standing], comparisons: Sequence[Finished]) -> str:
+    """The outcome in one sentence and a caution."""
+    first = rows[0]
+    rank = number_text(first.mean_rank.value, RANK_DECIMALS)
+    field = f"({rank}) of {len(rows)} planners over {len(comparisons)} tasks"
+    if alone := [comparison.name for comparison in comparisons if len(comparison.seeds) < 2]:
+        return (
+            f"Nothing can be told apart: {first.planner} has the lowest mean rank {field}, which may be chance, for "
+            f"{listed(alone)} ran on 1 seed; run more seeds."
+        )
+    tied = [row for row in rows if row.to_first is not None and row.to_first.verdict == "tie"]
+    interval = interval_text(first.mean_rank, RANK_DECIMALS)
+    text = f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}"
+    if tied:
+        gaps = [row.to_first.difference for row in tied if row.to_first is not None]
+        text += (
+            f". Not told apart from it, {up_to_text(gaps, RANK_DECIMALS, 'in mean rank')}: "
+            f"{listed([row.planner for row in tied])} (the 95 % intervals of the paired differences in mean rank to it "
+            "contain 0, and end there at most)"
+        )
+    else:
+        text += ", and every other planner is told apart from it"
+    return (
+        f"{text}. The tasks are fixed: intervals speak of other seeds, not of other tasks or of another tuning. They "
+        "are not adjusted for the number of comparisons, and ranks depend on who takes part."
+    )

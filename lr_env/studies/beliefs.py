@@ -1,0 +1,128 @@
+"""What a planner believed on the way through a run, beside what then happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.children import EXACT, Numerics
+from lr_env.errors import UserError
+from lr_env.planner import Belief, Planner
+from lr_env.report.plotting import MORE_COLOURS, caption, log_scale, new_figure, own_style, plain, save
+from lr_env.rollout import PlannedRun, Rollout
+from lr_env.tasks import Task
+
+Floats = NDArray[np.float64]
+
+_NAMED = 10
+"""Plans that the legend names at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A run and what was believed on its way.
+
+    Attributes:
+        task: its name.
+        planner: name of the planner.
+        seed: of the run.
+        segment: optimizer steps of a segment.
+        lr: rates that were played, (segments,).
+        val_loss: that was measured after each segment, (segments,).
+        final_val_loss: on the whole validation split at the end; NaN if the run diverged.
+        beliefs: at each plan.
+    """
+
+    task: str
+    planner: str
+    seed: int
+    segment: int
+    lr: Floats
+    val_loss: Floats
+    final_val_loss: float
+    beliefs: Sequence[Belief]
+
+    @own_style()
+    def draw(self, path: Path) -> None:
+        """Plans and predictions in colours, one a plan, over what was played and measured in black; a PNG."""
+        figure = new_figure(11, 4.6, f"{self.task}: what {self.planner} believed")
+        left, right = figure.subplots(1, 2)
+        steps = self.segment * (np.arange(len(self.lr)) + 1)
+        for axes in (left, right):
+            plain(axes)
+            axes.set_xlabel("optimizer step")
+        for number, belief in enumerate(self.beliefs):
+            if not len(belief.rates):
+                continue
+            colour, at = MORE_COLOURS[number % (len(MORE_COLOURS) - 1)], belief.segment * self.segment
+            ahead = at + self.segment * (np.arange(belief.rates.shape[1]) + 1)
+            for row in belief.rates[1:]:
+                left.plot(ahead, row, color=colour, linewidth=0.5, alpha=0.35)
+            name = f"at step {at}" if number < _NAMED else None
+            left.plot(ahead, belief.rates[0], color=colour, linewidth=1.4, label=name)
+            of_models = belief.losses[:, 0]
+            right.plot(belief.steps, of_models.mean(0), color=colour, linewidth=1.4)
+            right.fill_between(belief.steps, of_models.min(0), of_models.max(0), color=colour, alpha=0.2, linewidth=0)
+            if belief.end is not None:
+                place = steps[-1] * (1.02 + 0.08 * number / len(self.beliefs))
+                right.plot([place] * 2, belief.end, color=colour, linewidth=3.0, solid_capstyle="butt")
+        right.plot(steps[-1], self.final_val_loss, "D", color="#000000", markersize=5, label="on the whole split")
+        left.plot(steps, self.lr, color="#000000", linewidth=2.0, linestyle=(0, (4, 1.2)), label="played")
+        right.plot(steps, self.val_loss, color="#000000", linewidth=0.9, label="measured on the subset")
+        log_scale(right, "y")
+        bars = [belief.end for belief in self.beliefs if belief.end is not None]
+        known = np.concatenate([self.val_loss, [self.final_val_loss], np.ravel(bars)])
+        known = known[np.isfinite(known)]
+        if len(known):
+            right.set_ylim(known.min() * 0.95, max(np.quantile(known, 0.9), known.min() * 1.2))
+        left.set_ylabel("learning rate")
+        right.set_ylabel("validation loss [nats/example]")
+        left.legend(frameon=False, fontsize=8)
+        right.legend(frameon=False, fontsize=8)
+        caption(left, "bold: the plan, thin: others considered")
+        caption(right, "line, band: mean and range of models; bars: 90 % of ends")
+        save(figure, path)
+
+
+def explained(
+    planner: Planner, task: Task, seed: int, *, device: str = "cpu", backend: str = "loop", numerics: Numerics = EXACT
+) -> Explained:
+    """Make a run and keep what was believed.
+
+    Args:
+        planner: that has `explain`.
+        task: what is trained.
+        seed: of the run.
+        device: where it is.
+        backend: see `lr_env.rollout.Rollout`.
+        numerics: likewise.
+
+    Raises:
+        UserError: the planner cannot tell what it believes.
+    """
+    check_explains(planner, planner.name)
+    run = [PlannedRun(planner, seed)]
+    rollout = Rollout(task, run, score=("val",), device=device, backend=backend, numerics=numerics)
+    lr, losses = [], []
+    while not rollout.done:
+        for _, signals in rollout.advance():
+            lr.append(signals["lr"])
+            losses.append(signals["val_loss"])
+    beliefs = rollout.explain(0)
+    final = rollout.record(0, "explained").scores.get("final_val_loss", np.nan)
+    val_loss = np.array(losses, dtype=np.float64)
+    return Explained(task.name, planner.name, seed, task.segment, np.array(lr), val_loss, float(final), beliefs)
+
+
+def check_explains(planner: object, name: str) -> None:
+    """See that a planner, or one of its class, can tell what it believes.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not hasattr(planner, "explain"):
+        raise UserError(f"planner {name!r} does not tell what it believes; latent-ode does")

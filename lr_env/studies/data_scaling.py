@@ -1,0 +1,264 @@
+"""How the best learning rate moves with the amount of data (the claim of arXiv:2505.13457), tuned on nested subsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_env.errors import UserError
+from lr_env.files import finite
+from lr_env.records.store import Store
+from lr_env.report.files import write_json_and_figure
+from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.stats import intervals as st
+from lr_env.stats.bootstrap import Seeds, bootstrap
+from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, one_shape, swept
+from lr_env.tasks import Task
+
+FIXED = ("steps", "epochs")
+LAWS: Mapping[str, Mapping[float, str]] = {
+    "epochs": {
+        -1.0: "the sum of rates over the run is constant (A), or rate times data size is (C)",
+        0.0: "the sum of rates over the data size is constant (B)",
+    },
+    "steps": {
+        0.0: "the sum of rates over the run is constant (A), or rate times data size over the passes is (C)",
+        1.0: "the sum of rates over the data size is constant (B)",
+    },
+}
+"""What is held fixed between subsets -> exponent of the best rate in the data size -> the law that predicts it."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A sweep of rates on a part of the training data.
+
+    Attributes:
+        size: training examples.
+        budget: optimizer steps of a run.
+        sweep: of peak rates.
+    """
+
+    size: int
+    budget: int
+    sweep: RateSweep
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the sweeps say.
+
+    Attributes:
+        task, planner: names.
+        fixed: "steps" or "epochs": what runs on different subsets have in common.
+        subsets: from the smallest to the largest, which is all of the data.
+        predicted_losses: of the runs at the extrapolated rate, (seeds,).
+        tried: that rate, kept in the task's range.
+    """
+
+    task: str
+    planner: str
+    fixed: str
+    subsets: tuple[Subset, ...]
+    predicted_losses: Floats
+    tried: float
+
+    def fit(self, seeds: Seeds | None = None) -> tuple[float, float]:
+        """Exponent p and offset a of log best rate = a + p log size, on the parts of the data only."""
+        parts = self.subsets[:-1]
+        logs = np.log([[part.size, part.sweep.best(seeds)] for part in parts])
+        p, a = np.polyfit(logs[:, 0], logs[:, 1], 1)
+        return float(p), float(a)
+
+    @property
+    def exponent(self) -> float:
+        """p, by all seeds."""
+        return self.fit()[0]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of p over the seeds, which the rates and the subsets share.
+
+        It leaves out how coarse the grid is, and whether a power law holds.
+        """
+        return self._intervals[0]
+
+    @property
+    def predicted(self) -> float:
+        """The best rate on all data, extrapolated."""
+        return predict(self.fit(), self.subsets[-1].size)
+
+    @property
+    def predicted_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of it."""
+        return self._intervals[1]
+
+    @property
+    def regret(self) -> st.Estimate:
+        """Loss at the extrapolated rate, less that at the rate of the lowest mean loss of the full sweep.
+
+        Nats per example, paired over the seeds. The lowest is picked by the same losses, which favours it.
+        """
+        full = self.subsets[-1].sweep
+        return st.paired_difference(self.predicted_losses, full.losses[full.lowest])
+
+    @property
+    def unsure(self) -> list[int]:
+        """Sizes of the subsets of which the best rate may lie beyond the grid."""
+        return [part.size for part in self.subsets if part.sweep.at_edge]
+
+    @property
+    def compatible(self) -> list[str] | None:
+        """The laws of which the exponent lies in the interval; None where the sweeps cannot tell."""
+        low, high = self.interval
+        if self.unsure or high - low < 1e-9:
+            return None
+        return [f"p = {p:+g}: {law}" for p, law in LAWS[self.fixed].items() if low <= p <= high]
+
+    @property
+    def verdict(self) -> str:
+        """What that says, in words."""
+        if self.unsure:
+            sizes = ", ".join(f"{size:,}" for size in self.unsure)
+            return f"no law can be told: the best rate for {sizes} examples may lie beyond the grid, give wider --rates"
+        if self.compatible is None:
+            return "no law can be told: all seeds agree on the same rates of the grid, give a finer one"
+        found = "; ".join(self.compatible) or "none of the candidate laws"
+        return f"with {self.fixed} fixed, compatible with: {found}"
+
+    @cached_property
+    def _intervals(self) -> list[tuple[float, float]]:
+        def found(seeds: Seeds) -> tuple[float, float]:
+            fit = self.fit(seeds)
+            return fit[0], predict(fit, self.subsets[-1].size)
+
+        return bootstrap(found, self.subsets[0].sweep.losses.shape[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "task": self.task,
+            "planner": self.planner,
+            "fixed": self.fixed,
+            "exponent": self.exponent,
+            "exponent_interval": list(self.interval),
+            "compatible": self.compatible,
+            "verdict": self.verdict,
+            "predicted_rate": self.predicted,
+            "predicted_rate_interval": list(self.predicted_interval),
+            "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
+            "regret": self.regret.to_json(),
+            "tried_rate": self.tried,
+            "predicted_losses": [finite(loss) for loss in self.predicted_losses.tolist()],
+            "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
+        }
+
+    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+        """Write scaling.json and scaling.png."""
+        write_json_and_figure(folder, "scaling", {**self.to_json(), **made}, self.draw)
+
+    @own_style()
+    def draw(self, path: Path) -> None:
+        """Losses over the rate for each subset, and the best rate over the data size."""
+        figure = new_figure(11, 4.4, f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed")
+        left, right = figure.subplots(1, 2)
+        for rank, part in enumerate(self.subsets):
+            plain(left)
+            mean = part.sweep.mean()
+            shown = np.where(np.isfinite(mean), mean, np.nan)
+            left.plot(part.sweep.rates, shown, marker="o", markersize=3, label=f"{part.size:,}", **line_style(rank))
+            left.axvline(part.sweep.best(), **{**line_style(rank), "linewidth": 0.8, "linestyle": ":"})
+        means = np.concatenate([part.sweep.mean() for part in self.subsets])
+        means = means[np.isfinite(means)]
+        left.set_ylim(means.min() * 0.95, np.percentile(means, 85))
+        log_scale(left, "x")
+        left.set_xlabel("peak rate")
+        left.set_ylabel("validation loss [nats/example]")
+        left.legend(frameon=False, fontsize=9, title="training examples")
+        caption(left, f"mean of {self.subsets[0].sweep.losses.shape[1]} seeds; dotted: the best rate")
+        plain(right)
+        sizes = np.array([part.size for part in self.subsets])
+        right.plot(sizes[:-1], [part.sweep.best() for part in self.subsets[:-1]], "o", color="#0072B2", label="subsets")
+        right.plot(sizes[-1:], [self.subsets[-1].sweep.best()], "D", color="#D55E00", label="all data")
+        fit = self.fit()
+        right.plot(sizes, [predict(fit, size) for size in sizes], "-", color="#0072B2", linewidth=1.2, label="fit")
+        log_scale(right, "x")
+        log_scale(right, "y")
+        right.set_xlabel("training examples")
+        right.set_ylabel("best peak rate")
+        right.legend(frameon=False, fontsize=9)
+        low, high = self.interval
+        caption(right, f"exponent {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}")
+        save(figure, path)
+
+
+def predict(fit: tuple[float, float], size: float) -> float:
+    """The best rate at a data size."""
+    p, a = fit
+    return float(np.exp(a + p * np.log(size)))
+
+
+def scaling(
+    job: Job,
+    store: Store,
+    name: str,
+    fractions: Sequence[float],
+    fixed: str,
+    *,
+    fresh: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> Scaling:
+    """Sweep a planner on nested subsets and on all data, and extrapolate.
+
+    Args:
+        job: of one planner, with rates and tuning seeds; its task is the one of all data.
+        store: where the records are kept.
+        name: of the experiments in the store, one for each subset.
+        fractions: of the training data, at least three below 1. All of the data are added.
+        fixed: "steps": all runs have the task's budget. "epochs": the budget shrinks with the data.
+        fresh: forget what was done before.
+        progress: see `run_job`.
+
+    Raises:
+        UserError: too few subsets, a subset too small, or more than one planner.
+    """
+    if len(job.planners) != 1:
+        raise UserError("scaling takes one planner, e.g. --planners constant")
+    if fixed not in FIXED:
+        raise UserError(f"fixed {fixed!r}: runs on different subsets share their 'steps' or their 'epochs'")
+    fractions = sorted(set(fractions) - {1.0})
+    if len(fractions) < 3 or not all(0 < fraction < 1 for fraction in fractions):
+        raise UserError("give at least three different fractions above 0 and below 1, e.g. --fractions 0.1,0.25,0.5")
+    planner = job.planners[0]
+    check_sweep(job, planner)
+    job = replace(job, settings=one_shape(job, planner))
+    subsets = []
+    for fraction in (*fractions, 1.0):
+        task = part_of(job.task, fraction, fixed)
+        part = replace(job, task=task)
+        result = run_job(part, store, f"{name}-{fraction!r}", fresh=fresh, progress=progress)
+        subsets.append(Subset(task.train_size, task.budget, swept(part, result.tuning)))
+    found = Scaling(job.task.name, planner, fixed, tuple(subsets), np.zeros(len(job.tune_seeds)), np.nan)
+    low, high = job.task.lr_range
+    rate = float(np.clip(found.predicted, low, high))
+    check = replace(job, rates=(rate,))
+    result = run_job(check, store, f"{name}-predicted", fresh=fresh, progress=progress)
+    return replace(found, predicted_losses=swept(check, result.tuning).losses[0], tried=rate)
+
+
+def part_of(task: Task, fraction: float, fixed: str) -> Task:
+    """The task on a part of its training data.
+
+    Raises:
+        UserError: the part holds less than a batch.
+    """
+    budget = task.budget
+    if fixed == "epochs":
+        budget = max(task.segment, round(task.budget * fraction / task.segment) * task.segment)
+    return replace(task, train_fraction=task.train_fraction * fraction, budget=budget)

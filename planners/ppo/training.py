@@ -1,0 +1,385 @@
+"""Training a PPO controller of the learning rate on children in lockstep (arXiv:1909.09712)."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO as Algorithm  # noqa: N811
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
+
+from lr_env.children import Backend
+from lr_env.children.numerics import EXACT, Numerics
+from lr_env.env.episodes import Episodes
+from lr_env.errors import UserError
+from lr_env.files import only_process, remove_leftovers, replacing
+from lr_env.isolation import isolating
+from lr_env.provenance import versions
+from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
+from lr_env.rollout import rollout
+from lr_env.runs.experiment import with_unknown
+from lr_env.runs.own_code import own_code
+from lr_env.sb3 import LRVecEnv, make_vec_env
+from lr_env.tasks import Task
+from lr_env.tasks.data import data_spec
+from planners.ppo.planner import PPO
+from planners.ppo.policy import LARGEST_CHANGE, Policy
+from planners.ppo.sb3_state import LeanPolicy, put_back, state_tree
+
+TRAINING_SEED = 1_000_000_000
+"""Seeds of the first children of a training count up from here, those of each training seed in a million of its own;
+later children have random ones below 2**31. Comparisons count from 0, their tuning from 1,000,000."""
+
+EVALUATION_SEED = 2_000_000
+"""Seeds of the runs that judge a policy count up from here."""
+
+_SEEDS_APART = 1_000_000
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a controller is trained.
+
+    Attributes:
+        decisions: to learn from, over all children.
+        children: trained at a time.
+        action: "scale" or "discrete"; see `lr_env.env.actions`.
+        max_change: factor of the largest action.
+        reward: see `lr_env.env.rewards`.
+        start_rates: of which each run starts from one, drawn from its seed.
+        noise: standard deviation of Gaussian noise on the log of the rate at each decision, while training.
+        seed: of the policy and the children.
+        gamma, gae_lambda, learning_rate, epochs, minibatches, entropy: PPO's. The first two are 1, for what a decision
+            is worth shows at the end of its run: with 0.95 for the second, controllers of DigitsMLP were worse.
+        evaluate_every: decisions between two looks at how good the policy is.
+        evaluation_runs: in each of them.
+    """
+
+    decisions: int = 400_000
+    children: int = 32
+    action: str = "scale"
+    max_change: float = 1.05
+    reward: str = "improvement"
+    start_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    noise: float = 0.0
+    seed: int = 0
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    learning_rate: float = 1e-3
+    epochs: int = 4
+    minibatches: int = 2
+    entropy: float = 0.0
+    evaluate_every: int = 32_000
+    evaluation_runs: int = 24
+
+    def __post_init__(self) -> None:
+        for name in ("decisions", "children", "epochs", "minibatches", "evaluate_every", "evaluation_runs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be a whole number of at least 1")
+        if self.action not in ("scale", "discrete"):
+            raise UserError(f"action {self.action!r}: a controller changes the rate by 'scale' or 'discrete' actions")
+        rates = tuple(map(float, np.atleast_1d(self.start_rates)))  # it may be an array, too, or one number
+        if not rates:
+            raise UserError("no start rates: give at least one")
+        object.__setattr__(self, "start_rates", rates)
+        if not 1 < self.max_change <= LARGEST_CHANGE:
+            raise UserError(f"max_change is {self.max_change}: it must be above 1 and at most {LARGEST_CHANGE:g}")
+        if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
+            raise UserError("gamma must be above 0 and at most 1, gae_lambda at least 0 and at most 1")
+        if not (0 < self.learning_rate <= 1 and 0 <= self.noise < math.inf):
+            raise UserError("learning_rate must be above 0 and at most 1, noise finite and at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed}: it must be a whole number from 0 to 2**32 - 1")
+
+
+@isolating
+def train(
+    task: Task,
+    training: Training,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    backend: str | Backend = "auto",
+    numerics: Numerics = EXACT,
+    fresh: bool = False,
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> dict[str, Any]:
+    """Train a controller, or go on with one that was stopped.
+
+    Args:
+        task: what children are trained on; in the paper by Adam.
+        training: how.
+        folder: gets policy.safetensors (the best by validation loss), last.safetensors, training.json, SB3's logs as
+            CSV, and a checkpoint while it goes on.
+        device: of the children; the policy is left on the CPU.
+        backend: of the children; see `lr_env.Children`. A training that goes on keeps the one that it began with.
+        numerics: of the children.
+        fresh: forget what the folder holds.
+        tensorboard: write TensorBoard's logs into the folder, too.
+        progress: told (what is going on, decisions done since the last call).
+        checkpoint_seconds: wall time between checkpoints.
+
+    Returns:
+        What is written to training.json.
+
+    Raises:
+        UserError: bad settings; the folder holds a training with others, or another process trains in it; TensorBoard
+            is asked for and not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_kept():
+        trainer = _Trainer(task, training, folder, device, backend, numerics, fresh)
+        return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    """SB3 seeds and draws from the global generators of torch, numpy and Python: put them back at the end."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+class _Trainer:
+    def __init__(
+        self,
+        task: Task,
+        training: Training,
+        folder: Path,
+        device: str,
+        backend: str | Backend,
+        numerics: Numerics,
+        fresh: bool,
+    ) -> None:
+        low, high = task.lr_range
+        wrong = [rate for rate in training.start_rates if not low <= rate <= high]
+        if wrong:
+            raise UserError(f"start rate {wrong[0]:g} is outside the task's range, {low:g} to {high:g}")
+        whole = task.num_segments * training.children
+        if whole % training.minibatches or whole < 2 * training.minibatches:
+            raise UserError(
+                f"{training.minibatches} minibatches do not divide the {whole} decisions between two updates into "
+                "parts of at least 2: train another number of children"
+            )
+        self.task, self.training, self.folder = task, training, folder
+        self.how: dict[str, Any] = {"device": device, "backend": backend, "numerics": numerics}
+        spec = {
+            "task": task.settings(),
+            "training": asdict(training),
+            "device": device,
+            "backend": backend if isinstance(backend, str) else asdict(backend),
+            "numerics": asdict(numerics),
+            "threads": torch.get_num_threads(),
+            "versions": versions(["stable-baselines3", "gymnasium"]),
+            "data": data_spec(task.data, device),
+            **({"own_code": code} if (code := own_code(task)) else {}),
+        }
+        self.spec: dict[str, Any] = json.loads(json.dumps(spec))
+        self.fresh = fresh
+        remove_leftovers(self.checkpoint)
+        saved = None if fresh else self._begun()
+        if saved is not None:
+            with fitting(self.checkpoint):
+                self.how["backend"] = Backend(**json.loads(saved["backend"]))
+        self.venv: LRVecEnv = make_vec_env(
+            task,
+            training.children,
+            action=training.action,
+            max_change=training.max_change,
+            reward=training.reward,
+            start_rates=training.start_rates,
+            noise=training.noise,
+            **self.how,
+        )
+        self.how["backend"] = self._episodes.children.backend
+        self.env = VecNormalize(self.venv, gamma=training.gamma)
+        self.algorithm = Algorithm(
+            LeanPolicy if training.action == "scale" else "MlpPolicy",
+            self.env,
+            n_steps=task.num_segments,
+            batch_size=whole // training.minibatches,
+            n_epochs=training.epochs,
+            gamma=training.gamma,
+            gae_lambda=training.gae_lambda,
+            learning_rate=training.learning_rate,
+            ent_coef=training.entropy,
+            policy_kwargs={"net_arch": {"pi": [32, 32], "vf": [32, 32]}},
+            seed=training.seed,
+            device="cpu",
+        )
+        self.env.seed(TRAINING_SEED + _SEEDS_APART * training.seed)  # the algorithm has seeded it from 0 up
+        self.history: list[dict[str, float]] = []
+        self.seconds = {"children": 0.0, "whole": 0.0}
+        if saved is not None:
+            with fitting(self.checkpoint):
+                put_back(self.algorithm, self.env, saved)
+                check_fit(saved["env"], self.venv.vector_env.snapshot())
+                self.venv.vector_env.restore(saved["env"])
+                self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
+                self.seconds = dict(saved["seconds"])
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "policy.safetensors"
+
+    def run(self, tensorboard: bool, progress: Progress, checkpoint_seconds: float) -> dict[str, Any]:
+        progress("training", self.algorithm.num_timesteps)
+        if tensorboard and find_spec("tensorboard") is None:
+            raise UserError("TensorBoard's logs need the package tensorboard: pip install tensorboard")
+        formats = ["csv", *(["tensorboard"] if tensorboard else [])]
+        self.algorithm.set_logger(configure(str(self.folder / "logs" / str(self.algorithm.num_timesteps)), formats))
+        if self.fresh:  # once all is known to be possible
+            for name in ("checkpoint", "policy.safetensors", "last.safetensors", "training.json"):
+                (self.folder / name).unlink(missing_ok=True)
+        try:
+            self._train(progress, checkpoint_seconds)
+        finally:
+            self.algorithm.logger.close()
+        made = {
+            **self.spec,
+            "history": self.history,
+            "child_steps": self.child_steps,
+            "decisions": self.algorithm.num_timesteps,
+            "backend": str(self.how["backend"]),
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+        }
+        self._keep(Policy.load(self.best))  # the best of them all has cost the whole training
+        with replacing(self.folder / "training.json") as path:
+            path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        self._policy().save(self.folder / "last.safetensors")
+        self.checkpoint.unlink(missing_ok=True)
+        return made
+
+    def _train(self, progress: Progress, checkpoint_seconds: float) -> None:
+        if not self.history:
+            self._judge(progress)
+        saved = time.monotonic()
+        per_update = self.task.num_segments * self.training.children
+        while self.algorithm.num_timesteps < self.training.decisions:
+            began, before = time.perf_counter(), self._episodes.child_seconds
+            self.algorithm.learn(per_update, reset_num_timesteps=False, log_interval=1)
+            self.seconds["whole"] += time.perf_counter() - began
+            self.seconds["children"] += self._episodes.child_seconds - before
+            progress("training", per_update)
+            if self.algorithm.num_timesteps - self.history[-1]["decisions"] >= self.training.evaluate_every:
+                self._judge(progress)
+            if time.monotonic() - saved >= checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+        if self.history[-1]["decisions"] < self.algorithm.num_timesteps:
+            self._judge(progress)
+
+    @property
+    def child_steps(self) -> int:
+        """Optimizer steps of children, those of the runs that judge included."""
+        judged = len(self.history) * self.training.evaluation_runs * self.task.budget
+        return self.algorithm.num_timesteps * self.task.segment + judged
+
+    @property
+    def _episodes(self) -> Episodes:
+        return self.venv.vector_env.episodes
+
+    def _policy(self) -> Policy:
+        """What was learned so far."""
+        net: Any = self.algorithm.policy
+        linear = [part for part in net.mlp_extractor.policy_net if isinstance(part, torch.nn.Linear)]
+        parts = (*linear, net.action_net)
+        layers = tuple((p.weight.detach().numpy().copy(), p.bias.detach().numpy().copy()) for p in parts)
+        about = {
+            "task": self.task.name,
+            "training": self.spec["training"],
+            "decisions": self.algorithm.num_timesteps,
+            "child_steps": self.child_steps,
+            "history": self.history,
+        }
+        statistics = self.env.obs_rms
+        assert not isinstance(statistics, dict)
+        return Policy(
+            statistics.mean.astype(np.float32),
+            statistics.var.astype(np.float32),
+            layers,
+            self.training.action,
+            self.training.max_change,
+            about,
+        )
+
+    def _judge(self, progress: Progress) -> None:
+        """Run the policy as a planner on fixed seeds from every starting rate, and keep it if it is the best so far."""
+        progress("judging", 0)
+        candidate = self.folder / "candidate.safetensors"
+        policy = self._policy()
+        policy.save(candidate)
+        rates = self.training.start_rates
+        losses = []
+        for number, rate in enumerate(rates):
+            count = len(range(number, self.training.evaluation_runs, len(rates)))
+            if count:
+                seeds = range(EVALUATION_SEED, EVALUATION_SEED + count)
+                records = rollout(PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), **self.how)
+                losses += [record.scores["final_val_loss"] for record in records]
+        mean = float(np.mean(losses))
+        better = all(mean < before["val_loss"] for before in self.history)
+        self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
+        if better:
+            self._keep(policy)
+        candidate.unlink()
+
+    def _keep(self, policy: Policy) -> None:
+        """Save it as the best policy, with what was spent up to now."""
+        about = {**policy.about, "child_steps": self.child_steps, "history": self.history}
+        replace(policy, about=about).save(self.best)
+
+    def _save(self) -> None:
+        tree = {
+            **state_tree(self.algorithm, self.env),
+            "spec": json.dumps(self.spec, sort_keys=True),
+            "backend": json.dumps(asdict(self.how["backend"])),
+            "env": self.venv.vector_env.snapshot(),
+            "history": [[entry["decisions"], entry["val_loss"]] for entry in self.history],
+            "seconds": dict(self.seconds),
+        }
+        save_tree(self.checkpoint, tree)
+
+    def _begun(self) -> dict[str, Any] | None:
+        """The checkpoint of this training, where there is one."""
+        try:
+            saved = load_tree(self.checkpoint)
+        except FileNotFoundError:
+            if (self.folder / "training.json").exists():
+                raise UserError(
+                    f"{str(self.folder)!r} holds a finished training: give another --name, or --fresh to start over"
+                ) from None
+            return None
+        except UserError as error:
+            raise UserError(f"{str(self.checkpoint)!r} cannot be gone on from: start over with --fresh") from error
+        with fitting(self.checkpoint):
+            known = with_unknown(json.loads(saved["spec"]), self.spec)
+        if known != self.spec:
+            differ = ", ".join(name for name, value in self.spec.items() if known.get(name) != value)
+            raise UserError(
+                f"{str(self.folder)!r} has a training with another {differ}: give the same, another --name, or --fresh"
+            )
+        return saved
