@@ -171,7 +171,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run(quadratic_path, tmp_path):
     trained.save(file)
     assert Trained.load(file).fingerprint == trained.fingerprint
     planner = LatentODE(model=str(file))
-    assert planner.prior_steps == 60 * quadratic.STEPS
+    assert planner.pretraining_steps == 60 * quadratic.STEPS
     state = planner.start(SPEC, [0])
     with torch.no_grad():
         trained.model.start.add_(0.1)
@@ -253,4 +253,4 @@ def test_shipped_models_plan_for_their_tasks(name):
     (belief,) = planner.explain(state)
     assert low < belief.rates[0].max() < high
     assert belief.rates[0, -1] < 0.3 * belief.rates[0].max()  # they have all learned to cool down
-    assert 0.7 * 40 * task.budget < planner.prior_steps <= 40 * task.budget  # less where runs diverged
+    assert 0.7 * 40 * task.budget < planner.pretraining_steps <= 40 * task.budget  # less where runs diverged
