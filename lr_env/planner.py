@@ -6,7 +6,6 @@ arrays and plain JSON values, so that a run can be saved, copied and resumed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -151,6 +150,8 @@ def planner_settings(planner: Planner) -> dict[str, Any]:
     Raises:
         UserError: the planner is not a dataclass, or has a field that JSON does not hold.
     """
+    import json
+
     if not is_dataclass(planner) or isinstance(planner, type):
         raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
     try:
