@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
-from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, RunSpec, Signals, State
+from lr_env.planner import PROBE, ForkMeasurements, Planner, RunSpec, Signals, State
 from lr_env.records.checkpoint import load_tree, save_tree
-from lr_env.records.record import SIGNALS
 from lr_env.rollout import planner_settings
+from lr_env.signals import ALWAYS
 
 
 @dataclass
@@ -48,8 +49,8 @@ class Runs:
     def _signals(self, seed: int, rates: Sequence[float]) -> dict[str, float]:
         done = len(rates)
         loss = self._loss(seed, rates)
-        drawn = np.random.default_rng([seed, done]).standard_normal(len(SIGNALS) + len(UPDATE_SIGNALS))
-        found = {name: 0.1 + 0.01 * value for name, value in zip((*SIGNALS, *UPDATE_SIGNALS), drawn, strict=True)}
+        drawn = np.random.default_rng([seed, done]).standard_normal(len(ALWAYS) + len(on_demand_signals()))
+        found = {name: 0.1 + 0.01 * value for name, value in zip((*ALWAYS, *on_demand_signals()), drawn, strict=True)}
         found |= {"step": done * self.spec.segment, "progress": done / self.spec.num_segments}
         found |= {"lr": rates[-1] if done else np.nan, "train_loss": 0.9 * loss, "val_loss": loss}
         return found | {"val_accuracy": 1 / (1 + loss)}
@@ -60,7 +61,7 @@ class Runs:
         moved = sum(rate - 0.5 * rate**2 for rate in rates)
         return float((0.05 + 2.3 * np.exp(-moved)) * np.exp(0.05 * noise))
 
-    def _probe(self, lr: np.ndarray, segments: int) -> Foresight:
+    def _probe(self, lr: np.ndarray, segments: int) -> ForkMeasurements:
         lr = np.broadcast_to(lr[..., None] if lr.ndim == 2 else lr, (*lr.shape[:2], segments))
         val = np.array(
             [

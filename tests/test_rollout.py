@@ -9,10 +9,10 @@ import pytest
 from lr_env.children import Backend, Children
 from lr_env.errors import UserError
 from lr_env.planner import Planner, require
-from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import Job, best_setting, run_job, tuning_steps
 from lr_env.tasks import TASKS
 from planners import PLANNERS
@@ -33,7 +33,7 @@ class Noisy:
         return {"seeds": np.array(seeds), "asked": 0, "segment": run.segment}
 
     def plan(self, state, signals):
-        assert set(signals) == set(SIGNALS)
+        assert set(signals) == set(ALWAYS)
         draws = [
             np.random.Generator(np.random.PCG64([seed, state["asked"]])).random(state["segment"])
             for seed in state["seeds"].tolist()

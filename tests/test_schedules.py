@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_lr
 
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
-from lr_env.planner import UPDATE_SIGNALS, Planner, RunSpec
-from lr_env.records.record import SIGNALS
+from lr_env.planner import Planner, RunSpec
+from lr_env.signals import ALWAYS
 from planners import PLANNERS
 from planners import schedules as ours
 
@@ -260,7 +261,7 @@ def test_planners_keep_the_contract(name, planner):
     assert isinstance(schedule, Planner)
     assert schedule.name == planner.name == name
     assert "step" in schedule.needs
-    assert schedule.needs <= {"probe", *SIGNALS, *UPDATE_SIGNALS}
+    assert schedule.needs <= {"probe", *ALWAYS, *on_demand_signals()}
     headline = planner.__doc__.splitlines()[0]
     assert headline.endswith(".")
     with pytest.raises(dataclasses.FrozenInstanceError):

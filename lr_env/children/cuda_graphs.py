@@ -23,19 +23,19 @@ class Replay:
         step: does one step, given one row of each table; returns what is measured, (block, columns). It must work on
             the same memory every time, and never wait for the device.
         tables: name -> (steps, ...), as `run` will get them.
-        kept: a context that puts back what `step` changes: warming up runs it.
+        restored_afterwards: a context that puts back what `step` changes: warming up runs it.
     """
 
     def __init__(
         self,
         step: Callable[[Tables], Tensor],
         tables: Tables,
-        kept: Callable[[], AbstractContextManager[None]],
+        restored_afterwards: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._tables = {name: table.clone() for name, table in tables.items()}
         index = tables["index"]
         self._counter = torch.zeros(1, dtype=torch.int64, device=index.device)
-        with kept():
+        with restored_afterwards():
             self._measured = self._warm_up(step).expand(len(index), -1, -1).clone()
             self._capture(step)
 

@@ -40,7 +40,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Packaged:
+class ExternalOptimizer:
     """An optimizer of another package, with that package's defaults but for a momentum of 0.9 where it is SGD's.
 
     Weight decay is decoupled where it is an Adam's, as in AdamW; one package would leave it in the gradient.
@@ -87,7 +87,7 @@ class Packaged:
             optimizer.train()  # schedule-free: at the point where gradients are taken
         return optimizer
 
-    def decaying_as(self, other: Optimizer) -> Packaged:
+    def decaying_as(self, other: Optimizer) -> ExternalOptimizer:
         """The same with the weight decay of another optimizer, if it has none of its own."""
         if self.weight_decay is not None:
             return self

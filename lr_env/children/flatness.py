@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]
 """The Hessian of each child times a vector of its own: (children, size) -> (children, size)."""
 
-MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_error")
+_MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_error")
 
 # Tells the stream of start and probe vectors from other uses of the same seed.
 _STREAM = 0xF1A7
@@ -118,10 +118,10 @@ def flatness(
 
     with children.numerics.active(children.device), _ready(children):
         found = children.engine.each(measure, parts) if isinstance(children.engine, LoopEngine) else map(measure, parts)
-        table = np.full((len(MEASURED), len(chosen)), np.nan)
+        table = np.full((len(_MEASURED), len(chosen)), np.nan)
         for part, values in zip(parts, found, strict=True):
             table[:, part] = np.where(np.isfinite(values), values, np.nan)
-    return dict(zip(MEASURED, table, strict=True))
+    return dict(zip(_MEASURED, table, strict=True))
 
 
 def usual_examples(task: Task) -> int:

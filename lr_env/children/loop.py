@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from lr_env.children.batches import Batches
 from lr_env.children.external_optimizers import load_state, save_state
-from lr_env.children.hypergradient import alignment
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.children.state import ChildrenState, kept
+from lr_env.children.state import ChildrenState, restored_afterwards
+from lr_env.signals import Meter
 
 
 class LoopEngine:
@@ -39,6 +39,7 @@ class LoopEngine:
         batches: the training examples.
         clip_norm: norm to which a child's gradient is scaled down, if it is above.
         numerics: how to compute.
+        meters: what else than the loss is measured at every step.
         workers: children trained at the same time, each by a thread that computes on one core. Children do not share
             anything, so that this changes who waits for whom and nothing else.
     """
@@ -50,12 +51,14 @@ class LoopEngine:
         batches: Batches,
         clip_norm: float | None = None,
         numerics: Numerics = EXACT,
+        meters: Sequence[Meter] = (),
         workers: int = 1,
     ) -> None:
         self.state = state
         self.batches = batches
         self.clip_norm = clip_norm
         self.numerics = numerics
+        self.meters = meters
         # torch's own modules without buffers evaluate as they train, and switching costs a small network dearly.
         foreign = any(not type(part).__module__.startswith("torch.") for part in template.modules())
         self.has_modes = bool(state.layout.buffers) or foreign
@@ -74,8 +77,8 @@ class LoopEngine:
         active: Sequence[int],
     ) -> Tensor:
         """Train the active children; see `StackedEngine.train`."""
-        layout, direction = self.state.layout, self.state.direction
-        columns = 1 if direction is None else 3
+        layout, meters = self.state.layout, self.meters
+        columns = 1 + sum(len(meter.signals) for meter in meters)
         measured = torch.zeros(*index.shape[:2], columns, device=index.device, dtype=self.state.parameters.dtype)
         autocast = partial(self.numerics.autocast, index.device)
 
@@ -84,9 +87,12 @@ class LoopEngine:
             if "exp_avg" in self.state.slots:
                 optimizer.state[optimizer.param_groups[0]["params"][0]]["step"].fill_(int(steps[row]))
             group, gradients = optimizer.param_groups[0], self._gradients[row]
+            own = slice(row, row + 1)
+            whole, parameters = self._gradients[own], self.state.parameters[own]
+            slots = {name: slot[own] for name, slot in self.state.meter_slots.items()}
             key = self.state.buffers(row)[layout.key] if layout.key else None
             of_row = itertools.repeat(None) if keys is None else keys[row].unbind()
-            found = []
+            values: list[Tensor] = []
             for batch, now, rate in zip(index[row].unbind(), of_row, lr[row].tolist(), strict=False):
                 if key is not None and now is not None:
                     key.copy_(now)
@@ -97,17 +103,15 @@ class LoopEngine:
                     logits = module(inputs)
                     loss = F.cross_entropy(logits, labels) if logits.dim() == 2 else mean_loss(logits, labels)
                 loss.backward()
-                now_measured = [loss.detach()]
-                before = self.state.parameters[row].clone() if direction is not None else None
-                if direction is not None:
-                    now_measured += alignment(gradients[None], direction[row][None])
+                values.append(loss.detach())
+                for meter in meters:
+                    values += meter.before_update(whole, parameters, slots)
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
                 optimizer.step()
-                if direction is not None and before is not None:
-                    torch.sub(before, self.state.parameters[row], out=direction[row]).div_(rate)
-                found += [part.view(()) for part in now_measured]
-            torch.stack(found, out=measured[row].view(-1))
+                for meter in meters:
+                    meter.after_update(parameters, rate, slots)
+            torch.stack([value.view(()) for value in values], out=measured[row].view(-1))
 
         self.each(train_child, active)
         return measured
@@ -154,7 +158,8 @@ class LoopEngine:
         if not told_apart:
             yield
             return
-        with kept({str(row): self.state.parameters[row] for row in told_apart}):  # there and back would round
+        parameters = {str(row): self.state.parameters[row] for row in told_apart}
+        with restored_afterwards(parameters):  # there and back would round
             for row in told_apart:
                 cast("Any", self.optimizers[row]).eval()
             try:

@@ -74,28 +74,28 @@ def _once(used: set[str], name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes that children will take.
 
     Attributes:
-        kept: for every child, for as long as it lives.
-        working: for every child that is trained at the same time as others.
-        shared: besides, whatever the number of children.
+        persistent: for every child, for as long as it lives.
+        per_active: for every child that is trained at the same time as others.
+        shared: whatever the number of children.
     """
 
-    kept: int
-    working: int
+    persistent: int
+    per_active: int
     shared: int
 
     def bytes(self, num_children: int, at_once: int) -> int:
         """What so many children need, of which so many are trained at the same time."""
-        return self.kept * num_children + self.working * min(at_once, num_children) + self.shared
+        return self.persistent * num_children + self.per_active * min(at_once, num_children) + self.shared
 
     def fitting(self, available: float, at_once: int) -> int:
         """How many children fit, of which so many are trained at the same time."""
-        count = int((available - self.bytes(0, 0)) // (self.kept + self.working))
+        count = int((available - self.bytes(0, 0)) // (self.persistent + self.per_active))
         if count > at_once:
-            count = int((available - self.shared - self.working * at_once) // self.kept)
+            count = int((available - self.shared - self.per_active * at_once) // self.persistent)
         return max(0, count)
 
     def check(self, num_children: int, at_once: int, device: torch.device) -> None:

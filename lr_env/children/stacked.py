@@ -18,11 +18,11 @@ from torch.utils._pytree import tree_map
 
 from lr_env.children.batches import Batches
 from lr_env.children.cuda_graphs import Replay
-from lr_env.children.hypergradient import alignment
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, BatchNormForFunctorch, Numerics
-from lr_env.children.state import ChildrenState, kept
+from lr_env.children.state import ChildrenState, restored_afterwards
 from lr_env.children.tracing import traced
+from lr_env.signals import Meter
 
 # Up to so many numbers, joining the gradients into one tensor and stepping once costs less than stepping each layer.
 _FLAT_ELEMENTS = 2**19
@@ -50,6 +50,7 @@ class StackedEngine:
         batches: the training examples.
         clip_norm: norm to which a child's gradient is scaled down, if it is above.
         numerics: how to compute.
+        meters: what else than the loss is measured at every step.
         block: children in one computation at most.
         key: tells the children's kind from all others, for keeping what was traced.
         compiled: whether `torch.compile` fuses the operations of a step.
@@ -62,6 +63,7 @@ class StackedEngine:
         batches: Batches,
         clip_norm: float | None = None,
         numerics: Numerics = EXACT,
+        meters: Sequence[Meter] = (),
         block: int = 1,
         key: Hashable = None,
         compiled: bool = False,
@@ -71,6 +73,7 @@ class StackedEngine:
         self.batches = batches
         self.clip_norm = clip_norm
         self.numerics = numerics
+        self.meters = meters
         self._compiled = compiled
         self._key = (key, compiled, numerics, state.parameters.device, state.parameters.dtype)
         num_children = len(state.parameters)
@@ -100,8 +103,8 @@ class StackedEngine:
             active: children to train; the others stay as they are.
 
         Returns:
-            (children, steps, columns), of the others meaningless: training losses, nats per example; and where the
-            state has directions, what `alignment` says.
+            (children, steps, 1 + signals), of the others meaningless: training losses, nats per example; then what
+            each meter measures.
         """
         dtype, device = self.state.parameters.dtype, self.state.parameters.device
         resting = np.ones(len(lr), dtype=bool)
@@ -111,7 +114,7 @@ class StackedEngine:
             name: torch.tensor(values.T[:, :, None], device=device).to(dtype)
             for name, values in self._coefficients(lr, number).items()
         }
-        columns = 1 if self.state.direction is None else 3
+        columns = 1 + sum(len(meter.signals) for meter in self.meters)
         measured = torch.zeros(index.shape[1], len(lr), columns, device=device, dtype=dtype)
         unwanted: list[tuple[NDArray[np.int64], Tensors]] = []
         running: list[tuple[slice, Replay, Tensors, Tensor]] = []
@@ -130,7 +133,7 @@ class StackedEngine:
             step = partial(self._step, rows)
             if self._replayed:
                 if start not in self._replays:
-                    self._replays[start] = Replay(step, tables, partial(self.state.kept, rows))
+                    self._replays[start] = Replay(step, tables, partial(self.state.restored_afterwards, rows))
                 replay = self._replays[start]
                 with replay.started():
                     running.append((rows, replay, tables, replay.run(tables)))
@@ -190,7 +193,7 @@ class StackedEngine:
         # Compiled code has the number of threads in it, which changes in a forked process.
         kind = count, torch.get_num_threads() if self._compiled else 0
         if kind not in self._gradient_graphs:
-            with kept(buffers):  # tracing runs the network, which moves running averages
+            with restored_afterwards(buffers):  # tracing runs the network, which moves running averages
                 self._gradient_graphs[kind] = traced(
                     (self._key, *kind, inputs.shape),
                     partial(self._gradients, count),
@@ -207,24 +210,25 @@ class StackedEngine:
                 pieces = [(view, {slot: of[name] for slot, of in averages.items()}) for name, view in views.items()]
                 gradients = [found[name] for name in views]
             measured = [loss]
-            direction = None if self.state.direction is None else self.state.direction[rows]
-            if direction is not None:
-                measured += alignment(layout.flatten(found), direction)
-                direction.copy_(parameters)
+            meter_slots = {name: slot[rows] for name, slot in self.state.meter_slots.items()}
+            if self.meters:
+                whole = layout.flatten(found)
+                for meter in self.meters:
+                    measured += meter.before_update(whole, parameters, meter_slots)
             if self.clip_norm is not None:
                 clip_(gradients, self.clip_norm)
             for (piece, averages_of), gradient in zip(pieces, gradients, strict=True):
                 shape = (count, *[1] * (piece.dim() - 1))
                 current = {name: value.view(shape) for name, value in now.items() if name not in _NOT_OF_UPDATE}
                 self.state.optimizer.update(piece, gradient, averages_of, current)
-            if direction is not None:
-                direction.sub_(parameters).div_(now[_RATE])
+            for meter in self.meters:
+                meter.after_update(parameters, now[_RATE], meter_slots)
         return torch.stack(measured, dim=1)
 
     def _coefficients(self, lr: NDArray[np.float64], number: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
         """What the steps need of rate and time, (children, steps) each."""
-        own = {} if self.state.direction is None else {_RATE: lr}
-        return {**self.state.optimizer.coefficients(lr, number), **own}
+        rate = {_RATE: lr} if self.meters else {}
+        return {**self.state.optimizer.coefficients(lr, number), **rate}
 
     def _gradients(self, count: int) -> Callable[..., Any]:
         def loss(parameters: Tensors, buffers: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:

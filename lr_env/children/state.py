@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 from lr_env.children.noise import KEY_BUFFER
 from lr_env.errors import UserError
 from lr_env.optimizers import Optimizer
-
-DIRECTION = "direction"
+from lr_env.signals import Meter
 
 Rows = slice | NDArray[np.int64] | Sequence[int]
 
@@ -118,8 +118,8 @@ def _up(count: int, align: int) -> int:
 
 
 @contextmanager
-def kept(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put tensors back as they were at the end."""
+def restored_afterwards(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """A context at whose end tensors are put back as they were."""
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
         yield
@@ -131,9 +131,12 @@ def kept(tensors: Mapping[str, Tensor]) -> Iterator[None]:
 class ChildrenState:
     """The tensors of N children: `tensors[name]` has one row a child.
 
-    "parameters" and the optimizer's slots are flat, (children, size); buffers are "buffer.<name>". Where alignment is
-    measured, "direction" is the last update over the rate that it was made with, (children, size). The tensors are
-    allocated once and only ever changed in place, so that modules and graphs may hold views of them.
+    "parameters" and the slots of the optimizer and of the meters are flat, (children, size); buffers are
+    "buffer.<name>". The tensors are allocated once and only ever changed in place, so that modules and graphs may hold
+    views of them.
+
+    Raises:
+        UserError: two slots have the same name.
     """
 
     def __init__(
@@ -144,17 +147,21 @@ class ChildrenState:
         num_children: int,
         device: torch.device,
         dtype: torch.dtype,
-        aligned: bool = False,
+        meters: Sequence[Meter] = (),
     ) -> None:
         self.layout = layout
         self.optimizer = optimizer
-        self._flat: list[str] = sorted({"parameters", *optimizer.slots, *([DIRECTION] if aligned else [])})
+        meter_slots = [name for meter in meters for name in meter.slots]
+        self._flat: list[str] = sorted(["parameters", *optimizer.slots, *meter_slots])
+        for name, following in itertools.pairwise(self._flat):
+            if name == following:
+                raise UserError(f"two slots are called {name!r}: give the slot of the meter another name")
         self.tensors = {name: torch.zeros(num_children, layout.size, device=device, dtype=dtype) for name in self._flat}
         for name, buffer in module.named_buffers():
             self.tensors[f"buffer.{name}"] = torch.zeros(num_children, *buffer.shape, device=device, dtype=buffer.dtype)
         self.parameters = self.tensors["parameters"]
         self.slots = {name: self.tensors[name] for name in optimizer.slots}
-        self.direction = self.tensors.get(DIRECTION)
+        self.meter_slots = {name: self.tensors[name] for name in meter_slots}
         self.output_weights = layout.views(self.parameters)[layout.output_weight]
 
     def initialise(self, row: int, module: nn.Module) -> None:
@@ -165,7 +172,7 @@ class ChildrenState:
                 views[name].copy_(parameter)
             for name, buffer in module.named_buffers():
                 self.tensors[f"buffer.{name}"][row].copy_(buffer)
-            for slot in (*self.slots.values(), *([] if self.direction is None else [self.direction])):
+            for slot in (*self.slots.values(), *self.meter_slots.values()):
                 slot[row].zero_()
 
     def buffers(self, rows: int | slice) -> dict[str, Tensor]:
@@ -177,9 +184,9 @@ class ChildrenState:
         buffers = {name: buffer.clone() for name, buffer in self.buffers(row).items()}
         return {**self.layout.views(self.parameters[row]), **buffers}
 
-    def kept(self, rows: slice) -> AbstractContextManager[None]:
-        """A context that puts neighbouring children back as they were at its end."""
-        return kept({name: tensor[rows] for name, tensor in self.tensors.items()})
+    def restored_afterwards(self, rows: slice) -> AbstractContextManager[None]:
+        """A context at whose end neighbouring children are put back as they were."""
+        return restored_afterwards({name: tensor[rows] for name, tensor in self.tensors.items()})
 
     def get(self, rows: Rows) -> dict[str, Tensor]:
         """Copies of the rows of every tensor."""

@@ -180,7 +180,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
     @isolating
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
         """Train one segment at the rate that the action asks for."""
-        if self.episodes.started.all() and self.episodes.over.all():
+        if self.episodes.started.all() and self.episodes.ended.all():
             raise UserError("the run is over: call reset() to start another")
         actions = np.asarray(action)[None] if np.ndim(action) != 1 or np.size(action) != 1 else action
         outcome = self.episodes.step(actions)

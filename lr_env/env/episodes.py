@@ -19,11 +19,12 @@ from lr_env.copies import Copied
 from lr_env.env import observations
 from lr_env.env.actions import find_action
 from lr_env.env.rewards import find_reward
-from lr_env.errors import UserError, guess, unknown, whole
+from lr_env.errors import UserError, guess, whole
 from lr_env.jsonable import from_plain
-from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.planner import RunSpec
 from lr_env.rates import clipped, numbers
-from lr_env.records.record import FLATNESS_SCORES, SIGNALS
+from lr_env.records.record import FLATNESS_SCORES
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task, find_task
 
 Floats = NDArray[np.float64]
@@ -81,14 +82,15 @@ class Episodes(Copied):
             by default. It matters to relative actions only.
         noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
             seed at each segment.
-        also: further signals to measure, of `lr_env.planner.UPDATE_SIGNALS`.
+        extra_signals: names of signals to measure on demand, see `lr_env.children.meters`.
         device, backend: see `Children`.
         numerics: how numbers are computed.
 
     Attributes:
-        signals: name in `SIGNALS` and `also` -> (num_envs,), measured at the end of the last segment, finite: the
-            validation loss of a run that has diverged reads as the bound of divergence, its training loss at most.
-        over: whether each run has ended; such a run rests until it is started again.
+        signals: name in `lr_env.signals.ALWAYS` and `extra_signals` -> (num_envs,), measured at the end of the last
+            segment. All are finite: a run that has diverged has the bound of divergence as its validation loss, and a
+            training loss of at most that.
+        ended: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
         loss_bound: the loss above which it diverges, nats per example.
         child_seconds: wall time spent on starting, training, measuring and scoring children.
@@ -105,7 +107,7 @@ class Episodes(Copied):
         score: Sequence[str] = ("val", "test"),
         start_rates: Sequence[float] = (),
         noise: float = 0.0,
-        also: Sequence[str] = (),
+        extra_signals: Sequence[str] = (),
         budget: int | None = None,
         segment: int | None = None,
         lr_range: Sequence[float] | None = None,
@@ -144,18 +146,14 @@ class Episodes(Copied):
         self.score = score
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
-        wrong = [name for name in also if name not in UPDATE_SIGNALS]
-        if wrong:
-            raise unknown("signal", wrong[0], UPDATE_SIGNALS)
-        self.names = (*SIGNALS, *(name for name in UPDATE_SIGNALS if name in also))
-        aligned = len(self.names) > len(SIGNALS)
         how: dict[str, Any] = {"backend": from_plain(backend), "numerics": from_plain(numerics)}
-        self.children = Children(self.task, range(num_envs), device, aligned=aligned, **how)
-        self.over = np.ones(num_envs, dtype=bool)
+        self.children = Children(self.task, range(num_envs), device, extra_signals=extra_signals, **how)
+        self.names = (*ALWAYS, *(name for name in self.children.extra_signals if name in extra_signals))
+        self.ended = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
         self.started = np.zeros(num_envs, dtype=bool)
         table = np.zeros((len(self.names), num_envs))
-        table[SIGNALS.index("lr")] = self.task.lr_start
+        table[ALWAYS.index("lr")] = self.task.lr_start
         self._set_table(table)
         self.loss_bound = np.zeros(num_envs)
 
@@ -206,20 +204,20 @@ class Episodes(Copied):
             "lr": rates,
             "train_loss": self.children.first_batch_loss(rows),
             **self.children.measure(rows),
-            **dict.fromkeys(UPDATE_SIGNALS, np.zeros(len(rows))),
+            **dict.fromkeys(self.children.extra_signals, np.zeros(len(rows))),
         }
         self.child_seconds += time.perf_counter() - began
         self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0)
-        self.over[rows] = self.diverged[rows] = False
+        self.ended[rows] = self.diverged[rows] = False
         self.started[rows] = True
         self._update(rows, first)
 
     def step(self, actions: Any) -> Outcome:
-        """Train one segment of every run that is not over, at the rates that the actions ask for."""
+        """Train one segment of every run that has not ended, at the rates that the actions ask for."""
         if not self.started.all():
             raise UserError("there is no run to step: call reset() first")
         lr = self.action.decode(actions, self.signals["lr"], self.task.lr_range, self.task.segment)
-        live = ~self.over
+        live = ~self.ended
         rows = np.flatnonzero(live).tolist()
         if self.noise:
             lr = self._noisy(lr, rows)
@@ -229,13 +227,14 @@ class Episodes(Copied):
             losses = self.children.train(lr, rows)[rows]
             last = lr if lr.ndim == 1 else lr[:, -1]
             measured = {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)}
-            if self.children.step_alignment is not None:
-                measured.update(zip(UPDATE_SIGNALS, self.children.step_alignment[rows].mean(1).T, strict=True))
+            if self.children.extra_signals:
+                means = self.children.step_signals[rows].mean(1).T
+                measured.update(zip(self.children.extra_signals, means, strict=True))
             self.child_seconds += time.perf_counter() - began
             self._update(rows, measured)
         terminated = live & self.diverged
         truncated = live & ~self.diverged & (self.children.steps >= self.last_step)
-        self.over |= terminated | truncated
+        self.ended |= terminated | truncated
         scores = self.scores(np.flatnonzero(terminated | truncated))
         final = scores.get("final_val_loss", np.full(self.num_envs, np.nan))
         rewards = np.where(live, self.reward(before, self.signals["val_loss"], final), 0.0)
@@ -250,7 +249,7 @@ class Episodes(Copied):
         return {
             "children": self.children.snapshot(),
             "signals": self._table.copy(),
-            "over": self.over.copy(),
+            "over": self.ended.copy(),
             "diverged": self.diverged.copy(),
             "started": self.started.copy(),
             "loss_bound": self.loss_bound.copy(),
@@ -271,7 +270,7 @@ class Episodes(Copied):
             )
         self.children.restore(snapshot["children"])
         self._set_table(snapshot["signals"].copy())
-        self.over = snapshot["over"].copy()
+        self.ended = snapshot["over"].copy()
         self.diverged = snapshot["diverged"].copy()
         self.started = snapshot["started"].copy()
         self.loss_bound = snapshot["loss_bound"].copy()
@@ -359,9 +358,9 @@ def check_arguments(kind: type, names: Sequence[str], others: Sequence[str]) -> 
         UserError: (a `TypeError` as well) one is not; naming the nearest that there is.
     """
     taken = [*inspect.signature(Episodes).parameters]
-    known = sorted({*taken, *others} - {"also"} - ({"num_envs"} - {*others}))
+    known = sorted({*taken, *others} - {"extra_signals"} - ({"num_envs"} - {*others}))
     for name in names:
-        if name not in known and name != "also":  # which rollouts give
+        if name not in known and name != "extra_signals":  # which rollouts give
             words = "got an unexpected keyword argument"  # Python's own, which other software looks for
             there_are = f"{guess(name, known)} (there are: {', '.join(known)})"
             raise ArgumentError(f"{kind.__name__}.__init__() {words} {name!r}{there_are}")

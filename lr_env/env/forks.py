@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lr_env.children import Children
 from lr_env.env.episodes import Episodes
 from lr_env.errors import UserError
-from lr_env.planner import Foresight
+from lr_env.planner import ForkMeasurements
 from lr_env.rates import clipped
 
 _STREAM = 0x0F02C
@@ -43,19 +43,19 @@ class Forks:
         self.episodes = episodes
         children = episodes.children
         try:
-            self._crew = Children(
+            self._fork_children = Children(
                 children.task,
                 [0] * len(children),
                 str(children.device),
                 children.backend,
                 children.dtype,
                 children.numerics,
-                aligned=children.state.direction is not None,
+                extra_signals=children.extra_signals,
             )
         except UserError as error:
             raise UserError(f"a planner that looks ahead needs a second child for each run: {error}") from None
 
-    def look(self, rows: Sequence[int], lr: Any, segments: int) -> tuple[Foresight, Counts]:
+    def measure(self, rows: Sequence[int], lr: Any, segments: int) -> tuple[ForkMeasurements, Counts]:
         """Train forks of some runs.
 
         Args:
@@ -64,13 +64,13 @@ class Forks:
             segments: how long.
 
         Returns:
-            What was measured; see `lr_env.planner.Foresight`. And the steps that the forks of each run were trained
-            for, all of its forks together, (runs,).
+            What was measured; see `lr_env.planner.ForkMeasurements`. And the steps that the forks of each run were
+            trained for, all of its forks together, (runs,).
 
         Raises:
             UserError: wrong shapes, or rates outside the task's range.
         """
-        live = ~self.episodes.over[list(rows)]
+        live = ~self.episodes.ended[list(rows)]
         lr = self._checked(lr, segments, live)
         runs, forks, segments = lr.shape
         segment = self.episodes.task.segment
@@ -83,13 +83,13 @@ class Forks:
         sources = np.repeat(np.asarray(rows, dtype=np.int64), forks)
         wanted = np.flatnonzero(np.repeat(live, forks))
         seeds = self._seeds(sources)
-        for start in range(0, len(wanted), len(self._crew)):
-            part = wanted[start : start + len(self._crew)]
-            self._crew.restore(self.episodes.children.snapshot(sources[part].tolist()), range(len(part)))
-            self._crew.order.assign(range(len(part)), seeds[part])
+        for start in range(0, len(wanted), len(self._fork_children)):
+            part = wanted[start : start + len(self._fork_children)]
+            self._fork_children.restore(self.episodes.children.snapshot(sources[part].tolist()), range(len(part)))
+            self._fork_children.order.assign(range(len(part)), seeds[part])
             self._train(part, lr.reshape(-1, segments)[part], self.episodes.loss_bound[sources[part]], found, steps)
-        foresight = {name: values.reshape(runs, forks, -1) for name, values in found.items()}
-        return foresight, steps.reshape(runs, forks).sum(1)
+        measured = {name: values.reshape(runs, forks, -1) for name, values in found.items()}
+        return measured, steps.reshape(runs, forks).sum(1)
 
     def _train(self, part: Counts, lr: Floats, bound: Floats, found: dict[str, Floats], steps: Counts) -> None:
         """Train one turn of forks and note what they do.
@@ -102,13 +102,13 @@ class Forks:
             steps: where the steps are counted, (all forks,).
         """
         segment = self.episodes.task.segment
-        rates = np.full(len(self._crew), self.episodes.task.lr_start)
+        rates = np.full(len(self._fork_children), self.episodes.task.lr_start)
         live = np.arange(len(part))
         for number in range(lr.shape[1]):
             here = live.tolist()
             rates[here] = lr[here, number]
-            train = self._crew.train(rates, here)[here]
-            val = self._crew.measure(here)["val_loss"]
+            train = self._fork_children.train(rates, here)[here]
+            val = self._fork_children.measure(here)["val_loss"]
             steps[part[live]] += segment
             well = (train <= bound[live]) & (val <= bound[live])  # false for NaN, too
             live = live[well]
@@ -117,7 +117,7 @@ class Forks:
             found["train_loss"][part[live], number] = train[well]
             found["val_loss"][part[live], number] = val[well]
             within = slice(number * segment, (number + 1) * segment)
-            found["step_losses"][part[live], within] = self._crew.step_losses[live]
+            found["step_losses"][part[live], within] = self._fork_children.step_losses[live]
 
     def _checked(self, lr: Any, segments: Any, live: NDArray[np.bool_]) -> Floats:
         """Rates as (runs, forks, segments); those of runs that have ended may be anything."""

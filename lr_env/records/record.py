@@ -5,26 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
-
-SIGNALS: tuple[str, ...] = (
-    "step",
-    "progress",
-    "lr",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "prediction_variance",
-    "prediction_change",
-    "output_weight_mean",
-    "output_weight_variance",
-)
-"""The numbers measured at the end of every segment, in the order in which they are stored."""
+from lr_env.planner import Planner
 
 SPLIT_SCORES: tuple[str, ...] = ("final_val_loss", "final_val_accuracy", "test_loss", "test_accuracy")
 """The numbers measured once, at the end of a run, on the whole validation and test splits."""
@@ -54,8 +41,9 @@ class RunRecord:
         scores: name, e.g. in `SCORES` -> value, nats per example, fraction, or what `flatness` says; a score that was
             not taken is absent.
         planning_seconds: wall time spent in the planner.
-        curves: name of a signal, e.g. in `SIGNALS` -> (segments,) values at segment ends; a signal that was not taken
-            is absent, and all are unless they are asked for.
+        curves: name of a signal -> (segments,) values at segment ends: those of `lr_env.signals.SIGNALS`, and those
+            that the planner had measured on demand. A signal that was not measured is absent, and all are unless they
+            are asked for.
         provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that was not kept.
     """
 
@@ -124,8 +112,41 @@ def _expect(name: str, value: Any, right: bool) -> None:
         raise ValueError(f"{name} of a run is {str(value)[:40]!r}")
 
 
+class Run(Protocol):
+    """What has a key: a `RunRecord`, or a run that is still to be made, which holds the planner itself."""
+
+    @property
+    def planner(self) -> str | Planner:
+        """The planner or its name."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The fields of the planner."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the child."""
+        ...
+
+
+RunKey = tuple[str, str, int]
+"""What tells a run from others: name of the planner, its settings as `settings_key` has them, seed."""
+
+
+def run_key(run: Run) -> RunKey:
+    """The key of a run."""
+    name = run.planner if isinstance(run.planner, str) else run.planner.name
+    return name, settings_key(run.settings), run.seed
+
+
 def settings_key(settings: Mapping[str, Any]) -> str:
-    """Settings as JSON in one fixed spelling, to be stored and compared."""
+    """Settings as JSON with sorted keys: equal settings give equal text.
+
+    Raises:
+        UserError: a setting is of a type that JSON does not hold.
+    """
     return json.dumps(dict(settings), sort_keys=True, default=_plain)
 
 

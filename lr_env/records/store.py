@@ -14,7 +14,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.records import schema
-from lr_env.records.record import FINISHED, SPLIT_SCORES, RunRecord
+from lr_env.records.record import FINISHED, SPLIT_SCORES, RunKey, RunRecord, run_key
 from lr_env.records.refusals import check_place, told_plainly
 from lr_env.records.seals import seal_of_curves, seal_of_record, seal_of_text
 
@@ -23,13 +23,8 @@ SCHEMA_VERSION = schema.VERSION
 _KEY = ("phase", "planner", "settings", "seed")
 _COLUMNS = (*_KEY, "status", "diverged", "steps", "extra_steps", "planning_seconds")
 
-RunKey = tuple[str, str, str, int]
-"""(phase, planner, settings as JSON, seed): names a run within an experiment."""
-
-
-def settings_json(settings: Mapping[str, Any]) -> str:
-    """A planner's settings as the store writes them: equal settings give equal text."""
-    return json.dumps(dict(settings), sort_keys=True)
+StoredKey = tuple[str, *RunKey]
+"""What tells a run from the others of an experiment: its phase and its `run_key`."""
 
 
 class Store:
@@ -141,7 +136,7 @@ class Store:
             self._db.execute("DELETE FROM runs WHERE experiment = ?", (name,))
             self._db.execute("DELETE FROM experiments WHERE name = ?", (name,))
 
-    def begin_runs(self, experiment: str, keys: Iterable[RunKey]) -> list[int]:
+    def begin_runs(self, experiment: str, keys: Iterable[StoredKey]) -> list[int]:
         """Make runs, or find them where they were begun before; returns their ids."""
         ids = []
         with self.transaction():
@@ -191,14 +186,14 @@ class Store:
     def write_segment(self, segment: int, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Write one segment of several runs: (run, signals)."""
         with self.transaction():
-            rows = list(rows)
-            names = list(dict.fromkeys(name for _, signals in rows for name in signals))
-            schema.add_signals(self._db, names)
+            rows, names = list(rows), schema.signal_columns(self._db)
             columns, marks = ["run", "segment", *map(schema.quoted, names)], ["?"] * (2 + len(names))
             self._db.executemany(
                 f"INSERT OR REPLACE INTO segments ({', '.join(columns)}) VALUES ({', '.join(marks)})",
                 [(run, segment, *map(signals.get, names)) for run, signals in rows],
             )
+            further = [(run, segment, *one) for run, signals in rows for one in signals.items() if one[0] not in names]
+            self._db.executemany("INSERT INTO further_signals VALUES (?, ?, ?, ?)", further)
 
     def finish_runs(self, rows: Iterable[tuple[int, RunRecord]]) -> None:
         """Write how runs ended."""
@@ -227,17 +222,13 @@ class Store:
             for run, _ in rows:
                 self._seal_run(run)
 
-    def finished(self, experiment: str) -> set[RunKey]:
+    def finished(self, experiment: str) -> set[StoredKey]:
         """The runs of an experiment that are finished.
 
         Raises:
             UserError: see `runs`.
         """
-        return {
-            (run.phase, run.planner, settings_json(run.settings), run.seed)
-            for run in self.runs(experiment)
-            if run.status == FINISHED
-        }
+        return {(run.phase, *run_key(run)) for run in self.runs(experiment) if run.status == FINISHED}
 
     def runs(self, experiment: str, phase: str | None = None, *, curves: bool = False) -> list[RunRecord]:
         """The runs of an experiment, in the order of phase, planner, settings and seed.
@@ -282,7 +273,12 @@ class Store:
         return found
 
     def _curves(self, run: int, names: Sequence[str], segments: int = 2**62) -> dict[str, np.ndarray]:
-        """Signals of a run, or of its first segments. One that was never taken is left out.
+        """Signals of a run, or of its first segments; NaN where one was not measured. One that never was is left out.
+
+        Args:
+            run: its id.
+            names: of the columns of `segments`.
+            segments: how many to read at most.
 
         Raises:
             ValueError: a segment is missing, or holds something else than numbers.
@@ -293,10 +289,18 @@ class Store:
         ).fetchall()
         if [row[0] for row in rows] != list(range(len(rows))):
             raise ValueError("a segment of a run is missing")
-        if not all(type(value) in (float, int, type(None)) for row in rows for value in row):
+        further = self._db.execute(
+            "SELECT name, segment, value FROM further_signals WHERE run = ? AND segment < ?", (run, segments)
+        ).fetchall()
+        values = [value for row in (*rows, *(row[1:] for row in further)) for value in row]
+        if not all(type(value) in (float, int, type(None)) for value in values):
             raise ValueError("a segment of a run holds something else than numbers")
         table = np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(names))
         curves = {name: table[:, column] for column, name in enumerate(names, 1)}
+        for name, segment, value in further:
+            if not 0 <= segment < len(rows):
+                raise ValueError("a segment of a run is missing")
+            curves.setdefault(name, np.full(len(rows), np.nan))[segment] = np.nan if value is None else value
         return {name: curve for name, curve in curves.items() if not len(rows) or not np.isnan(curve).all()}
 
     def _seal_run(self, run: int) -> None:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_json, sha256_of, write_json, write_sealed
-from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord, settings_key
+from lr_env.records.record import FLATNESS_SCORES, SPLIT_SCORES, RunRecord, run_key, settings_key
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
 MANIFEST = "manifest.json"
@@ -36,10 +37,7 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
     """One row a run; a score or a curve that was not taken, and provenance that was not kept, are null."""
     order = {"tune": 0, "final": 1}
 
-    def place(run: RunRecord) -> tuple[int, str, str, int]:
-        return order.get(run.phase, 2), run.planner, settings_key(run.settings), run.seed
-
-    runs = sorted(records, key=place)
+    runs = sorted(records, key=lambda run: (order.get(run.phase, 2), *run_key(run)))
     columns: dict[str, pa.Array] = {
         "phase": pa.array([r.phase for r in runs], pa.string()),
         "planner": pa.array([r.planner for r in runs], pa.string()),
@@ -57,7 +55,7 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
     for name, kind in PROVENANCE.items():
         columns[name] = pa.array([r.provenance.get(name) for r in runs], kind)
     taken = (name for run in runs for name in run.curves)
-    for name in dict.fromkeys((*SIGNALS, *taken)):
+    for name in dict.fromkeys((*ALWAYS, *taken)):
         curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
         columns[f"{_CURVE}{name}"] = pa.array(curves, pa.list_(pa.float64()))
     return pa.table(columns)
