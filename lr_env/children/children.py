@@ -28,7 +28,7 @@ from lr_env.children.snapshots import check_kind, kind_of
 from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
 from lr_env.devices import check_process, find_device
-from lr_env.errors import UserError
+from lr_env.errors import UserError, refuse_duplicates
 from lr_env.isolation import isolating
 from lr_env.signals import VALIDATION_SIGNALS, names
 from lr_env.tasks.data import load
@@ -98,6 +98,7 @@ class Children:
         numerics.check(self.device)
         self.meters = find_meters(extra_signals)
         self.extra_signals = tuple(name for meter in self.meters for name in names(meter.signals))
+        refuse_duplicates("signal", self.extra_signals)
         template = network_of(task, dtype)
         # Some of cuDNN's kernels read 16 bytes at a time, and fail where a weight lies in between.
         align = 16 // dtype.itemsize if self.device.type == "cuda" else 1
