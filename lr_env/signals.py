@@ -1,4 +1,4 @@
-"""What is measured of runs: the signals that every run has, and how meters take others on demand."""
+"""Signals: the numbers that are measured of every run, and meters, which measure further ones on demand."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signal:
-    """A number that is measured for every segment of a run.
+    """A number that is measured once a segment.
 
     Attributes:
-        name: under which planners and records find it.
-        unit: of its values.
-        description: what it is, as the end of a sentence.
+        name: key in planners' signals and in records.
+        unit: unit of its values.
+        description: what it is, as a part of a sentence.
         when: "segment", measured once at the segment's end; or "step", the mean over the segment's steps.
         always: whether it is measured in every run; others are measured where a planner needs them.
     """

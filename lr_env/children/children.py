@@ -1,4 +1,4 @@
-"""N children in training: the one interface to both engines."""
+"""Children: N networks in training, whichever engine trains them."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Children:
 
     @isolating
     def reset(self, rows: Sequence[int], seeds: Sequence[int] | NDArray[np.int64]) -> None:
-        """Start children anew, each from its seed; the others are not touched."""
+        """Start some children again, each from its seed; the others stay as they are."""
         seeds = check_seeds(seeds)
         for row, seed in zip(rows, seeds.tolist(), strict=True):
             self.state.initialise(row, network_of(self.task, self.dtype, seed))
@@ -193,8 +193,8 @@ class Children:
             index = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
             keys = self._keys(self.task.segment)
             with self.numerics.active(self.device):
-                found = self.engine.train(index, keys, rates, self.steps, active)
-            measured = found.double().cpu().numpy()[active]
+                measured = self.engine.train(index, keys, rates, self.steps, active)
+            measured = measured.double().cpu().numpy()[active]
             self.step_losses[active] = measured[..., 0]
             self.step_signals[active] = measured[..., 1:]
             self.steps[active] += self.task.segment
@@ -278,7 +278,7 @@ class Children:
 
     @isolating
     def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:
-        """Copies of everything that the children's future depends on; of all children by default."""
+        """Copy everything that the further training of some children depends on; of all children by default."""
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         return {
             "kind": self._kind,
@@ -293,10 +293,10 @@ class Children:
 
     @isolating
     def restore(self, snapshot: Mapping[str, Any], rows: Sequence[int] | None = None) -> None:
-        """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same).
+        """Put children back into the state of a snapshot; `rows` are the children to overwrite, all by default.
 
         Raises:
-            UserError: the snapshot is of children of another kind, of as many as there are no rows for, or none.
+            UserError: the snapshot is of another kind or number of children, or no snapshot.
         """
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         self.check_fits(snapshot, len(chosen))
@@ -310,14 +310,14 @@ class Children:
 
     @isolating
     def fork(self, sources: Sequence[int], targets: Sequence[int], *, same_batches: bool = False) -> None:
-        """Copy children onto others, to look ahead on the real thing.
+        """Copy children onto others, to try learning rates on the copies.
 
         A fork goes on from the source's step, parameters and optimizer state, but follows its own data order, so that
-        looking ahead does not mean peeking at the batches that are still to come.
+        it does not see the batches that the source will train on.
 
         Args:
             sources: children to copy, (forks,).
-            targets: children to overwrite, (forks,), no two alike and none of them a source.
+            targets: children to overwrite, (forks,), all different and none of them a source.
             same_batches: follow the source's data order instead.
         """
         if len(set(targets)) != len(targets) or set(targets) & set(sources) or len(sources) != len(targets):
@@ -328,16 +328,16 @@ class Children:
             self.order.assign(list(targets), own_order)
 
     def check_fits(self, snapshot: Mapping[str, Any], count: int) -> None:
-        """See that a snapshot is one of `count` children of this kind.
+        """Check that a snapshot is of `count` children of this kind.
 
         Raises:
-            UserError: it is not; naming what differs.
+            UserError: it is not; the message names what differs.
         """
         check_kind(snapshot, self._kind, count)
         self.state.check_fits(snapshot["tensors"], count)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What the same children can be made of, wherever."""
+        """Arguments, snapshot and last segment, of which a copy is made on the same kind of device."""
         arguments = {
             "task": self.task,
             "seeds": self.seeds.tolist(),
@@ -351,7 +351,7 @@ class Children:
         return {"arguments": arguments, "snapshot": self.snapshot(), "segment": segment}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the children, and put them where they were."""
+        """Make the children again, in the same state."""
         self.__init__(**state["arguments"])
         self.restore(state["snapshot"])
         for name, values in state["segment"].items():
@@ -378,10 +378,10 @@ class Children:
 
 
 def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Seeds as an array.
+    """Check seeds and return them as an array.
 
     Raises:
-        UserError: there is none, or one is not a whole number in [0, 2**63).
+        UserError: there are no seeds, or one is not a whole number in [0, 2**63).
     """
     values = list(seeds)
     for seed in values:
@@ -395,7 +395,7 @@ def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 def _variance(values: Tensor) -> Tensor:
     """Population variance along rows: (rows, n) -> (rows,).
 
-    torch.var is careful and, for many rows, several times slower than this; for few it saves three calls.
+    torch.var is more accurate, but several times slower for many rows; for few rows it saves three calls.
     """
     return values.var(1, correction=0) if len(values) < 8 else _mean_and_variance(values)[1]
 

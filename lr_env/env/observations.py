@@ -1,4 +1,4 @@
-"""What an agent sees: named features of the signals, finite and bounded."""
+"""Observations: named features of the signals, finite and bounded."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _LOGS = np.array([feature.is_log for feature in FEATURES])
 
 
 def observe(signals: Mapping[str, Floats]) -> NDArray[np.float32]:
-    """Observations (num_envs, len(FEATURES)) from signals, each (num_envs,); what is not finite goes to a bound."""
+    """Make observations (num_envs, len(FEATURES)) from signals, each (num_envs,); NaN and infinity become a bound."""
     columns = np.array([signals[name] for name in _COLUMNS])
     columns[_LOGS] = np.log(np.maximum(columns[_LOGS], _TINY))
     # fmin and fmax pass over NaN.

@@ -1,4 +1,4 @@
-"""What is kept of a run."""
+"""Records of runs, their scores and their keys."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from lr_env.errors import UserError
 from lr_env.planner import Planner
 
 SPLIT_SCORES: tuple[str, ...] = ("final_val_loss", "final_val_accuracy", "test_loss", "test_accuracy")
-"""The numbers measured once, at the end of a run, on the whole validation and test splits."""
+"""The scores that are measured at the end of a run on the whole validation and test splits."""
 
 FLATNESS_SCORES: tuple[str, ...] = ("hessian_max", "hessian_trace")
-"""The numbers measured at the end of a run where they are asked for; see `lr_env.children.flatness`."""
+"""The scores that are measured at the end of a run on demand; see `lr_env.children.flatness`."""
 
 SCORES = SPLIT_SCORES + FLATNESS_SCORES
-"""All that is measured at the end of a run."""
+"""All scores of a run."""
 
 RUNNING, FINISHED = "running", "finished"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as it is kept.
+    """One run as it is stored.
 
     Attributes:
-        phase: "tune" for the runs that choose a setting, "final" for the runs on fresh seeds.
+        phase: "tune" for the runs that choose a setting, "final" for the runs on new seeds; studies have others.
         planner: name of the planner.
         settings: the fields of the planner.
         seed: seed of the child.
         status: "running" or "finished".
-        diverged: whether the run was ended by a loss that exploded or was not finite.
-        steps: optimizer steps that the child was trained for.
-        extra_steps: child steps beyond the run's own, e.g. of forks that a planner looked ahead with.
-        scores: name, e.g. in `SCORES` -> value, nats per example, fraction, or what `flatness` says; a score that was
-            not taken is absent.
+        diverged: whether a loss that exploded or was not finite ended the run.
+        steps: optimizer steps of the child.
+        extra_steps: optimizer steps besides those, e.g. of forks with which a planner looked ahead.
+        scores: name, e.g. in `SCORES` -> value, in nats per example, as a fraction, or in the unit that `flatness`
+            tells; a score that was not measured is absent.
         planning_seconds: wall time spent in the planner.
         curves: name of a signal -> (segments,) values at segment ends: those of `lr_env.signals.SIGNALS`, and those
             that the planner had measured on demand. A signal that was not measured is absent, and all are unless they
             are asked for.
-        provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that was not kept.
+        provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that is not known.
     """
 
     phase: str
@@ -61,10 +61,10 @@ class RunRecord:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def score(self, name: str) -> float:
-        """A score that the run must have.
+        """The value of a score.
 
         Raises:
-            UserError: it has none of that name.
+            UserError: the run does not have it.
         """
         if name not in self.scores:
             raise UserError(
@@ -73,19 +73,19 @@ class RunRecord:
         return float(self.scores[name])
 
     def end(self, score: str) -> float:
-        """A score that is better the lower it is; infinite if the run diverged."""
+        """The value of a score of which lower is better; infinite if the run diverged."""
         return float("inf") if self.diverged else self.score(score)
 
     @property
     def child_steps(self) -> int:
-        """All optimizer steps that it took."""
+        """All optimizer steps, including the extra ones."""
         return self.steps + self.extra_steps
 
     def check(self) -> None:
-        """See that a record that was read makes sense.
+        """Check the types and ranges of a record that was read.
 
         Raises:
-            ValueError: it does not, and how.
+            ValueError: one is wrong; the message says which.
         """
         for name in ("phase", "planner"):
             _expect(name, getattr(self, name), isinstance(getattr(self, name), str))
@@ -113,7 +113,7 @@ def _expect(name: str, value: Any, right: bool) -> None:
 
 
 class Run(Protocol):
-    """What has a key: a `RunRecord`, or a run that is still to be made, which holds the planner itself."""
+    """A run that has a key: a `RunRecord`, or one to be made, which holds the planner itself."""
 
     @property
     def planner(self) -> str | Planner:
@@ -151,7 +151,7 @@ def settings_key(settings: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy number or array as JSON has it."""
+    """Convert a numpy number or array to what JSON can hold."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise UserError(f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists")

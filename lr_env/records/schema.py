@@ -1,4 +1,4 @@
-"""The tables of a record store: made, brought up to date, and seen to be whole."""
+"""Make, update and check the tables of a record store."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ _CHECKED_BYTES = 2**30
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> bool:
-    """Make the tables in a transaction, or see that they are those of a record store, and add what newer code has.
+    """Make the tables in a transaction, or check that they are those of a record store and add newer ones.
 
     Returns:
-        Whether what is in the store has no seals yet.
+        Whether the runs in the store have no seals yet.
 
     Raises:
         UserError: the file was made by a newer version, or is a database of something else.
@@ -104,14 +104,14 @@ def prepare(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
-    """See that the pages of a store fit together.
+    """Check that the pages of a store are consistent.
 
     Raises:
-        sqlite3.DatabaseError: they do not.
+        sqlite3.DatabaseError: they are not.
     """
     if path.is_file() and path.stat().st_size <= _CHECKED_BYTES:
-        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-        if found != "ok":
+        (result,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if result != "ok":
             raise sqlite3.DatabaseError("malformed")
 
 
@@ -121,7 +121,7 @@ def signal_columns(db: sqlite3.Connection) -> list[str]:
 
 
 def quoted(name: str) -> str:
-    """The name of a column as SQL has it."""
+    """Quote the name of a column for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
