@@ -110,7 +110,7 @@ def test_a_broken_planner_is_told_from_a_broken_environment():
         runs = Rollout(TASK, [PlannedRun(planner, 0)])
         with pytest.raises(UserError, match=f"'answers'.*{message}"):
             runs.advance()
-    with pytest.raises(UserError, match=r"'answers' needs the signal 'gradient_norm'.*it measures: "):
+    with pytest.raises(UserError, match=r"'answers' needs the signal 'gradient_noise'.*it measures: "):
         Rollout(TASK, [PlannedRun(_Greedy(0.1), 0)])
     with pytest.raises(UserError, match="offers 1 settings for 2"):
         candidates(_OneSetting, [0.1, 0.2])
@@ -133,7 +133,7 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Greedy(_Answers):
-    needs = frozenset({"gradient_norm"})
+    needs = frozenset({"gradient_noise"})
 
 
 class _OneSetting(Constant):
