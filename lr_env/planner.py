@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from lr_env.errors import UserError
 
 Signals = Mapping[str, NDArray[Any]]
-"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,)."""
+"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,); see
+`lr_env.signals` for what there is."""
 
-UPDATE_SIGNALS = ("update_product", "update_cosine")
-"""Signals that are measured only for planners that need them: inner product and cosine of the gradient of a step and
-the update before it over its rate, mean over the last segment's steps; see `lr_env.children.hypergradient`."""
-
-Foresight = Mapping[str, NDArray[np.float64]]
+ForkMeasurements = Mapping[str, NDArray[np.float64]]
 """What forks measured: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
 nats per example, infinite from the segment on in which a fork diverges."""
 
@@ -89,7 +86,7 @@ class Probe(Protocol):
     The runs that go on are all at the same step; there is no leaving some of them out.
     """
 
-    def __call__(self, lr: NDArray[np.float64], segments: int) -> Foresight:
+    def __call__(self, lr: NDArray[np.float64], segments: int) -> ForkMeasurements:
         """Train forks.
 
         Args:

@@ -15,12 +15,11 @@ from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
 from lr_env.files import finite
 from lr_env.isolation import isolating
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.records.tables import write_runs
 from lr_env.registry import find_planner, setting_defaults
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
-from lr_env.rollout import place_of
 from lr_env.runs.study import Study
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import KINDS_OF, Trained
@@ -276,7 +275,7 @@ def fit_records(
     check_kind(kind, members)
     check_seed(seed)
     usable, left_out = usable_of(records)
-    kept = sorted(usable, key=place_of)  # the same model, wherever they were kept
+    kept = sorted(usable, key=run_key)  # the same model, wherever they were kept
     about = {**about_runs(task, kept), **(about or {})}
     try:
         found = FITS[kind](series(kept, task.budget), members, seed, about)
