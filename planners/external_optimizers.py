@@ -17,7 +17,7 @@ FACTORS = (0.01, 1.0)
 
 
 @dataclass(frozen=True)
-class Rival(Schedule):
+class TunedOptimizer(Schedule):
     """A constant rate under an optimizer of its own, in place of the task's.
 
     Its name is the kind of the optimizer. Children are trained with the weight decay of the task's. A sweep tries as
@@ -51,7 +51,7 @@ class Rival(Schedule):
 
 
 @dataclass(frozen=True)
-class ScheduleFreeSGD(Rival):
+class ScheduleFreeSGD(TunedOptimizer):
     """SGD that averages its iterates in place of a schedule (Defazio et al. 2024).
 
     Through the package schedulefree. Origin: NeurIPS 2024, arXiv:2405.15682. It is judged by the averaged parameters;
@@ -63,7 +63,7 @@ class ScheduleFreeSGD(Rival):
 
 
 @dataclass(frozen=True)
-class ScheduleFreeAdamW(Rival):
+class ScheduleFreeAdamW(TunedOptimizer):
     """AdamW that averages its iterates in place of a schedule (Defazio et al. 2024).
 
     Through the package schedulefree. Origin: NeurIPS 2024, arXiv:2405.15682; see `schedule-free-sgd`.
@@ -74,7 +74,7 @@ class ScheduleFreeAdamW(Rival):
 
 
 @dataclass(frozen=True)
-class Prodigy(Rival):
+class Prodigy(TunedOptimizer):
     """Adam that estimates its rate from the distance to the start (Mishchenko & Defazio 2023).
 
     Through the package prodigyopt. Origin: ICML 2024, arXiv:2306.06101.
@@ -85,7 +85,7 @@ class Prodigy(Rival):
 
 
 @dataclass(frozen=True)
-class DAdaptSGD(Rival):
+class DAdaptSGD(TunedOptimizer):
     """SGD that estimates its rate from a bound on the distance to the solution (Defazio & Mishchenko 2023).
 
     Through the package dadaptation. Origin: ICML 2023, arXiv:2301.07733.
@@ -96,7 +96,7 @@ class DAdaptSGD(Rival):
 
 
 @dataclass(frozen=True)
-class DAdaptAdam(Rival):
+class DAdaptAdam(TunedOptimizer):
     """Adam that estimates its rate from a bound on the distance to the solution (Defazio & Mishchenko 2023).
 
     Through the package dadaptation. Origin: ICML 2023, arXiv:2301.07733.
@@ -107,7 +107,7 @@ class DAdaptAdam(Rival):
 
 
 @dataclass(frozen=True)
-class MechanicSGD(Rival):
+class MechanicSGD(TunedOptimizer):
     """SGD whose updates a parameter-free online learner scales (Cutkosky et al. 2023).
 
     Through the package mechanic-pytorch. Origin: NeurIPS 2023, arXiv:2306.00144.

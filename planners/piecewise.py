@@ -9,7 +9,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
-from planners.settings import RATIO, Array, Shapes
+from planners.settings import RATIO, Array, TuningVariants
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Knots(Schedule):
     """
 
     name = "knots"
-    shapes: ClassVar[Shapes] = (
+    tuning_variants: ClassVar[TuningVariants] = (
         {},
         {"levels": (1.0, 1.0, 1.0, 0.5, 0.02)},
         {"levels": (1.0, 0.8, 0.5, 0.2, 0.01)},
@@ -40,7 +40,7 @@ class Knots(Schedule):
                 f"planner {self.name!r}: levels must be a list of at least two fractions, the largest 1, "
                 f"not {self.levels!r}"
             )
-        self.settle("levels", levels)  # from JSON it comes as a list
+        self._set("levels", levels)  # from JSON it comes as a list
 
     def _at(self, k: Index, n: int) -> Array:
         at = k / max(1, n - 1) * (len(self.levels) - 1)

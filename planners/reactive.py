@@ -11,14 +11,25 @@ import numpy as np
 
 from lr_env.errors import unknown
 from lr_env.planner import RunSpec, Signals, State, require, step_after
-from planners.settings import COUNT, FRACTION, FROM_0, NOT_NEGATIVE, POSITIVE, Array, Peaked, Rule, Rules, Shapes
+from planners.settings import (
+    COUNT,
+    FRACTION,
+    NON_NEGATIVE_INT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Array,
+    PeakRatePlanner,
+    Rule,
+    Rules,
+    TuningVariants,
+)
 
 LOSSES = ("val_loss", "train_loss")
 WINDOW = Rule(lambda v: 3 <= v <= 1000, "a whole number from 3 to 1000", whole=True)
 
 
 @dataclass(frozen=True)
-class Reactive(Peaked, ABC):
+class Reactive(PeakRatePlanner, ABC):
     """A planner that starts at its peak, and changes the rate after each segment by what was measured at its end."""
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
@@ -69,8 +80,13 @@ class Plateau(Reactive):
 
     name = "plateau"
     needs = frozenset({"step", "val_loss"})
-    rules: ClassVar[Rules] = {"factor": FRACTION, "patience": FROM_0, "threshold": NOT_NEGATIVE, "cooldown": FROM_0}
-    shapes: ClassVar[Shapes] = ({}, {"factor": 0.5, "patience": 5}, {"factor": 0.5, "patience": 2})
+    rules: ClassVar[Rules] = {
+        "factor": FRACTION,
+        "patience": NON_NEGATIVE_INT,
+        "threshold": NOT_NEGATIVE,
+        "cooldown": NON_NEGATIVE_INT,
+    }
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"factor": 0.5, "patience": 5}, {"factor": 0.5, "patience": 2})
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
@@ -113,8 +129,17 @@ class GreedyLR(Reactive):
 
     name = "greedy-lr"
     needs = frozenset({"step", *LOSSES})
-    rules: ClassVar[Rules] = {"factor": FRACTION, "patience": FROM_0, "threshold": NOT_NEGATIVE, "window": COUNT}
-    shapes: ClassVar[Shapes] = ({}, {"factor": 0.8, "patience": 2}, {"loss": "val_loss", "factor": 0.9, "patience": 3})
+    rules: ClassVar[Rules] = {
+        "factor": FRACTION,
+        "patience": NON_NEGATIVE_INT,
+        "threshold": NOT_NEGATIVE,
+        "window": COUNT,
+    }
+    tuning_variants: ClassVar[TuningVariants] = (
+        {},
+        {"factor": 0.8, "patience": 2},
+        {"loss": "val_loss", "factor": 0.9, "patience": 3},
+    )
     factor: float = 0.95
     patience: int = 5
     threshold: float = 1e-6
@@ -164,7 +189,7 @@ class LossSlope(Reactive):
     name = "loss-slope"
     needs = frozenset({"step", "val_loss"})
     rules: ClassVar[Rules] = {"window": WINDOW, "factor": FRACTION, "doubt": NOT_NEGATIVE}
-    shapes: ClassVar[Shapes] = ({}, {"window": 20}, {"window": 5})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"window": 20}, {"window": 5})
     window: int = 10
     factor: float = 0.5
     doubt: float = 2.0
@@ -207,7 +232,7 @@ class Hypergradient(Reactive):
     name = "hypergradient"
     needs = frozenset({"step", "update_product"})
     rules: ClassVar[Rules] = {"beta": POSITIVE}
-    shapes: ClassVar[Shapes] = ({}, {"beta": 1e-4}, {"beta": 1e-2})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"beta": 1e-4}, {"beta": 1e-2})
     beta: float = 1e-3
 
     def react(self, state: State, signals: Signals) -> Mapping[str, Any]:
@@ -229,7 +254,7 @@ class HypergradientMultiplicative(Reactive):
     name = "hypergradient-multiplicative"
     needs = frozenset({"step", "update_cosine"})
     rules: ClassVar[Rules] = {"beta": FRACTION}
-    shapes: ClassVar[Shapes] = ({}, {"beta": 0.003}, {"beta": 0.05})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"beta": 0.003}, {"beta": 0.05})
     beta: float = 0.02
 
     def react(self, state: State, signals: Signals) -> Mapping[str, Any]:

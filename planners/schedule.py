@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State, require
-from planners.settings import Array, Peaked
+from planners.settings import Array, PeakRatePlanner
 
 Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Schedule(Peaked, ABC):
+class Schedule(PeakRatePlanner, ABC):
     """What all schedules share: the peak, checked settings, and a table of rates looked up by decision."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Schedule(Peaked, ABC):
         return rates[decisions_of(self, signals, len(rates), state["segment"])], state
 
 
-def decisions_of(planner: Peaked, signals: Signals, num_decisions: int, segment: int) -> Index:
+def decisions_of(planner: PeakRatePlanner, signals: Signals, num_decisions: int, segment: int) -> Index:
     """Number of the decision that each run is at, (num_runs,), from 0.
 
     Raises:

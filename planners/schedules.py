@@ -20,7 +20,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
-from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, Shapes
+from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, TuningVariants
 
 
 def _decisions(fraction: float, n: int) -> int:
@@ -146,7 +146,7 @@ class Step(Schedule):
 
     name = "step"
     rules: ClassVar[Rules] = {"stages": COUNT, "gamma": FRACTION}
-    shapes: ClassVar[Shapes] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
+    tuning_variants: ClassVar[TuningVariants] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
     stages: int = 3
     gamma: float = 0.1
 
@@ -179,7 +179,7 @@ class MultiStep(Schedule):
             raise UserError(
                 f"planner {self.name!r}: milestones must be a list of increasing fractions, not {self.milestones!r}"
             )
-        self.settle("milestones", fractions)  # from JSON it comes as a list
+        self._set("milestones", fractions)  # from JSON it comes as a list
 
     def _at(self, k: Index, n: int) -> Array:
         drops = np.array([_decisions(m, n) for m in self.milestones])
@@ -199,7 +199,7 @@ class Exponential(Schedule):
 
     name = "exponential"
     rules: ClassVar[Rules] = {"final": FRACTION}
-    shapes: ClassVar[Shapes] = ({"final": 0.1}, {"final": 0.01})
+    tuning_variants: ClassVar[TuningVariants] = ({"final": 0.1}, {"final": 0.01})
     final: float = 0.01
 
     def _at(self, k: Index, n: int) -> Array:
@@ -219,7 +219,7 @@ class Polynomial(Schedule):
 
     name = "polynomial"
     rules: ClassVar[Rules] = {"power": POSITIVE}
-    shapes: ClassVar[Shapes] = ({"power": 2.0}, {"power": 0.5})
+    tuning_variants: ClassVar[TuningVariants] = ({"power": 2.0}, {"power": 0.5})
     power: float = 2.0
 
     def _at(self, k: Index, n: int) -> Array:
@@ -260,7 +260,7 @@ class WSD(Schedule):
 
     name = "wsd"
     rules: ClassVar[Rules] = {"warmup": FRACTION, "cooldown": FRACTION}
-    shapes: ClassVar[Shapes] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
+    tuning_variants: ClassVar[TuningVariants] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
     warmup: float = 0.1
     cooldown: float = 0.2
 
@@ -309,7 +309,7 @@ class Knee(Schedule):
 
     name = "knee"
     rules: ClassVar[Rules] = {"explore": FRACTION}
-    shapes: ClassVar[Shapes] = ({}, {"explore": 0.3}, {"explore": 0.7})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"explore": 0.3}, {"explore": 0.7})
     explore: float = 0.5
 
     def _at(self, k: Index, n: int) -> Array:

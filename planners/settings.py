@@ -15,7 +15,7 @@ from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 
 Array = NDArray[np.float64]
-Shapes = Sequence[Mapping[str, Any]]
+TuningVariants = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ FRACTION = Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
 RATIO = Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1")
 SHARE = Rule(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
-FROM_0 = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
+NON_NEGATIVE_INT = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
 
 Rules = Mapping[str, Rule | Switch]
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedSettings:
     """A planner with checked settings."""
 
     name = ""  # without ClassVar, which would not match the property of `Planner`
@@ -76,15 +76,15 @@ class Checked:
     def __post_init__(self) -> None:
         for kind in reversed(type(self).__mro__):
             for setting, rule in vars(kind).get("rules", {}).items():
-                self.settle(setting, rule.apply(self.name, setting, getattr(self, setting)))
+                self._set(setting, rule.apply(self.name, setting, getattr(self, setting)))
 
-    def settle(self, setting: str, value: object) -> None:
+    def _set(self, setting: str, value: object) -> None:
         """Write the checked form of a setting, which a frozen dataclass allows only this way."""
         object.__setattr__(self, setting, value)
 
 
 @dataclass(frozen=True)
-class Peaked(Checked):
+class PeakRatePlanner(ValidatedSettings):
     """A planner with a peak rate.
 
     Attributes:
@@ -95,7 +95,7 @@ class Peaked(Checked):
 
     needs = frozenset({"step"})
     rules: ClassVar[Rules] = {"peak": POSITIVE}
-    shapes: ClassVar[Shapes] = ({},)
+    tuning_variants: ClassVar[TuningVariants] = ({},)
     """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
 
     def check_run(self, run: RunSpec) -> None:
@@ -115,4 +115,4 @@ class Peaked(Checked):
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
         """One setting for each peak rate; the i-th takes the i-th of the planner's shapes, cyclically."""
-        return [cls(peak=rate, **cls.shapes[i % len(cls.shapes)]) for i, rate in enumerate(rates)]
+        return [cls(peak=rate, **cls.tuning_variants[i % len(cls.tuning_variants)]) for i, rate in enumerate(rates)]

@@ -19,7 +19,7 @@ from lr_env.planner import Planner, RunSpec, Signals, State, require
 from lr_env.registry import has_peak, in_default_set, make_planner
 from planners.schedule import Index, Schedule, decisions_of
 from planners.schedules import Cosine
-from planners.settings import NOT_NEGATIVE, RATIO, Array, Peaked, Rules, Shapes
+from planners.settings import NOT_NEGATIVE, RATIO, Array, PeakRatePlanner, Rules, TuningVariants
 
 _PLRS, _SHUFFLE, _LEAP = 0x9125, 0x5F1E, 0x1EA9  # tell the draws of one seed apart
 INTERVALS = ("step", "segment")
@@ -41,7 +41,7 @@ def draws(stream: int, seeds: Array | Sequence[int], decision: int, count: int, 
 
 
 @dataclass(frozen=True)
-class PLRS(Peaked):
+class PLRS(PeakRatePlanner):
     """Rates drawn uniformly from an interval, anew at every step (probabilistic learning rate scheduler).
 
     lr ~ U[low * peak, peak], independently, without decay or horizon. Origin: arXiv:2407.07613, whose intervals have
@@ -55,7 +55,7 @@ class PLRS(Peaked):
 
     name = "plrs"
     rules: ClassVar[Rules] = {"low": RATIO}
-    shapes: ClassVar[Shapes] = ({"low": 0.5}, {"low": 0.7}, {"low": 0.5, "every": "segment"})
+    tuning_variants: ClassVar[TuningVariants] = ({"low": 0.5}, {"low": 0.7}, {"low": 0.5, "every": "segment"})
     low: float = 0.7
     every: str = "step"
 
@@ -114,7 +114,7 @@ class PLRSMidpoint(Schedule):
     name = "plrs-midpoint"
     control_of = "plrs"
     rules: ClassVar[Rules] = {"low": RATIO}
-    shapes: ClassVar[Shapes] = ({"low": 0.5}, {"low": 0.7}, {"low": 0.5})
+    tuning_variants: ClassVar[TuningVariants] = ({"low": 0.5}, {"low": 0.7}, {"low": 0.5})
     low: float = 0.7
 
     @classmethod
@@ -127,7 +127,7 @@ class PLRSMidpoint(Schedule):
 
 
 @dataclass(frozen=True)
-class ShuffledCosine(Peaked):
+class ShuffledCosine(PeakRatePlanner):
     """The rates of half a cosine in an order drawn for each run: the same rates, and no schedule.
 
     A control of all decay: what a cosine gains over this, it gains by its order.
@@ -164,7 +164,7 @@ class ShuffledCosine(Peaked):
 
 
 @dataclass(frozen=True)
-class LEAP(Peaked):
+class LEAP(PeakRatePlanner):
     """Gaussian noise on the rates of any planner, at every step (learning-rate perturbation).
 
     lr_t = lr (1 + sigma h_t), h_t ~ N(0, 1), kept in the task's range. Origin: arXiv:2208.11873, a plug-in for any
@@ -178,7 +178,7 @@ class LEAP(Peaked):
 
     name = "leap"
     rules: ClassVar[Rules] = {"sigma": NOT_NEGATIVE}
-    shapes: ClassVar[Shapes] = ({}, {"sigma": 0.3})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"sigma": 0.3})
     base: str = "cosine"
     sigma: float = 0.1
 
@@ -190,7 +190,7 @@ class LEAP(Peaked):
             raise UserError(f"planner {self.name!r}: base must need neither forks nor an optimizer of its own")
         if not has_peak(self.base):
             raise UserError(f"planner {self.name!r}: base must have a peak rate, and {self.base} has none")
-        self.settle("needs", frozenset({"step"}) | self.inner.needs)
+        self._set("needs", frozenset({"step"}) | self.inner.needs)
 
     @cached_property  # finding a planner reads the metadata of every installed package
     def inner(self) -> Planner:

@@ -43,7 +43,7 @@ class WeightFiles(Generic[T]):
     prefix: str
     format: int
     make: str
-    again: str
+    damaged_hint: str
     read: Callable[[Mapping[str, Any], Tensors, str], T]
 
     def save(self, path: Path, header: Mapping[str, Any], tensors: Tensors) -> None:
@@ -69,7 +69,7 @@ class WeightFiles(Generic[T]):
                 raise ValueError("it has no seal")
             if header["format"] not in (self.format, self.format - 1):
                 raise UserError(
-                    f"{self.what} {str(path)!r} has format {header['format']!r}, not {self.format}: {self.again}"
+                    f"{self.what} {str(path)!r} has format {header['format']!r}, not {self.format}: {self.damaged_hint}"
                 )
             for name, tensor in tensors.items():
                 if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
@@ -82,7 +82,9 @@ class WeightFiles(Generic[T]):
             raise
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]  # torch tells of every tensor
-            raise UserError(f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.again}") from error
+            raise UserError(
+                f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.damaged_hint}"
+            ) from error
 
     def find(self, name: str) -> T:
         """What a file holds, or what is shipped under a name.
@@ -112,10 +114,10 @@ class WeightFiles(Generic[T]):
         return sorted(file.stem.removeprefix(self.prefix) for file in PRETRAINED.glob(f"{self.prefix}*.safetensors"))
 
 
-class OfAFile(ABC):
+class FromWeights(ABC):
     """A planner that plays what is kept in a file of weights, which it has read as `trained`."""
 
-    kept: ClassVar[str]
+    weights_field: ClassVar[str]
     """What that is called, which is also the name of the setting that names it."""
 
     @property
@@ -133,16 +135,16 @@ class OfAFile(ABC):
         """Child steps that were spent on it."""
         return int(self.trained.about.get("child_steps", 0))
 
-    def same(self, state: Mapping[str, Any]) -> Any:
+    def check_unchanged(self, state: Mapping[str, Any]) -> Any:
         """`trained`, which must be what the run of a state began with.
 
         Raises:
             UserError: it is not.
         """
         trained = self.trained
-        if trained.fingerprint != state[self.kept]:
-            name = getattr(self, self.kept)
-            raise UserError(f"{self.kept} {name!r} is not the one that this run began with: put that back")
+        if trained.fingerprint != state[self.weights_field]:
+            name = getattr(self, self.weights_field)
+            raise UserError(f"{self.weights_field} {name!r} is not the one that this run began with: put that back")
         return trained
 
 

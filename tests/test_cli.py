@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lr_env.cli.catalogue import LOOPS
+from lr_env.cli.catalogue import FEEDBACK_KINDS
 from lr_env.cli.commands import commands
 from lr_env.cli.main import main
 from lr_env.tasks import TASKS
@@ -62,7 +62,7 @@ def test_lists(tmp_path):
     planners = lr_env("planners", cwd=tmp_path)
     names, loops = zip(*(line.split()[:2] for line in planners.stdout.splitlines()[:-3]), strict=True)
     assert set(names) >= set(PLANNERS)
-    order = [(LOOPS.index(loop), name) for name, loop in zip(names, loops, strict=True)]
+    order = [(FEEDBACK_KINDS.index(loop), name) for name, loop in zip(names, loops, strict=True)]
     assert order == sorted(order)
     assert not tasks.stderr + planners.stderr
 

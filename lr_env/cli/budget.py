@@ -54,7 +54,7 @@ class Budget(ReportOptions):
         writable(folder)
         with progress_bar(wanted.most_runs * task.budget) as progress:
             found = run_budgets(wanted, self.study(task, progress), folder)
-        found.write(folder, self.how_made(task))
+        found.write(folder, self.provenance(task))
         print(found.heading())
         print(found.text())
         print(f"Figure: {folder / 'budget.png'}")

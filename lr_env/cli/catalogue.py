@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import arg
 
-LOOPS = ("open", "closed", "forks", "own")
+FEEDBACK_KINDS = ("open", "closed", "forks", "own")
 """What planners look at, in the order in which they are listed."""
 
 
@@ -45,8 +45,8 @@ class Planners:
         if not self.names:
             planners: dict[str, Any] = {name: find_planner(name) for name in planner_names()}
             width = max(map(len, planners))
-            for name in sorted(planners, key=lambda name: LOOPS.index(loop_of(planners[name]))):
-                print(f"{name:{width}} {loop_of(planners[name]):6} {_summary(planners[name])}")
+            for name in sorted(planners, key=lambda name: FEEDBACK_KINDS.index(feedback_kind(planners[name]))):
+                print(f"{name:{width}} {feedback_kind(planners[name]):6} {_summary(planners[name])}")
             print("open: a schedule; closed: reacts to what it sees; forks: tries rates on copies of children, at many")
             print("child steps a run; own: a constant rate under an optimizer of its own, which needs no schedule.")
             print('"all" are open and closed. `lr-env planners NAME` tells the rest.')
@@ -55,8 +55,8 @@ class Planners:
             print("\n".join(_description(planner)) + "\n")
 
 
-def loop_of(planner: Any) -> str:
-    """What a planner looks at, one of `LOOPS`."""
+def feedback_kind(planner: Any) -> str:
+    """What a planner looks at, one of `FEEDBACK_KINDS`."""
     from lr_env.capabilities import Forking, OwnOptimizer
 
     if isinstance(planner, Forking):
@@ -79,14 +79,22 @@ def _description(planner: Any) -> list[str]:
         f"{f': {words[field.name]}' if field.name in words else ''}"
         for field in fields(planner)
     ]
-    shapes = [", ".join(f"{k}={v!r}" for k, v in s.items()) or "defaults" for s in getattr(planner, "shapes", [])]
+    shapes = [
+        ", ".join(f"{k}={v!r}" for k, v in s.items()) or "defaults" for s in getattr(planner, "tuning_variants", [])
+    ]
     of = original_of(planner)
     return [
-        f"{planner.name} ({loop_of(planner)} loop; needs {', '.join(sorted(planner.needs))})",
+        f"{planner.name} ({feedback_kind(planner)} loop; needs {', '.join(sorted(planner.needs))})",
         inspect.cleandoc(planner.__doc__ or "-"),
         "",
         "Settings:",
         *settings,
-        f"Tuning: each peak rate of the sweep with {' | '.join(shapes) or 'what its candidates() say'}, in turns.",
-        *([f"Control of {of}: where both take part it is not tuned, but takes over its setting."] if of else []),
+        f"Tuning: the peak rates of the sweep take turns with {' | '.join(tuned)}."
+        if tuned
+        else "Tuning: as many settings as there are peak rates in the sweep; see its method `candidates`.",
+        *(
+            [f"Control of {original}: where both take part it is not tuned, but takes its settings."]
+            if original
+            else []
+        ),
     ]

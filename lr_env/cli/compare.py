@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from lr_env.cli.experiment_options import KeptOptions, ReportOptions
+from lr_env.cli.experiment_options import ExperimentOptions, ReportOptions
 from lr_env.cli.parsing import (
     command_line,
     log_grid,
@@ -28,7 +28,7 @@ _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds pe
 
 
 @dataclass(frozen=True)
-class Common(KeptOptions):
+class Common(ExperimentOptions):
     """Options of a sweep and of a comparison."""
 
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
@@ -62,7 +62,7 @@ class Common(KeptOptions):
             device=str(find_device(self.device)),
             backend=self.backend,
             lockstep=self.lockstep,
-            checkpoint_seconds=self.seconds(),
+            checkpoint_seconds=self.checkpoint_interval(),
             numerics=self.numerics(),
         )
 
@@ -88,7 +88,7 @@ class Sweep(Common):
         from lr_env.report.formatting import setting_text
         from lr_env.studies.comparison.comparison import run_job, tuning_steps
 
-        job, name = self.job(()), self.experiment()
+        job, name = self.job(()), self.experiment_name()
         store = Store(self.store)
         with progress_bar(job.child_steps) as progress:
             result = run_job(job, store, name, fresh=self.fresh, progress=progress)
@@ -127,7 +127,7 @@ class Compare(Common, ReportOptions):
         from lr_env.studies.comparison.spent import spent
         from lr_env.studies.comparison.summary import summarise
 
-        job, name = replace(self.job(parse_seeds(self.seeds)), flatness=self.flatness), self.experiment()
+        job, name = replace(self.job(parse_seeds(self.seeds)), flatness=self.flatness), self.experiment_name()
         folder = self.folder
         writable(folder)
         store = Store(self.store)

@@ -48,7 +48,7 @@ class Conditions(ReportOptions):
         runs = len(tuners) * self.runs + len(wanted.names) * (wanted.most_tuning + len(tuners) * len(seeds))
         with progress_bar(runs * task.budget) as progress:
             found = run_conditions(wanted, self.study(task, progress), folder)
-        found.write(folder, self.how_made(task))
+        found.write(folder, self.provenance(task))
         print(found.heading())
         print(found.text())
         print(f"Report: {folder / 'summary.md'}")

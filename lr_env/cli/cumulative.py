@@ -40,11 +40,11 @@ class Cumulative(Common, ReportOptions):
         from lr_env.records.store import Store
         from lr_env.studies.cumulative_rate import cumulative
 
-        job, name, folder = self.job(()), self.experiment(), self.folder
+        job, name, folder = self.job(()), self.experiment_name(), self.folder
         writable(folder)
         with progress_bar(job.child_steps) as progress:
             found = cumulative(job, Store(self.store), name, fresh=self.fresh, progress=progress)
-        found.write(folder, self.how_made(job.task))
+        found.write(folder, self.provenance(job.task))
         first = found.shapes[0]
         print(
             f"{'schedule':15} {'mean/peak':>9} {'best peak':>10} {'best sum of rates':>17} {'validation loss':>15}",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class KeptOptions(TaskOptions):
+class ExperimentOptions(TaskOptions):
     """What is trained, and where its runs are kept."""
 
     suffix: ClassVar[str] = ""
@@ -42,7 +42,7 @@ class KeptOptions(TaskOptions):
         """The name of the task and of what is done: no two studies of a task share theirs."""
         return f"{self.task}{self.suffix}"
 
-    def experiment(self) -> str:
+    def experiment_name(self) -> str:
         """The checked name."""
         return parse_name(self.default_name() if self.name is None else self.name)
 
@@ -52,7 +52,7 @@ class KeptOptions(TaskOptions):
 
         return Training(self.device, self.backend, self.lockstep, self.numerics())
 
-    def seconds(self) -> float:
+    def checkpoint_interval(self) -> float:
         """Wall time between checkpoints.
 
         Raises:
@@ -71,12 +71,12 @@ class KeptOptions(TaskOptions):
         from lr_env.records.store import Store
         from lr_env.runs.study import Study
 
-        name, training, seconds = self.experiment(), self.training(), self.seconds()
+        name, training, seconds = self.experiment_name(), self.training(), self.checkpoint_interval()
         return Study(task, Store(self.store), name, training, seconds, self.fresh, progress)
 
 
 @dataclass(frozen=True)
-class ReportOptions(KeptOptions):
+class ReportOptions(ExperimentOptions):
     """The same, of commands that write a report."""
 
     results: Path = Path("results")
@@ -85,4 +85,4 @@ class ReportOptions(KeptOptions):
     @property
     def folder(self) -> Path:
         """Where the report goes."""
-        return self.results / self.experiment()
+        return self.results / self.experiment_name()

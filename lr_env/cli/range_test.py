@@ -66,7 +66,7 @@ class RangeTest(TaskOptions):
             backend=self.backend,
             numerics=numerics,
         )
-        found.write(folder, self.how_made(task))
+        found.write(folder, self.provenance(task))
         for name, rate in found.rates.items():
             print(f"{name:11} = {rate:.3g}: {_MEANING[name]}")
         if "lr_max" in found.rates and len(found.seeds) > 1:

@@ -35,7 +35,7 @@ class Scaling(Common, ReportOptions):
         from lr_env.records.store import Store
         from lr_env.studies.data_scaling import scaling
 
-        job, name, folder = self.job(()), self.experiment(), self.folder
+        job, name, folder = self.job(()), self.experiment_name(), self.folder
         try:
             fractions = [float(part) for part in self.fractions.split(",")]
         except ValueError:
@@ -44,7 +44,7 @@ class Scaling(Common, ReportOptions):
         steps = job.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
         with progress_bar(round(steps)) as progress:
             found = scaling(job, Store(self.store), name, fractions, self.fixed, fresh=self.fresh, progress=progress)
-        found.write(folder, self.how_made(job.task))
+        found.write(folder, self.provenance(job.task))
         print(f"{'examples':>10} {'steps':>8} {'best rate':>10} {'validation loss':>16}")
         for part in found.subsets:
             print(

@@ -56,7 +56,7 @@ class Starts(TaskOptions):
                 backend=self.backend,
                 numerics=numerics,
             )
-        found.write(folder, self.how_made(task))
+        found.write(folder, self.provenance(task))
         places = decimals_of([row[1] for row in found.rows])
         print(f"{'start':>8} {f'test loss, {self.planner}':>24} {'test loss, rate kept':>24} {'paired difference':>24}")
         for name, ours, kept, difference in found.rows:

@@ -88,7 +88,7 @@ class TaskOptions:
         """The fields that options replace, with their values."""
         return {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
 
-    def how_made(self, task: Task) -> dict[str, Any]:
+    def provenance(self, task: Task) -> dict[str, Any]:
         """What a report keeps of how it was made."""
         import torch
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.planner import ForkMeasurements, Probe, State
-from planners.forking.base import Probing
+from planners.forking.base import ForkingPlanner
 from planners.forking.extrapolation import forecast
-from planners.forking.gaussian_process import Search
-from planners.settings import COUNT, FROM_0, POSITIVE, Rule, Rules, Shapes
+from planners.forking.gaussian_process import GaussianProcessSearch
+from planners.settings import COUNT, NON_NEGATIVE_INT, POSITIVE, Rule, Rules, TuningVariants
 from planners.stochastic import origin
 
 FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", whole=True)
@@ -21,7 +21,7 @@ _STREAM = 0xA0705
 
 
 @dataclass(frozen=True)
-class AutoLRS(Probing):
+class AutoLRS(ForkingPlanner):
     """Bayesian search for the rate of each stage, on short forks with extrapolated losses (Jin et al. 2021).
 
     The budget is cut into stages, each under one rate. Before a stage, `trials` rates are tried one after another: a
@@ -45,14 +45,21 @@ class AutoLRS(Probing):
         doublings: so many times the next stage is twice as long as the one before, and its trials too.
         trials: rates tried before a stage.
         trial: length of a trial of the first stage in segments.
-        kappa: how much a trial may cost to learn something; see `planners.forking.gaussian_process.Search`.
+        kappa: how much a trial may cost to learn something; see
+            `planners.forking.gaussian_process.GaussianProcessSearch`.
         loss: what is extrapolated: "train", the losses of all steps, or "val", the validation loss after each segment
             (the last one taken as it is where there are fewer than five).
     """
 
     name = "autolrs"
-    rules: ClassVar[Rules] = {"stage": COUNT, "doublings": FROM_0, "trials": FEW, "trial": COUNT, "kappa": POSITIVE}
-    shapes: ClassVar[Shapes] = ({}, {"loss": "val"}, {"doublings": 1, "trial": 2, "kappa": 1e6})
+    rules: ClassVar[Rules] = {
+        "stage": COUNT,
+        "doublings": NON_NEGATIVE_INT,
+        "trials": FEW,
+        "trial": COUNT,
+        "kappa": POSITIVE,
+    }
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"loss": "val"}, {"doublings": 1, "trial": 2, "kappa": 1e6})
     stage: int = 20
     doublings: int = 0
     trials: int = 10
@@ -86,7 +93,7 @@ class AutoLRS(Probing):
         length, trial = stages[now]
         low = self.low(state)
         searches = [
-            Search(low, self.peak, self.kappa, np.random.default_rng(origin(_STREAM, seed, now)))
+            GaussianProcessSearch(low, self.peak, self.kappa, np.random.default_rng(origin(_STREAM, seed, now)))
             for seed in state["seeds"].tolist()
         ]
         for _ in range(self.trials):

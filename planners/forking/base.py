@@ -12,13 +12,13 @@ import numpy as np
 from lr_env.capabilities import require_probe
 from lr_env.planner import Probe, RunSpec, Signals, State, require, step_after
 from planners.schedule import decisions_of
-from planners.settings import Array, Peaked, Rule, Rules
+from planners.settings import Array, PeakRatePlanner, Rule, Rules
 
 DECADES = Rule(lambda v: 0 < v <= 12, "a number above 0 and at most 12")
 
 
 @dataclass(frozen=True)
-class Probing(Peaked, ABC):
+class ForkingPlanner(PeakRatePlanner, ABC):
     """A planner that tries rates on forks before it answers.
 
     Attributes:

@@ -18,7 +18,7 @@ _LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _NOISES = (1e-4, 1e-2, 0.1)
 
 
-class Search:
+class GaussianProcessSearch:
     """Minimises a noisy loss over the logarithm of a rate in few trials.
 
     A Gaussian process (Matern 5/2 kernel, with noise) is fitted to what has been told; the next rate is that with the

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.planner import Probe, State
-from planners.forking.base import Probing
-from planners.settings import COUNT, FROM_0, Array, Rules, Shapes
+from planners.forking.base import ForkingPlanner
+from planners.settings import COUNT, NON_NEGATIVE_INT, Array, Rules, TuningVariants
 
 
 @dataclass(frozen=True)
-class Lookahead(Probing):
+class Lookahead(ForkingPlanner):
     """Grid search on forks every few segments: shows how much a schedule could gain, at many times its cost.
 
     Every `every` segments each run is forked over a grid of rates, the forks are trained for `horizon` segments, and
@@ -39,8 +39,8 @@ class Lookahead(Probing):
     """
 
     name = "lookahead"
-    rules: ClassVar[Rules] = {"count": COUNT, "every": COUNT, "horizon": COUNT, "cooldown": FROM_0}
-    shapes: ClassVar[Shapes] = ({}, {"cooldown": 0}, {"horizon": 20, "cooldown": 0})
+    rules: ClassVar[Rules] = {"count": COUNT, "every": COUNT, "horizon": COUNT, "cooldown": NON_NEGATIVE_INT}
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"cooldown": 0}, {"horizon": 20, "cooldown": 0})
     count: int = 9
     every: int = 5
     horizon: int = 5

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.planner import Probe, State
-from planners.forking.base import Probing
-from planners.settings import COUNT, FRACTION, POSITIVE, Array, Rules, Shapes
+from planners.forking.base import ForkingPlanner
+from planners.settings import COUNT, FRACTION, POSITIVE, Array, Rules, TuningVariants
 
 
 @dataclass(frozen=True)
-class LRTuner(Probing):
+class LRTuner(ForkingPlanner):
     """Fits the loss as a parabola in the rate, from forks, and goes to its bottom (Iyer, Thejas, Kwatra et al. 2021).
 
     Every `every` segments three forks are trained for `horizon` segments: at the smallest rate, `span` decades below
@@ -40,7 +40,7 @@ class LRTuner(Probing):
 
     name = "lrtuner"
     rules: ClassVar[Rules] = {"every": COUNT, "horizon": COUNT, "explore": FRACTION, "tolerance": POSITIVE}
-    shapes: ClassVar[Shapes] = ({}, {"horizon": 2}, {"explore": 0.2})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"horizon": 2}, {"explore": 0.2})
     every: int = 5
     horizon: int = 5
     explore: float = 0.5

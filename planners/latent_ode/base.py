@@ -14,8 +14,8 @@ from lr_env.planner import RunSpec
 from planners.latent_ode.artifact import KINDS_OF, Trained, find_model, shipped_models
 from planners.latent_ode.data.dataset import Floats
 from planners.latent_ode.data.schedule_library import TIMES
-from planners.settings import Checked
-from planners.weights import OfAFile
+from planners.settings import ValidatedSettings
+from planners.weights import FromWeights
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
@@ -24,7 +24,7 @@ REUSE = ("no", "steps", "rescaled")
 
 
 @dataclass(frozen=True)
-class OfAModel(OfAFile, Checked):
+class OfAModel(FromWeights, ValidatedSettings):
     """A planner that has a model, and with it the schedules of its sweep.
 
     Attributes:
@@ -33,7 +33,7 @@ class OfAModel(OfAFile, Checked):
             step, "rescaled": a run is a run, however many steps it has.
     """
 
-    kept = "model"
+    weights_field = "model"
     kind: ClassVar[str] = ""
     """Name of the kind of model that it needs, see `planners.latent_ode.artifact.KINDS`; any if empty."""
     model: str = "DigitsMLP"

@@ -59,7 +59,7 @@ class Fit(ReportOptions):
     @property
     def folder(self) -> Path:
         """Where the model and the report go."""
-        return self.results / "fit" / self.experiment()
+        return self.results / "fit" / self.experiment_name()
 
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
@@ -79,7 +79,7 @@ class Fit(ReportOptions):
             check_task(self.records, task)
             writable(folder)
             self.numerics()
-            about = {**self.how_made(task), "records": str(self.records)}
+            about = {**self.provenance(task), "records": str(self.records)}
             made = fit_report.fit_records(known, task, seed=self.seed, about=about, **how)
             seeds = on_fresh_seeds({run.seed for run in known})
         made.write(folder)
@@ -100,4 +100,4 @@ class Fit(ReportOptions):
         wanted = Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fit_sweep(wanted, self.study(task, progress), about=self.how_made(task), **how)
+            return fit_sweep(wanted, self.study(task, progress), about=self.provenance(task), **how)

@@ -51,7 +51,7 @@ class Replay(OfAModel, ABC):
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
-        self.same(state)
+        self.check_unchanged(state)
         return state["rates"][np.asarray(signals["step"], dtype=np.int64) // state["segment"]], state
 
 
@@ -152,7 +152,7 @@ class Replanned(OfAModel, ABC):
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """The rate of each run, (num_runs,)."""
         require(self, signals)
-        repertoire = self.same(state).repertoire
+        repertoire = self.check_unchanged(state).repertoire
         now, total = int(np.max(np.asarray(signals["step"])) // state["segment"]), state["rates"].shape[1]
         if now > 0:
             losses = state["losses"].copy()

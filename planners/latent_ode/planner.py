@@ -19,7 +19,7 @@ from planners.latent_ode.data.dataset import CHANNELS, LOSS, Floats
 from planners.latent_ode.filtering.response import Response, response_of, seen, state_now
 from planners.latent_ode.planning.problem import Left, as_plan, problem
 from planners.latent_ode.planning.search import GRID, Search, played, search
-from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
+from planners.settings import COUNT, NON_NEGATIVE_INT, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
 _GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
 """Numbers of plans: the earlier one, that of the search, the same anchored, the mean of the sweep's best schedules."""
@@ -92,10 +92,10 @@ class LatentODE(OfAModel):
         "sure": NOT_NEGATIVE,
         "blend": NOT_NEGATIVE,
         "anchor": NOT_NEGATIVE,
-        "rounds": FROM_0,
+        "rounds": NON_NEGATIVE_INT,
         "draws": COUNT,
-        "free": FROM_0,
-        "ascents": FROM_0,
+        "free": NON_NEGATIVE_INT,
+        "ascents": NON_NEGATIVE_INT,
         "track": SWITCH,
     }
     lead: float = 0.0
@@ -118,7 +118,7 @@ class LatentODE(OfAModel):
         super().__post_init__()
         for setting in ("trust", "adapt"):
             if (value := getattr(self, setting)) is not None:
-                self.settle(setting, NOT_NEGATIVE.apply(self.name, setting, value))
+                self._set(setting, NOT_NEGATIVE.apply(self.name, setting, value))
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
@@ -205,7 +205,7 @@ class LatentODE(OfAModel):
     @torch.no_grad()
     def _planned(self, state: State, now: int) -> State:
         """The state, with new rates from now on."""
-        trained = self.same(state)
+        trained = self.check_unchanged(state)
         log_rate = trained.scales.log_rate
         count, total = state["rates"].shape
         latent, response, lost = self._followed(trained, state)

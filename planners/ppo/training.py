@@ -1,4 +1,4 @@
-"""Training a PPO controller of the learning rate on children in lockstep (arXiv:1909.09712)."""
+"""Train a PPO controller of the learning rate on children in lockstep (arXiv:1909.09712)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Training:
+class PPOSettings:
     """How a controller is trained.
 
     Attributes:
@@ -108,7 +108,7 @@ class Training:
 @isolating
 def train(
     task: Task,
-    training: Training,
+    training: PPOSettings,
     folder: Path,
     *,
     device: str = "cpu",
@@ -163,7 +163,7 @@ class _Trainer:
     def __init__(
         self,
         task: Task,
-        training: Training,
+        training: PPOSettings,
         folder: Path,
         device: str,
         backend: str | Backend,

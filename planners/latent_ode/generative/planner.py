@@ -152,7 +152,7 @@ class LatentODEGenerative(OfAModel):
             state: of the planner.
             run: number of the run.
         """
-        scales, total = self.same(state).scales, state["rates"].shape[1]
+        scales, total = self.check_unchanged(state).scales, state["rates"].shape[1]
         found = []
         for told in state["beliefs"]:
             now, left = told["segment"], total - told["segment"]
@@ -171,7 +171,7 @@ class LatentODEGenerative(OfAModel):
 
     def _seen(self, state: Mapping[str, Any], signals: Signals) -> dict[str, Any]:
         """The state a segment later."""
-        trained = self.same(state)
+        trained = self.check_unchanged(state)
         values = np.stack([channel(name, np.asarray(signals[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
         lr = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=state["range"][0])  # of runs that ended
         rates = np.log(np.clip(lr, *state["range"])) - trained.scales.log_rate
@@ -183,7 +183,7 @@ class LatentODEGenerative(OfAModel):
     @torch.no_grad()
     def _planned(self, state: Mapping[str, Any], now: int) -> dict[str, Any]:
         """The state, with new rates from now on where a future was accepted."""
-        trained = self.same(state)
+        trained = self.check_unchanged(state)
         model, tokens = trained.model, torch.from_numpy(state["tokens"])
         assert isinstance(model, Generative)
         runs, total = state["rates"].shape

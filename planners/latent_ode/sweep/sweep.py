@@ -35,7 +35,7 @@ BEGINNING = "wsd"
 FIRST_SEED = 2_000_000
 """Seeds of sweeps count up from here, far from those of tuning and those that people choose."""
 
-SEEDS, SHARING = 4, 5
+SEEDS, RUNS_PER_SEED = 4, 5
 """In turns so many seeds are used, each for so many runs; then the next ones."""
 
 _SEEDS_APART, MOST_RUNS = 1_000, 5_000  # as many runs have so many seeds
@@ -111,7 +111,7 @@ def seed_number(run: int) -> int:
     schedule that comes again every few runs.
     """
     order = np.random.default_rng(run // SEEDS).permutation(SEEDS)
-    return run // (SEEDS * SHARING) * SEEDS + int(order[run % SEEDS])
+    return run // (SEEDS * RUNS_PER_SEED) * SEEDS + int(order[run % SEEDS])
 
 
 def seed_number_of(design: str, run: int) -> int:
