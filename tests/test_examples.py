@@ -35,10 +35,12 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
     blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
-    step, ppo, planner, task = blocks
+    step, ppo, session, planner, task = blocks
     exec(step, {})
     assert len(capsys.readouterr().out.split()) == 2
     exec(ppo, {})
+    exec(session, names := {})
+    assert 0 < names["lr"] < 0.003  # the last rate of a cosine from 0.1
     names = {"np": np, "dataclass": dataclass}
     exec(planner, names)
     (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])
