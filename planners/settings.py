@@ -1,4 +1,4 @@
-"""Settings that are checked, and what every planner that has a peak rate shares."""
+"""Checked settings, and the base class of planners with a peak rate."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ TuningVariants = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a setting may be, as a test and in words."""
+    """A check of a number: a test, and words for the error message."""
 
     test: Callable[[float], bool]
     words: str
     whole: bool = False
 
     def apply(self, planner: str, setting: str, value: Any) -> float | int:
-        """The value as a plain Python number, or a UserError."""
+        """Return the value as a plain Python number.
+
+        Raises:
+            UserError: the value does not pass the test.
+        """
         kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
         number = math.nan
         if isinstance(value, kinds) and not isinstance(value, bool):
@@ -39,12 +43,16 @@ class Rule:
 
 
 class Switch:
-    """A setting that is true or false, a rule as `Rule` is."""
+    """A check that a setting is true or false, used like a `Rule`."""
 
     words = "true or false"
 
     def apply(self, planner: str, setting: str, value: Any) -> bool:
-        """The value, or a UserError."""
+        """Return the value.
+
+        Raises:
+            UserError: it is neither true nor false.
+        """
         if not isinstance(value, bool):
             raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
         return value
@@ -67,11 +75,11 @@ Rules = Mapping[str, Rule | Switch]
 
 @dataclass(frozen=True)
 class ValidatedSettings:
-    """A planner with checked settings."""
+    """Base class of planners whose settings are checked when they are made."""
 
     name = ""  # without ClassVar, which would not match the property of `Planner`
     rules: ClassVar[Rules] = {}
-    """Setting -> what it may be; a subclass names those that it adds."""
+    """Setting -> its check. A subclass lists the settings that it adds."""
 
     def __post_init__(self) -> None:
         for kind in reversed(type(self).__mro__):
@@ -79,16 +87,16 @@ class ValidatedSettings:
                 self._set(setting, rule.apply(self.name, setting, getattr(self, setting)))
 
     def _set(self, setting: str, value: object) -> None:
-        """Write the checked form of a setting, which a frozen dataclass allows only this way."""
+        """Set a field of this frozen dataclass to its checked value."""
         object.__setattr__(self, setting, value)
 
 
 @dataclass(frozen=True)
 class PeakRatePlanner(ValidatedSettings):
-    """A planner with a peak rate.
+    """Base class of planners with a peak rate.
 
     Attributes:
-        peak: the largest rate of an open-loop planner, and where a closed-loop one starts; in the optimizer's own unit.
+        peak: the largest rate of a schedule, or the initial rate of a planner that reacts to the run.
     """
 
     peak: float
@@ -96,10 +104,10 @@ class PeakRatePlanner(ValidatedSettings):
     needs = frozenset({"step"})
     rules: ClassVar[Rules] = {"peak": POSITIVE}
     tuning_variants: ClassVar[TuningVariants] = ({},)
-    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
+    """Other settings that a sweep tries: along the grid of peak rates they take turns."""
 
     def check_run(self, run: RunSpec) -> None:
-        """See that a run has decisions to make, and accepts the peak.
+        """Check that a run has a segment, and that its range of rates contains the peak.
 
         Raises:
             UserError: it does not.
@@ -114,5 +122,5 @@ class PeakRatePlanner(ValidatedSettings):
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """One setting for each peak rate; the i-th takes the i-th of the planner's shapes, cyclically."""
+        """Return one planner for each peak rate; the i-th has the i-th of `tuning_variants`, cyclically."""
         return [cls(peak=rate, **cls.tuning_variants[i % len(cls.tuning_variants)]) for i, rate in enumerate(rates)]

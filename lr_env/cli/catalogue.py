@@ -48,7 +48,7 @@ class Planners:
         for name in sorted(planners, key=lambda name: FEEDBACK_KINDS.index(feedback_kind(planners[name]))):
             print(f"{name:{width}} {feedback_kind(planners[name]):13} {_summary(planners[name])}")
         print("open: a schedule that ignores the run. closed: reacts to losses and other signals.")
-        print("forks: tries rates on copies of the network, at many times the cost. own-optimizer: replaces the optimizer.")
+        print("forks: tries rates on copies of the run, at many times the cost. own-optimizer: replaces the task's.")
         print('"all" stands for every open and closed planner. `lr-env planners NAME` describes one in full.')
 
 
