@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from lr_env.errors import UserError
 
 Signals = Mapping[str, NDArray[Any]]
-"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,); see
-`lr_env.signals` for what there is."""
+"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,).
+`lr_env.signals` lists the names."""
 
 ForkMeasurements = Mapping[str, NDArray[np.float64]]
-"""What forks measured: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
+"""Losses of forks: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
 nats per example, infinite from the segment on in which a fork diverges."""
 
 State = Any
-"""A tree of numpy arrays and JSON values; owned by the planner, never looked into by anybody else."""
+"""A tree of numpy arrays and JSON values. Only the planner reads it."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is known of a run before it starts.
+    """Facts about a run that a planner may know before it starts.
 
     Attributes:
         task: name of the task.
@@ -49,23 +49,23 @@ class RunSpec:
 
     @property
     def num_segments(self) -> int:
-        """Answers that a planner gives in one run."""
+        """Number of segments in a run: the planner answers once for each."""
         return self.budget // self.segment
 
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """What a planner considered for a run at one time; the return value of a planner's `explain(state, run)` is a list.
+    """A planner's forecast for a run at one of its plans. A planner's `explain(state, row)` returns a list of them.
 
     Attributes:
-        segment: at whose start it was.
-        rates: of the plans that it ended with, the one to be played first, (plans, segments left); that may be the one
-            that it had, and no plans say the same.
-        steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
-        losses: predicted validation losses along each plan, as each of its models sees them, (models, plans, nodes).
-        note: what else it believed, in words.
-        end: between which two values the loss on the whole validation split will be at the end of the run, with a
-            chance of 90 %, if the first plan is played to the end; None: it does not say.
+        segment: index of the segment before which the plan was made.
+        rates: candidate plans, (plans, segments left). Row 0 is the chosen one, which may be the previous plan. No
+            rows: the previous plan was kept without a search.
+        steps: optimizer steps from the start of the run at which losses were forecast, (nodes,).
+        losses: forecast validation losses along each plan, by each model of the ensemble, (models, plans, nodes).
+        note: a warning in words; may be empty.
+        end: 90 % interval for the loss on the whole validation split at the end of the run, if the chosen plan is
+            played to the end; None if the planner gives none.
     """
 
     segment: int
@@ -77,13 +77,13 @@ class Belief:
 
 
 class Probe(Protocol):
-    """Looks ahead on the real thing: trains forks of the runs, which go on as if nothing had happened.
+    """Trains forks of the runs and measures their losses. The runs themselves are not changed.
 
-    Every step that a fork is trained for is booked as a child step of its run. All forks of one run that are asked for
-    at the same step see the same batches and the same noise, which are not those that the run will see. A fork that
-    diverges, as the environment defines it for runs, ends there.
+    Every step of a fork is counted as a child step of its run. All forks of a run at the same step see the same batches
+    and the same noise, which differ from those that the run will see. A fork that diverges, by the definition for runs,
+    ends there.
 
-    The runs that go on are all at the same step; there is no leaving some of them out.
+    All running runs are at the same step, and all of them are forked.
     """
 
     def __call__(self, lr: NDArray[np.float64], segments: int) -> ForkMeasurements:
@@ -92,10 +92,10 @@ class Probe(Protocol):
         Args:
             lr: rates of each run's forks, (num_runs, forks), or (num_runs, forks, segments) to change them between
                 segments.
-            segments: how long; beyond the end of the budget is allowed.
+            segments: number of segments to train; the end may be beyond the budget.
 
         Returns:
-            What was measured; infinite for runs that have ended, which are not forked, whatever the rates given.
+            The losses; infinite for runs that have ended, which are not forked.
 
         Raises:
             UserError: wrong shapes, or rates outside the task's range.
@@ -105,35 +105,35 @@ class Probe(Protocol):
 
 @runtime_checkable
 class Planner(Protocol):
-    """Anything that turns signals into the next learning rate, for several runs at once.
+    """Sets the learning rates of several runs at once, segment by segment.
 
-    To be kept in records it is a frozen dataclass with JSON-able fields. To be found by name it is declared in the
-    entry-point group `lr_env.planners`. What else it may be able to do is in `lr_env.capabilities`.
+    To be stored in records, a planner is a frozen dataclass with JSON-able fields. To be found by its name, it is
+    declared in the entry-point group `lr_env.planners`. `lr_env.capabilities` lists what else a planner may offer.
     """
 
     @property
     def name(self) -> str:
-        """The name in the catalogue, e.g. "cosine"."""
+        """The name of the planner, e.g. "cosine"."""
         ...
 
     @property
     def needs(self) -> frozenset[str]:
-        """The signals that `plan` reads."""
+        """Names of the signals that `plan` reads."""
         ...
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The state before the first segment of `len(seeds)` runs.
+        """Return the state before the first segment of `len(seeds)` runs.
 
-        Whatever is random is drawn from the seed of its run, so that a run does not depend on its neighbours.
+        Random numbers are drawn from the seed of their run, so that a run does not depend on its neighbours.
         """
         ...
 
     def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
-        """The learning rate of the next segment, and the state after that.
+        """Return the learning rates of the next segment, and the new state.
 
         It is called exactly once before each segment, in order; the first time with the signals of the untrained child.
-        The same state and signals have the same answer. A planner whose state remembers signals keeps the step too, and
-        refuses a second call in one segment, see `step_after`; a schedule, which does not, repeats its answer.
+        The same state and signals give the same answer. A planner whose state contains earlier signals also keeps the
+        step, and refuses a second call in one segment (see `step_after`); a schedule repeats its answer.
 
         Returns:
             Rates of shape (num_runs,), or (num_runs, segment) where the rate changes inside the segment.
@@ -142,10 +142,10 @@ class Planner(Protocol):
 
 
 def planner_settings(planner: Planner) -> dict[str, Any]:
-    """The fields of a planner as they come back from JSON (lists for tuples), so that records compare equal.
+    """Return the fields of a planner as JSON gives them back (lists for tuples), so that records compare equal.
 
     Raises:
-        UserError: the planner is not a dataclass, or has a field that JSON does not hold.
+        UserError: the planner is not a dataclass, or has a field that cannot be written as JSON.
     """
     import json
 
@@ -158,33 +158,33 @@ def planner_settings(planner: Planner) -> dict[str, Any]:
 
 
 def step_after(planner: Planner, state: State, signals: Signals) -> int:
-    """The step that the runs that go on are at, to be kept in the state as "step"; those that have ended lag behind.
+    """Return the step of the running runs, which the planner stores in its state as "step".
 
     Args:
-        planner: whose state remembers what it was told.
-        state: before its answer.
-        signals: by which it answers.
+        planner: a planner whose state contains earlier signals.
+        state: the state before this call of `plan`.
+        signals: the signals of this call.
 
     Raises:
-        UserError: no segment was trained since its last answer, or the step is no number from 0 up.
+        UserError: no segment was trained since the last call, or the step is not a number from 0 up.
     """
     latest, before = float(np.max(signals["step"])), state.get("step")
     if not 0 <= latest < np.inf:
         raise UserError(f"planner {planner.name!r}: no rate for step {latest:g}, steps are counted from 0 up")
     step = int(latest)
-    if before is not None and step <= before:  # states from before it was kept have none
+    if before is not None and step <= before:  # older checkpoints have no step
         raise UserError(
-            f"planner {planner.name!r} is asked at step {step}, and was asked at step {before} before: it remembers "
-            "what it is told, so ask it once before each segment, with the state of its last answer"
+            f"planner {planner.name!r} is asked at step {step}, and was asked at step {before} before: its state "
+            "depends on every call, so ask it once before each segment, with the state of its last answer"
         )
     return step
 
 
 def require(planner: Planner, signals: Signals) -> None:
-    """Check that every signal that a planner needs is there.
+    """Check that every signal that a planner needs is measured.
 
     Raises:
-        UserError: naming the signal, the planner, and the signals that there are.
+        UserError: one is not; the message names the signal, the planner, and the measured signals.
     """
     missing = sorted(planner.needs - signals.keys())
     if missing:

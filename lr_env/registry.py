@@ -1,6 +1,6 @@
-"""Planners, tuners, studies, commands and benchmarks by name, through the entry points of every installed package.
+"""Find planners, tuners, studies, commands and benchmarks by name, through the entry points of installed packages.
 
-Another package adds one by declaring it in the group, such as `lr_env.planners`; this package names none itself.
+Another package adds one by declaring it in an entry-point group, such as `lr_env.planners`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ COMMANDS, STUDIES, BENCHMARKS = "lr_env.commands", "lr_env.studies", "lr_env.ben
 
 
 def declared(group: str) -> dict[str, EntryPoint]:
-    """Name -> entry point of a group, in the order in which packages declare them."""
+    """Return a dict name -> entry point of a group, in the order in which packages declare them."""
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def load(group: str, what: str, name: str) -> Any:
-    """The object that an entry point of that name stands for.
+    """Load the object of an entry point.
 
     Args:
-        group: of entry points.
-        what: it is, in words for the error.
-        name: of the entry point.
+        group: group of the entry point.
+        what: kind of the object, for error messages.
+        name: name of the entry point.
 
     Raises:
-        UserError: there is none, or the package that declares it cannot be loaded.
+        UserError: there is no such entry point, or the package that declares it cannot be loaded.
     """
     entries = declared(group)
-    if not isinstance(name, str) or name not in entries:  # a setting that names one may be anything
+    if not isinstance(name, str) or name not in entries:  # a setting from the command line may have any type
         hint = "" if entries else f"; install lr_env (pip install -e .), so that its {what}s can be found"
         raise unknown(what, name, entries, hint)
     entry = entries[name]
@@ -48,36 +48,36 @@ def load(group: str, what: str, name: str) -> Any:
     except Exception as error:
         package = entry.dist.name if entry.dist else entry.value
         raise UserError(
-            f"{what} {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it"
+            f"{what} {name!r} of package {package!r} cannot be loaded ({error}): repair or uninstall the package"
         ) from error
 
 
 def planner_names() -> list[str]:
-    """Names of all installed planners, in alphabetical order."""
+    """Return the names of all installed planners, in alphabetical order."""
     return sorted(declared(PLANNERS))
 
 
 def find_planner(name: str) -> type[Planner]:
-    """The planner class of that name.
+    """Return the planner class of that name.
 
     Raises:
         UserError: there is none, the package that declares it cannot be loaded, or it does not meet the contract.
     """
-    found = load(PLANNERS, "planner", name)
+    kind = load(PLANNERS, "planner", name)
     where = declared(PLANNERS)[name].value
-    missing = [part for part in ("name", "needs", "start", "plan") if not hasattr(found, part)]
+    missing = [part for part in ("name", "needs", "start", "plan") if not hasattr(kind, part)]
     if missing:
         raise UserError(f"planner {name!r} ({where}) has no {missing[0]!r}: see lr_env.planner.Planner")
-    if found.name != name:
-        raise UserError(f"planner {name!r} ({where}) calls itself {found.name!r}: make the two names equal")
-    return found
+    if kind.name != name:
+        raise UserError(f"planner {name!r} ({where}) calls itself {kind.name!r}: make the two names equal")
+    return kind
 
 
 def make_planner(name: str, settings: Mapping[str, Any]) -> Planner:
-    """The planner of that name with settings, some of which may have the names of before, as in older records.
+    """Make the planner of that name with settings, which may have their earlier names, as in older records.
 
     Raises:
-        UserError: there is none, it has no such setting, or needs one that is not given; see also `find_planner`.
+        UserError: there is none, it has no such setting, or it needs one that is missing; see also `find_planner`.
     """
     kind = find_planner(name)
     settings = current_settings(name, settings)
@@ -89,12 +89,12 @@ def make_planner(name: str, settings: Mapping[str, Any]) -> Planner:
 
 
 def with_settings(planner: Planner, settings: Mapping[str, Any]) -> Planner:
-    """The planner with some other settings, which it has."""
+    """Return a copy of a planner with some settings replaced."""
     return replace(cast("Any", planner), **settings)
 
 
 def setting_defaults(name: str) -> dict[str, Any]:
-    """Setting -> default of the planner of that name; `dataclasses.MISSING` where it has none.
+    """Return a dict setting -> default of the planner of that name; `dataclasses.MISSING` where there is no default.
 
     Raises:
         UserError: see `find_planner`.
@@ -104,14 +104,14 @@ def setting_defaults(name: str) -> dict[str, Any]:
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """See that the planner of that name has such settings.
+    """Check that the planner of that name has such settings.
 
     Raises:
         UserError: it does not, or one has another name now; see also `find_planner`.
     """
-    there = setting_defaults(name)
+    defaults = setting_defaults(name)
     for setting, value in settings.items():
-        if setting not in there:
+        if setting not in defaults:
             now = ", ".join(f"{new}={it}" for new, it in current_settings(name, {setting: value}).items())
             if now and setting not in current_settings(name, {setting: value}):
                 raise UserError(f"setting {setting!r} of planner {name!r} has another name now: give {now}")
@@ -119,7 +119,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def current_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a planner of that name was kept with, under the names that they have now.
+    """Return stored settings of a planner under their current names.
 
     Raises:
         UserError: see `find_planner`.
@@ -129,7 +129,7 @@ def current_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def task_settings(name: str, task: Task) -> Mapping[str, Any] | None:
-    """Settings that suit the planner of that name to a task; None if it has none of its own that do.
+    """Return the settings that a planner needs for a task; None if it cannot be used for it without further settings.
 
     Raises:
         UserError: see `find_planner`.
@@ -139,21 +139,21 @@ def task_settings(name: str, task: Task) -> Mapping[str, Any] | None:
 
 
 def has_peak(name: str) -> bool:
-    """Whether the planner of that name has a peak rate among its settings, and needs no other one.
+    """Return whether the planner of that name has a peak rate, and needs no other setting.
 
     Raises:
         UserError: see `find_planner`.
     """
     kind = find_planner(name)
-    own = [field for field in fields(kind) if field.init] if is_dataclass(kind) else []
-    needed = [field.name for field in own if field.default is MISSING is field.default_factory]
-    return "peak" in {field.name for field in own} and needed in ([], ["peak"])
+    settings = [field for field in fields(kind) if field.init] if is_dataclass(kind) else []
+    required = [field.name for field in settings if field.default is MISSING is field.default_factory]
+    return "peak" in {field.name for field in settings} and required in ([], ["peak"])
 
 
 def in_default_set(name: str, task: Task | None = None) -> bool:
-    """Whether the planner of that name is one of "all": it needs neither forks nor an optimizer of its own.
+    """Return whether the planner of that name is in "all": it needs no forks and does not replace the optimizer.
 
-    For a task it must also have settings that suit it.
+    With a task, it must also have settings for it, e.g. a fitted model.
 
     Raises:
         UserError: see `find_planner`.
@@ -164,10 +164,10 @@ def in_default_set(name: str, task: Task | None = None) -> bool:
 
 
 def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
-    """The settings that a sweep tries, one for each peak rate.
+    """Return the settings that a sweep tries, one for each peak rate.
 
     Raises:
-        UserError: the planner offers none, or more or fewer, which would give it another budget than its rivals.
+        UserError: the planner offers none, or not exactly one for each rate, so that its tuning budget would differ.
     """
     name = planner.__name__
     if not isinstance(planner, Tunable):
@@ -176,7 +176,7 @@ def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
     if len(offered) != len(rates):
         raise UserError(
             f"planner {name} offers {len(offered)} settings for {len(rates)} peak rates: "
-            "`candidates` must return one for each, so that a sweep makes as many runs of every planner"
+            "`candidates` must return one for each, so that every planner has the same number of tuning runs"
         )
     if any(setting in offered[:index] for index, setting in enumerate(offered)):
         raise UserError(f"planner {name} offers the same setting twice for {list(rates)}")
@@ -184,24 +184,24 @@ def candidates(planner: type[Planner], rates: Sequence[float]) -> list[Planner]:
 
 
 def matched_control(name: str, original: Planner) -> Planner:
-    """The control of that name that takes over the settings of a planner.
+    """Return the control of that name with the settings of another planner.
 
     Raises:
-        UserError: it is no control; see also `find_planner`.
+        UserError: it is not a control; see also `find_planner`.
     """
     kind = find_planner(name)
     if not isinstance(kind, Control):
-        raise UserError(f"planner {name!r} is no control of another one")
+        raise UserError(f"planner {name!r} is not a control of another one")
     return kind.matched(original)
 
 
 def tuner_names() -> list[str]:
-    """Names of all installed tuners, in alphabetical order."""
+    """Return the names of all installed tuners, in alphabetical order."""
     return sorted(declared(TUNERS))
 
 
 def find_tuner(name: str) -> Tuner:
-    """The tuner of that name, which may be followed by settings: "latent-ode:design=paper".
+    """Return the tuner of that name, which may be followed by settings: "latent-ode:design=paper".
 
     Raises:
         UserError: there is none, it has no such setting, or the package that declares it cannot be loaded.
@@ -209,21 +209,23 @@ def find_tuner(name: str) -> Tuner:
     base, _, text = name.partition(":")
     tuner = load(TUNERS, "tuner", base)()
     if not isinstance(tuner, Tuner) or tuner.name != base:
-        raise UserError(f"tuner {base!r} is no lr_env.tuner.Tuner of that name: mend the package that declares it")
+        raise UserError(f"tuner {base!r} is no lr_env.tuner.Tuner of that name: repair the package that declares it")
     if not text:
         return tuner
-    there = {field.name for field in fields(cast("Any", tuner))} - {"name"} if is_dataclass(tuner) else set()
+    names = {field.name for field in fields(cast("Any", tuner))} - {"name"} if is_dataclass(tuner) else set()
     settings: dict[str, str] = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
     for setting in settings:
-        if setting not in there:
-            raise unknown(f"setting of tuner {base!r}", setting, there)
+        if setting not in names:
+            raise unknown(f"setting of tuner {base!r}", setting, names)
     return replace(cast("Any", tuner), name=name, **settings)
 
 
 def find_variants(name: str) -> Variants:
-    """What makes further planners of the runs of a tuner, by name; see `lr_env.tuner.Variants`.
+    """Return the variants of that name: a function that makes further planners from a tuner's runs.
+
+    See `lr_env.tuner.Variants`.
 
     Raises:
-        UserError: there is none, or the package that declares it cannot be loaded.
+        UserError: there are none, or the package that declares them cannot be loaded.
     """
     return load(VARIANTS, "kind of variants", name)

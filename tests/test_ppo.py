@@ -179,7 +179,7 @@ def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
         train(TASK, SMALL, tmp_path, backend="loop")
     whole = (tmp_path / "checkpoint").read_bytes()
     (tmp_path / "checkpoint").write_bytes(whole[:1000])
-    with pytest.raises(UserError, match="cannot be gone on from: start over with --fresh"):
+    with pytest.raises(UserError, match="cannot be continued: start over with --fresh"):
         train(TASK, SMALL, tmp_path, backend="loop")
     with pytest.raises(UserError, match="start rate 100"):
         train(TASK, replace(SMALL, start_rates=(100.0,)), tmp_path, backend="loop", fresh=True)

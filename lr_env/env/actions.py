@@ -1,4 +1,4 @@
-"""What an action means: frozen settings that turn actions into learning rates."""
+"""Kinds of actions: frozen settings that turn actions into learning rates."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Action(Protocol):
     """A kind of action, for any number of environments at once."""
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
-        """The space of one environment's action."""
+        """Return the space of one environment's action."""
         ...
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
-        """The learning rates that actions ask for.
+        """Turn actions into learning rates.
 
         Args:
             actions: one for each environment, (num_envs, *shape).
             lr: rates of the last segment, (num_envs,).
             lr_range: smallest and largest rate.
-            segment: steps in a segment.
+            segment: optimizer steps in a segment.
 
         Returns:
-            (num_envs,), or (num_envs, segment) for a rate per step.
+            Rates, (num_envs,), or (num_envs, segment) with one for each step.
 
         Raises:
             UserError: an action is outside the space.
@@ -44,14 +44,14 @@ class Action(Protocol):
 
 @dataclass(frozen=True)
 class LR:
-    """The action is the learning rate itself, in `lr_range`; in a list of `segment` rates, one for each step."""
+    """The action is the learning rate itself, within `lr_range`, or a list of `segment` rates, one for each step."""
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Box:
-        """Box(lr_range), of shape (1,)."""
+        """Return Box(lr_range), of shape (1,)."""
         return spaces.Box(*(np.float32(bound) for bound in lr_range), shape=(1,), dtype=np.float32)
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
-        """The actions, checked."""
+        """Return the actions after a check."""
         numbers(actions, "action")
         low, high = lr_range
         rates, wrong = clipped(actions, low, high)
@@ -69,27 +69,28 @@ class LR:
 
 @dataclass(frozen=True)
 class LogLR:
-    """The action in [-1, 1] is the learning rate on a log scale: -1 the lowest of `lr_range`, 1 the highest."""
+    """The action in [-1, 1] is the learning rate on a log scale: -1 is the lowest in `lr_range`, 1 the highest."""
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
-        """Box(-1, 1), of shape (1,)."""
-        return _unit()
+        """Return Box(-1, 1), of shape (1,)."""
+        return _unit_box()
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
-        """low * (high / low) ** ((action + 1) / 2)."""
+        """Return low * (high / low) ** ((action + 1) / 2)."""
         low, high = lr_range
-        share = (_of_unit(actions, len(lr)) + 1) / 2
+        share = (_checked_unit(actions, len(lr)) + 1) / 2
         return np.clip(low * (high / low) ** share, low, high)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The action in [-1, 1] changes the log of the rate by action * log(max_change); the result is kept in range.
+    """The action in [-1, 1] changes the log of the rate by action * log(max_change), within `lr_range`.
 
-    Symmetric in log, so that an action and its opposite cancel (unlike multipliers around 1, arXiv 1909.09712).
+    It is symmetric in the log, so that an action and its opposite cancel (unlike multipliers around 1, as in arXiv
+    1909.09712).
 
     Attributes:
-        max_change: largest factor of one decision.
+        max_change: largest factor of one action.
     """
 
     max_change: float = 1.05
@@ -99,12 +100,12 @@ class Scale:
             raise UserError(f"max_change is {self.max_change}: it must be a finite factor above 1")
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
-        """Box(-1, 1), of shape (1,)."""
-        return _unit()
+        """Return Box(-1, 1), of shape (1,)."""
+        return _unit_box()
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
-        """lr * max_change ** action."""
-        return np.clip(lr * self.max_change ** _of_unit(actions, len(lr)), *lr_range)
+        """Return lr * max_change ** action."""
+        return np.clip(lr * self.max_change ** _checked_unit(actions, len(lr)), *lr_range)
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,11 @@ class Discrete(Scale):
     """The action 0, 1 or 2 lowers, keeps or raises the rate by the factor `max_change`."""
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Space[Any]:
-        """Discrete(3)."""
+        """Return Discrete(3)."""
         return spaces.Discrete(3)
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
-        """lr / max_change, lr, or lr * max_change."""
+        """Return lr / max_change, lr, or lr * max_change."""
         choices = numbers(actions, "action")
         if not np.isin(choices, (0, 1, 2)).all():
             raise UserError(f"action {np.asarray(actions).tolist()} is outside the space: 0 lowers, 1 keeps, 2 raises")
@@ -132,7 +133,7 @@ ACTIONS: Mapping[str, type[LR] | type[LogLR] | type[Scale]] = {
 
 
 def find_action(name: str, max_change: float) -> Action:
-    """The kind of action of that name.
+    """Return the kind of action of that name.
 
     Raises:
         UserError: there is none, or `max_change` is not above 1.
@@ -144,12 +145,12 @@ def find_action(name: str, max_change: float) -> Action:
     return kind(max_change) if issubclass(kind, Scale) else kind()
 
 
-def _unit() -> spaces.Box:
+def _unit_box() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
 
 
-def _of_unit(actions: Any, count: int) -> Floats:
-    """Actions in [-1, 1], (count,)."""
+def _checked_unit(actions: Any, count: int) -> Floats:
+    """Check that actions are in [-1, 1], and return them, (count,)."""
     if numbers(actions, "action").size != count:
         raise UserError(f"actions of shape {np.shape(actions)}: give one for each of {count} environments")
     values, wrong = clipped(actions, -1.0, 1.0)

@@ -29,11 +29,11 @@ from lr_env.tasks import Task
 Info = dict[str, Any]
 
 NOT_YET = -1.0
-"""The scores of a run that goes on: no loss and no accuracy is negative, and there is software that takes no NaN."""
+"""Scores of a run that has not ended. No loss or accuracy is negative, and some software does not accept NaN."""
 
 
-class _Settled(Copied):
-    """What both environments share: their arguments are checked and can be written as JSON, and what follows from them.
+class _Base(Copied):
+    """Base class of both environments: checks of their arguments, their spec as JSON, task and infos.
 
     Attributes:
         episodes: the runs.
@@ -43,20 +43,20 @@ class _Settled(Copied):
     episodes: Episodes
     _spec: EnvSpec | None = None
 
-    def _settle(self, task: str | Task, num_envs: int, render_mode: Any, settings: Mapping[str, Any]) -> None:
-        own = [name for name in inspect.signature(type(self)).parameters if name != "settings"]
-        check_arguments(type(self), [*settings], own)
+    def _start(self, task: str | Task, num_envs: int, render_mode: Any, settings: Mapping[str, Any]) -> None:
+        names = [name for name in inspect.signature(type(self)).parameters if name != "settings"]
+        check_arguments(type(self), [*settings], names)
         if render_mode is not None:
             raise ArgumentError(
                 f"{type(self).__name__}.__init__() got an unexpected keyword argument 'render_mode' ({render_mode!r}): "
-                "there is nothing to be drawn, leave it out"
+                "there is nothing to draw, leave it out"
             )
         self.render_mode = None
         self.episodes = Episodes(task, num_envs, **settings)
 
     @property
     def spec(self) -> EnvSpec | None:
-        """How Gymnasium made the environment; tasks and other objects are written as `lr_env.jsonable` has them."""
+        """The spec with which Gymnasium made the environment; tasks and other objects are JSON-able dicts."""
         return self._spec
 
     @spec.setter
@@ -65,16 +65,16 @@ class _Settled(Copied):
 
     @property
     def task(self) -> Task:
-        """What is trained."""
+        """The task that is trained."""
         return self.episodes.task
 
     @property
     def run_spec(self) -> RunSpec:
-        """What a planner may know beforehand."""
+        """The facts about a run that a planner may know before it starts."""
         return self.episodes.run_spec
 
     def _info(self) -> Info:
-        """What is told of all runs, without their scores."""
+        """Return the infos of all runs; scores are still missing."""
         episodes = self.episodes
         return {
             **{name: values.copy() for name, values in episodes.signals.items()},
@@ -84,30 +84,30 @@ class _Settled(Copied):
         }
 
 
-class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Training one network; each step sets the learning rate of the next segment.
+class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The training of one network ("child"); each step sets the learning rate of the next segment and trains it.
 
     ## Action
     | kind (`action=`) | space | meaning |
     |---|---|---|
     | "lr" (default) | Box(1e-10, 10, (1,)) | the learning rate of the next segment, in the task's `lr_range` |
-    | "log_lr" | Box(-1, 1, (1,)) | the same on a log scale: -1 is the lowest rate in `lr_range`, 1 the highest |
+    | "log_lr" | Box(-1, 1, (1,)) | the rate on a log scale: -1 is the lowest rate in `lr_range`, 1 the highest |
     | "scale" | Box(-1, 1, (1,)) | changes the log of the rate by action * log(max_change) |
-    | "discrete" | Discrete(3) | 0 divides the rate by max_change, 1 keeps it, 2 multiplies it |
+    | "discrete" | Discrete(3) | 0 divides the rate by max_change, 1 keeps it, 2 multiplies it by max_change |
 
-    Besides what the space holds, "lr" takes a number, or an array of `segment` rates, one for each step.
-    What misses a bound by a rounding of float32 is put at the bound; what is further out is refused.
-    "scale" and "discrete" start from the task's `lr_start`, or from `reset(options={"lr": ...})`, and stay in range.
+    With "lr", a plain number is accepted, too, and an array of `segment` rates, one for each step. A rate that misses a
+    bound by a rounding error of float32 is set to the bound; other rates outside the range are refused. "scale" and
+    "discrete" start from the task's `lr_start`, or from `reset(options={"lr": ...})`, and stay in the range.
 
     ## Observation
-    Box of shape (9,), float32, always finite; values beyond a bound are clipped to it. `lr_env.FEATURES` is this table
-    in code.
+    Box of shape (9,), float32, always finite; values outside the bounds are clipped. `lr_env.FEATURES` is this table in
+    code.
 
     | feature | unit | low | high |
     |---|---|---|---|
     | log_train_loss: mean over the last segment (at reset: of the first batch) | log nats/example | -28 | 10 |
     | log_val_loss: on the task's validation subset | log nats/example | -28 | 10 |
-    | val_accuracy: on the same | fraction | 0 | 1 |
+    | val_accuracy: on the same subset | fraction | 0 | 1 |
     | log_lr: of the last step | log rate | -28 | 10 |
     | progress: optimizer steps over the budget | fraction | 0 | 1 |
     | log_prediction_variance: variance of the logits | log logit^2 | -28 | 28 |
@@ -121,47 +121,46 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
     validation split when the run ends, 0 before.
 
     ## Start
-    `reset(seed=s)` starts the child with seed s: its initial weights and its batches follow from s alone. Later resets
+    `reset(seed=s)` starts the child with seed s, which determines its initial weights and its batches. Later resets
     without a seed draw the child's seed from the environment's own generator, which s has seeded. No global generator
-    is touched. `info["seed"]` tells the seed.
+    is used. `info["seed"]` is the seed.
 
     ## End
-    Terminated when the run has diverged: a loss that is not finite, or above 10 times the validation loss of the
-    untrained child. That multiple is then its validation loss, in signals, reward and scores. Truncated when the
-    budget is spent.
+    `terminated` if the run has diverged: a loss is not finite, or above 10 times the validation loss of the untrained
+    child. That multiple is then its validation loss, in signals, reward and scores. `truncated` if the budget is spent.
 
     ## Info
-    The signals (`step`, `progress`, `lr`, `train_loss`, `val_loss`, ...), `diverged`, `seed`, and what is measured at
-    the end of a run, -1 before: `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole
-    splits (see `score`), and with "flatness" in `score` `hessian_max` and `hessian_trace` of the training loss (NaN for
-    a run that diverged). A wrapper that ends a run early does not tell the environment: `env.unwrapped.scores()` then
-    measures the same of the run as it stands.
+    The signals (`step`, `progress`, `lr`, `train_loss`, `val_loss`, ...), `diverged`, `seed`, and the scores at the end
+    of a run, -1 before: `final_val_loss`, `final_val_accuracy`, `test_loss`, `test_accuracy` on the whole splits (see
+    `score`), and with "flatness" in `score` `hessian_max` and `hessian_trace` of the training loss (NaN for a run that
+    diverged). If a wrapper ends a run early, the environment does not know: `env.unwrapped.scores()` then scores the
+    run as it is.
 
-    ## Under other software
-    Training neither sees nor changes what the caller has set in torch and numpy, see `lr_env.isolation`. Environments
-    can be pickled and copied, and a copy goes on exactly. A forked process computes with one thread, since those of its
-    parent do not exist there. `env.spec.to_json()` holds a `Task` that was given.
+    ## Settings of the process
+    Training neither reads nor changes the caller's settings of torch and numpy (see `lr_env.isolation`). Environments
+    can be pickled and copied, and a copy continues exactly. A forked process computes with one thread, because the
+    threads of its parent do not exist there. `env.spec.to_json()` includes a `Task` that was passed.
 
     ## Arguments
-    task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps, in place of the task's own. lr_range:
-    smallest and largest rate, in place of the task's own. max_episode_steps: segments after which a run is truncated.
-    action, max_change (1.05), reward: as above. start_rates (): rates of which each run starts from one, drawn from its
-    seed, for relative actions. noise (0): standard deviation of Gaussian noise on the log of the rates asked for.
-    score (("val", "test")): what is measured at the end of a run, of "val", "test" and "flatness"; `()` saves the time
-    in reinforcement learning. device ("cpu"), backend ("auto"): see `lr_env.Children`. numerics (`lr_env.Numerics()`):
-    precision, determinism, order of convolutions' kernels.
+    task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps; default: the task's. lr_range: smallest
+    and largest rate; default: the task's. max_episode_steps: segments after which a run is truncated. action,
+    max_change (1.05), reward: as above. start_rates (): initial rates for relative actions; each run draws one from its
+    seed. noise (0): standard deviation of Gaussian noise on the log of the commanded rates. score (("val", "test")):
+    the scores at the end of a run, of "val", "test" and "flatness"; `()` saves time in reinforcement learning. device
+    ("cpu"), backend ("auto"): see `lr_env.Children`. numerics (`lr_env.Numerics()`): precision, determinism, memory
+    format of convolutions.
 
     ## Versions
     v0: first release.
 
     Raises:
-        UserError: (a `ValueError`) bad arguments, or an action outside the space; one line that names the fix.
+        UserError: (a `ValueError`) bad arguments, or an action outside the space; the message names the fix.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as gymnasium.Env declares it)
 
     def __init__(self, task: str | Task = "DigitsMLP", *, render_mode: None = None, **settings: Any) -> None:
-        self._settle(task, 1, render_mode, settings)
+        self._start(task, 1, render_mode, settings)
         self.action_space = self.episodes.action_space
         self.observation_space = observations.space()
 
@@ -169,7 +168,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], Info]:
-        """Start a run; see the class. `options={"lr": 0.03}` sets the rate that relative actions start from."""
+        """Start a run; see the class. `options={"lr": 0.03}` sets the initial rate for relative actions."""
         lr = _checked(options, ("lr",)).get("lr")
         seed = None if seed is None else _seed(seed)
         super().reset(seed=seed)
@@ -179,7 +178,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
 
     @isolating
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
-        """Train one segment at the rate that the action asks for."""
+        """Train one segment at the rate that the action commands."""
         if self.episodes.started.all() and self.episodes.ended.all():
             raise UserError("the run is over: call reset() to start another")
         actions = np.asarray(action)[None] if np.ndim(action) != 1 or np.size(action) != 1 else action
@@ -196,38 +195,38 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
 
     @isolating
     def scores(self) -> Info:
-        """Measure what is measured at the end of a run, of the run as it stands: for wrappers that end one early."""
+        """Score the run as it is, as at the end of a run; for wrappers that end a run early."""
         if not self.episodes.started.all():
             raise UserError("there is no run to score: call reset() first")
         return _single_info(self.episodes.scores(np.array([0])))
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that the future depends on."""
+        """Return everything that the rest of the training depends on."""
         return {"episodes": self.episodes.snapshot(), "generator": self.np_random.bit_generator.state}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go back to where a snapshot of this kind of environment was taken.
+        """Restore a snapshot of an environment of the same kind and task.
 
         Raises:
-            UserError: it was taken of another task or kind of environment.
+            UserError: it is a snapshot of another task or kind of environment.
         """
         check_keys(snapshot, ("episodes", "generator"), "an LREnv")
         self.episodes.restore(snapshot["episodes"])
         self.np_random.bit_generator.state = snapshot["generator"]
 
 
-class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """N runs of one task in lockstep, as one computation: `LREnv` for N seeds at once.
+class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """N runs of one task in lockstep, as one computation: `LREnv` for N seeds.
 
     Actions, observations, rewards, ends and arguments are those of `LREnv`, with a leading axis (num_envs,). Run i of
-    `reset(seed=s)` is the run of `LREnv` under seed s + i, up to float rounding.
+    `reset(seed=s)` is the run of `LREnv` with seed s + i, up to rounding errors.
 
-    What happens to a run that has ended is told by `autoreset_mode`, as in Gymnasium:
-    - "NextStep" (default): it rests in the next step, which starts it again: its action is ignored, its reward 0.
-    - "SameStep": it is started again in the same step; `infos["final_obs"]`, `infos["final_info"]` tell how it ended.
-    - "Disabled": it rests, with reward 0 and its flags kept, until it is reset.
-    A run that starts again has the next seed from its own generator. `reset(options={"reset_mask": mask})` starts the
-    runs in the mask, in every mode, and leaves the others alone.
+    `autoreset_mode` sets what happens to a run that has ended, as in Gymnasium:
+    - "NextStep" (default): the next step resets it. Its action is ignored, and its reward is 0.
+    - "SameStep": it is reset in the same step; `infos["final_obs"]` and `infos["final_info"]` describe its end.
+    - "Disabled": it waits for a reset, with reward 0 and unchanged flags.
+    A run that starts again draws its next seed from its own generator. `reset(options={"reset_mask": mask})` resets the
+    runs in the mask, in every mode, and leaves the others as they are.
 
     Infos are arrays (num_envs,) with masks `_name`, as in Gymnasium's own vector environments.
     """
@@ -241,19 +240,19 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         render_mode: None = None,
         **settings: Any,
     ) -> None:
-        settings.pop("vectorization_mode", None)  # which is in a spec that `make_vec` wrote
+        settings.pop("vectorization_mode", None)  # part of a spec that `make_vec` wrote
         self.set_autoreset_mode(autoreset_mode)
-        self._settle(task, num_envs, render_mode, settings)
+        self._start(task, num_envs, render_mode, settings)
         self.num_envs = num_envs = self.episodes.num_envs
         self.single_action_space = self.episodes.action_space
         self.single_observation_space = observations.space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._generators: list[np.random.Generator] = []
-        self._ended = np.zeros((2, num_envs), dtype=bool)  # terminated and truncated, of runs that rest
+        self._ended = np.zeros((2, num_envs), dtype=bool)  # terminated and truncated, of runs that wait for a reset
 
     def set_autoreset_mode(self, mode: str | AutoresetMode) -> None:
-        """Choose what happens to runs that have ended, before the first reset; see the class."""
+        """Set what happens to runs that have ended; to be called before the first reset. See the class."""
         try:
             self.autoreset_mode = AutoresetMode(mode)
         except ValueError:
@@ -267,15 +266,15 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         """Start runs.
 
         Args:
-            seed: of run 0, the others count up from it; or one for each run; None goes on with each run's generator.
-            options: "reset_mask", a bool array (num_envs,): which runs to start (all by default); "lr", one rate or
-                one for each run started: what relative actions start from.
+            seed: seed of run 0, from which the others count up; or one for each run; None: from each run's generator.
+            options: "reset_mask", a bool array (num_envs,): the runs to start, by default all; "lr": the initial rate
+                for relative actions, one for all or one for each started run.
 
         Raises:
-            UserError: as many seeds or flags as there are runs were not given.
+            UserError: the number of seeds or flags is not the number of runs.
         """
-        wanted = _checked(options, ("lr", "reset_mask"))
-        rows = self._rows(wanted.get("reset_mask"))
+        checked = _checked(options, ("lr", "reset_mask"))
+        rows = self._rows(checked.get("reset_mask"))
         if seed is None or np.ndim(seed) == 0:  # type: ignore[arg-type]
             seeds = [None if seed is None else _seed(seed) + row for row in range(self.num_envs)]
         else:
@@ -286,11 +285,11 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
             self._generators = [seeding.np_random(None)[0] for _ in range(self.num_envs)]
         child_seeds = []
         for row in rows:
-            own = seeds[row]
-            if own is not None:
-                self._generators[row] = seeding.np_random(own)[0]
-            child_seeds.append(_child_seed(self._generators[row]) if own is None else own)
-        self.episodes.start(rows, child_seeds, wanted.get("lr"))
+            row_seed = seeds[row]
+            if row_seed is not None:
+                self._generators[row] = seeding.np_random(row_seed)[0]
+            child_seeds.append(_child_seed(self._generators[row]) if row_seed is None else row_seed)
+        self.episodes.start(rows, child_seeds, checked.get("lr"))
         self._ended[:, rows] = False
         started = np.zeros(self.num_envs, dtype=bool)
         started[rows] = True
@@ -300,7 +299,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
     def step(
         self, actions: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
-        """Train one segment of every run at the rates that the actions ask for."""
+        """Train one segment of every run at the rates that the actions command."""
         rested = self._ended.any(0)
         outcome = self.episodes.step(actions)
         terminated, truncated = outcome.terminated, outcome.truncated
@@ -328,7 +327,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         return self.episodes.observe(), outcome.rewards, terminated, truncated, infos
 
     def _start_again(self, ended: Any) -> None:
-        """Start the runs of a mask, each with the next seed from its own generator."""
+        """Reset the runs in a mask, each with the next seed from its own generator."""
         rows = np.flatnonzero(ended).tolist()
         if rows:
             self.episodes.start(rows, [_child_seed(self._generators[row]) for row in rows])
@@ -336,12 +335,12 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
     def _masked_info(
         self, mask: NDArray[np.bool_], scores: Mapping[str, NDArray[np.float64]] | None = None, scored: Any = False
     ) -> Info:
-        """Infos as Gymnasium's vector environments give them, with a mask beside each.
+        """Return infos like those of Gymnasium's vector environments, with a mask for each entry.
 
         Args:
-            mask: the runs of which something is told, (num_envs,).
-            scores: name -> (num_envs,).
-            scored: the runs that have scores, (num_envs,).
+            mask: runs that have infos, (num_envs,).
+            scores: name -> values, (num_envs,).
+            scored: runs that have scores, (num_envs,).
         """
         masked: Info = {}
         for name, values in {**self._info(), **(scores or {})}.items():
@@ -352,7 +351,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         return masked
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that the future depends on."""
+        """Return everything that the rest of the training depends on."""
         return {
             "episodes": self.episodes.snapshot(),
             "ended": self._ended.copy(),
@@ -360,10 +359,10 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go back to where a snapshot of an environment of the same size was taken.
+        """Restore a snapshot of an environment of the same kind, task and size.
 
         Raises:
-            UserError: it was taken of another task, size or kind of environment.
+            UserError: it is a snapshot of another task, size or kind of environment.
         """
         check_keys(snapshot, ("episodes", "ended", "generators"), "an LRVectorEnv")
         self.episodes.restore(snapshot["episodes"])
@@ -382,7 +381,7 @@ class LRVectorEnv(_Settled, VectorEnv[Any, Any, Any]):  # pyright: ignore[report
 
 
 def _seed(seed: Any) -> int:
-    """A seed as Python's number, whatever kind of whole number it was."""
+    """Check a seed, and return it as a Python number."""
     return int(check_seeds([seed])[0])
 
 
@@ -394,17 +393,17 @@ def _single_info(infos: Info) -> Info:
     return {name: values[0].item() for name, values in infos.items()}
 
 
-def _checked(options: Any, known: Sequence[str]) -> Mapping[str, Any]:
-    """Options of a reset.
+def _checked(options: Any, allowed: Sequence[str]) -> Mapping[str, Any]:
+    """Check the options of a reset.
 
     Raises:
-        UserError: they are no dict, or one is unknown.
+        UserError: they are not a dict, or one is unknown.
     """
     if options is None:
         return {}
     if not isinstance(options, Mapping):
         raise UserError(f"options {options!r}: give a dict")
     for name in options:
-        if name not in known:
-            raise unknown("option", name, known)
+        if name not in allowed:
+            raise unknown("option", name, allowed)
     return options

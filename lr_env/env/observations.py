@@ -22,8 +22,8 @@ class Feature:
 
     Attributes:
         source: the signal.
-        low, high: bounds; values beyond are clipped to them.
-        is_log: whether it is the log of the signal.
+        low, high: bounds; values outside are clipped to them.
+        is_log: whether the feature is the log of the signal.
     """
 
     source: Signal
@@ -43,12 +43,12 @@ class Feature:
 
     @property
     def unit(self) -> str:
-        """Unit of its value."""
+        """Unit of the feature."""
         return f"log {self.source.unit}" if self.is_log else self.source.unit
 
     @property
     def description(self) -> str:
-        """What it is."""
+        """Meaning of the feature in words."""
         return f"log of the {self.source.description}" if self.is_log else self.source.description
 
 
@@ -72,7 +72,7 @@ _HIGH = np.array([feature.high for feature in FEATURES], dtype=np.float32)
 
 
 def space() -> spaces.Box:
-    """The space of one environment's observation."""
+    """Return the space of one environment's observation."""
     return spaces.Box(_LOW, _HIGH, dtype=np.float32)
 
 
@@ -81,8 +81,8 @@ _LOGS = np.array([feature.is_log for feature in FEATURES])
 
 
 def observe(signals: Mapping[str, Floats]) -> NDArray[np.float32]:
-    """Make observations (num_envs, len(FEATURES)) from signals, each (num_envs,); NaN and infinity become a bound."""
+    """Turn signals, each (num_envs,), into observations, (num_envs, features); NaN and infinity become a bound."""
     columns = np.array([signals[name] for name in _COLUMNS])
     columns[_LOGS] = np.log(np.maximum(columns[_LOGS], _TINY))
-    # fmin and fmax pass over NaN.
+    # fmin and fmax ignore NaN.
     return np.fmax(np.fmin(columns.T, _HIGH), _LOW).astype(np.float32)

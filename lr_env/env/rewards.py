@@ -1,4 +1,4 @@
-"""What an agent is paid: always from validation data."""
+"""Rewards of an agent, all from validation data."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from lr_env.errors import unknown
 
 Floats = NDArray[np.float64]
 Reward = Callable[[Floats, Floats, Floats], Floats]
-"""(validation loss before the segment, after it, final loss on the whole validation split or NaN) -> reward.
+"""Function of (validation loss before the segment, loss after it, final loss on the whole validation split) -> reward.
 
-Each (num_envs,), nats per example, finite but for the NaN of runs that go on.
+Each is (num_envs,), in nats per example, and finite; only the final loss of runs that have not ended is NaN.
 """
 
 _TINY = 1e-12
 
 
 def improvement(before: Floats, after: Floats, final: Floats) -> Floats:
-    """Drop of the log validation loss over the segment; over a run it adds up to log(first) - log(last)."""
+    """Return the decrease of the log validation loss in the segment; a run adds up to log(first) - log(last)."""
     return np.log(np.maximum(before, _TINY)) - np.log(np.maximum(after, _TINY))
 
 
 def neg_val_loss(before: Floats, after: Floats, final: Floats) -> Floats:
-    """Minus the validation loss after the segment (arXiv 1909.09712)."""
+    """Return minus the validation loss after the segment (arXiv 1909.09712)."""
     return -after
 
 
 def final(before: Floats, after: Floats, final: Floats) -> Floats:
-    """Minus the loss on the whole validation split at the end of the run; 0 before."""
+    """Return minus the loss on the whole validation split at the end of the run, and 0 before."""
     return np.where(np.isnan(final), 0.0, -np.nan_to_num(final))
 
 
@@ -38,7 +38,7 @@ REWARDS: Mapping[str, Reward] = {"improvement": improvement, "neg_val_loss": neg
 
 
 def find_reward(name: str) -> Reward:
-    """The reward of that name.
+    """Return the reward of that name.
 
     Raises:
         UserError: there is none.

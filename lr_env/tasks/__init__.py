@@ -1,4 +1,4 @@
-"""What is trained: data, child networks, and the catalogue of tasks."""
+"""Tasks: data sets, child networks, and the catalogue."""
 
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.catalogue import TASKS, Task, find_task

@@ -1,4 +1,4 @@
-"""Augmentation: random changes of the training inputs, made on the device where the children train."""
+"""Augmentation: random changes of the training inputs, on the device where the children train."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ class Augment(Protocol):
     """Settings of an augmentation.
 
     Attributes:
-        draws: random integers that one example needs.
+        draws: number of random integers that one example needs.
     """
 
     @property
     def draws(self) -> int:
-        """Random integers that one example needs."""
+        """Number of random integers that one example needs."""
         ...
 
     def apply(self, inputs: Tensor, draws: Tensor) -> Tensor:
-        """Change inputs.
+        """Return changed inputs.
 
         Args:
             inputs: (examples, *input_shape), normalised; not changed in place.
             draws: uniform integers in [0, 2**24), (examples, self.draws) int32.
 
         Returns:
-            Of the shape of the inputs.
+            A tensor of the shape of the inputs.
         """
         ...
 
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Random crop after zero padding, and a horizontal flip with probability 1/2 (He et al., arXiv 1512.03385, 4.2).
+    """A random crop after zero padding, and a horizontal flip with probability 1/2 (He et al., arXiv 1512.03385, 4.2).
 
     Attributes:
         padding: pixels on each side; 0 for no crop.
@@ -54,7 +54,7 @@ class CropFlip:
             raise UserError(f"padding is {self.padding!r}: it must be a whole number of pixels, from 0 up")
 
     def apply(self, inputs: Tensor, draws: Tensor) -> Tensor:
-        """Shift each image by up to `padding` pixels in each direction, and flip every other one."""
+        """Shift each image by up to `padding` pixels in each direction, and flip half of them."""
         _, channels, height, width = inputs.shape
         shifts = draws[:, :2].remainder(2 * self.padding + 1).long() - self.padding
         rows = torch.arange(height, device=inputs.device) + shifts[:, :1]

@@ -1,4 +1,4 @@
-"""The tasks: data set, child network, optimizer, batch size and budget, frozen and named."""
+"""The catalogue of tasks: data set, child network, optimizer, batch size and budget under a name."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, and for how long. Vary a task with `dataclasses.replace`.
+    """A task: a network to train on a data set, with an optimizer and a budget. Vary it with `dataclasses.replace`.
 
     Attributes:
-        name: the name in the catalogue.
+        name: name of the task.
         data: name of the data set, which fixes the splits.
         network: the child network.
-        optimizer: what steps the child; everything but its learning rate is part of the task.
-        batch_size: examples a step. An epoch is a permutation of the training split; its last, incomplete batch is
-            dropped, as with `DataLoader(shuffle=True, drop_last=True)`.
+        optimizer: the optimizer with all its settings but the learning rate.
+        batch_size: training examples in a batch. An epoch is a permutation of the training split; its last, incomplete
+            batch is dropped, as with `DataLoader(shuffle=True, drop_last=True)`.
         budget: optimizer steps in a run.
-        segment: optimizer steps between two decisions on the learning rate; divides the budget.
-        val_subset: the first so many examples of the validation split are measured at every segment end.
-        lr_start: the rate that relative actions ("scale", "discrete") start from.
+        segment: optimizer steps trained under one answer of the planner; divides the budget.
+        val_subset: number of validation examples, the first of the split, that are measured after every segment.
+        lr_start: initial rate for relative actions ("scale", "discrete").
         lr_range: smallest and largest rate that the environment accepts.
         tuning_range: smallest and largest peak rate that a sweep tries by default.
-        target_val_loss: nats per example on the validation subset; "steps to target" counts the steps until a run
-            is there. About what a tuned constant rate reaches at the end of the budget.
-        clip_norm: norm to which a child's gradient is scaled down where it is above; None for no clipping.
+        target_val_loss: loss on the validation subset in nats per example, about that of a tuned constant rate at the
+            end of the budget; "steps to target" counts the steps until a run reaches it.
+        clip_norm: largest norm of a child's gradient; larger gradients are scaled down to it. None: no clipping.
         augment: random changes of the training inputs, if any.
-        train_fraction: share of the training split that is used, in (0, 1]; smaller shares are parts of larger ones.
-        label_noise: share of the training labels that is replaced by a wrong one, in [0, 1).
+        train_fraction: share of the training split that is used, in (0, 1]; a larger share includes a smaller one.
+        label_noise: share of the training labels that are replaced by wrong ones, in [0, 1).
     """
 
     name: str
@@ -82,7 +82,7 @@ class Task:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(f"{field} is {getattr(self, field)!r}: it must hold two rates, (low, high)") from None
-            object.__setattr__(self, field, (low, high))  # which records and hashes need
+            object.__setattr__(self, field, (low, high))  # records and hashes need a tuple of floats
             if not (math.isfinite(high) and 0 < low < high):
                 raise UserError(f"{field} is ({low}, {high}): it must hold two finite rates, 0 < low < high")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
@@ -99,38 +99,38 @@ class Task:
 
     @property
     def train_size(self) -> int:
-        """Training examples in use."""
+        """Number of training examples that are used."""
         return train_size(self.source, self.train_fraction)
 
     @property
     def num_segments(self) -> int:
-        """Decisions in a run."""
+        """Number of segments in a run."""
         return self.budget // self.segment
 
     def settings(self) -> dict[str, Any]:
-        """The task as JSON-able values, for records and for telling two tasks apart."""
-        fields = _of_python(asdict(self))
+        """Return the task as JSON-able values, for records and to compare tasks."""
+        fields = _python_numbers(asdict(self))
         for part in ("network", "optimizer", "augment"):
             if fields[part] is not None:
-                own = fields[part] if isinstance(fields[part], dict) else {}  # of an object that is no dataclass
-                fields[part] = {"class": type(getattr(self, part)).__name__, **own}
+                settings = fields[part] if isinstance(fields[part], dict) else {}  # an object need not be a dataclass
+                fields[part] = {"class": type(getattr(self, part)).__name__, **settings}
         return fields
 
 
-def _of_python(node: Any) -> Any:
-    """Settings whose numbers are Python's, also where somebody gave numpy's."""
+def _python_numbers(node: Any) -> Any:
+    """Replace numpy's numbers in settings by Python's."""
     if isinstance(node, dict):
-        return {name: _of_python(value) for name, value in node.items()}
+        return {name: _python_numbers(value) for name, value in node.items()}
     if isinstance(node, list | tuple):
-        return type(node)(map(_of_python, node))
+        return type(node)(map(_python_numbers, node))
     return node.item() if isinstance(node, np.generic) else node
 
 
 def _number(field: str, value: Any) -> float:
-    """A number as Python's, of whatever kind it was.
+    """Return a number as a Python float.
 
     Raises:
-        UserError: it is none.
+        UserError: the value is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise UserError(f"{field} is {value!r}: it must be a number")
@@ -138,10 +138,10 @@ def _number(field: str, value: Any) -> float:
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
-        UserError: there is none; the line says which name was probably meant.
+        UserError: there is none; the message suggests a similar name.
     """
     try:
         return TASKS[name]

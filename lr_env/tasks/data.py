@@ -21,10 +21,10 @@ from lr_env.tasks.sources import SOURCES, Arrays, DataSource, Parts, find_source
 __all__ = ["SOURCES", "Data", "DataSource", "Split", "data_spec", "find_source", "forget", "load", "train_size"]
 
 SPLIT_SEED = 20260101
-"""Seeds the permutations that cut a data set into splits: part of every task's definition, never to be changed."""
+"""Seed of the permutations that cut data sets into splits: part of every task's definition, so it must never change."""
 
 _NOISE_SEED = SPLIT_SEED + 1
-"""Seeds which labels are made wrong, and how; never to be changed either."""
+"""Seed of the choice of wrong labels; it must never change either."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Data:
 
     Attributes:
         splits: "train", "val" and "test".
-        sha256: hash of the raw examples of the whole data set in the order of the splits: what was read, before a
-            part of it was left out or labels were made wrong.
-        source: where it was read from.
+        sha256: hash of the raw examples of the whole data set in the order of the splits, before examples are left out
+            or labels are made wrong.
+        source: source of the data set.
     """
 
     splits: Mapping[str, Split]
@@ -59,12 +59,12 @@ class Data:
     source: DataSource
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To be pickled, which a mapping that cannot be changed cannot."""
+        """Pickle the splits as a dict, because a read-only mapping cannot be pickled."""
         return _data, (dict(self.splits), self.sha256, self.source)
 
 
 def _data(splits: Mapping[str, Split], sha256: str, source: DataSource) -> Data:
-    """Data whose splits cannot be exchanged: they are kept for others."""
+    """Make data with a read-only mapping of splits, because the cache shares it."""
     return Data(MappingProxyType(splits), sha256, source)
 
 
@@ -76,54 +76,55 @@ def load(
     train_fraction: float = 1.0,
     label_noise: float = 0.0,
 ) -> Data:
-    """The splits "train", "val" and "test" of a data set; loaded once a process for each device and dtype.
+    """Load the splits "train", "val" and "test" of a data set, once in a process for each device and dtype.
 
-    A variation changes the training split alone and shares all tensors that it leaves as they are. The same
-    variation has the same examples and labels everywhere, on every device.
+    A variation changes only the training split, and shares all tensors that it does not change. The same variation has
+    the same examples and labels everywhere, on every device.
 
     Args:
-        name: of the data set.
-        device: where the tensors are to live.
-        dtype: of the inputs; text is int64 whatever it says.
-        train_fraction: share of the training split that is kept, in (0, 1]: its first examples, which are a random
-            sample, since the split is shuffled. What a smaller fraction keeps, a larger one keeps too.
+        name: name of the data set.
+        device: device of the tensors.
+        dtype: dtype of the inputs; text is always int64.
+        train_fraction: share of the training split to use, in (0, 1]: its first examples, which are a random sample,
+            because the split is shuffled. A larger fraction includes the examples of a smaller one.
         label_noise: share of the training labels (of the target tokens, for text) that are wrong, in [0, 1); each is
-            drawn uniformly from the other classes. What a smaller share gets wrong, a larger one gets wrong alike.
+            drawn uniformly from the other classes. A larger share includes the wrong labels of a smaller one.
 
     Raises:
-        UserError: there is no such data set, its files cannot be had (see `files.read`), or a share out of range.
+        UserError: there is no such data set, its files cannot be read (see `downloads.read`), or a share is out of
+            range.
     """
     source = find_source(name)
     size = train_size(source, train_fraction)
     if not (isinstance(label_noise, Real) and 0 <= label_noise < 1):
         raise UserError(f"label_noise is {label_noise!r}: it must be a share of the labels, at least 0 and below 1")
-    kept_dtype = torch.int64 if source.tokens else dtype
-    if (whole := _whole(name, device, kept_dtype)).source is not source:  # another data set has taken the name
+    input_dtype = torch.int64 if source.tokens else dtype
+    if (whole := _whole(name, device, input_dtype)).source is not source:  # the name stands for another data set now
         forget()
-        whole = _whole(name, device, kept_dtype)
+        whole = _whole(name, device, input_dtype)
     train = whole.splits["train"]
     wrong = round(float(label_noise) * size * source.positions)
     if wrong == 0 and size == len(train):
         return whole
-    labels = _noisy_labels(name, device, kept_dtype, size, wrong) if wrong else train.labels[:size]
+    labels = _noisy_labels(name, device, input_dtype, size, wrong) if wrong else train.labels[:size]
     return _data({**whole.splits, "train": Split(train.inputs[:size], labels)}, whole.sha256, source)
 
 
 def data_spec(name: str, device: str = "cpu") -> dict[str, Any]:
-    """What results depend on in a data set, JSON-able: the examples and labels of each split, and their scaling.
+    """Describe a data set as far as results depend on it, JSON-able: hash and sizes of the splits, and the scaling.
 
     Args:
-        name: of the data set.
-        device: where it is loaded, if it is not yet.
+        name: name of the data set.
+        device: device that it is loaded to, if it is not loaded yet.
 
     Raises:
         UserError: see `load`.
     """
-    found = load(name, device)
-    source = found.source
+    data = load(name, device)
+    source = data.source
     return {
         "name": name,
-        "sha256": found.sha256,
+        "sha256": data.sha256,
         "sizes": {split: source.sizes[split] for split in ("train", "val", "test")},
         "input_shape": list(source.input_shape),
         "num_classes": source.num_classes,
@@ -135,11 +136,11 @@ def data_spec(name: str, device: str = "cpu") -> dict[str, Any]:
 
 
 def train_size(data: str | DataSource, fraction: float = 1.0) -> int:
-    """Examples in that share of the training split, at least 1; nothing is loaded.
+    """Return the number of examples in a share of the training split, at least 1, without loading it.
 
     Args:
         data: the data set, or its name.
-        fraction: share that is kept, in (0, 1].
+        fraction: share of the training split, in (0, 1].
 
     Raises:
         UserError: there is no such data set, or the share is out of range.
@@ -151,7 +152,7 @@ def train_size(data: str | DataSource, fraction: float = 1.0) -> int:
 
 
 def forget() -> None:
-    """Let go of all that `load` keeps: the next call reads the files anew."""
+    """Empty the cache of `load`: the next call reads the files again."""
     _whole.cache_clear()
     _noisy_labels.cache_clear()
 
@@ -172,20 +173,20 @@ def _whole(name: str, device: str, dtype: torch.dtype) -> Data:
 
 
 def _normalise(inputs: Tensor, source: DataSource) -> None:
-    """Scale and shift in place, by channel where each has its own numbers."""
+    """Scale and shift inputs in place, by channel if each has its own numbers."""
     channels = [inputs] if len(source.mean) == 1 else inputs.unbind(1)
     for channel, mean, std in zip(channels, source.mean, source.std, strict=True):
         channel.div_(source.scale).sub_(mean).div_(std)
 
 
 def _cut(source: DataSource, parts: Parts) -> dict[str, Arrays]:
-    """Shuffle each part and cut it into its splits; what is for tests alone stays in its published order."""
+    """Shuffle each part and cut it into its splits. A part for tests alone keeps its published order."""
     splits: dict[str, Arrays] = {}
     exact = True
     for names, (examples, labels) in parts.items():
         order = np.arange(len(labels))
         if names != ("test",):
-            # RandomState's streams are frozen by numpy's policy, a Generator's are not: the splits must never move.
+            # The splits must never change: numpy guarantees the streams of RandomState, but not those of Generator.
             order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
         start = 0
         for split in names:
@@ -193,20 +194,20 @@ def _cut(source: DataSource, parts: Parts) -> dict[str, Arrays]:
             splits[split] = examples[rows], labels[rows]
             start += len(rows)
         exact &= start == len(labels)
-    found = {split: len(y) for split, (_, y) in splits.items()}
-    if not exact or found != dict(source.sizes):
+    sizes = {split: len(y) for split, (_, y) in splits.items()}
+    if not exact or sizes != dict(source.sizes):
         raise UserError(
-            f"the data set has {found} examples, not {dict(source.sizes)}: its files are of another version"
+            f"the data set has {sizes} examples, not {dict(source.sizes)}: its files are of another version"
         )
     return {split: splits[split] for split in ("train", "val", "test")}
 
 
 @lru_cache(maxsize=8)
 def _noisy_labels(name: str, device: str, dtype: torch.dtype, size: int, wrong: int) -> Tensor:
-    """The labels of the first `size` training examples, `wrong` of them made wrong."""
+    """Return the labels of the first `size` training examples, of which `wrong` are replaced by wrong ones."""
     source = find_source(name)
     right = _whole(name, device, dtype).splits["train"].labels
-    # Drawn for the whole split, so that an example's wrong label is the same whatever is left out.
+    # Drawn for the whole split, so that an example's wrong label does not depend on the size.
     random = np.random.RandomState(_NOISE_SEED)
     order = random.permutation(right.numel())
     shift = random.randint(1, source.num_classes, right.numel(), dtype=np.int64)

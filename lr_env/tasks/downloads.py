@@ -1,4 +1,4 @@
-"""Data files: found in a local folder, else in the cache, else downloaded; always checked."""
+"""Data files: read from a local folder, or from the cache, or downloaded; always checked."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lr_env.files import in_home
 
 @dataclass(frozen=True)
 class Published:
-    """What is published at one address.
+    """A file that is published at one address.
 
     Attributes:
         name: file name as published, e.g. "train-images-idx3-ubyte.gz".
-        folders: where it may lie below the data folder ("" is the data folder itself), in order of search:
+        folders: subfolders of the data folder in which it is searched ("" is the data folder itself), in order:
             torchvision's layout, then a plain one.
-        url: where it is downloaded from.
-        sha256: of the published file: what a download must match.
+        url: address for the download.
+        sha256: hash of the published file, which a download must match.
     """
 
     name: str
@@ -35,36 +35,36 @@ class Published:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The names under which it is accepted, in order of search."""
+        """Names of files or folders that are accepted, in order of search."""
         return (self.name,)
 
 
 @dataclass(frozen=True)
 class DataFile(Published):
-    """One published file, plain or gzip-compressed; the unpacked file (without ".gz") is accepted too.
+    """A published file, plain or gzip-compressed; the unpacked file (without ".gz") is accepted, too.
 
     Attributes:
-        content_sha256: of the unpacked content: what every copy must match, however it was compressed.
+        content_sha256: hash of the unpacked content, which every copy must match.
     """
 
     content_sha256: str
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """As published, and the unpacked file."""
+        """The name as published, and that of the unpacked file."""
         return self.name, self.name.removesuffix(".gz")
 
 
 @dataclass(frozen=True)
 class Archive(Published):
-    """A published tar.gz file; the folder that it unpacks into is accepted too.
+    """A published tar.gz file; the folder that it unpacks into is accepted, too.
 
-    Of the folder's files only the sizes are checked, because copies with other content go by the same names: who
-    reads the archive checks what is inside, and keeps a hash of it.
+    Of files in the folder only the sizes are checked, because copies with other content have the same names: the caller
+    checks the content and stores a hash of it.
 
     Attributes:
-        unpacked: the folder in the archive that holds the members.
-        members: name of each file wanted -> its size in bytes.
+        unpacked: folder in the archive with the members.
+        members: name of each file to read -> its size in bytes.
     """
 
     unpacked: str
@@ -72,15 +72,15 @@ class Archive(Published):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """As published, and the unpacked folder."""
+        """The name as published, and that of the unpacked folder."""
         return self.name, self.unpacked
 
 
 def read(file: DataFile) -> bytes:
-    """The unpacked, checked content of a file.
+    """Return the unpacked, checked content of a file.
 
-    Looks below the folder named by the environment variable `LR_ENV_DATA`, then in the cache (`LR_ENV_CACHE`, by
-    default the user's cache folder), then downloads into the cache.
+    It is searched in the folder that the environment variable `LR_ENV_DATA` names, then in the cache (`LR_ENV_CACHE`,
+    by default the user's cache folder), and else downloaded into the cache.
 
     Raises:
         UserError: the folder cannot be read, the file is truncated or altered, or there is no network.
@@ -97,10 +97,10 @@ def read(file: DataFile) -> bytes:
 
 
 def read_archive(archive: Archive) -> dict[str, bytes]:
-    """The content of each member of an archive, which is looked for as by `read`; nothing is unpacked to disk.
+    """Return the content of each member of an archive, without unpacking it to disk. It is searched like a file.
 
     Raises:
-        UserError: as from `read`; also if a file of the unpacked folder is missing or of another size.
+        UserError: as by `read`; also if a file of the unpacked folder is missing or has another size.
     """
     path, remedy = _locate(archive)
     if path.is_dir():
@@ -111,45 +111,47 @@ def read_archive(archive: Archive) -> dict[str, bytes]:
         contents = _untar(packed, archive)
     for name, size in archive.members.items():
         if len(contents[name]) != size:
-            found = f"{str(path / name)!r} has {len(contents[name]):,} bytes, not {size:,}"
-            raise UserError(f"{found}: it is truncated or another file: {remedy}")
+            raise UserError(
+                f"{str(path / name)!r} has {len(contents[name]):,} bytes, not {size:,}: it is truncated or another "
+                f"file: {remedy}"
+            )
     return contents
 
 
 def cache_folder() -> Path:
-    """Where downloaded files are kept."""
+    """Return the folder for downloaded files."""
     if chosen := os.environ.get("LR_ENV_CACHE"):
         return in_home(chosen, "LR_ENV_CACHE")
-    import pooch  # here, because importing it takes a tenth of a second that most imports do not need
+    import pooch  # here, because importing it takes a tenth of a second
 
     return Path(pooch.os_cache("lr_env"))
 
 
 def _locate(file: Published) -> tuple[Path, str]:
-    """Where a file is, downloaded if need be, and what to do about it if it is bad."""
+    """Find a file, or download it. Return its path, and what the user can do if it is damaged."""
     local = os.environ.get("LR_ENV_DATA")
     if local:
-        found = _find(
+        path = _find(
             in_home(local, "LR_ENV_DATA"), file, "set LR_ENV_DATA to one that can be read, or unset it to download"
         )
-        if found is not None:
-            return found, f"replace it with what is published ({file.url}), or unset LR_ENV_DATA"
+        if path is not None:
+            return path, f"replace it with the published file ({file.url}), or unset LR_ENV_DATA"
     cache = cache_folder()
-    found = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if os.path.isdir(cache) else None
-    if found is None:
-        found = _download(file, cache)
-    bad = f"the folder {str(found)!r}" if found.is_dir() else "it"  # not just the one file in it that is bad
-    return found, f"delete {bad}: it will be downloaded again"
+    path = _find(cache, file, "set LR_ENV_CACHE to one that can be read") if os.path.isdir(cache) else None
+    if path is None:
+        path = _download(file, cache)
+    damaged = f"the folder {str(path)!r}" if path.is_dir() else "it"  # not only the one file in it
+    return path, f"delete {damaged}: it will be downloaded again"
 
 
 def _find(root: Path, file: Published, remedy: str) -> Path | None:
     try:
-        list(root.iterdir())  # exists() answers no, rather than raising, for a folder that may not be read
+        list(root.iterdir())  # raises for a folder that may not be read, where exists() would return False
         for folder in file.folders:
             for form in file.forms:
                 if (root / folder / form).exists():
                     return root / folder / form
-    except (OSError, ValueError) as error:  # ValueError: no name of a file
+    except (OSError, ValueError) as error:  # ValueError: the name cannot be one of a file
         why = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the data folder {str(root)!r} ({why}): {remedy}") from error
     return None
@@ -168,14 +170,14 @@ def _check(content: bytes, sha256: str, path: Path, remedy: str) -> None:
 
 
 def _untar(packed: bytes, archive: Archive) -> dict[str, bytes]:
-    """The members wanted, out of an archive whose hash was checked: so they are there."""
-    wanted = {f"{archive.unpacked}/{name}": name for name in archive.members}
+    """Return the content of the members. The hash of the archive was checked before, so that none is missing."""
+    names = {f"{archive.unpacked}/{name}": name for name in archive.members}
     contents = {}
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
-        for member in tar:  # in their order in the file: going back would decompress it all again
-            stream = tar.extractfile(member) if member.name in wanted else None
+        for member in tar:  # in the order of the file: going back would decompress it again
+            stream = tar.extractfile(member) if member.name in names else None
             if stream is not None:
-                contents[wanted[member.name]] = stream.read()
+                contents[names[member.name]] = stream.read()
     return contents
 
 
@@ -192,7 +194,7 @@ def _download(file: Published, cache: Path) -> Path:
 
 
 def _not_downloaded(error: Exception, file: Published, folder: Path) -> str:
-    """What went wrong, and what to do about it."""
+    """Describe why a download failed, and what the user can do."""
     import requests
 
     by_hand = f"put {file.name} into a folder {file.folders[-1]!r} and set LR_ENV_DATA to the folder above it"
@@ -201,7 +203,7 @@ def _not_downloaded(error: Exception, file: Published, folder: Path) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or str(folder)
         return f"cannot write {str(where)!r} ({error.strerror}): set LR_ENV_CACHE to a folder you own"
-    if isinstance(error, ValueError) and "known hash" in str(error):  # pooch's words for a checksum that differs
+    if isinstance(error, ValueError) and "known hash" in str(error):  # pooch's words for another checksum
         return f"what {file.url} sent is not the published file: try again later, or set LR_ENV_DATA"
-    # Certificates and proxies are set by the user's environment, and are complained of in words of their own.
-    return f"cannot download {file.url} ({error}): mend that, or {by_hand}"
+    # For example certificates and proxies, which the user's environment sets.
+    return f"cannot download {file.url} ({error}): repair that, or {by_hand}"

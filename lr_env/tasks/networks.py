@@ -22,19 +22,19 @@ from lr_env.errors import UserError
 class Network(Protocol):
     """Settings of a child network.
 
-    The module that `build` returns maps (batch, *input_shape) to logits (batch, num_classes), or to logits (batch,
-    context, num_classes) where each token of the input is followed by one to be predicted. Its last `nn.Linear` is
-    taken for the output layer. Its initial weights must come from torch's random functions, which draw from the
-    child's own generator (see `children.initial`). What is random in training must be an `nn.Dropout`.
+    The module that `build` returns maps (batch, *input_shape) to logits (batch, num_classes), or, for text, to logits
+    (batch, context, num_classes) for the token after each token. Its last `nn.Linear` is taken as the output layer. Its
+    initial weights must come from torch's random functions, which draw from the child's own generator (see
+    `children.initial`). Randomness in training must come from `nn.Dropout`.
     """
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """A new module with initial weights."""
+        """Return a new module with initial weights."""
         ...
 
 
 def whole(network: object, **settings: int) -> None:
-    """Check settings that count something.
+    """Check settings that are counts.
 
     Raises:
         UserError: one is not a whole number of at least 1.
@@ -66,12 +66,12 @@ class MLP:
     hidden: tuple[int, ...] = (128, 128)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # a list, e.g. from JSON, could not be hashed
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # a list, e.g. from JSON, cannot be hashed
         for width in self.hidden:
             whole(self, hidden=width)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """Layers input -> hidden... -> classes; inputs are flattened."""
+        """Return the layers input -> hidden... -> classes; inputs are flattened."""
         widths = (math.prod(input_shape), *self.hidden, num_classes)
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in itertools.pairwise(widths):
@@ -87,7 +87,7 @@ class LeNet5:
     """
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The network for images (channels, 28, 28)."""
+        """Return the network for images (channels, 28, 28)."""
         return nn.Sequential(
             nn.Conv2d(input_shape[0], 6, 5, padding=2),
             nn.ReLU(),
@@ -111,9 +111,9 @@ class CNN:
     Two 3x3 convolutions, 2x2 max pooling, two with twice the channels, pooling, a dense layer with dropout.
 
     Attributes:
-        width: channels of the first two convolutions; the paper has 64.
+        width: channels of the first two convolutions; 64 in the paper.
         dense: units of the dense layer.
-        dropout: fraction of them that is dropped in training.
+        dropout: probability that a unit of the dense layer is dropped in training.
     """
 
     width: int = 64
@@ -125,7 +125,7 @@ class CNN:
         fraction(self, dropout=self.dropout)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The network for images (channels, height, width)."""
+        """Return the network for images (channels, height, width)."""
         channels, height, width = input_shape
         layers: list[nn.Module] = []
         for outputs in (self.width, 2 * self.width):
@@ -145,7 +145,7 @@ class ResNet:
     convolution. `ResNet((2, 2, 2, 2), 64)` is ResNet-18 with a 3x3 stem; `ResNet((1, 1, 1), 16)` has 8 layers.
 
     Attributes:
-        blocks: blocks of two 3x3 convolutions, in each stage.
+        blocks: number of blocks, of two 3x3 convolutions each, in each stage.
         width: channels of the first stage.
         stem_stride: 2 halves the image in the first convolution, which makes the network 4 times as fast.
     """
@@ -163,7 +163,7 @@ class ResNet:
         whole(self, width=self.width, stem_stride=self.stem_stride)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The network for images (channels, height, width)."""
+        """Return the network for images (channels, height, width)."""
         stem = nn.Conv2d(input_shape[0], self.width, 3, self.stem_stride, padding=1, bias=False)
         layers: list[nn.Module] = [stem, nn.BatchNorm2d(self.width), nn.ReLU()]
         channels = self.width
@@ -176,7 +176,7 @@ class ResNet:
 
 
 class _MaxPool2(nn.Module):
-    """2x2 max pooling; where no gradient is asked for, by slices, which on a CPU is 2 to 15 times as fast."""
+    """2x2 max pooling; without gradients it uses slices, which is 2 to 15 times as fast on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -187,7 +187,7 @@ class _MaxPool2(nn.Module):
 
 
 class _MeanOverImage(nn.Module):
-    """Mean over height and width: plainer under vmap, and faster on a CPU, than `nn.AdaptiveAvgPool2d`."""
+    """The mean over height and width: simpler under vmap, and faster on a CPU, than `nn.AdaptiveAvgPool2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((-2, -1))
@@ -209,8 +209,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
-        # A 1 x 1 kernel with a stride, by a slice: the gradient of torch 2.13's own writes beyond its memory where it
-        # is channels-last, inputs are fewer than 8 and the CPU has AVX2 and no AVX-512.
+        # A slice, not a 1x1 convolution with a stride: the gradient of that, in torch 2.13, writes beyond its memory if
+        # the format is channels-last, there are fewer than 8 input channels, and the CPU has AVX2 but no AVX-512.
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x[..., :: self.stride, :: self.stride]))
 
 
@@ -222,10 +222,10 @@ class GPT:
     layers); biases are 0.
 
     Attributes:
-        width: of the residual stream.
-        layers: blocks of attention and a two-layer network.
-        heads: of the attention; divides the width.
-        dropout: fraction dropped of the embeddings and of each branch's output in training.
+        width: width of the residual stream.
+        layers: number of blocks of attention and a two-layer network.
+        heads: number of attention heads; divides the width.
+        dropout: probability of dropping an element of the embeddings, or of a branch's output, in training.
     """
 
     width: int = 64
@@ -240,7 +240,7 @@ class GPT:
             raise UserError(f"GPT: the width of {self.width} is not a multiple of the {self.heads} heads")
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """The network for tokens (context,)."""
+        """Return the network for tokens (context,)."""
         return _GPT(self, input_shape[0], num_classes)
 
 
@@ -297,7 +297,7 @@ class _Attention(nn.Module):
         batch, context, width = x.shape
         split = self.qkv(x).view(batch, context, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind()
-        # Inside torch.autocast, torch.func cannot differentiate attention (torch 2.13), which needs no cast any more.
+        # Inside torch.autocast, torch.func cannot differentiate attention (torch 2.13); the inputs are cast already.
         lower = query.dtype == torch.bfloat16
         with torch.autocast(x.device.type, enabled=False) if lower else nullcontext():
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -1,4 +1,4 @@
-"""Where the data sets come from: what is published, how it is read, and into which splits it is cut."""
+"""Sources of the data sets: published files, their formats, and the sizes of their splits."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Arrays = tuple[NDArray[Any], NDArray[np.int64]]
 """Examples, (examples, ...) uint8 for images and int64 for text, and their labels."""
 
 Parts = Mapping[tuple[str, ...], Arrays]
-"""What is published together, by the names of the splits that it is cut into, in the order of cutting."""
+"""Names of splits -> examples that are published together and cut into these splits, in that order."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set: where it comes from and how it is cut.
+    """A data set: its source, its splits and its scaling.
 
     Attributes:
-        description: one line, with the origin.
-        sizes: examples in "train", "val" and "test".
-        input_shape: of one example as the network gets it; (context,) for text.
+        description: one line, with the reference.
+        sizes: numbers of examples in "train", "val" and "test".
+        input_shape: shape of one example as the network gets it; (context,) for text.
         num_classes: number of labels; for text, the size of the vocabulary.
-        fetch: returns the raw examples.
+        fetch: function that returns the raw examples.
         scale: the grey level that becomes 1.
-        mean, std: of the scaled training inputs, one number a channel, or one for all; the network gets
-            (x / scale - mean) / std.
-        tokens: whether examples are text: inputs and labels are (examples, context) int64, the labels being the
-            token after each of the inputs; nothing is scaled.
+        mean, std: mean and standard deviation of the scaled training inputs, one number for each channel, or one for
+            all; the network gets (x / scale - mean) / std.
+        tokens: whether examples are text: inputs and labels are (examples, context) int64, each label is the token
+            after its input, and nothing is scaled.
     """
 
     description: str
@@ -50,7 +50,7 @@ class DataSource:
 
     @property
     def positions(self) -> int:
-        """Predictions an example: one, or one a token of the context."""
+        """Number of predictions for an example: one, or one for each token of the context."""
         return self.input_shape[0] if self.tokens else 1
 
     @property
@@ -60,7 +60,7 @@ class DataSource:
 
 
 def find_source(name: str) -> DataSource:
-    """The data set of that name.
+    """Return the data set of that name.
 
     Raises:
         UserError: there is none.
@@ -87,7 +87,7 @@ def _digits() -> Parts:
 
 
 def _idx(content: bytes) -> NDArray[np.uint8]:
-    """An array in the IDX format: two zero bytes, type 8 (uint8), the number of dimensions, the sizes, the data."""
+    """Read an array in the IDX format: two zero bytes, type 8 (uint8), number of dimensions, sizes, data."""
     dims = content[3]
     shape = np.frombuffer(content, ">u4", count=dims, offset=4)
     return np.frombuffer(content, np.uint8, count=math.prod(shape.tolist()), offset=4 + 4 * dims).reshape(shape)
@@ -102,12 +102,12 @@ def _idx_parts(idx_files: Mapping[str, DataFile]) -> Parts:
 
 
 def _idx_files(folders: tuple[str, ...], url: str, hashes: Mapping[str, tuple[str, str]]) -> dict[str, DataFile]:
-    """The four files; hashes are of the published file and of its content."""
-    found = {}
+    """Return the four files; the hashes are those of each published file and of its content."""
+    files = {}
     for key, (sha256, content_sha256) in hashes.items():
         name = f"{key}-idx{3 if key.endswith('images') else 1}-ubyte.gz"
-        found[key] = DataFile(name, folders, url + name, sha256, content_sha256)
-    return found
+        files[key] = DataFile(name, folders, url + name, sha256, content_sha256)
+    return files
 
 
 MNIST_FILES: Mapping[str, DataFile] = _idx_files(
@@ -160,7 +160,7 @@ FASHION_FILES: Mapping[str, DataFile] = _idx_files(
 # CIFAR-10 ----------------------------------------------------------------------------------------------------------
 
 _CIFAR_RECORD = 1 + 3 * 32 * 32
-"""Bytes of an image: its label, then 1,024 red, 1,024 green and 1,024 blue levels."""
+"""Number of bytes of an image: its label, then 1,024 red, 1,024 green and 1,024 blue levels."""
 
 CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR_TEST = "test_batch.bin"
@@ -176,10 +176,10 @@ CIFAR_ARCHIVE = Archive(
 
 
 def _cifar_parts(archive: Archive) -> Parts:
-    """The images, (images, 3, 32, 32) uint8, and their labels.
+    """Read the images, (images, 3, 32, 32) uint8, and their labels.
 
     Raises:
-        UserError: as from `files.read_archive`; also for a label above 9.
+        UserError: as by `downloads.read_archive`; also for a label above 9.
     """
     batches = {}
     for name, content in read_archive(archive).items():
@@ -215,12 +215,12 @@ def _shakespeare(context: int) -> Parts:
 
 
 def _text_parts(content: bytes, context: int) -> Parts:
-    """The first 90 % of a text for training, the next 5 % for validation, the rest for tests.
+    """Cut a text: the first 90 % for training, the next 5 % for validation, the rest for tests.
 
     Args:
-        content: a text of one byte a character. A character's token is its rank among the distinct ones.
-        context: characters an example. Examples do not overlap, and a label is never from another split: the last
-            characters of a split, too few for an example and the label after it, are dropped.
+        content: a text with one byte for each character. The token of a character is its rank among the distinct ones.
+        context: number of characters in an example. Examples do not overlap, and a label is never from another split:
+            the last characters of a split, too few for an example and the label after it, are dropped.
     """
     tokens = np.unique(np.frombuffer(content, np.uint8), return_inverse=True)[1].astype(np.int64)
     cuts = len(tokens) * 90 // 100, len(tokens) * 95 // 100

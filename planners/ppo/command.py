@@ -1,4 +1,4 @@
-"""`lr-env train-ppo`: train a controller of the learning rate."""
+"""`lr-env train-ppo`: train a controller of the learning rate with PPO."""
 
 from __future__ import annotations
 
@@ -13,66 +13,69 @@ from lr_env.cli.parsing import parse_name, parse_rates, progress_bar, writable
 from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
 
-_MOST = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
-"""More are a slip of the finger."""
+_LIMITS = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
+"""Upper limits that catch typing errors."""
 
 
 @dataclass(frozen=True)
 class TrainPpo(TaskOptions):
-    """Train a PPO controller (arXiv:1909.09712) on children in lockstep; the best policy by validation loss is kept."""
+    """Train a PPO controller of the learning rate (arXiv:1909.09712), and save the best policy by validation loss.
+
+    The controller changes the rate once a segment. It learns from many networks ("children") trained at the same time.
+    """
 
     decisions: Annotated[int, arg(metavar="N")] = 400_000
-    """Decisions to learn from, over all children."""
+    """Actions to learn from: one for each segment of each child."""
     children: Annotated[int, arg(metavar="N")] = 32
-    """Children trained at a time."""
+    """Children trained at the same time."""
     action: Annotated[str, arg(metavar="NAME")] = "scale"
-    """scale (continuous) or discrete (lower, keep, raise)."""
+    """Kind of action: scale (any factor up to --max-change) or discrete (lower, keep, raise)."""
     max_change: Annotated[float, arg(metavar="FACTOR")] = 1.05
-    """Factor of the largest action."""
+    """Largest factor by which one action changes the rate."""
     reward: Annotated[str, arg(metavar="NAME")] = "improvement"
-    """improvement, neg_val_loss or final."""
+    """Reward: improvement (of the log validation loss), neg_val_loss or final (minus the loss at the end)."""
     start_rates: Annotated[str, arg(metavar="RATES")] = "0.01,0.001,0.0001"
-    """Rates of which each run starts from one."""
+    """Initial rates; each run draws one of them."""
     noise: Annotated[float, arg(metavar="SIGMA")] = 0.0
-    """Standard deviation of Gaussian noise on the log of the rate at each decision of training."""
+    """Standard deviation of Gaussian noise on the log rate of each segment, while training."""
     gamma: Annotated[float, arg(metavar="FACTOR")] = 1.0
-    """Discount of a decision."""
+    """Discount factor for each action."""
     gae_lambda: Annotated[float, arg(metavar="FACTOR")] = 1.0
-    """Of generalised advantage estimation; 1 looks at all that follows a decision."""
+    """Lambda of generalised advantage estimation; 1 uses all later rewards."""
     learning_rate: Annotated[float, arg(metavar="RATE")] = 1e-3
     """Learning rate of the policy."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
     """Seed of the policy and of the children."""
     name: Annotated[str | None, arg(metavar="NAME")] = None
-    """Name of the training, under results/ppo. Default: that of the task."""
+    """Name of the training and of its folder in results/ppo. Default: the name of the task."""
     results: Path = Path("results")
     """Folder for the results."""
     fresh: bool = False
-    """Forget what was trained under this name, and start over."""
+    """Delete what was trained under this name, and start over."""
     tensorboard: bool = False
-    """Write TensorBoard's logs, too."""
+    """Write logs for TensorBoard as well."""
 
     @property
     def folder(self) -> Path:
-        """Where the policy goes, and what is kept of its training."""
+        """Folder of the policy and of the files of its training."""
         return self.results / "ppo" / parse_name(self.task if self.name is None else self.name)
 
     def run(self) -> None:
-        """Train, and say how good it became."""
+        """Train, and print how the validation loss changed."""
         trainer = _trainer()
         task, folder = self.varied_task(), self.folder
         numerics = self.numerics()
-        for what, most in _MOST.items():
-            if getattr(self, what) > most:
-                raise UserError(f"{what} {getattr(self, what)}: give at most {most:,}")
-        own = {field.name for field in fields(trainer.PPOSettings)} & {field.name for field in fields(self)}
-        given = {name: getattr(self, name) for name in own} | {"start_rates": parse_rates(self.start_rates)}
-        training = trainer.PPOSettings(**given)
+        for option, limit in _LIMITS.items():
+            if getattr(self, option) > limit:
+                raise UserError(f"{option} {getattr(self, option)}: give at most {limit:,}")
+        names = {field.name for field in fields(trainer.PPOSettings)} & {field.name for field in fields(self)}
+        options = {name: getattr(self, name) for name in names} | {"start_rates": parse_rates(self.start_rates)}
+        settings = trainer.PPOSettings(**options)
         writable(folder)
         with progress_bar(self.decisions) as progress:
-            made: dict[str, Any] = trainer.train(
+            result: dict[str, Any] = trainer.train(
                 task,
-                training,
+                settings,
                 folder,
                 device=self.device,
                 backend=self.backend,
@@ -81,23 +84,23 @@ class TrainPpo(TaskOptions):
                 tensorboard=self.tensorboard,
                 progress=progress,
             )
-        history = made["history"]
+        history = result["history"]
         best = min(history, key=lambda entry: entry["val_loss"])
-        share = 100 * made["seconds"]["children"] / max(made["seconds"]["whole"], 1e-9)
+        share = 100 * result["seconds"]["children"] / max(result["seconds"]["whole"], 1e-9)
         print(f"validation loss {history[0]['val_loss']:.4f} untrained, {best['val_loss']:.4f} at best", end=" ")
         print(f"(after {best['decisions']:,} decisions), {history[-1]['val_loss']:.4f} at the end")
-        print(f"{made['child_steps']:,} child steps; {share:.0f} % of the time went to the children")
+        print(f"{result['child_steps']:,} training steps of children, which took {share:.0f} % of the time")
         policy = folder / "policy.safetensors"
-        print(f"Policy: {policy}; see what it makes of those rates, and compare it, with")
+        print(f"Policy: {policy}; run it from its initial rates, and compare it, with")
         print(f"  lr-env starts {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
         print(f"  lr-env compare {self.task}{self.variation} --planners ppo constant --set ppo.policy={policy}")
 
 
 def _trainer() -> ModuleType:
-    """The module that trains, which needs stable-baselines3.
+    """Import the module that trains, which needs stable-baselines3.
 
     Raises:
-        UserError: that is not installed.
+        UserError: stable-baselines3 is not installed.
     """
     try:
         from planners.ppo import training

@@ -1,4 +1,4 @@
-"""A controller trained by proximal policy optimisation, at work."""
+"""The planner `ppo`: a controller trained by proximal policy optimisation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from planners.weights import FromWeights
 
 @dataclass(frozen=True)
 class PPO(FromWeights, Reactive):
-    """A trained network that raises and lowers the rate by what it sees, at most by a few percent a decision.
+    """A neural network, trained by reinforcement learning, changes the rate by a few percent after each segment.
 
-    It starts at the peak and takes the most likely action. Origin: arXiv:1909.09712 (Xu, Dai, Kemp & Metz 2019), whose
-    state, actions and sizes it has, with the errors of a public copy mended: the change of predictions is measured on
-    the same examples, actions are symmetric in the log of the rate, and rates stay in the task's range. Trained with
-    `lr-env train-ppo TASK` (see `planners.ppo.training`), on any task, and run on that or another.
+    It reads losses, accuracy, predictions and weights of the run. It starts at the peak and takes the most likely
+    action. `lr-env train-ppo TASK` trains one, which can be used on any task. Origin: arXiv:1909.09712 (Xu, Dai, Kemp &
+    Metz 2019), with its state, actions and sizes. Errors of a public implementation are corrected: the change of the
+    predictions is measured on the same examples, actions are symmetric in the log rate, and rates stay in the task's
+    range.
 
     Attributes:
-        policy: a .safetensors file, or the name of a policy that is shipped.
+        peak: the initial rate; the rate may rise above it.
+        policy: the trained network: a .safetensors file, or the name of a policy that is shipped.
     """
 
     name = "ppo"
@@ -37,18 +39,18 @@ class PPO(FromWeights, Reactive):
 
     @property
     def trained(self) -> Policy:
-        """The network."""
+        """The trained network."""
         return find_policy(self.policy)
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The state before the first segment.
+        """Return the state before the first segment.
 
         Raises:
-            UserError: there is no such policy or no decision to make, or the peak is outside the task's range.
+            UserError: there is no such policy, the run has no segment, or the peak is outside the task's range.
         """
         return {**super().start(run, seeds), "policy": self.fingerprint}
 
     def react(self, state: Mapping[str, Any], signals: Signals) -> Mapping[str, Any]:
-        """The rate times what the network says."""
+        """Return the rate times the factor that the network chooses."""
         policy = self.check_unchanged(state)
         return {"lr": state["lr"] * policy.factors({name: np.asarray(signals[name]) for name in self.needs})}

@@ -1,4 +1,4 @@
-"""A trained policy: a small network in numpy, kept as weights and JSON."""
+"""A trained policy: a small network in numpy, saved as weights and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lr_env.errors import UserError
 from planners.weights import Tensors, WeightFiles
 
 LARGEST_CHANGE = 10.0
-"""Factor of an action beyond which a policy is not believed: a decade at every decision."""
+"""Upper limit for the factor of one action: a decade in every segment."""
 
 _CLIP = 10.0  # of normalised features, as VecNormalize does
 _OUTPUTS = {"scale": 1, "discrete": 3}
@@ -28,15 +28,15 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """What a controller answers to the features of `lr_env.env.observations`.
+    """A policy: a map from the features of `lr_env.env.observations` to changes of the rate.
 
     Attributes:
-        mean, variance: of the features, by which they are normalised, (features,).
-        layers: weights (outputs, inputs) and biases (outputs,) of each layer; tanh lies between them.
+        mean, variance: statistics of the features, by which they are normalised, (features,).
+        layers: weights (outputs, inputs) and biases (outputs,) of each layer, with tanh between layers.
         action: "scale": the last layer gives the mean of a Gaussian over [-1, 1]. "discrete": it gives the logits of
             lower, keep, raise.
         max_change: factor of the largest action.
-        about: how it was trained, JSON-able; "child_steps" is what that took.
+        about: provenance, JSON-able; "child_steps" are the training steps of children that were spent.
     """
 
     mean: Floats
@@ -48,16 +48,16 @@ class Policy:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that its answers depend on."""
-        told = hashlib.sha256(f"{self.action} {self.max_change}".encode())
+        """Hash of everything that its actions depend on."""
+        digest = hashlib.sha256(f"{self.action} {self.max_change}".encode())
         for array in (self.mean, self.variance, *(part for layer in self.layers for part in layer)):
-            told.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
-        return told.hexdigest()
+            digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+        return digest.hexdigest()
 
     def factors(self, signals: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """By what the rate of each run is to change, (num_runs,): the most likely action."""
-        seen = (observations.observe(signals) - self.mean) / np.sqrt(self.variance + 1e-8)
-        out = np.clip(seen, -_CLIP, _CLIP).astype(np.float32)
+        """Return the factor by which the rate of each run changes, (num_runs,), by the most likely action."""
+        normalised = (observations.observe(signals) - self.mean) / np.sqrt(self.variance + 1e-8)
+        out = np.clip(normalised, -_CLIP, _CLIP).astype(np.float32)
         for number, (weight, bias) in enumerate(self.layers, 1):
             out = out @ weight.T + bias
             if number < len(self.layers):
@@ -80,7 +80,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             UserError: there is no such file, it is damaged, of another format, or made for other features.
@@ -89,11 +89,11 @@ class Policy:
 
 
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Policy:
-    known = [feature.name for feature in observations.FEATURES]
-    if header["features"] != known:
-        differ = sorted(set(header["features"]) ^ set(known)) or ["their order"]
+    features = [feature.name for feature in observations.FEATURES]
+    if header["features"] != features:
+        differ = sorted(set(header["features"]) ^ set(features)) or ["their order"]
         raise UserError(f"{file} was trained on other observations ({', '.join(differ)}): train it anew")
-    _check_tensors(tensors, len(known), _OUTPUTS[header["action"]])
+    _check_tensors(tensors, len(features), _OUTPUTS[header["action"]])
     _check_change(header["max_change"])
     layers = tuple((tensors[f"weight.{at}"], tensors[f"bias.{at}"]) for at in range(_depth(tensors)))
     change = float(header["max_change"])
@@ -104,12 +104,12 @@ _FILES = WeightFiles("policy", "ppo-", 3, "train one with `lr-env train-ppo`", "
 
 
 def _depth(tensors: Mapping[str, Floats]) -> int:
-    """Number of layers."""
+    """Return the number of layers."""
     return sum(name.startswith("weight.") for name in tensors)
 
 
 def _check_tensors(tensors: Mapping[str, Floats], features: int, outputs: int) -> None:
-    """See that statistics and layers fit each other, the features and the action.
+    """Check that statistics and layers fit each other, the features and the action.
 
     Raises:
         KeyError, ValueError: they do not.
@@ -126,19 +126,19 @@ def _check_tensors(tensors: Mapping[str, Floats], features: int, outputs: int) -
 
 
 def _check_change(max_change: Any) -> None:
-    """See that the factor of the largest action is one.
+    """Check the factor of the largest action.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not a number above 1 and at most `LARGEST_CHANGE`.
     """
     if not isinstance(max_change, int | float) or not 1 < max_change <= LARGEST_CHANGE:  # false for NaN
         raise ValueError(f"max_change is {max_change!r}, not above 1 and at most {LARGEST_CHANGE:g}")
 
 
 def find_policy(name: str) -> Policy:
-    """A policy of a file, or one that is shipped, by its name.
+    """Read a policy from a file, or a shipped one by its name.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no such policy, or it is damaged.
     """
     return _FILES.find(name)

@@ -1,4 +1,4 @@
-"""What SB3's PPO and its environment hold, as a tree that can be kept; and a policy that answers quickly."""
+"""Checkpoints of stable-baselines3's PPO and its environment, and a faster policy for it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from lr_env.records.checkpoint import check_fit
 
 
 class LeanPolicy(ActorCriticPolicy):
-    """SB3's policy of continuous actions, which answers in a fraction of the time: a decision waits for it."""
+    """SB3's policy for continuous actions, with a faster forward pass, which every segment waits for."""
 
     def forward(
         self, obs: torch.Tensor, deterministic: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Actions, values and log probabilities as SB3 has them, without gradients.
+        """Return actions, values and log probabilities as SB3 does, without gradients.
 
-        In numpy, and without objects for distributions: networks so small cost torch more in calls, and in waking its
-        threads for each tanh, than in arithmetic.
+        It computes in numpy and without distribution objects. In networks this small, torch spends more time on calls,
+        and on waking its threads for each tanh, than on arithmetic.
         """
-        seen = obs.numpy()
-        mean = torch.from_numpy(_answer((*self.mlp_extractor.policy_net, self.action_net), seen))
-        values = torch.from_numpy(_answer((*self.mlp_extractor.value_net, self.value_net), seen))
+        features = obs.numpy()
+        mean = torch.from_numpy(_forward((*self.mlp_extractor.policy_net, self.action_net), features))
+        values = torch.from_numpy(_forward((*self.mlp_extractor.value_net, self.value_net), features))
         with torch.no_grad():
             noise = torch.zeros_like(mean) if deterministic else torch.randn_like(mean)
             logs = -0.5 * noise**2 - self.log_std - 0.5 * math.log(2 * math.pi)
             return mean + self.log_std.exp() * noise, values, logs.sum(dim=1)
 
 
-def _answer(layers: Iterable[torch.nn.Module], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What linear layers and tanh make of values, (batch, inputs)."""
+def _forward(layers: Iterable[torch.nn.Module], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Apply linear layers and tanh to values, (batch, inputs)."""
     for layer in layers:
-        if isinstance(layer, torch.nn.Linear):  # arrays share the memory of what is being trained
+        if isinstance(layer, torch.nn.Linear):  # the arrays share memory with the trained parameters
             values = values @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
         else:
             values = np.tanh(values)
@@ -47,7 +47,7 @@ def _answer(layers: Iterable[torch.nn.Module], values: NDArray[np.float32]) -> N
 
 
 def state_tree(algorithm: Algorithm, env: VecNormalize) -> dict[str, Any]:
-    """All that the future of a training depends on between two updates, but for what is being trained in `env`."""
+    """Return everything that the rest of a training depends on between two updates, without the children in `env`."""
     optimizer = algorithm.policy.optimizer.state_dict()["state"]
     rms: Any = env.obs_rms
     return {
@@ -66,11 +66,11 @@ def state_tree(algorithm: Algorithm, env: VecNormalize) -> dict[str, Any]:
     }
 
 
-def put_back(algorithm: Algorithm, env: VecNormalize, saved: Mapping[str, Any]) -> None:
-    """Go back to where `state_tree` was taken.
+def restore_tree(algorithm: Algorithm, env: VecNormalize, saved: Mapping[str, Any]) -> None:
+    """Restore the state that `state_tree` returned.
 
     Raises:
-        ValueError: it was taken of another policy; or an error of another kind, where it does not fit otherwise.
+        ValueError: it is the state of another policy. A state that does not fit otherwise raises other errors.
     """
     moments = {
         str(number): {"step": None, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
@@ -83,7 +83,7 @@ def put_back(algorithm: Algorithm, env: VecNormalize, saved: Mapping[str, Any]) 
     state = {int(number): state for number, state in saved["optimizer"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     algorithm.num_timesteps, algorithm._n_updates = saved["timesteps"], saved["updates"]
-    env.reset()  # allocates what is put back below
+    env.reset()  # allocates what is restored below
     for target, (mean, var, count) in zip((env.obs_rms, env.ret_rms), saved["rms"], strict=True):
         target.mean, target.var, target.count = mean, var, count  # type: ignore[union-attr]
     env.returns = saved["returns"]

@@ -35,14 +35,14 @@ from lr_env.tasks import Task
 from lr_env.tasks.data import data_spec
 from planners.ppo.planner import PPO
 from planners.ppo.policy import LARGEST_CHANGE, Policy
-from planners.ppo.sb3_state import LeanPolicy, put_back, state_tree
+from planners.ppo.sb3_state import LeanPolicy, restore_tree, state_tree
 
 TRAINING_SEED = 1_000_000_000
-"""Seeds of the first children of a training count up from here, those of each training seed in a million of its own;
-later children have random ones below 2**31. Comparisons count from 0, their tuning from 1,000,000."""
+"""First seed of the children of a training; each training seed has a range of a million. Children that start later have
+random seeds below 2**31. Comparisons use seeds from 0 up, and their tuning seeds from 1,000,000 up."""
 
 EVALUATION_SEED = 2_000_000
-"""Seeds of the runs that judge a policy count up from here."""
+"""First seed of the runs that evaluate a policy."""
 
 _SEEDS_APART = 1_000_000
 
@@ -51,21 +51,22 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """How a controller is trained.
+    """Settings of the training of a controller.
 
     Attributes:
-        decisions: to learn from, over all children.
-        children: trained at a time.
+        decisions: actions to learn from, one for each segment of each child.
+        children: number of children trained at the same time.
         action: "scale" or "discrete"; see `lr_env.env.actions`.
         max_change: factor of the largest action.
-        reward: see `lr_env.env.rewards`.
-        start_rates: of which each run starts from one, drawn from its seed.
-        noise: standard deviation of Gaussian noise on the log of the rate at each decision, while training.
-        seed: of the policy and the children.
-        gamma, gae_lambda, learning_rate, epochs, minibatches, entropy: PPO's. The first two are 1, for what a decision
-            is worth shows at the end of its run: with 0.95 for the second, controllers of DigitsMLP were worse.
-        evaluate_every: decisions between two looks at how good the policy is.
-        evaluation_runs: in each of them.
+        reward: name of the reward; see `lr_env.env.rewards`.
+        start_rates: initial rates; each run draws one of them from its seed.
+        noise: standard deviation of Gaussian noise on the log rate of each segment, while training.
+        seed: seed of the policy and the children.
+        gamma, gae_lambda, learning_rate, epochs, minibatches, entropy: settings of PPO. The first two are 1, because
+            the value of an action shows at the end of the run: with a gae_lambda of 0.95, controllers of DigitsMLP were
+            worse.
+        evaluate_every: decisions between two evaluations of the policy on validation data.
+        evaluation_runs: runs in each evaluation.
     """
 
     decisions: int = 400_000
@@ -91,7 +92,7 @@ class PPOSettings:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a whole number of at least 1")
         if self.action not in ("scale", "discrete"):
             raise UserError(f"action {self.action!r}: a controller changes the rate by 'scale' or 'discrete' actions")
-        rates = tuple(map(float, np.atleast_1d(self.start_rates)))  # it may be an array, too, or one number
+        rates = tuple(map(float, np.atleast_1d(self.start_rates)))  # an array and a single number are accepted, too
         if not rates:
             raise UserError("no start rates: give at least one")
         object.__setattr__(self, "start_rates", rates)
@@ -119,37 +120,37 @@ def train(
     progress: Progress | None = None,
     checkpoint_seconds: float = 60.0,
 ) -> dict[str, Any]:
-    """Train a controller, or go on with one that was stopped.
+    """Train a controller, or continue a training that was stopped.
 
     Args:
-        task: what children are trained on; in the paper by Adam.
-        training: how.
-        folder: gets policy.safetensors (the best by validation loss), last.safetensors, training.json, SB3's logs as
-            CSV, and a checkpoint while it goes on.
-        device: of the children; the policy is left on the CPU.
-        backend: of the children; see `lr_env.Children`. A training that goes on keeps the one that it began with.
-        numerics: of the children.
-        fresh: forget what the folder holds.
-        tensorboard: write TensorBoard's logs into the folder, too.
-        progress: told (what is going on, decisions done since the last call).
-        checkpoint_seconds: wall time between checkpoints.
+        task: the task of the children; the paper uses Adam as its optimizer.
+        training: settings of the training.
+        folder: folder for policy.safetensors (the best by validation loss), last.safetensors, training.json, SB3's logs
+            as CSV, and a checkpoint until the end.
+        device: device of the children; the policy stays on the CPU.
+        backend: backend of the children; see `lr_env.Children`. A continued training keeps its first one.
+        numerics: numerics of the children.
+        fresh: whether to delete the content of the folder first.
+        tensorboard: whether to write logs for TensorBoard as well.
+        progress: called with (name of the phase, decisions since the last call).
+        checkpoint_seconds: seconds between two checkpoints.
 
     Returns:
-        What is written to training.json.
+        The content of training.json.
 
     Raises:
-        UserError: bad settings; the folder holds a training with others, or another process trains in it; TensorBoard
-            is asked for and not installed.
+        UserError: bad settings; the folder holds a training with other settings, or another process trains in it;
+            TensorBoard is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with only_process(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_kept():
+    with only_process(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_restored():
         trainer = _Trainer(task, training, folder, device, backend, numerics, fresh)
         return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
 
 
 @contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """SB3 seeds and draws from the global generators of torch, numpy and Python: put them back at the end."""
+def _global_generators_restored() -> Iterator[None]:
+    """Restore the global generators of torch, numpy and Python at the end: SB3 seeds them and draws from them."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
@@ -174,10 +175,10 @@ class _Trainer:
         wrong = [rate for rate in training.start_rates if not low <= rate <= high]
         if wrong:
             raise UserError(f"start rate {wrong[0]:g} is outside the task's range, {low:g} to {high:g}")
-        whole = task.num_segments * training.children
-        if whole % training.minibatches or whole < 2 * training.minibatches:
+        per_update = task.num_segments * training.children
+        if per_update % training.minibatches or per_update < 2 * training.minibatches:
             raise UserError(
-                f"{training.minibatches} minibatches do not divide the {whole} decisions between two updates into "
+                f"{training.minibatches} minibatches do not divide the {per_update} decisions between two updates into "
                 "parts of at least 2: train another number of children"
             )
         self.task, self.training, self.folder = task, training, folder
@@ -196,7 +197,7 @@ class _Trainer:
         self.spec: dict[str, Any] = json.loads(json.dumps(spec))
         self.fresh = fresh
         remove_leftovers(self.checkpoint)
-        saved = None if fresh else self._begun()
+        saved = None if fresh else self._load()
         if saved is not None:
             with fitting(self.checkpoint):
                 self.how["backend"] = Backend(**json.loads(saved["backend"]))
@@ -216,7 +217,7 @@ class _Trainer:
             LeanPolicy if training.action == "scale" else "MlpPolicy",
             self.env,
             n_steps=task.num_segments,
-            batch_size=whole // training.minibatches,
+            batch_size=per_update // training.minibatches,
             n_epochs=training.epochs,
             gamma=training.gamma,
             gae_lambda=training.gae_lambda,
@@ -231,7 +232,7 @@ class _Trainer:
         self.seconds = {"children": 0.0, "whole": 0.0}
         if saved is not None:
             with fitting(self.checkpoint):
-                put_back(self.algorithm, self.env, saved)
+                restore_tree(self.algorithm, self.env, saved)
                 check_fit(saved["env"], self.venv.vector_env.snapshot())
                 self.venv.vector_env.restore(saved["env"])
                 self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
@@ -251,14 +252,14 @@ class _Trainer:
             raise UserError("TensorBoard's logs need the package tensorboard: pip install tensorboard")
         formats = ["csv", *(["tensorboard"] if tensorboard else [])]
         self.algorithm.set_logger(configure(str(self.folder / "logs" / str(self.algorithm.num_timesteps)), formats))
-        if self.fresh:  # once all is known to be possible
+        if self.fresh:  # only after all checks
             for name in ("checkpoint", "policy.safetensors", "last.safetensors", "training.json"):
                 (self.folder / name).unlink(missing_ok=True)
         try:
             self._train(progress, checkpoint_seconds)
         finally:
             self.algorithm.logger.close()
-        made = {
+        result = {
             **self.spec,
             "history": self.history,
             "child_steps": self.child_steps,
@@ -266,16 +267,16 @@ class _Trainer:
             "backend": str(self.how["backend"]),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
-        self._keep(Policy.load(self.best))  # the best of them all has cost the whole training
+        self._save_best(Policy.load(self.best))  # again, because finding it has cost the whole training
         with replacing(self.folder / "training.json") as path:
-            path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         self._policy().save(self.folder / "last.safetensors")
         self.checkpoint.unlink(missing_ok=True)
-        return made
+        return result
 
     def _train(self, progress: Progress, checkpoint_seconds: float) -> None:
         if not self.history:
-            self._judge(progress)
+            self._evaluate(progress)
         saved = time.monotonic()
         per_update = self.task.num_segments * self.training.children
         while self.algorithm.num_timesteps < self.training.decisions:
@@ -285,25 +286,25 @@ class _Trainer:
             self.seconds["children"] += self._episodes.child_seconds - before
             progress("training", per_update)
             if self.algorithm.num_timesteps - self.history[-1]["decisions"] >= self.training.evaluate_every:
-                self._judge(progress)
+                self._evaluate(progress)
             if time.monotonic() - saved >= checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
         if self.history[-1]["decisions"] < self.algorithm.num_timesteps:
-            self._judge(progress)
+            self._evaluate(progress)
 
     @property
     def child_steps(self) -> int:
-        """Optimizer steps of children, those of the runs that judge included."""
-        judged = len(self.history) * self.training.evaluation_runs * self.task.budget
-        return self.algorithm.num_timesteps * self.task.segment + judged
+        """Training steps of children, including the evaluation runs."""
+        evaluation_steps = len(self.history) * self.training.evaluation_runs * self.task.budget
+        return self.algorithm.num_timesteps * self.task.segment + evaluation_steps
 
     @property
     def _episodes(self) -> Episodes:
         return self.venv.vector_env.episodes
 
     def _policy(self) -> Policy:
-        """What was learned so far."""
+        """Return the policy as it is now."""
         net: Any = self.algorithm.policy
         linear = [part for part in net.mlp_extractor.policy_net if isinstance(part, torch.nn.Linear)]
         parts = (*linear, net.action_net)
@@ -326,8 +327,8 @@ class _Trainer:
             about,
         )
 
-    def _judge(self, progress: Progress) -> None:
-        """Run the policy as a planner on fixed seeds from every starting rate, and keep it if it is the best so far."""
+    def _evaluate(self, progress: Progress) -> None:
+        """Run the policy as a planner on fixed seeds from every initial rate, and save it if it is the best so far."""
         progress("judging", 0)
         candidate = self.folder / "candidate.safetensors"
         policy = self._policy()
@@ -341,14 +342,14 @@ class _Trainer:
                 records = rollout(PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), **self.how)
                 losses += [record.scores["final_val_loss"] for record in records]
         mean = float(np.mean(losses))
-        better = all(mean < before["val_loss"] for before in self.history)
+        is_best = all(mean < before["val_loss"] for before in self.history)
         self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
-        if better:
-            self._keep(policy)
+        if is_best:
+            self._save_best(policy)
         candidate.unlink()
 
-    def _keep(self, policy: Policy) -> None:
-        """Save it as the best policy, with what was spent up to now."""
+    def _save_best(self, policy: Policy) -> None:
+        """Save the best policy, with the training steps so far in its provenance."""
         about = {**policy.about, "child_steps": self.child_steps, "history": self.history}
         replace(policy, about=about).save(self.best)
 
@@ -363,8 +364,8 @@ class _Trainer:
         }
         save_tree(self.checkpoint, tree)
 
-    def _begun(self) -> dict[str, Any] | None:
-        """The checkpoint of this training, where there is one."""
+    def _load(self) -> dict[str, Any] | None:
+        """Load the checkpoint of this training, if there is one."""
         try:
             saved = load_tree(self.checkpoint)
         except FileNotFoundError:
@@ -374,11 +375,11 @@ class _Trainer:
                 ) from None
             return None
         except UserError as error:
-            raise UserError(f"{str(self.checkpoint)!r} cannot be gone on from: start over with --fresh") from error
+            raise UserError(f"{str(self.checkpoint)!r} cannot be continued: start over with --fresh") from error
         with fitting(self.checkpoint):
-            known = with_unknown(json.loads(saved["spec"]), self.spec)
-        if known != self.spec:
-            differ = ", ".join(name for name, value in self.spec.items() if known.get(name) != value)
+            earlier = with_unknown(json.loads(saved["spec"]), self.spec)
+        if earlier != self.spec:
+            differ = ", ".join(name for name, value in self.spec.items() if earlier.get(name) != value)
             raise UserError(
                 f"{str(self.folder)!r} has a training with another {differ}: give the same, another --name, or --fresh"
             )

@@ -1,4 +1,4 @@
-"""The families of schedules with their settings, as points of a cube: what tuners search."""
+"""The search space of tuners: families of schedules, whose settings are points in a unit cube."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Point:
-    """Settings of any family, each from 0 to 1.
+    """Settings of a schedule of any family, each from 0 to 1.
 
     Attributes:
-        peak: log-uniform over the range of peaks.
-        shape: what makes the family's members differ most, such as the share of the cool-down.
-        warmup: its share of the run.
+        peak: position of the peak rate in its range, on a log scale.
+        shape: the most important setting of the family, such as the length of the cool-down.
+        warmup: length of the warm-up.
     """
 
     peak: float
@@ -62,15 +62,15 @@ FAMILIES: Mapping[str, Callable[[float, Point], Schedule]] = {
     "wsd": lambda peak, at: WSD(peak, cooldown=0.1 + 0.8 * at.shape, warmup=_warmup(at)),
     "wsd-sqrt": lambda peak, at: WSDSqrt(peak, cooldown=0.1 + 0.8 * at.shape, warmup=_warmup(at)),
 }
-"""Name -> schedule of (peak, point)."""
+"""Name of a family -> function that makes a schedule of (peak, point)."""
 
 
 def schedule_at(family: str, point: Point, rates: Range) -> Schedule:
-    """The schedule of a family at a point, with peaks from the one rate to the other."""
+    """Return the schedule of a family at a point; `rates` is the range of peaks."""
     return FAMILIES[family](float(rates[0] * (rates[1] / rates[0]) ** point.peak), point)
 
 
 def sobol(count: int, dimensions: int, seed: int) -> Floats:
-    """The first points of a scrambled Sobol sequence in the unit cube, (count, dimensions)."""
+    """Return the first points of a scrambled Sobol sequence in the unit cube, (count, dimensions)."""
     sampler = qmc.Sobol(dimensions, scramble=True, rng=seed)
     return sampler.random_base2(max(1, int(np.ceil(np.log2(max(count, 2))))))[:count]

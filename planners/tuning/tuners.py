@@ -1,4 +1,4 @@
-"""Tuners that know no model of training: they search families of schedules, or their knots, by how runs ended."""
+"""Tuners without a model of training: they search families of schedules, or knots of the rate, by final losses."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ from planners.piecewise import Knots, knots_at
 from planners.tuning.search_space import FAMILIES, Floats, Point, schedule_at, sobol
 
 UNLIMITED_BATCH = 1000
-"""Runs that are proposed at once by tuners that do not look at how runs end."""
+"""Batch size of tuners whose proposals do not depend on results."""
 
 RUNS_PER_SEED = 20
-"""Runs in a row that share a seed."""
+"""Number of consecutive runs that share a seed."""
 
 
 def final_val_loss(record: RunRecord) -> float:
-    """Loss on the whole validation split at the end, infinite if the run diverged."""
+    """Return the loss on the whole validation split at the end of a run, infinite if it diverged."""
     return record.end("final_val_loss")
 
 
 def planner_of(record: RunRecord) -> Planner:
-    """The planner that a run was made with."""
+    """Return the planner of a run."""
     if record.planner == Knots.name:
         return Knots(**record.settings)
     return make_planner(record.planner, record.settings)
 
 
 class BestRunTuner(ABC):
-    """A tuner whose answer is what the best run was made with."""
+    """A tuner that selects the planner of the best run."""
 
     name: str
 
     def batch_size(self, done: int) -> int:
-        """All at once."""
+        """Return the number of runs to propose at once: any number."""
         return UNLIMITED_BATCH
 
     def seed_index(self, run: int) -> int:
-        """Runs in a row share one: the best of them is then so by what made it, more than by luck."""
+        """Return the index of the seed of a run. Consecutive runs share one, so that luck decides less among them."""
         return run // RUNS_PER_SEED
 
     @abstractmethod
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """What to run next."""
+        """Return the planners of the next `count` runs."""
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
-        """The planner of the run that ended lowest."""
+        """Return the planner of the run with the lowest final loss."""
         return planner_of(min(records, key=final_val_loss))
 
 
 @dataclass(frozen=True)
 class SobolSearch(BestRunTuner):
-    """Families of schedules in turn, their settings by a scrambled Sobol sequence.
+    """A quasi-random search: families of schedules take turns, with settings from a scrambled Sobol sequence.
 
     Attributes:
-        name: of the tuner.
-        families: names in `planners.tuning.search_space.FAMILIES`.
+        name: name of the tuner.
+        families: names of families in `planners.tuning.search_space.FAMILIES`.
     """
 
     name: str
     families: tuple[str, ...]
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """The next of the sequence."""
+        """Return the next schedules of the sequence."""
         first = len(records)
         points = sobol(first + count, 3, seed)[first:]
         return [
@@ -83,25 +83,25 @@ class SobolSearch(BestRunTuner):
 
 @dataclass(frozen=True)
 class TPE(BestRunTuner):
-    """The tree-structured Parzen estimator (Bergstra et al. 2011) over families and their settings, through Optuna.
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) over families of schedules and their settings.
 
-    One run after the other; a run that diverged counts as the worst of those before that did not, and if there is none
-    as infinite.
+    It proposes one run after another. A run that diverged counts as the worst earlier run that did not, or as infinite
+    if there is none.
 
     Attributes:
-        name: of the tuner.
-        families: names in `planners.tuning.search_space.FAMILIES`.
+        name: name of the tuner.
+        families: names of families in `planners.tuning.search_space.FAMILIES`.
     """
 
     name: str
     families: tuple[str, ...]
 
     def batch_size(self, done: int) -> int:
-        """One, for each depends on those before."""
+        """Return 1, because each run depends on those before."""
         return 1
 
     def check(self, runs: Sequence[int]) -> None:
-        """See that Optuna is there.
+        """Check that Optuna is installed.
 
         Raises:
             UserError: it is not.
@@ -109,7 +109,7 @@ class TPE(BestRunTuner):
         _optuna()
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """What the estimator asks for.
+        """Return the schedules that the estimator proposes.
 
         Raises:
             UserError: Optuna is not installed.
@@ -118,34 +118,34 @@ class TPE(BestRunTuner):
         unit = optuna.distributions.FloatDistribution(0.0, 1.0)
         space = {"family": optuna.distributions.CategoricalDistribution(self.families)}
         space |= {"peak": unit, "shape": unit, "warmup": unit}
-        # It keeps no points: the same seed asks for the same ones again.
+        # Nothing is stored between calls: with the same seed, Optuna asks for the same points again.
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-        worst, found = np.inf, []
-        for end in [*map(final_val_loss, records), *[None] * count]:
+        worst, proposals = np.inf, []
+        for loss in [*map(final_val_loss, records), *[None] * count]:
             trial = study.ask(space)
-            if end is None:
+            if loss is None:
                 point = Point(*(trial.params[name] for name in ("peak", "shape", "warmup")))
-                found.append(schedule_at(trial.params["family"], point, task.tuning_range))
+                proposals.append(schedule_at(trial.params["family"], point, task.tuning_range))
             else:
-                if np.isfinite(end):
-                    worst = end if np.isinf(worst) else max(worst, end)
-                study.tell(trial, end if np.isfinite(end) else worst)
-        return found
+                if np.isfinite(loss):
+                    worst = loss if np.isinf(worst) else max(worst, loss)
+                study.tell(trial, loss if np.isfinite(loss) else worst)
+        return proposals
 
 
 @dataclass(frozen=True)
 class DirectSearch(BestRunTuner):
-    """The cross-entropy method on real training over knots of the log rate: a ceiling for schedules, at a high price.
+    """The cross-entropy method over knots of the log rate, on real training: a reference for the best schedule.
 
-    A round of schedules at a time, each run on a few seeds; the elites of a round give the distribution of the next.
-    The answer is the mean of the last one.
+    It needs many runs. In each round, schedules are drawn from a normal distribution and trained on a few seeds; the
+    best of them (elites) give the distribution of the next round. The mean of the last distribution is selected.
 
     Attributes:
-        name: of the tuner.
-        knots: at equal distances.
-        schedules: in a round.
-        seeds: for each of them.
-        elites: best of them.
+        name: name of the tuner.
+        knots: number of evenly spaced knots.
+        schedules: schedules in a round.
+        seeds: seeds for each schedule.
+        elites: number of best schedules that give the next distribution.
     """
 
     name: str = "direct"
@@ -155,45 +155,45 @@ class DirectSearch(BestRunTuner):
     elites: int = 5
 
     def batch_size(self, done: int) -> int:
-        """All runs of a round, or what is left of it."""
-        whole = self.schedules * self.seeds
-        return whole - done % whole
+        """Return the number of runs in a round, or those left of it."""
+        round_size = self.schedules * self.seeds
+        return round_size - done % round_size
 
     def check(self, runs: Sequence[int]) -> None:
-        """See that there is something to answer by.
+        """Check that every tuning budget has at least one round.
 
         Raises:
-            UserError: there are budgets of less than a round.
+            UserError: one has less.
         """
         if min(runs) < self.batch_size(0):
             raise UserError(f"{min(runs)} runs of tuner {self.name!r}: give at least {self.batch_size(0)}, one round")
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """Each schedule of the round as often as it has seeds; of a round that was begun, what is left."""
+        """Return each schedule of the round once for each seed, without the runs of the round that are done."""
         mean, spread = self._distribution(task, seed, records)
-        done, begun = divmod(len(records), self.batch_size(0))
-        drawn = np.random.default_rng([seed, done]).standard_normal((self.schedules, self.knots))
+        rounds, done = divmod(len(records), self.batch_size(0))
+        drawn = np.random.default_rng([seed, rounds]).standard_normal((self.schedules, self.knots))
         planners = map(self._planner(task), mean + spread * drawn)
-        return [planner for planner in planners for _ in range(self.seeds)][begun : begun + count]
+        return [planner for planner in planners for _ in range(self.seeds)][done : done + count]
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
-        """The mean of the last distribution."""
+        """Return the mean of the last distribution."""
         return self._planner(task)(self._distribution(task, seed, records)[0])
 
     def _planner(self, task: Task) -> Callable[[Floats], Planner]:
         return lambda logs: knots_at(np.exp(np.clip(logs, *np.log(task.lr_range))))
 
     def _distribution(self, task: Task, seed: int, records: Sequence[RunRecord]) -> tuple[Floats, Floats]:
-        """Mean and deviation of the log rates at the knots."""
+        """Return mean and standard deviation of the log rates at the knots, each (knots,)."""
         low, high = np.log(task.tuning_range)
         mean, spread = np.full(self.knots, (low + high) / 2), np.full(self.knots, (high - low) / 4)
         mean[-1] -= 3.0
         size = self.batch_size(0)
         for start in range(0, len(records) // size * size, size):
-            ends: dict[Knots, list[float]] = {}
+            losses: dict[Knots, list[float]] = {}
             for record in records[start : start + size]:
-                ends.setdefault(Knots(**record.settings), []).append(final_val_loss(record))
-            best = sorted(ends, key=lambda planner: float(np.mean(ends[planner])))[: self.elites]
+                losses.setdefault(Knots(**record.settings), []).append(final_val_loss(record))
+            best = sorted(losses, key=lambda planner: float(np.mean(losses[planner])))[: self.elites]
             logs = np.array([np.log(planner.peak) + np.log(planner.levels) for planner in best])
             mean, spread = logs.mean(0), np.maximum(logs.std(0), 0.05)
         return mean, spread
@@ -213,25 +213,25 @@ WSDS = ("wsd", "wsd-sqrt")
 
 
 def wsd() -> SobolSearch:
-    """WSD alone, linear and by a square root."""
+    """Make the tuner `wsd`: a Sobol search over WSD schedules, with linear and 1-sqrt cool-downs."""
     return SobolSearch("wsd", WSDS)
 
 
 def random() -> SobolSearch:
-    """All families."""
+    """Make the tuner `random`: a Sobol search over all families of schedules."""
     return SobolSearch("random", ALL)
 
 
 def tpe() -> TPE:
-    """All families."""
+    """Make the tuner `tpe`: Optuna's estimator over all families of schedules."""
     return TPE("tpe", ALL)
 
 
 def wsd_tpe() -> TPE:
-    """WSD alone."""
+    """Make the tuner `wsd-tpe`: Optuna's estimator over WSD schedules."""
     return TPE("wsd-tpe", WSDS)
 
 
 def direct() -> DirectSearch:
-    """The ceiling."""
+    """Make the tuner `direct`: a direct search, the reference for the best schedule."""
     return DirectSearch()
