@@ -1,4 +1,4 @@
-"""Add a task: a data set that is there, a network of your own, another optimizer; then train 8 children at once.
+"""Add a task with your own network and another optimizer, and train 8 children at once under 8 learning rates.
 
 python examples/own_task.py
 """
@@ -23,7 +23,7 @@ class DigitsCNN:
     channels: int = 8
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-        """Inputs come flat, (64,)."""
+        """Return the module; its inputs are flat, (64,)."""
         return nn.Sequential(
             nn.Unflatten(1, (1, 8, 8)),
             nn.Conv2d(1, self.channels, 3, padding=1),
@@ -37,7 +37,7 @@ class DigitsCNN:
 @dataclass
 class Args:
     budget: int = 500
-    """Optimizer steps."""
+    """Optimizer steps in a run."""
 
 
 def main(args: Args) -> None:

@@ -1,4 +1,4 @@
-"""Train a PPO controller of the learning rate on children in lockstep, then let it train networks it has not seen.
+"""Train a PPO controller of the learning rate on children in lockstep, then test it on children with new seeds.
 
 python examples/train_ppo.py --task DigitsMLP --steps 20000
 """
@@ -18,13 +18,13 @@ from lr_env.sb3 import make_vec_env
 @dataclass
 class Args:
     task: str = "DigitsMLP"
-    """What is trained; `lr-env tasks` lists the names."""
+    """Name of the task; `lr-env tasks` lists them."""
     steps: int = 20_000
-    """Decisions to learn from, over all children."""
+    """Actions to learn from: one for each segment of each child."""
     children: int = 16
-    """Networks trained at a time."""
+    """Number of networks trained at the same time."""
     budget: int | None = None
-    """Optimizer steps in a run, in place of the task's."""
+    """Optimizer steps in a run. Default: the task's."""
     seed: int = 0
     """Seed of the policy and of the children."""
 

@@ -1,4 +1,4 @@
-"""Copies of objects that other software made, say from a store that shares memory between processes."""
+"""Writable copies of objects that other software unpickled, e.g. from memory shared between processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def writable(node: Any) -> Any:
-    """A tree of dicts, lists and tuples whose arrays can be written: those that cannot are copied."""
+    """Return a tree of dicts, lists and tuples with read-only arrays replaced by copies."""
     if isinstance(node, np.ndarray):
         return node if node.flags.writeable else node.copy()
     if type(node) is dict:
@@ -19,8 +19,8 @@ def writable(node: Any) -> Any:
 
 
 class Copied:
-    """What can be pickled and copied, attribute by attribute, and written to afterwards."""
+    """Base class of objects that can be pickled and copied, and whose arrays are writable afterwards."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over the attributes."""
+        """Set the attributes of an unpickled object."""
         self.__dict__.update(writable(state))

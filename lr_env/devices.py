@@ -1,4 +1,4 @@
-"""Devices by name, and whether this process can use them."""
+"""Devices: find one by its name, and check that this process can use it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lr_env.errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA where there is one.
+    """Return the torch device of that name; "auto" is CUDA if it is available, else the CPU.
 
     Raises:
-        UserError: torch does not know it, or this machine does not have it.
+        UserError: torch does not know the name, or this machine does not have the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,10 +28,10 @@ def find_device(name: str) -> torch.device:
 
 
 def check_process(device: torch.device) -> None:
-    """See that this process can use a device.
+    """Check that this process can use a device.
 
     Raises:
-        UserError: it was forked from one that has used CUDA.
+        UserError: the process was forked from one that has used CUDA.
     """
     if device.type == "cuda" and torch.cuda._is_in_bad_fork():
         raise UserError(

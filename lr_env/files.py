@@ -1,7 +1,7 @@
-"""Files that are replaced as a whole or not at all, and sealed: what is read again is what was written, or is refused.
+"""Files: atomic writes, locks, and seals that detect damage.
 
-A seal is a short text in the file with the SHA-256 of all its other bytes. Each format has a place for text (a string
-of JSON, the header of safetensors, a gap in Parquet), so that other software reads sealed files as it reads all others.
+A seal is a short text in a file with the SHA-256 of all its other bytes. It is where the format has a place for text (a
+string of JSON, the header of safetensors, a gap in Parquet), so that other software can read sealed files.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from filelock import FileLock, Timeout
 from lr_env.errors import UserError
 
 MARK = b"lr_env:sha256:"
-"""What a seal begins with; 64 hexadecimal digits follow."""
+"""Beginning of a seal; 64 hexadecimal digits follow."""
 
 _DIGITS = 64
 OPEN_SEAL = (MARK + b"0" * _DIGITS).decode()
-"""What a writer puts where its format has a place for the seal; `write_sealed` fills it in."""
+"""An empty seal, which a writer puts into its data; `write_sealed` fills it in."""
 
 JSON_FORMAT = 2
-"""Number of the format of sealed JSON files; those before had neither number nor seal."""
+"""Number of the format of sealed JSON files. Older files have neither a number nor a seal."""
 
 _in_use: set[Path] = set()
 """Temporary files that this process is writing."""
 
 
 class DamagedError(ValueError):
-    """A file is not what was written."""
+    """The content of a file is not what was written."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside a file, which takes the file's place once it is written.
+    """Write a file atomically: yield a temporary path beside it, which replaces the file at the end.
 
-    What processes left behind that were killed while they wrote the same file is removed.
+    Temporary files of the same file that killed processes have left behind are removed.
     """
     remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_host()}.tmp")
@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of a file that were left by processes of this machine that are no more."""
+    """Remove the temporary files of a file that ended processes of this machine have left behind."""
     for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid, at, host = file.name.removeprefix(f".{path.name}.").removesuffix(".tmp").partition("@")
         if pid.isdecimal() and at + host in ("", _host()) and file not in _in_use and not _runs(int(pid)):
@@ -69,25 +69,25 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _host() -> str:
-    """What tells temporary files of this machine from those of others in a folder that they share."""
+    """Return a mark of this machine for temporary files, because machines may share a folder."""
     return f"@{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _runs(pid: int) -> bool:
-    """Whether another process of that number may be running."""
+    """Return whether another process with that number may be running."""
     if pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True
 
 
 def write_sealed(path: Path, data: bytes) -> None:
-    """Replace a file by data that hold `OPEN_SEAL`, which is filled in.
+    """Write data that contain `OPEN_SEAL` to a file atomically, and fill in the seal.
 
     Raises:
         OSError: the file cannot be written.
@@ -100,16 +100,16 @@ def write_sealed(path: Path, data: bytes) -> None:
         with replacing(path) as temporary, open(temporary, "wb") as file:
             for part in (rest[:start], digest, rest[start + _DIGITS :]):
                 file.write(part)
-    except OSError as error:  # a full disk is told without the name of the file
+    except OSError as error:  # the error of a full disk does not name the file
         raise OSError(error.errno, f"cannot write it: {error.strerror}", str(path)) from error
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file has a seal; it is then whole.
+    """Return whether a file has a seal, after a check that the seal fits the content.
 
     Raises:
-        DamagedError: it has one of other content.
-        OSError: it cannot be read.
+        DamagedError: the seal does not fit the content.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
@@ -119,7 +119,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def holds_seal(data: bytes | mmap.mmap) -> bool:
-    """The same of the content of a file."""
+    """Return whether the content of a file has a seal; see `is_sealed`."""
     seal = _seal_of(data)
     if seal is None:
         return False
@@ -130,36 +130,36 @@ def holds_seal(data: bytes | mmap.mmap) -> bool:
 
 
 def _seal_of(data: bytes | mmap.mmap) -> tuple[int, bytes] | None:
-    """Where the digits of a seal begin, and those that are right; None where there is no seal."""
-    found = data.find(MARK)
-    if found < 0:
+    """Return the position of a seal's digits, and the right digits; None if there is no seal."""
+    position = data.find(MARK)
+    if position < 0:
         return None
-    start = found + len(MARK)
-    told = hashlib.sha256()
+    start = position + len(MARK)
+    digest = hashlib.sha256()
     with memoryview(data) as content:
         for part in (content[:start], content[start + _DIGITS :]):
-            told.update(part)
+            digest.update(part)
             part.release()  # a mapped file cannot be closed before
-    return start, told.hexdigest().encode()
+    return start, digest.hexdigest().encode()
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file by sealed JSON, an object; what JSON does not hold is written as text."""
+    """Write a sealed JSON object to a file atomically; values of other types are written as text."""
     sealed = {"format": JSON_FORMAT, **content, "seal": OPEN_SEAL}
     write_sealed(path, (json.dumps(sealed, indent=2, default=str) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote, or an object of JSON from before there were seals.
+    """Read a file that `write_json` wrote, or an older JSON object without a seal.
 
     Raises:
-        ValueError: it is damaged, or no object of JSON, or of a later format.
+        ValueError: it is damaged, not a JSON object, or of a later format.
         OSError: it cannot be read.
     """
     data = path.read_bytes()
@@ -178,14 +178,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def in_home(path: str | os.PathLike[str], what: str) -> Path:
-    """The path that a user gave, with a leading ~ or ~NAME as the home it stands for.
+    """Expand a leading ~ or ~NAME in a path that the user gave.
 
     Args:
-        path: as it was given.
-        what: it was given as, for the error.
+        path: the path.
+        what: name of the option or variable, for error messages.
 
     Raises:
-        UserError: there is no such home, or it is no path.
+        UserError: there is no such home folder, or the path has a null byte.
     """
     if "\0" in str(path):
         raise UserError(f"{what} is {str(path)!r}: no path has a null byte")
@@ -196,33 +196,33 @@ def in_home(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write text as UTF-8, as a whole; bytes of files' names that are no text are written as escapes."""
+    """Write text as UTF-8 to a file atomically; bytes of file names that are not UTF-8 are written as escapes."""
     with replacing(file) as path:
         path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def finite(value: float) -> float | None:
-    """The value for JSON, which has neither infinity nor NaN: None."""
+    """Return a number for JSON; None for infinity and NaN, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
 
 
 @contextmanager
 def only_process(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file for this process; the system lets go of it however the process ends.
+    """Hold a lock file inside the context. The operating system releases it however the process ends.
 
     Args:
-        lock: the file.
-        what: it stands for, in words for the error.
+        lock: path of the lock file.
+        what: what the lock protects, for the error message.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
-        held.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{what} is being run by another process: wait for it, or choose another --name") from None
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()

@@ -1,4 +1,4 @@
-"""Computing as if nobody had changed torch's or numpy's settings: the caller's are set aside, and put back."""
+"""Isolation from the caller's settings of torch and numpy: computations use the defaults, and then restore them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 _C: Any = torch._C
 
 _ERRORS: Any = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-"""numpy's error state as it is when a process starts."""
+"""numpy's error state at the start of a process."""
 
 _ATTENTION = {
     SDPBackend.MATH: _C._get_math_sdp_enabled,
@@ -25,27 +25,27 @@ _ATTENTION = {
     SDPBackend.EFFICIENT_ATTENTION: _C._get_mem_efficient_sdp_enabled,
     SDPBackend.CUDNN_ATTENTION: _C._get_cudnn_sdp_enabled,
 }
-"""Kernel of attention -> whether it may be used."""
+"""Attention kernel -> function that returns whether it is enabled."""
 
 
 class isolated(AbstractContextManager[None]):  # noqa: N801 (a context, as torch's are)
-    """Inside, torch and numpy compute by their defaults; afterwards the caller's settings are what they were.
+    """A context in which torch and numpy have their default settings. Afterwards the caller's settings are restored.
 
-    Set aside are torch's grad and inference mode, autocast, default dtype, default device and other function modes,
-    anomaly detection, hooks on saved tensors, deterministic algorithms, kernels that are switched off, reduced
-    precision of matrix products and convolutions on CPUs, and numpy's error state. What is at its default already costs
-    nothing but a look.
+    The settings are torch's grad and inference mode, autocast, default dtype, default device and other function modes,
+    anomaly detection, hooks on saved tensors, deterministic algorithms, disabled kernels, reduced precision of matrix
+    products and convolutions on CPUs, and numpy's error state. A setting that has its default already costs only a
+    check.
     """
 
     def __enter__(self) -> None:
         self._others: ExitStack | None = None
-        for usual, ours in _SETTINGS:
-            if usual():
+        for is_default, use_default in _SETTINGS:
+            if is_default():
                 continue
             if self._others is None:
                 self._others = ExitStack()
             try:
-                self._others.enter_context(ours())
+                self._others.enter_context(use_default())
             except BaseException:
                 self._others.close()
                 raise
@@ -56,7 +56,7 @@ class isolated(AbstractContextManager[None]):  # noqa: N801 (a context, as torch
 
 
 def isolating(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that computes inside `isolated`."""
+    """Decorate a function so that it runs inside `isolated`."""
 
     @wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -78,25 +78,25 @@ def _set_for_now(read: Callable[[], Any], write: Callable[[Any], object], value:
 
 @contextmanager
 def _emptied(look: Callable[[], Any], pop: Callable[[], Any], push: Callable[[Any], object]) -> Iterator[None]:
-    """Inside, one of torch's stacks is empty.
+    """Empty one of torch's stacks inside the context.
 
     Args:
-        look: true where there is something in it.
-        pop: takes out what was put in last.
-        push: puts in again what `pop` took out.
+        look: returns something true while the stack is not empty.
+        pop: removes and returns the last entry.
+        push: adds an entry.
     """
-    taken = []
+    entries = []
     while look():
-        taken.append(pop())
+        entries.append(pop())
     try:
         yield
     finally:
-        for one in reversed(taken):
-            push(one)
+        for entry in reversed(entries):
+            push(entry)
 
 
 def _hooks() -> Any:
-    """The innermost hooks on saved tensors; None where there are none."""
+    """Return the innermost hooks on saved tensors; None if there are none."""
     return _C._autograd._top_saved_tensors_default_hooks(True)
 
 
@@ -111,13 +111,13 @@ def _determinism() -> tuple[bool, bool]:
 
 
 def _exact(part: str) -> AbstractContextManager[None]:
-    """Inside, oneDNN computes that kind of operation in float32."""
+    """Make oneDNN compute a kind of operation in float32 inside the context."""
     switch = getattr(cast("Any", torch.backends).mkldnn, part)
     return _set_for_now(partial(getattr, switch, "fp32_precision"), partial(setattr, switch, "fp32_precision"), "ieee")
 
 
 _SETTINGS: tuple[tuple[Callable[[], bool], Callable[[], AbstractContextManager[object]]], ...] = (
-    # First of all the modes, which would see what follows.
+    # The modes come first, because they would intercept the following calls.
     (
         lambda: not _C._len_torch_function_stack(),
         lambda: _emptied(_C._len_torch_function_stack, _C._pop_torch_function_stack, _C._push_on_torch_function_stack),
@@ -152,4 +152,4 @@ _SETTINGS: tuple[tuple[Callable[[], bool], Callable[[], AbstractContextManager[o
     (lambda: all(enabled() for enabled in _ATTENTION.values()), lambda: sdpa_kernel([*_ATTENTION])),
     (lambda: np.geterr() == _ERRORS, lambda: np.errstate(**_ERRORS)),
 )
-"""Of each setting whether it is at its default, and a context in which it is."""
+"""For each setting: a function that returns whether it has its default, and a context that sets the default."""

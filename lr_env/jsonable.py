@@ -1,4 +1,4 @@
-"""Settings as JSON has them, and back: frozen dataclasses with their class, numpy's numbers as Python's."""
+"""Settings as JSON, and back: frozen dataclasses with their class, numpy's numbers as Python's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ _CLASS = "class"
 
 
 def to_plain(value: Any) -> Any:
-    """A value made of dicts, lists, text and numbers; what is none of what is known here stays as it is.
+    """Turn a value into dicts, lists, text and numbers. Values of unknown types stay as they are.
 
-    A dataclass becomes a dict of its fields, with "class" for the module and the name of its class.
+    A dataclass becomes a dict of its fields, with the module and name of its class as "class".
+
+    >>> from lr_env.optimizers import SGD
+    >>> to_plain(SGD(momentum=0.5))
+    {'class': 'lr_env.optimizers:SGD', 'momentum': 0.5, 'nesterov': False, 'weight_decay': 0.0}
     """
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        own = {field.name: to_plain(getattr(value, field.name)) for field in fields(value) if field.init}
-        return {_CLASS: f"{kind.__module__}:{kind.__qualname__}", **own}
+        settings = {field.name: to_plain(getattr(value, field.name)) for field in fields(value) if field.init}
+        return {_CLASS: f"{kind.__module__}:{kind.__qualname__}", **settings}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, np.generic | np.ndarray):
@@ -36,15 +40,15 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """What `to_plain` was given, but that lists are tuples.
+    """Turn the result of `to_plain` back into the value; lists become tuples.
 
     Raises:
-        UserError: a class is not where it is said to be, is no dataclass, or has other fields.
+        UserError: a class does not exist, is not a dataclass, or has other fields.
     """
     if isinstance(value, Mapping) and _CLASS in value:
-        own = {name: from_plain(part) for name, part in value.items() if name != _CLASS}
+        settings = {name: from_plain(part) for name, part in value.items() if name != _CLASS}
         try:
-            return _found(value[_CLASS])(**own)
+            return _dataclass_at(value[_CLASS])(**settings)
         except TypeError as error:
             raise UserError(f"settings of {value[_CLASS]!r} do not fit ({error}): give its own fields") from None
     if isinstance(value, Mapping):
@@ -54,17 +58,17 @@ def from_plain(value: Any) -> Any:
     return value
 
 
-def _found(where: Any) -> Any:
-    """The dataclass of a module and a name in it."""
-    found: Any = None
+def _dataclass_at(where: Any) -> Any:
+    """Return the dataclass at "module:Name"."""
+    kind: Any = None
     if isinstance(where, str) and where.count(":") == 1:
         module, _, path = where.partition(":")
         try:
-            found = importlib.import_module(module)
+            kind = importlib.import_module(module)
             for name in path.split("."):
-                found = getattr(found, name)
+                kind = getattr(kind, name)
         except (ImportError, AttributeError, ValueError):
-            found = None
-    if not (isinstance(found, type) and is_dataclass(found)):
+            kind = None
+    if not (isinstance(kind, type) and is_dataclass(kind)):
         raise UserError(f"there is no dataclass {where!r}: give 'module:Name' of one that can be imported here")
-    return found
+    return kind

@@ -1,7 +1,7 @@
-"""Optimizers as settings: torch's own for one child, and the same rule for a stack with a learning rate per child.
+"""Optimizers as settings: torch's optimizer for one child, and the same update for a stack of children.
 
-torch optimizers hold one learning rate for all the parameters of a group, so a stack of children needs its own
-update. Each rule here is written from `torch.optim`'s documented algorithm and tested against it, child by child.
+An optimizer of torch has one learning rate for all parameters of a group, but a stack of children has one for each
+child. The updates here follow the documented algorithms of `torch.optim`, and are tested against them.
 """
 
 from __future__ import annotations
@@ -22,32 +22,31 @@ Coefficients = dict[str, NDArray[np.float64]]
 
 
 class Optimizer(Protocol):
-    """Settings of an optimizer; everything but the learning rate.
+    """Settings of an optimizer without the learning rate.
 
-    `slots` names the running averages that it keeps for every parameter, as torch names them in its state.
-    `stackable` says whether `update` is there; an optimizer without is trained by the loop.
+    An optimizer without `update` (see `stackable`) is used by the loop backend only.
     """
 
     @property
     def stackable(self) -> bool:
-        """Whether a stack of children can be stepped at once."""
+        """Whether it has `update`, which steps a stack of children at once."""
         ...
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the running averages."""
+        """Names of the running averages of every parameter, as in the state of torch's optimizer."""
         ...
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """torch's own optimizer with these settings."""
+        """Return torch's optimizer with these settings."""
         ...
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
-        """What each step needs of the rate and the time, in float64 as torch computes it.
+        """Return the numbers that a step derives from rate and time, in float64 like torch.
 
         Args:
             lr: learning rate of every child and step, (children, steps).
-            step: 1 for a child's first step, (children, steps).
+            step: number of the step, 1 for a child's first one, (children, steps).
 
         Returns:
             Name -> (children, steps).
@@ -57,13 +56,13 @@ class Optimizer(Protocol):
     def update(
         self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
     ) -> None:
-        """One step of all children for some of their parameters, in place; `gradients` may be overwritten.
+        """Step some parameters of all children in place; `gradients` may be overwritten.
 
         Args:
-            parameters: (children, ...).
-            gradients: of the same shape.
+            parameters: parameters, (children, ...).
+            gradients: their gradients, of the same shape.
             slots: name -> running averages of the same shape.
-            now: the coefficients of this step, name -> (children, 1, ...).
+            now: coefficients of this step, name -> (children, 1, ...).
         """
         ...
 
@@ -86,23 +85,23 @@ class SGD:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The momentum buffer, where there is momentum."""
+        """The momentum buffer, if there is momentum."""
         return ("momentum_buffer",) if self.momentum else ()
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """`torch.optim.SGD`."""
+        """Return `torch.optim.SGD` with these settings."""
         return torch.optim.SGD(
             parameters, lr=0.0, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
         )
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
-        """The rate."""
+        """Return the rate."""
         return {"lr": lr}
 
     def update(
         self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
     ) -> None:
-        """b <- momentum b + g;  p <- p - lr b  (Nesterov: p - lr (g + momentum b))."""
+        """Compute b <- momentum b + g;  p <- p - lr b  (Nesterov: p - lr (g + momentum b))."""
         if self.weight_decay:
             gradients.add_(parameters, alpha=self.weight_decay)
         direction = gradients
@@ -130,15 +129,15 @@ class Adam:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The averages of the gradient and of its square."""
+        """The running averages of the gradient and of its square."""
         return "exp_avg", "exp_avg_sq"
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """torch's optimizer of the same name."""
+        """Return torch's optimizer of the same name with these settings."""
         return self.torch_class(parameters, lr=0.0, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
-        """The rate over the first bias correction, the root of the second, and what is left after decoupled decay."""
+        """Return -rate / first bias correction, the root of the second one, and the factor of decoupled decay."""
         return {
             "size": -lr / (1 - self.betas[0] ** step),
             "root": np.sqrt(1 - self.betas[1] ** step),
@@ -148,7 +147,7 @@ class Adam:
     def update(
         self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
     ) -> None:
-        """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)."""
+        """Compute m <- b1 m + (1-b1) g; v <- b2 v + (1-b2) g^2; p <- p - lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)."""
         self._decay(parameters, gradients, now)
         mean = slots["exp_avg"].lerp_(gradients, 1 - self.betas[0])
         square = slots["exp_avg_sq"].mul_(self.betas[1]).addcmul_(gradients, gradients, value=1 - self.betas[1])
@@ -168,6 +167,6 @@ class AdamW(Adam):
     torch_class: ClassVar[type[torch.optim.Adam]] = torch.optim.AdamW
 
     def _decay(self, parameters: Tensor, gradients: Tensor, now: Mapping[str, Tensor]) -> None:
-        """p <- (1 - lr decay) p."""
+        """Compute p <- (1 - lr decay) p."""
         if self.weight_decay:
             parameters.mul_(now["keep"])

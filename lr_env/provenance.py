@@ -1,4 +1,4 @@
-"""By what code, on what device and with which packages numbers were made."""
+"""Provenance of results: the code, the device and the versions of packages that made them."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from lr_env.devices import find_device
 from lr_env.version import __version__
 
 CHANGED = "+changes"
-"""What follows a commit of which files have been changed since."""
+"""Suffix of a commit if files have changed since."""
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Where a run is made: commit of the code, name of the device, and threads of the CPU."""
+    """Return the provenance of a run: commit of the code, name of the device, and number of CPU threads."""
     return {"commit": code_version(), "device": device_name(device), "threads": torch.get_num_threads()}
 
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """The commit of the code, with `CHANGED` where it has been changed since; the package's version without git."""
+    """Return the commit of the code, with `CHANGED` if files have changed; without git, the package's version."""
     return commit(CHANGED) or __version__
 
 
 def commit(changed: str) -> str:
-    """The commit of the checkout that this code is in, and a text if its Python files have been changed since.
+    """Return the commit of this checkout, followed by `changed` if its Python files have changed since.
 
-    Empty where git knows of none: an installed package that merely lies within somebody's repository has no commit.
+    It is empty for an installed package, also if the package lies within another repository.
     """
     try:
-        if not _told("ls-files", Path(__file__).name):
+        if not _git("ls-files", Path(__file__).name):
             return ""
-        head, status = _told("rev-parse", "--short=12", "HEAD"), _told("status", "--porcelain", "--", ":/*.py")
+        head, status = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", ":/*.py")
     except (OSError, subprocess.SubprocessError, ValueError):
         return ""
     return head + (changed if status else "") if head else ""
 
 
-def _told(*command: str) -> str:
-    """What git answers about the folder of this file; empty if it does not."""
+def _git(*command: str) -> str:
+    """Run git in the folder of this file and return its output; empty if it fails."""
     git = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of a hook, say
-    done = subprocess.run([*git, *command], env=own, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # set by hooks
+    done = subprocess.run([*git, *command], env=environment, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
 
 
 def device_name(device: str) -> str:
-    """What the device is called."""
-    found = find_device(device)
-    if found.type == "cuda":
-        return torch.cuda.get_device_name(found)
+    """Return the name of the GPU or the processor."""
+    torch_device = find_device(device)
+    if torch_device.type == "cuda":
+        return torch.cuda.get_device_name(torch_device)
     with suppress(OSError, ValueError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -69,21 +69,21 @@ def device_name(device: str) -> str:
 
 
 def versions(also: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of what results depend on.
+    """Return the versions of Python and of the packages that results depend on.
 
     Args:
         also: further packages; those that are not installed are left out.
     """
-    found = {
+    numbers = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "lr_env": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "scikit-learn": version("scikit-learn"),  # of AutoLRS's Gaussian process
+        "scikit-learn": version("scikit-learn"),  # for AutoLRS's Gaussian process
         "scipy": version("scipy"),
-        "torchdiffeq": version("torchdiffeq"),  # of the published latent ODE
+        "torchdiffeq": version("torchdiffeq"),  # for the published latent ODE
     }
     for package in ("optuna", *also):  # the first comes with lr_env[tuners]
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            numbers[package] = version(package)
+    return numbers

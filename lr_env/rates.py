@@ -1,4 +1,4 @@
-"""Learning rates and the range that they must lie in."""
+"""Checks of learning rates and their range."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lr_env.errors import UserError
 Floats = NDArray[np.float64]
 
 _ROUNDING = 1e-6
-"""Share of a bound by which what is computed may miss it: a few roundings of float32."""
+"""Share of a bound by which a computed rate may miss it: a few rounding errors of float32."""
 
 
 def numbers(values: Any, what: str) -> Floats:
-    """Values as float64.
+    """Return values as float64.
 
     Raises:
-        UserError: they are no finite numbers.
+        UserError: they are not finite numbers; `what` names them in the message.
     """
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -31,24 +31,27 @@ def numbers(values: Any, what: str) -> Floats:
 
 
 def clipped(values: Any, low: float, high: float) -> tuple[Floats, Floats]:
-    """Values in a range, of which those that miss a bound by rounding alone are put at it.
+    """Clip values that miss a bound of a range only by rounding errors.
 
-    What float32 rounds is believed to be meant: a bound that was rounded itself; and, of values that are float32, what
-    was computed on the scale of the range, as Gymnasium's `RescaleAction` does.
+    Errors of float32 are tolerated: in a bound that was rounded itself, and, if the values are float32, in computations
+    on the scale of the range, like those of Gymnasium's `RescaleAction`.
+
+    >>> clipped([0.1, 0.5, 1.0000001, 2.0], 0.1, 1.0)
+    (array([0.1, 0.5, 1. , 2. ]), array([2.]))
 
     Args:
-        values: of any shape, finite.
-        low: lowest of the range.
-        high: highest of the range.
+        values: finite values of any shape.
+        low: lowest value of the range.
+        high: highest value of the range.
 
     Returns:
-        The values as float64, and those that are out of the range, (number,), which stay as they are.
+        The values as float64, and those that are outside the range, (number,), which are not clipped.
     """
-    given = np.asarray(values)
-    array = given.astype(np.float64)
-    single = given.dtype in (np.float32, np.float16)
-    of_range = 4 * float(np.finfo(np.float32).eps) * (high - low) if single else 0.0
-    lowest = low - max(_ROUNDING * abs(low), of_range)
-    highest = high + max(_ROUNDING * abs(high), of_range)
+    raw = np.asarray(values)
+    array = raw.astype(np.float64)
+    single = raw.dtype in (np.float32, np.float16)
+    range_error = 4 * float(np.finfo(np.float32).eps) * (high - low) if single else 0.0
+    lowest = low - max(_ROUNDING * abs(low), range_error)
+    highest = high + max(_ROUNDING * abs(high), range_error)
     within = (array >= lowest) & (array <= highest)  # false for NaN
     return np.where(within, np.clip(array, low, high), array), array[~within]

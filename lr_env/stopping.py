@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM in the command `lr-env`: one line and an exit code, whenever they come.
+"""Ctrl-C and SIGTERM in the command `lr-env`: they end it with one line and an exit code at any time.
 
-Imports next to nothing, so that it is in place before what takes long to import.
+This module imports almost nothing, so that the handlers are installed before slow imports.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _AT_ONCE = 1.0
-"""Seconds in which a second signal is taken for the first: `timeout` sends it to a process, and to its group."""
+"""Seconds in which a second signal counts as the first: `timeout` sends it to a process, and again to its group."""
 
 
 class Stopping:
-    """What becomes of the process when it is told to stop.
+    """Handles the signals that stop the process.
 
-    Before the command runs nothing is lost: the process ends at once. From `begin` on the first signal raises
-    `KeyboardInterrupt`, so that what is open is closed; one that comes later, while that goes on, ends the process.
+    Before the command runs, nothing can be lost, and the process ends at once. From `begin` on, the first signal raises
+    `KeyboardInterrupt`, so that open files are closed; a second signal during that ends the process.
 
     Attributes:
-        number: of the signal that came; None if there was none.
+        number: number of the signal that came; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -36,29 +36,29 @@ class Stopping:
         self._since = 0.0
 
     def install(self) -> None:
-        """Handle the signals that the parent of the process has not told it to ignore, from now on."""
+        """Handle the signals from now on, except those that the parent process has set to be ignored."""
         self.number, self._running, self._told = None, False, False
-        if threading.current_thread() is threading.main_thread():  # the only one that may
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, self._come)
 
     def begin(self) -> None:
-        """From now on the command runs."""
+        """Note that the command runs from now on."""
         self._running = True
 
     def check(self) -> None:
-        """Raise the `KeyboardInterrupt` again of a signal that came, if something took it for an error of its own.
+        """Raise `KeyboardInterrupt` again after a signal, in case other software turned it into another error.
 
-        Compilers do, which are tried to see what is fastest.
+        Compilers do that, while backends are timed.
         """
         if self.number is not None:
             raise KeyboardInterrupt
 
     def end(self, code: int) -> None:
-        """The command is over: signals do what they did before, or, if one came, the process ends with that code.
+        """Restore the signal handlers after the command, or, if a signal came, end the process with that code.
 
-        It is not left to Python to end it, which gives up the handling of signals a moment before it is done.
+        The process is ended here and not by Python, which stops handling signals shortly before it is done.
         """
         if self.number is not None:
             atexit._run_exitfuncs()
@@ -85,7 +85,7 @@ class Stopping:
         if self.number is not None and time.monotonic() - self._since < _AT_ONCE:
             return
         if not self._told:
-            os.write(2, b"stopped\n")  # print may be what was interrupted
+            os.write(2, b"stopped\n")  # not by print, which may have been interrupted
         os._exit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""What is printed, and where: streams that take any text, and consoles of a sensible width."""
+"""Printing: streams that accept any text, and consoles with a sensible width."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NARROWEST, USUAL, WIDEST = 20, 80, 1000
-"""Columns: fewer are taken for so many; where nobody tells; more are taken for so many."""
+"""Width of a console in columns: the smallest, the default, and the largest."""
 
 _REPLACED = "lr-env"
-"""Name of the error handler of streams that are not able to show all characters."""
+"""Name of the error handler that replaces characters which a stream cannot show."""
 
 # ruff: noqa: RUF001
-_LIKE = {
+_SUBSTITUTES = {
     **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
     **dict.fromkeys("─━╌╸╺–—−‐‑", "-"),
     **dict.fromkeys("│┃", "|"),
@@ -32,14 +32,14 @@ _LIKE = {
     "→": "->",
     "•": "*",
 }
-"""What stands for a character where it cannot be shown."""
+"""Character -> text in ASCII that replaces it where it cannot be shown."""
 
 
 def prepare() -> None:
-    """Make standard output and standard error take whatever is printed.
+    """Make standard output and standard error accept any text.
 
-    What cannot be shown is replaced. A stream that is closed is opened anew and swallows all: were it left closed, the
-    next file would be opened in its place, and get what is printed.
+    Characters that cannot be shown are replaced. A closed stream is opened as one that discards its text: otherwise the
+    next file that is opened would get its number, and the printed text.
     """
     codecs.register_error(_REPLACED, _replaced)
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -54,10 +54,10 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Print what is still to be printed.
+    """Flush standard output.
 
     Raises:
-        OSError: it cannot be. What is left is forgotten, so that the end of the process does not try it again.
+        OSError: it cannot be written. The rest is discarded, so that the end of the process does not try again.
     """
     try:
         sys.stdout.flush()
@@ -67,17 +67,17 @@ def finish() -> None:
 
 
 def swallow() -> None:
-    """Let standard output swallow what is left: there is nobody to take it."""
+    """Discard what is left in standard output, because nobody reads it."""
     try:
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())
         os.close(descriptor)
-    except (OSError, ValueError):  # it is no file
+    except (OSError, ValueError):  # it is not a file
         pass
 
 
 def width(stream: TextIO) -> int:
-    """Columns of text that a stream takes, from COLUMNS if that is a number above 0, else from its terminal."""
+    """Return the width of a stream in columns: COLUMNS if that is a number above 0, else that of its terminal."""
     try:
         columns = int(os.environ.get("COLUMNS", ""))
     except ValueError:
@@ -91,7 +91,7 @@ def width(stream: TextIO) -> int:
 
 
 def console(*, error: bool = False) -> Console:
-    """The console of standard output, or of standard error."""
+    """Return a console for standard output, or for standard error."""
     from rich.console import Console
 
     stream = sys.stderr if error else sys.stdout
@@ -99,13 +99,13 @@ def console(*, error: bool = False) -> Console:
 
 
 def paragraph(to: Console, text: str, style: str = "") -> None:
-    """Print text in lines of the console's width, no word cut."""
+    """Print text in lines of the console's width, without cutting words."""
     lines = textwrap.wrap(shown(text, to.encoding), to.width, break_long_words=False, break_on_hyphens=False)
     to.print("\n".join(lines), style=style or None, highlight=False, markup=False, soft_wrap=True)
 
 
 def shown(text: str, encoding: str) -> str:
-    """The text as a stream of that encoding will show it."""
+    """Return the text as a stream with that encoding will show it."""
     codecs.register_error(_REPLACED, _replaced)
     return text.encode(encoding, _REPLACED).decode(encoding)
 
@@ -113,13 +113,13 @@ def shown(text: str, encoding: str) -> str:
 def _replaced(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_like, error.object[error.start : error.end])), error.end
+    return "".join(map(_substitute, error.object[error.start : error.end])), error.end
 
 
-def _like(character: str) -> str:
-    """What stands for a character, in ASCII."""
-    if 0xDC80 <= (code := ord(character)) <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+def _substitute(character: str) -> str:
+    """Return text in ASCII that replaces a character."""
+    if 0xDC80 <= (code := ord(character)) <= 0xDCFF:  # a byte of a file name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
-    if character in _LIKE:
-        return _LIKE[character]
+    if character in _SUBSTITUTES:
+        return _SUBSTITUTES[character]
     return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"

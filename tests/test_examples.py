@@ -56,7 +56,7 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
-@pytest.mark.parametrize("module", ["planners.schedules", "planners.piecewise"])
+@pytest.mark.parametrize("module", ["planners.schedules", "planners.piecewise", "lr_env.jsonable", "lr_env.rates"])
 def test_the_examples_in_docstrings_print_what_they_say(module):
     failed, examples = doctest.testmod(importlib.import_module(module))
     assert examples
