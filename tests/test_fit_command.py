@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lr_env.children import Execution
 from lr_env.cli.fit import on_fresh_seeds
 
 from lr_env.errors import UserError
@@ -113,7 +114,7 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     planner = LatentODE(model=str(tmp_path / "model.safetensors"))
     assert planner.fingerprint == told["fingerprint"]
     assert planner.pretraining_steps == 12 * TASK.budget
-    (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
+    (run,) = rollout(planner, TASK, [7], score=("val",), execution=Execution(backend="loop"))
     assert not run.diverged
     repertoire = Trained.load(tmp_path / "model.safetensors").repertoire.trusted
     assert np.isfinite(run.curves["lr"]).all()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.planner import RunSpec
@@ -226,7 +227,7 @@ def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
     for belief, until in zip(found.beliefs, (12, 20), strict=True):
         played = found.lr[belief.segment : until]
         np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
-    (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
+    (run,) = rollout(planner, task, [3], score=("val",), execution=Execution(backend="loop"))
     assert run.planner == "latent-ode"
     assert len(found.val_loss) == 20
     assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
+from lr_env.children import Execution
 from lr_env.children import Numerics
 from lr_env.env.episodes import Episodes
 from lr_env.env.observations import FEATURES
@@ -118,7 +119,7 @@ def test_the_planner_answers_as_the_algorithm_does(tmp_path):
                 now = np.array([info["lr"] for info in infos])
                 np.testing.assert_allclose(now, known["lr"] * trained.factors(known), rtol=1e-5)
         planner = PPO(0.02, policy=str(tmp_path / action / "last.safetensors"))
-        records = rollout(planner, TASK, [5, 6, 7], backend="loop", score=())
+        records = rollout(planner, TASK, [5, 6, 7], score=(), execution=Execution(backend="loop"))
         assert planner.pretraining_steps == 80 * 5 + 2 * 3 * 50
         assert [record.curves["lr"][0] for record in records] == [0.02] * 3
 
@@ -309,7 +310,7 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
     )
     train(task, training, tmp_path)
     for start in (0.3, 0.003, 0.03):
-        records = rollout(PPO(start, policy=str(tmp_path / "last.safetensors")), task, [1, 2], score=(), backend="loop")
+        records = rollout(PPO(start, policy=str(tmp_path / "last.safetensors")), task, [1, 2], score=(), execution=Execution(backend="loop"))
         for record in records:
             late = record.curves["lr"][10:]
             assert np.abs(np.log(late / wanted)).max() < 0.6, (start, late)

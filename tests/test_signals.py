@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lr_env.children import Execution
 from lr_env.children import Backend, Children
 from lr_env.children.hypergradient import HypergradientMeter
 from lr_env.children.initial import build_seeded
@@ -102,7 +103,7 @@ def test_every_signal_has_a_name_of_its_own_and_a_unit():
 @pytest.mark.parametrize("backend", ENGINES, ids=str)
 def test_the_norm_of_the_gradient_is_that_of_plain_torch(backend, clip_norm):
     task = replace(TASK, clip_norm=clip_norm, segment=6)
-    children = Children(task, [3, 4, 5], "cpu", backend, torch.float64, extra_signals=["gradient_norm"])
+    children = Children(task, [3, 4, 5], extra_signals=["gradient_norm"], dtype=torch.float64, execution=Execution(device="cpu", backend=backend))
     assert children.extra_signals == ("gradient_norm",)
     children.train([0.05] * 3)
     source, train = task.source, children.data.splits["train"]
@@ -122,10 +123,10 @@ def test_the_norm_of_the_gradient_is_that_of_plain_torch(backend, clip_norm):
 
 @pytest.mark.parametrize("backend", ENGINES, ids=str)
 def test_meters_do_not_change_each_other(backend):
-    together = Children(TASK, range(3), "cpu", backend, extra_signals=on_demand_signals())
+    together = Children(TASK, range(3), extra_signals=on_demand_signals(), execution=Execution(device="cpu", backend=backend))
     together.train([0.05] * 3)
     for name in on_demand_signals():
-        alone = Children(TASK, range(3), "cpu", backend, extra_signals=[name])
+        alone = Children(TASK, range(3), extra_signals=[name], execution=Execution(device="cpu", backend=backend))
         alone.train([0.05] * 3)
         columns = [children.extra_signals.index(name) for children in (alone, together)]
         ours, others = (children.step_signals[..., at] for children, at in zip((alone, together), columns, strict=True))
@@ -137,8 +138,8 @@ def test_a_meter_of_another_package_is_measured_planned_with_and_recorded(backen
     declare(last_move="UpdateMeter")
     assert on_demand({"lr", "last_move", "update_cosine", "probe"}) == ("update_cosine", "last_move")
     task = replace(TASK, segment=1, budget=8, optimizer=SGD(momentum=0.0))
-    (record,) = rollout(Cautious(), task, [4], backend=backend)
-    children = Children(task, [4], "cpu", Backend("loop"))
+    (record,) = rollout(Cautious(), task, [4], execution=Execution(backend=backend))
+    children = Children(task, [4], execution=Execution(device="cpu", backend=Backend("loop")))
     before, moves = children.state.parameters.clone(), [0.0]
     for rate in record.curves["lr"]:
         children.train([rate])

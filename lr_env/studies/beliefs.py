@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.children import Execution
 from lr_env.capabilities import Explainable
 from lr_env.children import EXACT, Numerics
 from lr_env.errors import UserError
@@ -108,7 +109,7 @@ def explained(
     """
     check_explains(planner, planner.name)
     run = [PlannedRun(planner, seed)]
-    rollout = Rollout(task, run, score=("val",), device=device, backend=backend, numerics=numerics)
+    rollout = Rollout(task, run, score=("val",), execution=Execution(device=device, backend=backend, numerics=numerics))
     lr, losses = [], []
     while not rollout.done:
         for _, signals in rollout.advance():
