@@ -23,7 +23,7 @@ from lr_env.stats.ranks import cost_ratios, mean_ranks, profile, resampled, scor
 from lr_env.studies.across.report import print_standings
 from lr_env.studies.across.saved import Finished, read_finished
 from lr_env.studies.across.standings import put_together
-from lr_env.studies.comparison.report import write_report
+from lr_env.studies.comparison.report import ComparisonReport
 from lr_env.studies.comparison.summary import summarise
 from lr_env.tasks import TASKS
 
@@ -63,7 +63,8 @@ def write(folder: Path, task: str, seeds: int) -> None:
     steps = dict.fromkeys(PLANNERS[task], 120 * seeds)
     made = {"task": TASKS[task].settings(), "data_sha256": task, "command": f"lr-env compare {task}"}
     made["task"]["target_val_loss"] = 0.4 if task == "DigitsMLP" else None
-    write_report(folder, records, tuning, summarise(records, target_val_loss=0.4, tuning_steps=steps), made)
+    summary = summarise(records, target_val_loss=0.4, tuning_steps=steps)
+    ComparisonReport(summary, records, tuning, made).write(folder)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ An infinite loss, of a run that diverged, is allowed; NaN is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,7 +133,7 @@ def iqm_interval(values: ArrayLike) -> Estimate:
         UserError: on NaN, or no values.
     """
     values = _checked(values)
-    return _bootstrap(values, lambda sample, axis=-1: stats.trim_mean(sample, 0.25, axis=axis))
+    return _bootstrap(values, lambda sample: stats.trim_mean(sample, 0.25, axis=-1))
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
@@ -173,10 +173,9 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
     """
     wins = win_matrix(a, b)
 
-    def probability(seeds: NDArray[Any], axis: int = -1) -> Any:
-        return share_won(wins, seed_counts(np.moveaxis(np.atleast_1d(seeds), axis, -1), len(wins)))
-
-    return _bootstrap(np.arange(len(wins), dtype=np.float64), probability)
+    return _bootstrap(
+        np.arange(len(wins), dtype=np.float64), lambda seeds: share_won(wins, seed_counts(seeds, len(wins)))
+    )
 
 
 def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
@@ -254,23 +253,28 @@ def median_steps(steps: Iterable[float]) -> float:
     return float(np.median(_checked(list(steps))))
 
 
-def _bootstrap(values: NDArray[np.float64], statistic: Any) -> Estimate:
-    """A statistic of (n,) values with its percentile interval over resampled seeds."""
+def _bootstrap(values: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], Any]) -> Estimate:
+    """A statistic over the last axis of (n,) values, with its percentile interval over resampled seeds."""
     with np.errstate(all="ignore"):
         value = float(statistic(values))
         if len(values) == 1:
             return Estimate(value, np.nan, np.nan)
-        found = stats.bootstrap(
-            (values,),
-            statistic,
-            n_resamples=RESAMPLES,
-            confidence_level=LEVEL,
-            method="percentile",
-            vectorized=True,
-            axis=-1,
-            rng=np.random.default_rng(SEED),
-        ).bootstrap_distribution
-    return percentile_interval(value, found)
+        (drawn,) = resampled([len(values)])
+        return percentile_interval(value, statistic(values[drawn]))
+
+
+def resampled(counts: Sequence[int], draws: int | None = None) -> list[NDArray[np.int64]]:
+    """Draw seeds with replacement within each of several sets of seeds; the same every time.
+
+    Args:
+        counts: seeds of each set.
+        draws: bootstrap samples; None for `RESAMPLES`.
+
+    Returns:
+        Indices of seeds for each set, (draws, seeds).
+    """
+    random = np.random.default_rng(SEED)
+    return [random.integers(n, size=(RESAMPLES if draws is None else draws, n)) for n in counts]
 
 
 def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Estimate:
