@@ -1,141 +1,288 @@
-"""Several comparisons put together, as files and as a table in the terminal."""
+"""Standings over several comparisons as a document, and as files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from lr_env.files import write_text
-from lr_env.report.csv import csv_text, ends
+from lr_env.report.csv import csv_text
+from lr_env.report.document import (
+    Code,
+    Column,
+    Document,
+    Figure,
+    Heading,
+    Table,
+    Text,
+    estimate_csv,
+    in_files,
+    plain_table,
+)
 from lr_env.report.files import draw_into
 from lr_env.report.formatting import interval_text, number_text
-from lr_env.report.tables import Column, columns_grid, grid, meanings, print_columns
+from lr_env.report.markdown import write_markdown
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate
 from lr_env.stats.ranks import LARGEST_RATIO
-from lr_env.studies.across.standings import RANK_DECIMALS, Standing, Standings
-from lr_env.terminal import paragraph
+from lr_env.studies.across.standings import RANK_DECIMALS, Standings
 
 _TUNING = "child steps spent on choosing the setting, and on training or fitting the planner before, in whole runs"
-"""What the column of the tuning's cost means."""
+"""Legend of the tuning cost."""
 
 
-def write_standings(folder: Path, standings: Standings, made: Mapping[str, Any]) -> None:
-    """Write summary.md, summary.csv, across.png and manifest.json.
+@dataclass(frozen=True)
+class AcrossReport:
+    """Standings as a document, and as files.
 
-    Every file is replaced as a whole or not at all, the figure last: see `lr_env.report.files`. The same comparisons in
-    the same order give the same files.
-
-    Args:
-        folder: where to.
-        standings: of several comparisons.
-        made: how they were put together, of what JSON has.
+    Attributes:
+        standings: over several comparisons.
+        made: how they were made, of what JSON has; `command` is shown as a command.
     """
-    title = f"{len(standings.rows)} planners over {len(standings.tasks)} tasks"
-    write_text(folder / "manifest.json", json.dumps(_manifest(standings, title, made), indent=2) + "\n")
-    write_text(folder / "summary.csv", _csv(standings))
-    write_text(folder / "summary.md", _markdown(standings, title, made))
 
-    def draw(path: Path) -> None:
-        from lr_env.studies.across.figure import draw_standings  # where a broken matplotlib costs no table
+    standings: Standings
+    made: Mapping[str, Any] = field(default_factory=dict)
 
-        draw_standings(standings, path, title)
+    @property
+    def title(self) -> str:
+        """The title of the page and of the figure."""
+        return f"{len(self.standings.rows)} planners over {len(self.standings.tasks)} tasks"
 
-    draw_into(folder / "across.png", draw)
+    def document(self) -> Document:
+        """The report: in the terminal the table and the conclusion, in files all of it."""
+        standings = self.standings
+        table, conclusion = standings_table(standings), Text(standings.conclusion)
+        notes = (*_left_out(standings), *_unreached(standings))
+        details = in_files(
+            Text(
+                "Rows are sorted by mean rank, best first. In summary.csv is every digit, with mean test losses and "
+                "median child steps to target for each task. How far apart planners are on a task is in the report of "
+                "its comparison."
+            ),
+            Figure("across.png", "Mean ranks and performance profiles"),
+            Heading("Columns"),
+            table.legend(),
+            Heading("Tasks"),
+            _tasks_table(standings),
+            Text(
+                "The target is in nats/example on the task's validation subset, which is measured at the end of every "
+                "segment; the fastest planner has the lowest median over seeds of the child steps to it, with those of "
+                "forks."
+            ),
+            Text(points=tuple(f"{note}." for note in notes)) if notes else Text("No planner was left out."),
+            Heading("How it was made"),
+            Code(self.made.get("command", "")),
+            Text(
+                f"Intervals are percentiles of {st.RESAMPLES} resamples: seeds are drawn within each task, the same "
+                "for all planners. Ranks of resampled means lie nearer to the middle than those of means, so that the "
+                "interval of the first planner is too high where others are close."
+            ),
+            Text(points=tuple(f"{c.name}: `{c.manifest.get('command', 'no command')}`" for c in standings.comparisons)),
+        )
+        printed_notes = [Text(points=notes, quiet=True, place="terminal")] if notes else []
+        return Document(
+            self.title,
+            (
+                replace(conclusion, place="files"),
+                table,
+                *printed_notes,
+                *details,
+                replace(conclusion, place="terminal"),
+            ),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparisons and how they were made: the content of manifest.json."""
+        standings = self.standings
+        return {
+            "title": self.title,
+            **self.made,
+            "planners": [row.planner for row in standings.rows],
+            "intervals": {"level": st.LEVEL, "resamples": st.RESAMPLES, "seed": st.SEED},
+            "comparisons": [
+                {
+                    "name": comparison.name,
+                    "command": comparison.manifest.get("command"),
+                    "runs_sha256": comparison.sha256,
+                    "task": dict(comparison.task),
+                    "seeds": list(comparison.seeds),
+                    "target_val_loss": comparison.target_val_loss,
+                    "target_from": comparison.target_from,
+                    "left_out": list(left_out),
+                }
+                for comparison, left_out in zip(standings.comparisons, standings.left_out, strict=True)
+            ],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json, summary.csv, summary.md and across.png.
+
+        Every file is replaced as a whole or not at all, the figure last: see `lr_env.report.files`. The same
+        comparisons in the same order give the same files.
+        """
+        write_text(folder / "manifest.json", json.dumps(self.to_json(), indent=2) + "\n")
+        write_text(folder / "summary.csv", csv_text(standings_table(self.standings)))
+        write_markdown(self.document(), folder / "summary.md")
+        draw_into(folder / "across.png", self._draw)
+
+    def _draw(self, path: Path) -> None:
+        from lr_env.studies.across.figure import draw_standings  # here, where a broken matplotlib costs no table
+
+        draw_standings(self.standings, path, self.title)
 
 
-def print_standings(standings: Standings, console: Console) -> None:
-    """Print the conclusion under the table, of which the console's width shows as many columns as fit."""
-    missing = [name for name in print_columns(_columns(standings), console) if name != "diverged"]
-    diverged = "div.: runs that diverged; " if any(row.diverged for row in standings.rows) else ""
-    tuned = "" if "tuning [runs]" in missing else f"tuning: {_TUNING}; "
-    notes = (
-        f"under a task: rank by mean test loss; {diverged}{tuned}tie: not told apart, for the interval contains 0; "
-        "[]: 95 % interval"
-    )
-    if missing:
-        notes += f"; only in the files: {', '.join(missing)}"
-    for line in (notes, *_left_out(standings), *_unreached(standings)):
-        paragraph(console, line, "dim")
-    paragraph(console, standings.conclusion)
-
-
-def _columns(standings: Standings) -> list[Column]:
+def standings_table(standings: Standings) -> Table:
+    """One row a planner, the lowest mean rank first."""
     rows = standings.rows
+    some_diverged = any(r.diverged for r in rows)
+    planners = [r.planner for r in rows]
+    marked = [f"{r.planner} ({r.diverged} div.)" if r.diverged else r.planner for r in rows]
     columns = [
-        Column("planner", "who sets the learning rate", [r.planner for r in rows], 0, [_marked(r) for r in rows]),
+        Column("planner", "who sets the learning rate", planners, 0, marked, csv={"planner": planners}, words=True),
         Column(
             "mean rank",
             "mean over tasks of the rank by mean test loss, 1 is best; with a 95 % interval",
-            [_estimate(r.mean_rank, RANK_DECIMALS) for r in rows],
+            [_estimate_text(r.mean_rank, RANK_DECIMALS) for r in rows],
             0,
+            csv=estimate_csv("mean_rank", [r.mean_rank for r in rows]),
         ),
-        _versus(standings),
+        _versus_column(standings),
+        *(
+            Column(
+                task,
+                f"rank on {task}; planners with equal means share the mean of their ranks",
+                [f"{r.ranks[at]:g}" for r in rows],
+                3 + at,
+            )
+            for at, task in enumerate(standings.tasks)
+        ),
+        Column(
+            "diverged",
+            "runs ended by a loss that exploded or was not finite, of all final runs; each has an infinite loss",
+            [f"{r.diverged}/{r.runs}" for r in rows] if some_diverged else None,
+            csv={"n": [r.runs for r in rows], "diverged": [r.diverged for r in rows]},
+            unlisted=True,
+        ),
+        *_statistics_columns(standings),
+        *_cost_columns(standings),
+        *(
+            Column(
+                task,
+                csv={
+                    f"rank_{task}": [r.ranks[at] for r in rows],
+                    f"test_loss_{task}": [r.test_losses[at] for r in rows],
+                    f"steps_to_target_{task}": [r.costs[at] for r in rows],
+                },
+            )
+            for at, task in enumerate(standings.tasks)
+        ),
     ]
-    for at, task in enumerate(standings.tasks):
-        meaning = f"rank on {task}; planners with equal means share the mean of their ranks"
-        columns.append(Column(task, meaning, [f"{r.ranks[at]:g}" for r in rows], 3 + at))
-    if any(r.diverged for r in rows):
-        meaning = "runs ended by a loss that exploded or was not finite, of all final runs; each has an infinite loss"
-        columns.append(Column("diverged", meaning, [f"{r.diverged}/{r.runs}" for r in rows]))
-    if standings.reference is not None:
-        meaning = (
-            f"mean over tasks of the chance that a run has a lower test loss than a run of {standings.reference}, with "
-            "a 95 % interval"
-        )
-        cells = ["" if r.improvement is None else _estimate(r.improvement, 2) for r in rows]
-        columns.append(Column("P(better)", meaning, cells, 50, [cell.split(" ")[0] for cell in cells]))
-    meaning = (
-        "mean of the performance profile of child steps to target over ratios from 1 to "
-        f"{LARGEST_RATIO:g}, 1 is best; with a 95 % interval"
+    diverged = "div.: runs that diverged; " if some_diverged else ""
+    return Table(
+        columns,
+        f"under a task: rank by mean test loss; {diverged}tie: not told apart, for the interval contains 0; []: 95 % "
+        "interval",
     )
-    cells = [_estimate(r.score, 2) for r in rows]
-    columns.append(Column("score", meaning, cells, 2, [cell.split(" ")[0] for cell in cells]))
-    if any(r.steps_ratio != 1 for r in rows):
-        meaning = "child steps that a run takes, with those of forks, over its own; mean over tasks"
-        columns.append(Column("steps [x]", meaning, [f"{r.steps_ratio:.3g}" for r in rows], 0))
-    cost = [f"{r.tuning_cost:.0f}" for r in rows]
-    columns.append(Column("tuning [runs]", f"{_TUNING}, over all tasks", cost, 1, head="tuning\n[runs]"))
-    meaning = "runs that the settings were chosen from, over all tasks"
-    columns.append(Column("tuning runs", meaning, [str(r.tuning_runs) for r in rows], 51))
-    meaning = "child steps spent on choosing the settings and before, over all tasks"
-    columns.append(Column("tuning steps", meaning, [str(r.tuning_steps) for r in rows], 52))
-    return columns
 
 
-def _versus(standings: Standings) -> Column:
+def _versus_column(standings: Standings) -> Column:
     """Differences to the first planner with their verdicts; the terminal leaves their intervals out."""
-    cells, short = [], []
-    for row in standings.rows:
-        if row.to_first is None:
-            cells.append("(reference)")
-            short.append("(reference)")
-        else:
-            text = _estimate(row.to_first.difference, RANK_DECIMALS, sign=True)
-            cells.append(f"{text} {row.to_first.verdict}")
-            short.append(f"{text.split(' ')[0]} {row.to_first.verdict}")
-    meaning = (
+    first = standings.rows[0].planner
+    versus = [row.to_first for row in standings.rows]
+    cells, short = ["(reference)"], ["(reference)"]
+    for one in filter(None, versus):
+        text = _estimate_text(one.difference, RANK_DECIMALS, sign=True)
+        cells.append(f"{text} {one.verdict}")
+        short.append(f"{text.split(' ')[0]} {one.verdict}")
+    return Column(
+        f"vs {first}",
         "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it contains 0: not "
-        "told apart"
+        "told apart",
+        cells,
+        0,
+        short,
+        csv={
+            "first": [first] * len(versus),
+            **estimate_csv("mean_rank_less_first", [None if v is None else v.difference for v in versus]),
+            "verdict_to_first": ["" if v is None else v.verdict for v in versus],
+        },
     )
-    return Column(f"vs {standings.rows[0].planner}", meaning, cells, 0, short)
 
 
-def _estimate(estimate: Estimate, decimals: int, sign: bool = False) -> str:
+def _statistics_columns(standings: Standings) -> list[Column]:
+    rows, reference = standings.rows, standings.reference
+    improvements = [r.improvement for r in rows]
+    chances = ["" if e is None else _estimate_text(e, 2) for e in improvements]
+    scores = [_estimate_text(r.score, 2) for r in rows]
+    return [
+        Column(
+            "P(better)",
+            f"mean over tasks of the chance that a run has a lower test loss than a run of {reference}, with a 95 % "
+            "interval",
+            None if reference is None else chances,
+            50,
+            [cell.split(" ")[0] for cell in chances],
+            csv={"reference": [reference or ""] * len(rows), **estimate_csv("improvement", improvements)},
+        ),
+        Column(
+            "score",
+            "mean of the performance profile of child steps to target over ratios from 1 to "
+            f"{LARGEST_RATIO:g}, 1 is best; with a 95 % interval",
+            scores,
+            2,
+            [cell.split(" ")[0] for cell in scores],
+            csv=estimate_csv("score", [r.score for r in rows]),
+        ),
+    ]
+
+
+def _cost_columns(standings: Standings) -> list[Column]:
+    rows = standings.rows
+    ratios = [r.steps_ratio for r in rows]
+    return [
+        Column(
+            "steps [x]",
+            "child steps that a run takes, with those of forks, over its own; mean over tasks",
+            [f"{ratio:.3g}" for ratio in ratios] if any(ratio != 1 for ratio in ratios) else None,
+            0,
+            csv={"steps_ratio": ratios},
+        ),
+        Column(
+            "tuning [runs]",
+            f"{_TUNING}, over all tasks",
+            [f"{r.tuning_cost:.0f}" for r in rows],
+            1,
+            head="tuning\n[runs]",
+            note=f"tuning: {_TUNING}",
+        ),
+        Column(
+            "tuning runs",
+            "runs that the settings were chosen from, over all tasks",
+            [str(r.tuning_runs) for r in rows],
+            51,
+            csv={"tuning_runs": [r.tuning_runs for r in rows]},
+        ),
+        Column(
+            "tuning steps",
+            "child steps spent on choosing the settings and before, over all tasks",
+            [str(r.tuning_steps) for r in rows],
+            52,
+            csv={"tuning_steps": [r.tuning_steps for r in rows]},
+        ),
+    ]
+
+
+def _estimate_text(estimate: Estimate, decimals: int, sign: bool = False) -> str:
     return f"{number_text(estimate.value, decimals, sign)} {interval_text(estimate, decimals)}"
 
 
-def _marked(row: Standing) -> str:
-    return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
-
-
 def _left_out(standings: Standings) -> list[str]:
-    """One line for each comparison of which planners were left out."""
+    """One line for each comparison with planners that are not ranked."""
     return [
         f"Left out of {comparison.name}: {', '.join(names)}"
         for comparison, names in zip(standings.comparisons, standings.left_out, strict=True)
@@ -144,7 +291,7 @@ def _left_out(standings: Standings) -> list[str]:
 
 
 def _unreached(standings: Standings) -> list[str]:
-    """One line for each task that says nothing of how soon its target is reached."""
+    """One line for each task whose target is reached too seldom to count."""
     return [
         f"On {task} no planner reaches the target in more than half of its runs: it adds 0 to every score"
         for at, task in enumerate(standings.tasks)
@@ -152,13 +299,13 @@ def _unreached(standings: Standings) -> list[str]:
     ]
 
 
-def _tasks(standings: Standings) -> list[tuple[str, ...]]:
-    """One line a task: where its runs come from, and what its target is."""
-    lines = []
+def _tasks_table(standings: Standings) -> Table:
+    """One row a task: where its runs come from, and its target."""
+    rows = []
     for at, (task, comparison) in enumerate(zip(standings.tasks, standings.comparisons, strict=True)):
         fastest = min(standings.rows, key=lambda row: row.costs[at])
         steps = fastest.costs[at]
-        lines.append(
+        rows.append(
             (
                 task,
                 comparison.name,
@@ -168,70 +315,5 @@ def _tasks(standings: Standings) -> list[tuple[str, ...]]:
                 f"{fastest.planner}, {steps:g} steps" if np.isfinite(steps) else "none",
             )
         )
-    return lines
-
-
-def _markdown(standings: Standings, title: str, made: Mapping[str, Any]) -> str:
-    columns = _columns(standings)
-    notes = [*_left_out(standings), *_unreached(standings)]
-    parts = [
-        f"# {title}",
-        standings.conclusion,
-        columns_grid(columns),
-        "Rows are sorted by mean rank, best first. In summary.csv is every digit, with mean test losses and median "
-        "child steps to target for each task. How far apart planners are on a task is in the report of its comparison.",
-        "![Mean ranks and performance profiles](across.png)",
-        "## Columns",
-        meanings(columns),
-        "## Tasks",
-        grid(("task", "comparison", "seeds", "budget", "target validation loss", "fastest"), _tasks(standings)),
-        "The target is in nats/example on the task's validation subset, which is measured at the end of every segment; "
-        "the fastest planner has the lowest median over seeds of the child steps to it, with those of forks.",
-        "\n".join(f"- {line}." for line in notes) or "No planner was left out.",
-        "## How it was made",
-        f"```sh\n{made['command']}\n```",
-        f"Intervals are percentiles of {st.RESAMPLES} resamples: seeds are drawn within each task, the same for all "
-        "planners. Ranks of resampled means lie nearer to the middle than those of means, so that the interval of the "
-        "first planner is too high where others are close.",
-        "\n".join(f"- {c.name}: `{c.manifest.get('command', 'no command')}`" for c in standings.comparisons),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _csv(standings: Standings) -> str:
-    rows = []
-    for row in standings.rows:
-        cells: dict[str, Any] = {"planner": row.planner, **ends("mean_rank", row.mean_rank)}
-        cells["first"] = standings.rows[0].planner
-        cells |= ends("mean_rank_less_first", None if row.to_first is None else row.to_first.difference)
-        cells["verdict_to_first"] = "" if row.to_first is None else row.to_first.verdict
-        cells |= {"n": row.runs, "diverged": row.diverged, "reference": standings.reference or ""}
-        cells |= ends("improvement", row.improvement) | ends("score", row.score)
-        cells |= {"steps_ratio": row.steps_ratio, "tuning_runs": row.tuning_runs, "tuning_steps": row.tuning_steps}
-        for at, task in enumerate(standings.tasks):
-            cells |= {f"rank_{task}": row.ranks[at], f"test_loss_{task}": row.test_losses[at]}
-            cells[f"steps_to_target_{task}"] = row.costs[at]
-        rows.append(cells)
-    return csv_text(rows)
-
-
-def _manifest(standings: Standings, title: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "title": title,
-        **made,
-        "planners": [row.planner for row in standings.rows],
-        "intervals": {"level": st.LEVEL, "resamples": st.RESAMPLES, "seed": st.SEED},
-        "comparisons": [
-            {
-                "name": comparison.name,
-                "command": comparison.manifest.get("command"),
-                "runs_sha256": comparison.sha256,
-                "task": dict(comparison.task),
-                "seeds": list(comparison.seeds),
-                "target_val_loss": comparison.target_val_loss,
-                "target_from": comparison.target_from,
-                "left_out": list(left_out),
-            }
-            for comparison, left_out in zip(standings.comparisons, standings.left_out, strict=True)
-        ],
-    }
+    head = ("task", "comparison", "seeds", "budget", "target validation loss", "fastest")
+    return plain_table(head, rows, words=len(head))
