@@ -14,7 +14,7 @@ from lr_env.registry import find_tuner
 from lr_env.rollout import PlannedRun, not_made_before, place_of
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.study import Study
-from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 
 FIRST_SEED = 3_000_000
 """Seeds of tuning runs count up from here, far from those of comparisons."""
@@ -116,7 +116,7 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
             before |= planned.keys()
         ends = {place_of(run): run for run in study.store.runs(study.name, FINAL)}
     answers = tuple(
-        Answer(label, runs, repeat, planner, tuple(ends[place_of(PlannedRun(planner, s))] for s in wanted.seeds))
+        TunedPlanner(label, runs, repeat, planner, tuple(ends[place_of(PlannedRun(planner, s))] for s in wanted.seeds))
         for (label, runs, repeat), planner in found.items()
     )
     return BudgetCurve(study.task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
