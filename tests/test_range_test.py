@@ -98,6 +98,7 @@ def test_range_tests_that_cannot_be(seeds, steps, message):
 def test_the_command_tells_what_is_known_and_what_to_change(tmp_path, monkeypatch, capsys):
     arguments = ["range-test", "DigitsMLP", "--steps", "60", "--rates", "1e-7:1e-5", "--backend", "stacked"]
     monkeypatch.setattr(sys, "argv", ["lr-env", *arguments, "--results", str(tmp_path)])
+    monkeypatch.setenv("COLUMNS", "200")
     main()
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("the loss does not change beyond its noise: end higher than 1e-05")

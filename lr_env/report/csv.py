@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 from lr_env.report.document import Table
 
 
-def csv_text(table: Table) -> str:
+def csv_text(table: Table[Any]) -> str:
     """The values of a table as CSV, floats with every digit."""
     records = table.records
     text = io.StringIO()

@@ -5,18 +5,18 @@ In the texts of blocks, `code` and **bold** mean what they mean in Markdown; not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from operator import itemgetter
+from typing import Any, Generic, Literal, TypeVar
 
 from lr_env.files import finite
-from lr_env.stats.intervals import Estimate
+from lr_env.stats.intervals import Versus
 
 Place = Literal["everywhere", "terminal", "files"]
 """Where a block is shown: a terminal gets the result, files get its details too."""
 
-Value = str | int | float
-"""What a cell of a CSV file holds."""
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -67,73 +67,94 @@ class Code:
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
-    """A column of a table: the same values as text and for CSV.
+class Column(Generic[Row]):
+    """A column of a table: how its values follow from a row, and how they are shown as text and in CSV.
 
     Attributes:
         name: its head.
-        meaning: one line for the legend, without a full stop.
-        cells: texts, one a row; None where only the CSV file has the values.
+        value: the value of a row; None where there is none.
+        text: a value as text; None where only the CSV file has the column.
         rank: a terminal shows a column where lower ranks leave room for it; 0: always, None: never.
-        short: texts for the terminal, where they differ.
+        short: text of a row for the terminal, where that differs.
+        csv: its head in the CSV file, which has every digit; not there if empty.
+        absent: text in place of a value that is None.
+        interval: whether the values are estimates, or differences with a verdict, of which the CSV file has the ends of
+            their intervals too.
         head: its head in the terminal, where that differs; may have two lines.
-        csv: name of a column in the CSV file -> its values, with every digit.
-        note: explanation that a terminal adds below the table where it shows the column.
-        words: whether the cells are words, which begin at the left.
+        words: whether the texts are words, which begin at the left.
         unlisted: whether a terminal that leaves it out does not say so, because it tells the same in another way.
     """
 
     name: str
-    meaning: str = ""
-    cells: Sequence[str] | None = None
+    value: Callable[[Row], Any]
+    text: Callable[[Any], str] | None = str
     rank: int | None = None
-    short: Sequence[str] = ()
+    short: Callable[[Row], str] | None = None
+    csv: str = ""
+    absent: str = ""
+    interval: bool = False
     head: str = ""
-    csv: Mapping[str, Sequence[Value]] = field(default_factory=dict)
-    note: str = ""
     words: bool = False
     unlisted: bool = False
 
-    @property
-    def terminal_cells(self) -> Sequence[str]:
-        """Texts for the terminal, one a row."""
-        return self.short or self.cells or ()
+    def cell(self, row: Row) -> str:
+        """The text of a row."""
+        value = self.value(row)
+        return self.absent if value is None or self.text is None else self.text(value)
+
+    def short_cell(self, row: Row) -> str:
+        """The text of a row for the terminal."""
+        return self.cell(row) if self.short is None else self.short(row)
+
+    def csv_cells(self, row: Row) -> dict[str, str | float]:
+        """Head in the CSV file -> value of a row; empty where there is none."""
+        value = self.value(row)
+        if not self.interval:
+            return {self.csv: "" if value is None else value} if self.csv else {}
+        estimate = value.difference if isinstance(value, Versus) else value
+        ends = ("", "", "") if estimate is None else (estimate.value, estimate.low, estimate.high)
+        return dict(zip((self.csv, f"{self.csv}_low", f"{self.csv}_high"), ends, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Table(Generic[Row]):
     """A table; one list of columns serves terminal, Markdown and CSV.
 
     Attributes:
+        rows: of any kind that the columns know.
         columns: in their order.
+        meanings: name of a column -> one line for the legend, without a full stop.
         note: explanation that a terminal shows below it.
+        notes: name of a column -> explanation that a terminal adds where it shows the column.
     """
 
-    columns: Sequence[Column]
+    rows: Sequence[Row]
+    columns: Sequence[Column[Row]]
+    meanings: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
     place: Place = "everywhere"
 
     @property
-    def shown(self) -> list[Column]:
+    def shown(self) -> list[Column[Row]]:
         """The columns that have texts."""
-        return [column for column in self.columns if column.cells is not None]
+        return [column for column in self.columns if column.text is not None]
 
     @property
-    def records(self) -> list[dict[str, Value]]:
-        """The rows of the CSV file: name of a column -> value."""
-        columns = {name: values for column in self.columns for name, values in column.csv.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    def records(self) -> list[dict[str, str | float]]:
+        """The rows of the CSV file: head -> value."""
+        return [{k: v for column in self.columns for k, v in column.csv_cells(row).items()} for row in self.rows]
 
     def to_json(self) -> list[dict[str, str | float | None]]:
         """The same rows for JSON, which has neither infinity nor NaN: null."""
         return [{k: finite(v) if isinstance(v, float) else v for k, v in row.items()} for row in self.records]
 
-    def legend(self) -> Text:
+    def column_legend(self) -> Text:
         """What each column means."""
-        return Text(points=tuple(f"**{column.name}**: {column.meaning}." for column in self.shown))
+        return Text(points=tuple(f"**{column.name}**: {self.meanings[column.name]}." for column in self.shown))
 
 
-Block = Heading | Text | Table | Figure | Code
+Block = Heading | Text | Table[Any] | Figure | Code
 
 
 @dataclass(frozen=True)
@@ -154,7 +175,9 @@ def in_files(*blocks: Block) -> tuple[Block, ...]:
     return tuple(replace(block, place="files") for block in blocks)
 
 
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, note: str = "") -> Table:
+def plain_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, note: str = ""
+) -> Table[Sequence[str]]:
     """A table of texts that a terminal shows as a whole.
 
     Args:
@@ -163,17 +186,8 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: in
         words: so many columns, from the first on, hold words, the others numbers.
         note: see `Table`.
     """
-    columns = [
-        Column(name.replace("\n", " "), cells=[row[at] for row in rows], rank=0, head=name, words=at < words)
+    columns: list[Column[Sequence[str]]] = [
+        Column(name.replace("\n", " "), itemgetter(at), rank=0, head=name, words=at < words)
         for at, name in enumerate(head)
     ]
-    return Table(columns, note)
-
-
-def estimate_csv(name: str, estimates: Sequence[Estimate | None]) -> dict[str, list[Value]]:
-    """Estimates as three columns of a CSV file: values and ends of intervals; empty where there is no estimate."""
-    return {
-        name: ["" if e is None else e.value for e in estimates],
-        f"{name}_low": ["" if e is None else e.low for e in estimates],
-        f"{name}_high": ["" if e is None else e.high for e in estimates],
-    }
+    return Table(rows, columns, note=note)

@@ -49,6 +49,16 @@ def interval_text(estimate: Estimate, decimals: int, scale: float = 1.0) -> str:
     return f"[{number_text(estimate.low * scale, decimals)}, {number_text(estimate.high * scale, decimals)}]"
 
 
+def value_and_interval_text(estimate: Estimate, decimals: int, sign: bool = False) -> str:
+    """A value and its interval, e.g. "0.1234 [0.1213, 0.1255]"."""
+    return f"{number_text(estimate.value, decimals, sign)} {interval_text(estimate, decimals)}"
+
+
+def marked(planner: str, diverged: int) -> str:
+    """The name of a planner, and how many of its runs diverged, if any did."""
+    return f"{planner} ({diverged} div.)" if diverged else planner
+
+
 def up_to_text(differences: Sequence[Estimate], decimals: int, unit: str) -> str:
     """Up to where differences that are not told from 0 may go: the largest upper end of their intervals."""
     largest = max(difference.high for difference in differences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lr_env.files import write_text
 from lr_env.report.document import Block, Code, Document, Figure, Heading, Table, Text
@@ -24,16 +25,17 @@ def markdown_text(document: Document, *, aligned: bool = False) -> str:
     return "\n\n".join([f"# {document.title}", *blocks]) + "\n"
 
 
-def table_text(table: Table, *, aligned: bool = False) -> str:
+def table_text(table: Table[Any], *, aligned: bool = False) -> str:
     """All columns of a table that have texts, as Markdown; see `markdown_text`."""
-    columns = [[cell.replace("|", "\\|") for cell in (column.name, *(column.cells or ()))] for column in table.shown]
-    widths = [max(map(len, cells)) if aligned else 0 for cells in columns]
-    rules = [
-        "-" * max(width, 3) if aligned or column.words else "---:"
-        for width, column in zip(widths, table.shown, strict=True)
-    ]
-    rows = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in zip(*columns, strict=True)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:]))
+    columns = [[column.name, *map(column.cell, table.rows)] for column in table.shown]
+    columns = [[cell.replace("|", "\\|") for cell in cells] for cells in columns]
+    if aligned:
+        columns = [[cell.ljust(max(map(len, cells))) for cell in cells] for cells in columns]
+        rules = ["-" * len(cells[0]) for cells in columns]
+    else:
+        rules = ["---" if column.words else "---:" for column in table.shown]
+    head, *rows = zip(*columns, strict=True)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rules, *rows))
 
 
 def _block_text(block: Block, aligned: bool) -> str:

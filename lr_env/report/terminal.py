@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -46,62 +47,54 @@ def print_document(document: Document, console: Console, folder: Path = Path()) 
                 _print_line(block.code, console)
 
 
-def print_table(table: Table, console: Console) -> None:
+def print_table(table: Table[Any], console: Console) -> None:
     """Print a table of as many columns as the console is wide enough for, and a note on them.
 
     Where it is too narrow even for the columns of rank 0, these and those of rank 1 are printed below each other, row
     by row: nothing is cut.
     """
-    always = [column for column in table.shown if column.rank == 0]
-    if _fits(always, console):
-        columns = _fitting(table.shown, console)
-        console.print(_rich_table(columns, console))
+    columns = [column for column in table.shown if column.rank == 0]
+    if _fits(table, columns, console):
+        for column in sorted((c for c in table.shown if c.rank), key=lambda c: c.rank or 0):
+            wider = [c for c in table.shown if c in columns or c is column]
+            columns = wider if _fits(table, wider, console) else columns
+        console.print(_rich_table(table, columns, console))
     else:
         columns = [column for column in table.shown if column.rank is not None and column.rank <= 1]
-        console.print(_stacked(columns, console), highlight=False, soft_wrap=True)
+        console.print(_stacked(table, columns, console), highlight=False, soft_wrap=True)
     left_out = [column.name for column in table.shown if column not in columns and not column.unlisted]
-    notes = [table.note, *(column.note for column in columns)]
+    notes = [table.note, *(table.notes.get(column.name, "") for column in columns)]
     notes.append(f"only in the files: {', '.join(left_out)}" if left_out else "")
     if any(notes):
         paragraph(console, "; ".join(filter(None, notes)), "dim")
 
 
-def _fitting(columns: Sequence[Column], console: Console) -> list[Column]:
-    """The columns of rank 0, and of the others as many as fit, lower ranks first."""
-    chosen = [column for column in columns if column.rank == 0]
-    for column in sorted((c for c in columns if c.rank), key=lambda c: c.rank or 0):
-        wider = [c for c in columns if c in chosen or c is column]
-        if _fits(wider, console):
-            chosen = wider
-    return chosen
+def _fits(table: Table[Any], columns: Sequence[Column[Any]], console: Console) -> bool:
+    """Whether a console is wide enough for some columns of a table."""
+    rich_table = _rich_table(table, columns, console)
+    return Measurement.get(console, console.options.update(max_width=10_000), rich_table).maximum <= console.width
 
 
-def _fits(columns: Sequence[Column], console: Console) -> bool:
-    """Whether a console is wide enough for all of a table."""
-    table = _rich_table(columns, console)
-    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width
-
-
-def _rich_table(columns: Sequence[Column], console: Console) -> RichTable:
+def _rich_table(table: Table[Any], columns: Sequence[Column[Any]], console: Console) -> RichTable:
     style = _ASCII if console.options.ascii_only else box.SIMPLE_HEAD
-    table = RichTable(box=style, safe_box=False, pad_edge=False, collapse_padding=True)
+    rich_table = RichTable(box=style, safe_box=False, pad_edge=False, collapse_padding=True)
     for column in columns:
         head = RichText(shown(column.head or column.name, console.encoding))
-        table.add_column(head, justify="left" if column.words else "right", no_wrap=True)
-    for cells in zip(*(column.terminal_cells for column in columns), strict=True):
-        table.add_row(*(_styled(cell, console, pad=True) for cell in cells))
-    return table
+        rich_table.add_column(head, justify="left" if column.words else "right", no_wrap=True)
+    for row in table.rows:
+        rich_table.add_row(*(_styled(column.short_cell(row), console, pad=True) for column in columns))
+    return rich_table
 
 
-def _stacked(columns: Sequence[Column], console: Console) -> RichText:
+def _stacked(table: Table[Any], columns: Sequence[Column[Any]], console: Console) -> RichText:
     """The first cell of each row in a line of its own, and below it the others with their heads."""
     first, *others = columns
     lines = []
-    for row, name in enumerate(first.terminal_cells):
-        lines.append(RichText(shown(name, console.encoding), style="bold"))
+    for row in table.rows:
+        lines.append(RichText(shown(first.short_cell(row), console.encoding), style="bold"))
         for column in others:
-            cell = _styled(column.terminal_cells[row], console)
-            lines.append(RichText(f"  {shown(column.name, console.encoding)}: ").append_text(cell))
+            head = RichText(f"  {shown(column.name, console.encoding)}: ")
+            lines.append(head.append_text(_styled(column.short_cell(row), console)))
     return RichText("\n").join(lines)
 
 

@@ -209,7 +209,8 @@ class CumulativeRateResult:
                 plain_table(head, rows),
                 Text(
                     f"spread of the best over shapes: sum of rates {spread:.2f}, peak {of_peaks:.2f} (standard "
-                    f"deviations of the log; difference {spread - of_peaks:+.2f}, {_interval_text(self.spread_difference, 2)})"
+                    f"deviations of the log; difference {spread - of_peaks:+.2f}, "
+                    f"{_interval_text(self.spread_difference, 2)})"
                 ),
                 Text(
                     f"loss given away by taking {first}'s best: its sum {regret:.4f}, its peak {at_peak:.4f} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,31 @@ from lr_env.report.document import (
     Heading,
     Table,
     Text,
-    estimate_csv,
     in_files,
     plain_table,
 )
 from lr_env.report.files import draw_into
-from lr_env.report.formatting import interval_text, number_text
+from lr_env.report.formatting import marked, number_text, value_and_interval_text
 from lr_env.report.markdown import write_markdown
 from lr_env.stats import intervals as st
-from lr_env.stats.intervals import Estimate
 from lr_env.stats.ranks import LARGEST_RATIO
-from lr_env.studies.across.standings import RANK_DECIMALS, Standings
+from lr_env.studies.across.standings import RANK_DECIMALS, Standing, Standings
 
 _TUNING = "child steps spent on choosing the setting, and on training or fitting the planner before, in whole runs"
 """Legend of the tuning cost."""
+
+_MEANINGS = {
+    "planner": "who sets the learning rate",
+    "mean rank": "mean over tasks of the rank by mean test loss, 1 is best; with a 95 % interval",
+    "diverged": "runs ended by a loss that exploded or was not finite, of all final runs; each has an infinite loss",
+    "score": "mean of the performance profile of child steps to target over ratios from 1 to "
+    f"{LARGEST_RATIO:g}, 1 is best; with a 95 % interval",
+    "steps [x]": "child steps that a run takes, with those of forks, over its own; mean over tasks",
+    "tuning [runs]": f"{_TUNING}, over all tasks",
+    "tuning runs": "runs that the settings were chosen from, over all tasks",
+    "tuning steps": "child steps spent on choosing the settings and before, over all tasks",
+}
+"""Legend of the columns that are called the same for all comparisons."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class AcrossReport:
             ),
             Figure("across.png", "Mean ranks and performance profiles"),
             Heading("Columns"),
-            table.legend(),
+            table.column_legend(),
             Heading("Tasks"),
             _tasks_table(standings),
             Text(
@@ -136,149 +148,80 @@ class AcrossReport:
         draw_standings(self.standings, path, self.title)
 
 
-def standings_table(standings: Standings) -> Table:
+def standings_table(standings: Standings) -> Table[Standing]:
     """One row a planner, the lowest mean rank first."""
-    rows = standings.rows
-    some_diverged = any(r.diverged for r in rows)
-    planners = [r.planner for r in rows]
-    marked = [f"{r.planner} ({r.diverged} div.)" if r.diverged else r.planner for r in rows]
-    columns = [
-        Column("planner", "who sets the learning rate", planners, 0, marked, csv={"planner": planners}, words=True),
+    rows, first, reference, tasks = standings.rows, standings.rows[0].planner, standings.reference, standings.tasks
+    diverged, forks = any(r.diverged for r in rows), any(r.steps_ratio != 1 for r in rows)
+    rank, share = partial(value_and_interval_text, decimals=RANK_DECIMALS), partial(value_and_interval_text, decimals=2)
+    columns: list[Column[Standing]] = [
         Column(
-            "mean rank",
-            "mean over tasks of the rank by mean test loss, 1 is best; with a 95 % interval",
-            [_estimate_text(r.mean_rank, RANK_DECIMALS) for r in rows],
+            "planner",
+            lambda r: r.planner,
+            rank=0,
+            short=lambda r: marked(r.planner, r.diverged),
+            csv="planner",
+            words=True,
+        ),
+        Column("mean rank", lambda r: r.mean_rank, rank, 0, csv="mean_rank", interval=True),
+        Column("first", lambda r: first, None, csv="first"),
+        Column(
+            f"vs {first}",
+            lambda r: r.to_first,
+            lambda v: f"{rank(v.difference, sign=True)} {v.verdict}",
             0,
-            csv=estimate_csv("mean_rank", [r.mean_rank for r in rows]),
+            _short_versus,
+            csv="mean_rank_less_first",
+            absent="(reference)",
+            interval=True,
         ),
-        _versus_column(standings),
-        *(
-            Column(
-                task,
-                f"rank on {task}; planners with equal means share the mean of their ranks",
-                [f"{r.ranks[at]:g}" for r in rows],
-                3 + at,
-            )
-            for at, task in enumerate(standings.tasks)
-        ),
-        Column(
-            "diverged",
-            "runs ended by a loss that exploded or was not finite, of all final runs; each has an infinite loss",
-            [f"{r.diverged}/{r.runs}" for r in rows] if some_diverged else None,
-            csv={"n": [r.runs for r in rows], "diverged": [r.diverged for r in rows]},
-            unlisted=True,
-        ),
-        *_statistics_columns(standings),
-        *_cost_columns(standings),
-        *(
-            Column(
-                task,
-                csv={
-                    f"rank_{task}": [r.ranks[at] for r in rows],
-                    f"test_loss_{task}": [r.test_losses[at] for r in rows],
-                    f"steps_to_target_{task}": [r.costs[at] for r in rows],
-                },
-            )
-            for at, task in enumerate(standings.tasks)
-        ),
-    ]
-    diverged = "div.: runs that diverged; " if some_diverged else ""
-    return Table(
-        columns,
-        f"under a task: rank by mean test loss; {diverged}tie: not told apart, for the interval contains 0; []: 95 % "
-        "interval",
-    )
-
-
-def _versus_column(standings: Standings) -> Column:
-    """Differences to the first planner with their verdicts; the terminal leaves their intervals out."""
-    first = standings.rows[0].planner
-    versus = [row.to_first for row in standings.rows]
-    cells, short = ["(reference)"], ["(reference)"]
-    for one in filter(None, versus):
-        text = _estimate_text(one.difference, RANK_DECIMALS, sign=True)
-        cells.append(f"{text} {one.verdict}")
-        short.append(f"{text.split(' ')[0]} {one.verdict}")
-    return Column(
-        f"vs {first}",
-        "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it contains 0: not "
-        "told apart",
-        cells,
-        0,
-        short,
-        csv={
-            "first": [first] * len(versus),
-            **estimate_csv("mean_rank_less_first", [None if v is None else v.difference for v in versus]),
-            "verdict_to_first": ["" if v is None else v.verdict for v in versus],
-        },
-    )
-
-
-def _statistics_columns(standings: Standings) -> list[Column]:
-    rows, reference = standings.rows, standings.reference
-    improvements = [r.improvement for r in rows]
-    chances = ["" if e is None else _estimate_text(e, 2) for e in improvements]
-    scores = [_estimate_text(r.score, 2) for r in rows]
-    return [
+        Column("verdict", lambda r: r.to_first and r.to_first.verdict, None, csv="verdict_to_first"),
+        *(Column(task, lambda r, at=at: r.ranks[at], "{:g}".format, 3 + at) for at, task in enumerate(tasks)),
+        Column("n", lambda r: r.runs, None, csv="n"),
+        Column("diverged", lambda r: f"{r.diverged}/{r.runs}", str if diverged else None, unlisted=True),
+        Column("diverged", lambda r: r.diverged, None, csv="diverged"),
+        Column("reference", lambda r: reference, None, csv="reference"),
         Column(
             "P(better)",
-            f"mean over tasks of the chance that a run has a lower test loss than a run of {reference}, with a 95 % "
-            "interval",
-            None if reference is None else chances,
+            lambda r: r.improvement,
+            share if reference else None,
             50,
-            [cell.split(" ")[0] for cell in chances],
-            csv={"reference": [reference or ""] * len(rows), **estimate_csv("improvement", improvements)},
+            lambda r: "" if r.improvement is None else number_text(r.improvement.value, 2),
+            csv="improvement",
+            interval=True,
         ),
         Column(
-            "score",
-            "mean of the performance profile of child steps to target over ratios from 1 to "
-            f"{LARGEST_RATIO:g}, 1 is best; with a 95 % interval",
-            scores,
-            2,
-            [cell.split(" ")[0] for cell in scores],
-            csv=estimate_csv("score", [r.score for r in rows]),
+            "score", lambda r: r.score, share, 2, lambda r: number_text(r.score.value, 2), csv="score", interval=True
         ),
+        Column("steps [x]", lambda r: r.steps_ratio, "{:.3g}".format if forks else None, 0, csv="steps_ratio"),
+        Column("tuning [runs]", lambda r: r.tuning_cost, "{:.0f}".format, 1, head="tuning\n[runs]"),
+        Column("tuning runs", lambda r: r.tuning_runs, rank=51, csv="tuning_runs"),
+        Column("tuning steps", lambda r: r.tuning_steps, rank=52, csv="tuning_steps"),
     ]
+    for at, task in enumerate(tasks):
+        columns += [
+            Column("rank", lambda r, at=at: r.ranks[at], None, csv=f"rank_{task}"),
+            Column("test loss", lambda r, at=at: r.test_losses[at], None, csv=f"test_loss_{task}"),
+            Column("to target", lambda r, at=at: r.costs[at], None, csv=f"steps_to_target_{task}"),
+        ]
+    meanings = _MEANINGS | {
+        f"vs {first}": "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it "
+        "contains 0: not told apart",
+        "P(better)": f"mean over tasks of the chance that a run has a lower test loss than a run of {reference}, with "
+        "a 95 % interval",
+        **{task: f"rank on {task}; planners with equal means share the mean of their ranks" for task in tasks},
+    }
+    note = (
+        f"under a task: rank by mean test loss; {'div.: runs that diverged; ' if diverged else ''}tie: not told apart, "
+        "for the interval contains 0; []: 95 % interval"
+    )
+    return Table(rows, columns, meanings, note, {"tuning [runs]": f"tuning: {_TUNING}"})
 
 
-def _cost_columns(standings: Standings) -> list[Column]:
-    rows = standings.rows
-    ratios = [r.steps_ratio for r in rows]
-    return [
-        Column(
-            "steps [x]",
-            "child steps that a run takes, with those of forks, over its own; mean over tasks",
-            [f"{ratio:.3g}" for ratio in ratios] if any(ratio != 1 for ratio in ratios) else None,
-            0,
-            csv={"steps_ratio": ratios},
-        ),
-        Column(
-            "tuning [runs]",
-            f"{_TUNING}, over all tasks",
-            [f"{r.tuning_cost:.0f}" for r in rows],
-            1,
-            head="tuning\n[runs]",
-            note=f"tuning: {_TUNING}",
-        ),
-        Column(
-            "tuning runs",
-            "runs that the settings were chosen from, over all tasks",
-            [str(r.tuning_runs) for r in rows],
-            51,
-            csv={"tuning_runs": [r.tuning_runs for r in rows]},
-        ),
-        Column(
-            "tuning steps",
-            "child steps spent on choosing the settings and before, over all tasks",
-            [str(r.tuning_steps) for r in rows],
-            52,
-            csv={"tuning_steps": [r.tuning_steps for r in rows]},
-        ),
-    ]
-
-
-def _estimate_text(estimate: Estimate, decimals: int, sign: bool = False) -> str:
-    return f"{number_text(estimate.value, decimals, sign)} {interval_text(estimate, decimals)}"
+def _short_versus(row: Standing) -> str:
+    versus = row.to_first
+    if versus is None:
+        return "(reference)"
+    return f"{number_text(versus.difference.value, RANK_DECIMALS, sign=True)} {versus.verdict}"
 
 
 def _left_out(standings: Standings) -> list[str]:
@@ -299,7 +242,7 @@ def _unreached(standings: Standings) -> list[str]:
     ]
 
 
-def _tasks_table(standings: Standings) -> Table:
+def _tasks_table(standings: Standings) -> Table[Any]:
     """One row a task: where its runs come from, and its target."""
     rows = []
     for at, (task, comparison) in enumerate(zip(standings.tasks, standings.comparisons, strict=True)):

@@ -64,7 +64,7 @@ class ComparisonReport:
             Figure("scores.png", "Paired differences in test loss"),
             Figure("curves.png", "Learning rates and validation losses"),
             Heading("Columns"),
-            table.legend(),
+            table.column_legend(),
             *_controls(self.summary),
             Heading("How it was made"),
             *self._provenance(),
@@ -122,7 +122,7 @@ class ComparisonReport:
         words = command if command is None or isinstance(command, str) else " ".join(map(str, command))
         return [*([] if words is None else [Code(words)]), Text(points=tuple(points))]
 
-    def _tuning_table(self) -> Table:
+    def _tuning_table(self) -> Table[Any]:
         """One row a planner: the chosen setting, and the mean validation loss of every setting tried."""
         controls = self.manifest.get("tuning", {}).get("controls", {})
         rows = []

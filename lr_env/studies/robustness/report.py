@@ -81,7 +81,7 @@ class RobustnessResult:
             },
         }
 
-    def table(self) -> Table:
+    def table(self) -> Table[Any]:
         """Regrets, the lowest mean first."""
         means = {name: self.mean_regret(name) for name in self.planners}
         regrets = {(c, name): self.regret(c, name) for c in self.losses for name in self.planners}

@@ -153,7 +153,7 @@ class BudgetCurve:
             ],
         }
 
-    def table(self, cell: Callable[[str, int], st.Estimate], labels: Sequence[str]) -> Table:
+    def table(self, cell: Callable[[str, int], st.Estimate], labels: Sequence[str]) -> Table[Any]:
         """A row for each of some labels, the best at the largest number of runs first, a column for each number."""
         estimates = {(label, runs): cell(label, runs) for label in labels for runs in self.budgets}
         decimals = decimals_of(estimates.values())
