@@ -198,11 +198,9 @@ def standings_table(standings: Standings) -> Table[Standing]:
         Column("tuning steps", lambda r: r.tuning_steps, rank=52, csv="tuning_steps"),
     ]
     for at, task in enumerate(tasks):
-        columns += [
-            Column("rank", lambda r, at=at: r.ranks[at], None, csv=f"rank_{task}"),
-            Column("test loss", lambda r, at=at: r.test_losses[at], None, csv=f"test_loss_{task}"),
-            Column("to target", lambda r, at=at: r.costs[at], None, csv=f"steps_to_target_{task}"),
-        ]
+        columns.append(Column("rank", lambda r, at=at: r.ranks[at], None, csv=f"rank_{task}"))
+        columns.append(Column("test loss", lambda r, at=at: r.test_losses[at], None, csv=f"test_loss_{task}"))
+        columns.append(Column("to target", lambda r, at=at: r.costs[at], None, csv=f"steps_to_target_{task}"))
     meanings = _MEANINGS | {
         f"vs {first}": "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it "
         "contains 0: not told apart",
