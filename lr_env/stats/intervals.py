@@ -49,7 +49,7 @@ LEVEL = 0.95
 
 RESAMPLES = 9999
 SEED = 0
-"""Of the bootstrap: the same values have the same interval, always."""
+"""Seed of the bootstrap: the same values always have the same interval."""
 
 Verdict = Literal["better", "worse", "tie"]
 
@@ -196,7 +196,7 @@ def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def seed_counts(draws: ArrayLike, n: int) -> NDArray[np.float64]:
-    """How often each of n seeds was drawn, (..., n), from (..., draws) indices of seeds."""
+    """Count how often each of n seeds was drawn: (..., draws) indices -> (..., n) counts."""
     return np.apply_along_axis(np.bincount, -1, np.asarray(draws).astype(int), minlength=n).astype(np.float64)
 
 
@@ -216,9 +216,9 @@ def share_won(wins: NDArray[np.float64], counts: NDArray[np.float64]) -> Any:
 
 
 def verdict(difference: Estimate) -> Verdict:
-    """What a paired difference in loss says: lower is better, and a tie where the interval contains 0.
+    """The verdict on a paired difference in loss: lower is better, and a tie where the interval contains 0.
 
-    Where there is no interval (one seed) nothing can be told, which is a tie too.
+    Without an interval (one seed) it is a tie too.
     """
     if difference.high < 0:
         return "better"
@@ -281,8 +281,8 @@ def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Estimat
     """An estimate with the percentile bootstrap interval.
 
     Args:
-        value: the estimate, of the seeds as they are.
-        resampled: the same of resampled seeds, (resamples,); may be infinite.
+        value: the estimate on all seeds.
+        resampled: the estimate on resampled seeds, (resamples,); may be infinite.
     """
     # Without interpolation, which gives NaN between two infinite losses.
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
@@ -307,7 +307,7 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
 
 @dataclass(frozen=True)
 class Versus:
-    """A planner beside another one on the same seeds.
+    """A planner compared with another one on the same seeds.
 
     Attributes:
         difference: paired difference in test loss, nats per example; negative where the planner is better.

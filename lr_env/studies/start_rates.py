@@ -126,9 +126,8 @@ class StartRatesResult:
             for name, ours, constant, difference in self.rows
         ]
         head = ("start", f"test loss,\n{self.planner}", "test loss,\nrate kept", "paired difference")
-        note = (
-            f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: it contains 0, not told apart"
-        )
+        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: "
+        note += "not told apart, for it contains 0"
         blocks = plain_table(head, rows, words=0), Text(note), Figure("starts.png", "Rates and validation losses")
         return Document(self._title, blocks)
 
