@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.children import Execution
 from lr_env.capabilities import Forking
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
 from lr_env.planner import ForkMeasurements, Planner, RunSpec, Signals, State, planner_settings

@@ -28,7 +28,7 @@ from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
-from lr_env.studies.across.saved import read_finished
+from lr_env.studies.across.saved import read_saved
 from lr_env.studies.comparison.comparison import run_job
 from planners.latent_ode.artifact import Trained
 from planners.ppo.policy import Policy
@@ -126,7 +126,7 @@ def read_parquet(folder: Path) -> Any:
 
 def read_comparison(folder: Path) -> Any:
     """What `across` reads of a comparison."""
-    return plain(vars(read_finished(folder / "comparison")) | {"folder": "", "sha256": ""})
+    return plain(vars(read_saved(folder / "comparison")) | {"folder": "", "sha256": ""})
 
 
 def read_model(folder: Path) -> Any:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children, autotune
+from lr_env.children import Backend, Children, Execution, autotune
 from lr_env.tasks import TASKS
 
 TASK = TASKS["DigitsMLP"]

@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, Adam, AdamW
@@ -48,7 +47,9 @@ def plain_torch(task, seed: int, steps: int, lr: np.ndarray) -> nn.Module:
     """What a user would write: the truth for one child."""
     source = task.source
     module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, torch.float64)
-    children = Children(task, [seed], dtype=torch.float64, execution=Execution(backend=LOOP))  # for its data and order only
+    children = Children(
+        task, [seed], dtype=torch.float64, execution=Execution(backend=LOOP)
+    )  # for its data and order only
     inputs, labels = children.data.splits["train"].inputs, children.data.splits["train"].labels
     batches = children.order.batches(np.array([0]), steps)[0]
     optimizer = task.optimizer.build(module.parameters())
@@ -83,7 +84,10 @@ def test_stacked_equals_loop_equals_plain_torch_in_float64(optimizer):
 def test_stacked_equals_loop_in_float32(optimizer, device):
     # Rounding differences grow by chaos; after 200 steps they stay below 1 % of the distance trained.
     task = replace(TASK, optimizer=optimizer)
-    runs = [Children(task, [0, 1, 2], execution=Execution(device=device, backend=backend)) for backend in (LOOP, Backend("stacked", 3))]
+    runs = [
+        Children(task, [0, 1, 2], execution=Execution(device=device, backend=backend))
+        for backend in (LOOP, Backend("stacked", 3))
+    ]
     start = runs[0].state.parameters.clone()
     for children in runs:
         train(children, 200, 0.1 if isinstance(optimizer, Adam) else 1.0)
@@ -93,7 +97,9 @@ def test_stacked_equals_loop_in_float32(optimizer, device):
 
 def test_convolutions_stack():
     small = Children(replace(TASK, network=_Conv()), [0, 1], dtype=torch.float64, execution=Execution(backend=LOOP))
-    stack = Children(replace(TASK, network=_Conv()), [0, 1], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 2)))
+    stack = Children(
+        replace(TASK, network=_Conv()), [0, 1], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 2))
+    )
     for children in (small, stack):
         train(children, 50)
     torch.testing.assert_close(small.state.parameters, stack.state.parameters, rtol=1e-9, atol=1e-9)
@@ -115,7 +121,9 @@ def test_a_run_does_not_depend_on_position_or_neighbours():
 @pytest.mark.parametrize("backend", [LOOP, POOL, Backend("stacked", 3)], ids=str)
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()], ids=str)
 def test_snapshot_restore_gives_the_same_bytes(backend, optimizer, device):
-    children = Children(replace(TASK, optimizer=optimizer), [0, 1, 2], execution=Execution(device=device, backend=backend))
+    children = Children(
+        replace(TASK, optimizer=optimizer), [0, 1, 2], execution=Execution(device=device, backend=backend)
+    )
     for _ in range(8):  # past the end of an epoch
         children.train([0.001, 0.01, 0.1])
     snapshot = children.snapshot()
@@ -130,7 +138,9 @@ def test_snapshot_restore_gives_the_same_bytes(backend, optimizer, device):
 
 @pytest.mark.parametrize("backend", [LOOP, Backend("stacked", 4)], ids=str)
 def test_fork_copies_the_child_and_keeps_its_own_data_order(backend):
-    children = Children(replace(TASK, optimizer=AdamW()), [0, 1, 2, 3], dtype=torch.float64, execution=Execution(backend=backend))
+    children = Children(
+        replace(TASK, optimizer=AdamW()), [0, 1, 2, 3], dtype=torch.float64, execution=Execution(backend=backend)
+    )
     for _ in range(3):
         children.train(np.full(4, 0.01))
     children.fork([0, 0], [1, 2])
@@ -238,7 +248,10 @@ def test_measure_and_evaluate_say_what_torch_says():
         (lambda: Children(TASK, []), "at least one"),
         (lambda: Children(TASK, [-1]), "whole numbers"),
         (lambda: Children(TASK, [0.5]), "whole numbers"),  # pyright: ignore
-        (lambda: Children(TASK, [0], execution=Execution(device="tpu9", backend="loop")), "unknown device|not supported"),
+        (
+            lambda: Children(TASK, [0], execution=Execution(device="tpu9", backend="loop")),
+            "unknown device|not supported",
+        ),
         (lambda: Children(TASK, [0], execution=Execution(backend="vmap")), "unknown backend"),
         (lambda: Children(TASK, range(10**8)), "ask for at most"),
         (lambda: Children(TASK, [0]).train([0.0]), "above 0"),

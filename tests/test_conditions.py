@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lr_env.runs.study import Study
 
 from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
+from lr_env.report.markdown import table_text
 from lr_env.rollout import PlannedRun, rollout
 from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
 from lr_env.studies.robustness.perturbed import Disturbed, disturbed
 from lr_env.studies.robustness.report import TUNED
 from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
@@ -89,7 +90,10 @@ def test_the_latent_ode_planner_plans_anew_what_is_left():
 
 def test_records_tell_disturbed_planners_apart():
     one, other = (Disturbed(Constant(0.1), "constant", factor=factor, until=0.5) for factor in (2.0, 3.0))
-    runs = [rollout(planner, TASK, [0], score=("val",), execution=Execution(backend="loop"))[0] for planner in (one, other, Constant(0.1))]
+    runs = [
+        rollout(planner, TASK, [0], score=("val",), execution=Execution(backend="loop"))[0]
+        for planner in (one, other, Constant(0.1))
+    ]
     assert {run.planner for run in runs} == {"constant"}
     assert len({json.dumps(dict(run.settings)) for run in runs}) == 3
     assert PlannedRun(one, 0).settings["planner"] == {"peak": 0.1}
@@ -142,7 +146,7 @@ def test_a_study_from_tuning_to_report(tmp_path):
     assert json.loads((tmp_path / "conditions.json").read_text())["seeds"] == [0, 1, 2]
     losses = {c: dict(of) for c, of in found.losses.items()}
     losses["high start"]["wsd"] = np.array([0.5, np.inf, np.inf])
-    row = replace(found, losses=losses).text().splitlines()[-1]
+    row = table_text(replace(found, losses=losses).table()).splitlines()[-1]
     assert row.startswith("| wsd | some diverged | ")
     assert row.split(" | ")[3] == "2 of 3 diverged"
     oracles = {**found.oracles, "high start": (planner, np.array([0.5, np.inf, 0.5]))}
@@ -150,8 +154,8 @@ def test_a_study_from_tuning_to_report(tmp_path):
         losses["high start"]["wsd"] = own
         told = replace(found, losses=losses, oracles=oracles)
         json.dumps(told.to_json())
-        assert "| some diverged |" in told.text()
-    assert "| 1 of 3 of the tuned one diverged |" in told.text()
+        assert "| some diverged |" in table_text(told.table())
+    assert "| 1 of 3 of the tuned one diverged |" in table_text(told.table())
 
 
 def test_bad_conditions(tmp_path):

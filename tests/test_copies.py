@@ -15,9 +15,8 @@ import joblib
 import numpy as np
 import pytest
 
-from lr_env.children import Execution
 from lr_env import TASKS, Children, LREnv, LRVectorEnv
-from lr_env.children import Backend
+from lr_env.children import Backend, Execution
 from lr_env.children.autotune import compiler
 from lr_env.children.external_optimizers import ExternalOptimizer
 from lr_env.optimizers import AdamW
@@ -102,7 +101,12 @@ def go_on(thing: Any) -> list[Any]:
 
 def children(backend: Backend) -> Children:
     """Some that have trained, the second a segment longer."""
-    made = Children(replace(TASK, optimizer=AdamW()), [3, 4, 5], extra_signals=["update_cosine"], execution=Execution(backend=backend))
+    made = Children(
+        replace(TASK, optimizer=AdamW()),
+        [3, 4, 5],
+        extra_signals=["update_cosine"],
+        execution=Execution(backend=backend),
+    )
     made.train(np.full(3, 0.01))
     made.measure()
     made.train(np.full(3, 0.01), [1])

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lr_env.children import Execution
 from lr_env.cli.fit import on_fresh_seeds
+from lr_env.runs.study import Study
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs, write_runs
 from lr_env.rollout import rollout
 from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
 from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode.artifact import Trained

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children import flatness as module
 from lr_env.children.flatness import flatness, largest_eigenvalue, trace
 from lr_env.children.memory import activations_per_example
@@ -88,7 +87,12 @@ def product_with(matrices: torch.Tensor):
 @pytest.mark.parametrize("backend", [LOOP, STACK], ids=str)
 def test_softmax_regression_has_the_hessian_of_the_books(backend, device):
     """H = mean over examples of (diag(p) - p p') kron x x', with a 1 put after the inputs for the bias."""
-    children = Children(replace(BASE, network=MLP(())), [0, 1, 2], dtype=torch.float64, execution=Execution(device=device, backend=backend))
+    children = Children(
+        replace(BASE, network=MLP(())),
+        [0, 1, 2],
+        dtype=torch.float64,
+        execution=Execution(device=device, backend=backend),
+    )
     children.train([0.1] * 3)
     found = flatness(children, probes=64, **SURE)
     train = children.data.splits["train"]

@@ -16,9 +16,8 @@ from gymnasium.wrappers.vector import ClipAction as ClipActions
 from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward, RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RescaleAction as RescaleActions
 
-from lr_env.children import Execution
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics, UserError
-from lr_env.children import Backend
+from lr_env.children import Backend, Execution
 from lr_env.jsonable import from_plain
 from lr_env.optimizers import SGD, AdamW
 from lr_env.rollout import PlannedRun, Rollout

@@ -12,9 +12,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from lr_env.children import Execution
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
-from lr_env.children import tracing
+from lr_env.children import Execution, tracing
 from lr_env.children.flatness import flatness
 from lr_env.isolation import _set_for_now, isolated
 from lr_env.tasks import data

@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.children import Execution
-from lr_env.children import Backend
+from lr_env.children import Backend, Execution
 from lr_env.errors import UserError
 from lr_env.planner import Planner, RunSpec
 from lr_env.records.checkpoint import load_tree, save_tree
@@ -169,7 +168,8 @@ def test_stages_double_up_to_a_length_and_end_with_the_budget():
 
 def test_extra_steps_are_those_of_all_forks():
     lookahead, autolrs, constant = (
-        rollout(planner, TASK, [0, 1], score=(), execution=Execution(backend="loop")) for planner in (*SHORT, Constant(0.05))
+        rollout(planner, TASK, [0, 1], score=(), execution=Execution(backend="loop"))
+        for planner in (*SHORT, Constant(0.05))
     )
     assert all(not record.diverged for record in (*lookahead, *autolrs))
     # At 0 and 3 segments 3 forks for 2 + 1, at 6 with 2 left for 2. Stages of 3, 3 and 2, each 3 trials of 2.
@@ -179,7 +179,12 @@ def test_extra_steps_are_those_of_all_forks():
 
 
 def test_extra_steps_of_a_run_end_with_it():
-    runs = Rollout(TASK, [PlannedRun(planner, seed) for planner in SHORT for seed in (0, 1)], score=(), execution=Execution(backend="loop"))
+    runs = Rollout(
+        TASK,
+        [PlannedRun(planner, seed) for planner in SHORT for seed in (0, 1)],
+        score=(),
+        execution=Execution(backend="loop"),
+    )
     for _ in range(4):
         runs.advance()
     runs.env.episodes.children.state.parameters[[0, 2]] = float("nan")  # ends in the fifth segment, between decisions

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children, stacked
+from lr_env.children import Backend, Children, Execution, stacked
 from lr_env.children.autotune import compiler
 from lr_env.children.cuda_graphs import Replay
 from lr_env.children.initial import build_seeded, moved
@@ -153,7 +152,9 @@ class Eager(Replay):
 @pytest.mark.parametrize("name", ["resnet-stride", "cnn-dropout", "gpt"])
 def test_replaying_steps_from_tables_on_the_device_changes_nothing(name, monkeypatch):
     monkeypatch.setattr(stacked, "Replay", Eager)
-    runs = [Children(TASKS_OF[name], range(5), dtype=torch.float64, execution=Execution(backend=STACK)) for _ in range(2)]
+    runs = [
+        Children(TASKS_OF[name], range(5), dtype=torch.float64, execution=Execution(backend=STACK)) for _ in range(2)
+    ]
     runs[1].engine._replayed = True
     for children in runs:
         children.train([0.01] * 5)
@@ -165,7 +166,9 @@ def test_replaying_steps_from_tables_on_the_device_changes_nothing(name, monkeyp
 
 @pytest.mark.parametrize("name", ["lenet", "resnet", "gpt"])
 def test_a_neighbour_that_explodes_changes_nothing(name):
-    alone, among = (Children(TASKS_OF[name], range(3), execution=Execution(backend=Backend("stacked", 3))) for _ in range(2))
+    alone, among = (
+        Children(TASKS_OF[name], range(3), execution=Execution(backend=Backend("stacked", 3))) for _ in range(2)
+    )
     among.state.parameters[1] = float("nan")
     for children in (alone, among):
         children.train([0.01] * 3)

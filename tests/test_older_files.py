@@ -17,7 +17,7 @@ from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
 from lr_env.rollout import Rollout
 from lr_env.signals import ALWAYS
-from lr_env.studies.across.saved import read_finished
+from lr_env.studies.across.saved import read_saved
 from lr_env.studies.comparison.comparison import run_job
 from planners import PPO, LatentODE
 from planners.ppo.training import train
@@ -76,7 +76,7 @@ def test_what_was_in_flight_goes_on_from_its_checkpoint(folder, unbroken, monkey
 
 
 def test_a_comparison_is_read(folder):
-    read_finished(folder / "comparison")
+    read_saved(folder / "comparison")
     file = folder / "comparison" / "runs.parquet"
     check_task(file, make.TASK)
     found = read_runs(file)

@@ -12,8 +12,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
-from lr_env.children import Execution
-from lr_env.children import Numerics
+from lr_env.children import Execution, Numerics
 from lr_env.env.episodes import Episodes
 from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
@@ -310,7 +309,13 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
     )
     train(task, training, tmp_path)
     for start in (0.3, 0.003, 0.03):
-        records = rollout(PPO(start, policy=str(tmp_path / "last.safetensors")), task, [1, 2], score=(), execution=Execution(backend="loop"))
+        records = rollout(
+            PPO(start, policy=str(tmp_path / "last.safetensors")),
+            task,
+            [1, 2],
+            score=(),
+            execution=Execution(backend="loop"),
+        )
         for record in records:
             late = record.curves["lr"][10:]
             assert np.abs(np.log(late / wanted)).max() < 0.6, (start, late)

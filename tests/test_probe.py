@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from lr_env.children import Execution
 from lr_env.capabilities import Forking
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.env.episodes import Episodes
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
@@ -175,7 +174,11 @@ def test_forks_end_where_a_run_would_have_ended():
 
 
 def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
-    runs = Rollout(TASK, [PlannedRun(KillsTheFirst(), seed) for seed in (0, 1, 2)], execution=Execution(backend=Backend("stacked", 3)))
+    runs = Rollout(
+        TASK,
+        [PlannedRun(KillsTheFirst(), seed) for seed in (0, 1, 2)],
+        execution=Execution(backend=Backend("stacked", 3)),
+    )
     while not runs.done:
         runs.advance()
     records = [runs.record(row, "final") for row in range(3)]
@@ -218,7 +221,9 @@ BAD = [
 
 @pytest.mark.parametrize(("tried", "segments", "message"), BAD, ids=str)
 def test_a_wrong_probe_names_the_planner(tried, segments, message):
-    runs = Rollout(TASK, [PlannedRun(Curious(0.05, tried, segments), seed) for seed in (0, 1)], execution=Execution(backend="loop"))
+    runs = Rollout(
+        TASK, [PlannedRun(Curious(0.05, tried, segments), seed) for seed in (0, 1)], execution=Execution(backend="loop")
+    )
     with pytest.raises(UserError, match=rf"^planner 'curious' \(.*{message}[^\n]*$"):
         runs.advance()
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from scipy.stats import linregress
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.initial import build_seeded
 from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
@@ -142,7 +141,13 @@ def test_losses_that_are_not_wanted_or_not_there():
 @pytest.mark.parametrize("backend", [Backend("loop"), Backend("stacked", 2)], ids=str)
 def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
     task = replace(TASK, optimizer=optimizer, clip_norm=clip_norm, segment=5)
-    children = Children(task, [3, 4, 5], extra_signals=["update_product"], dtype=torch.float64, execution=Execution(device="cpu", backend=backend))
+    children = Children(
+        task,
+        [3, 4, 5],
+        extra_signals=["update_product"],
+        dtype=torch.float64,
+        execution=Execution(device="cpu", backend=backend),
+    )
     lr = np.geomspace(0.001, 0.01, 30) * (1 if isinstance(optimizer, AdamW) else 5)
     ours, snapshot = [], None
     for start in range(0, 30, 5):
@@ -179,7 +184,8 @@ def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
 def test_measuring_alignment_changes_nothing_else():
     for backend in (Backend("loop"), Backend("stacked", 3)):
         plain, watched = (
-            Children(TASK, range(3), extra_signals=extra, execution=Execution(device="cpu", backend=backend)) for extra in ((), on_demand_signals())
+            Children(TASK, range(3), extra_signals=extra, execution=Execution(device="cpu", backend=backend))
+            for extra in ((), on_demand_signals())
         )
         for children in (plain, watched):
             children.train([0.05] * 3)

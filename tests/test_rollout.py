@@ -6,8 +6,7 @@ from importlib.metadata import EntryPoint
 import numpy as np
 import pytest
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.errors import UserError
 from lr_env.planner import Planner, require
 from lr_env.records.store import Store
@@ -185,7 +184,9 @@ class _HalvesWhenStalled:
 
 
 def test_what_a_planner_answers_for_a_diverged_run_does_not_end_its_neighbours():
-    runs = Rollout(TASK, [PlannedRun(_HalvesWhenStalled(0.01), seed) for seed in (0, 1)], execution=Execution(backend="stacked"))
+    runs = Rollout(
+        TASK, [PlannedRun(_HalvesWhenStalled(0.01), seed) for seed in (0, 1)], execution=Execution(backend="stacked")
+    )
     runs.env.episodes.children.state.parameters[0] = float("nan")
     while not runs.done:
         runs.advance()

@@ -19,7 +19,7 @@ from lr_env.files import MARK, read_json, remove_leftovers, replacing, write_jso
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, seal_older, write_manifest
-from lr_env.studies.across.saved import read_finished
+from lr_env.studies.across.saved import read_saved
 from lr_env.studies.comparison.comparison import run_job
 from planners.latent_ode.artifact import Trained
 from planners.ppo.policy import Policy
@@ -104,9 +104,9 @@ def test_older_files_are_sealed_without_a_change_to_what_they_hold(tmp_path):
             seal_older(place)
             assert plain(read_runs(place / "runs.parquet")) == plain(read_runs(before / "runs.parquet"))
         assert (folder / "runs.parquet").read_bytes() == (before / "runs.parquet").read_bytes()
-        assert read_finished(folder).manifest == read_finished(before).manifest
+        assert read_saved(folder).manifest == read_saved(before).manifest
     (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("DigitsMLP", "DigitsMLQ"))
-    assert "not what was written" in refused(read_finished, folder)
+    assert "not what was written" in refused(read_saved, folder)
     for place in (folder, fit):
         data = (place / "runs.parquet").read_bytes()
         at = data.index(b"final")
@@ -119,12 +119,12 @@ def test_files_of_a_comparison_belong_together(folder, tmp_path):
     summary = comparison / "summary.csv"
     whole = summary.read_text()
     summary.write_text(whole.replace("160", "161"))
-    assert "summary.csv is not what was written" in refused(read_finished, comparison)
+    assert "summary.csv is not what was written" in refused(read_saved, comparison)
     write_manifest(comparison, read_json(comparison / "manifest.json"))
-    assert set(read_finished(comparison).tuning_steps.values()) == {161}
+    assert set(read_saved(comparison).tuning_steps.values()) == {161}
     shutil.copy(UNSEALED / "comparison" / "runs.parquet", comparison)
     assert "is damaged or no table of runs (it is not what was written with manifest.json)" in refused(
-        read_finished, comparison
+        read_saved, comparison
     )
 
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lr_env.children import Execution
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.hypergradient import HypergradientMeter
 from lr_env.children.initial import build_seeded
 from lr_env.children.meters import GROUP, on_demand, on_demand_signals
@@ -103,7 +102,13 @@ def test_every_signal_has_a_name_of_its_own_and_a_unit():
 @pytest.mark.parametrize("backend", ENGINES, ids=str)
 def test_the_norm_of_the_gradient_is_that_of_plain_torch(backend, clip_norm):
     task = replace(TASK, clip_norm=clip_norm, segment=6)
-    children = Children(task, [3, 4, 5], extra_signals=["gradient_norm"], dtype=torch.float64, execution=Execution(device="cpu", backend=backend))
+    children = Children(
+        task,
+        [3, 4, 5],
+        extra_signals=["gradient_norm"],
+        dtype=torch.float64,
+        execution=Execution(device="cpu", backend=backend),
+    )
     assert children.extra_signals == ("gradient_norm",)
     children.train([0.05] * 3)
     source, train = task.source, children.data.splits["train"]
@@ -123,7 +128,9 @@ def test_the_norm_of_the_gradient_is_that_of_plain_torch(backend, clip_norm):
 
 @pytest.mark.parametrize("backend", ENGINES, ids=str)
 def test_meters_do_not_change_each_other(backend):
-    together = Children(TASK, range(3), extra_signals=on_demand_signals(), execution=Execution(device="cpu", backend=backend))
+    together = Children(
+        TASK, range(3), extra_signals=on_demand_signals(), execution=Execution(device="cpu", backend=backend)
+    )
     together.train([0.05] * 3)
     for name in on_demand_signals():
         alone = Children(TASK, range(3), extra_signals=[name], execution=Execution(device="cpu", backend=backend))

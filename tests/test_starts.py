@@ -10,7 +10,7 @@ import pytest
 
 from lr_env.errors import UserError
 from lr_env.rollout import rollout
-from lr_env.studies.start_rates import Start, Starts, starts
+from lr_env.studies.start_rates import Start, StartRatesResult, starts
 from lr_env.tasks import TASKS
 from planners import Constant, Plateau
 
@@ -62,7 +62,7 @@ def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
     whole = rollout(Constant(0.05), TASK, (1, 2, 3))
     short = [replace(run, diverged=True, curves={n: c[:2] for n, c in run.curves.items()}) for run in whole[:2]]
     rates = tuple(Start(0.01 * number, [*short, whole[2]], whole) for number in range(1, 9))
-    Starts("toy", "constant", {}, (1, 2, 3), rates).draw(tmp_path / "starts.png")
+    StartRatesResult("toy", "constant", {}, (1, 2, 3), rates).draw(tmp_path / "starts.png")
     curve, style = drawn["from 0.01 (2/3 diverged)"]
     assert np.isfinite(curve.loss[1, :2]).all()
     assert np.isinf(curve.loss[1, 2:]).all()

@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lr_env.runs.study import Study
 
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import find_tuner, find_variants, tuner_names
+from lr_env.report.markdown import markdown_text
 from lr_env.report.plotting import new_figure
 from lr_env.rollout import PlannedRun
 from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
-from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 from lr_env.studies.tuning_budget.tuning_budget import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
 from lr_env.tasks import find_task
 from planners.latent_ode import ablations
@@ -244,12 +245,12 @@ def test_regret_where_runs_diverged():
             )
             for seed, loss in enumerate(losses)
         )
-        return Answer(label, 10, repeat, Constant(0.1 + 0.1 * repeat), ends)
+        return TunedPlanner(label, 10, repeat, Constant(0.1 + 0.1 * repeat), ends)
 
     wild = [answer("a", 0, [1, np.inf]), answer("a", 1, [1.0, 2]), answer("direct", 0, [np.inf, 1])]
     curve = BudgetCurve("x", ("a",), (10,), (0, 1), tuple(wild), "direct")
     json.dumps(curve.to_json())
-    assert "| a | undefined |" in curve.text()
+    assert "| a | undefined |" in markdown_text(curve.document())
     both = [*wild[:2], answer("b", 0, [2.0, 3]), answer("b", 1, [2.0, 2]), answer("c", 0, [1.0, 1])]
     axes = new_figure(4, 3, "").subplots()
     BudgetCurve("x", ("a", "b", "c"), (10,), (0, 1), tuple(both), "c")._draw_rows(axes)

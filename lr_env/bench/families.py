@@ -13,11 +13,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from lr_env.children import Execution
 from lr_env.bench import memory
 from lr_env.bench.measures import Effort, in_turns, one_thread, plain_seconds, segment_seconds
 from lr_env.bench.table import Bar, Figure
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.autotune import choose_backend, wait
 from lr_env.children.backend import network_of
 from lr_env.children.losses import mean_loss
@@ -96,7 +95,9 @@ def limit(children: Children) -> str:
     """
     if children.backend.workers > 1:
         with one_thread():
-            return limit(Children(children.task, [0], execution=Execution(device=str(children.device), backend=Backend("loop"))))
+            return limit(
+                Children(children.task, [0], execution=Execution(device=str(children.device), backend=Backend("loop")))
+            )
     rates = np.full(len(children), children.task.lr_start)
     on_cuda = children.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]

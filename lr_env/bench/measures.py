@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from lr_env.children import Execution
 from lr_env.bench.table import Bar, Figure
-from lr_env.children import Children
+from lr_env.children import Children, Execution
 from lr_env.children.initial import build_seeded
 from lr_env.env import LREnv
 from lr_env.errors import UserError

@@ -67,12 +67,19 @@ def resolve(
         UserError: see `choose_backend`; or the memory does not hold as many children as were asked for.
     """
     lockstep = _lockstep(execution, task, runs, extra_signals, forks)
-    return replace(execution, lockstep=lockstep, backend=choose_backend(execution, task, lockstep, child_steps=child_steps))
+    return replace(
+        execution, lockstep=lockstep, backend=choose_backend(execution, task, lockstep, child_steps=child_steps)
+    )
 
 
 def _lockstep(execution: Execution, task: Task, runs: int, extra_signals: Sequence[str], forks: bool) -> int:
     """Children at a time: what was asked for, if it fits, or what pays."""
-    memory = Children(task, [0], extra_signals=extra_signals, execution=Execution(device=execution.with_backend("loop"), backend="loop")).memory
+    memory = Children(
+        task,
+        [0],
+        extra_signals=extra_signals,
+        execution=Execution(device=execution.with_backend("loop"), backend="loop"),
+    ).memory
     if forks:
         memory = replace(memory, persistent=2 * memory.persistent)  # a second child for each run
     device = find_device(execution.device)
@@ -185,7 +192,9 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
     """Wall time of one step of one child."""
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
     together = max(backend.block, 2 * backend.workers)
-    children = Children(short, range(together), execution=Execution(device=Execution(device, backend, numerics), backend=dtype))
+    children = Children(
+        short, range(together), execution=Execution(device=Execution(device, backend, numerics), backend=dtype)
+    )
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
     seconds: list[float] = []

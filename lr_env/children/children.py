@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from lr_env.children.backend import Backend, network_of
+from lr_env.children.backend import network_of
 from lr_env.children.batches import Batches
+from lr_env.children.execution import LOOP, Execution
 from lr_env.children.initial import moved
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss, score
 from lr_env.children.memory import MemoryEstimate, activations_per_example
 from lr_env.children.meters import find_meters
 from lr_env.children.noise import keys as keys_of
-from lr_env.children.execution import LOOP, Execution
 from lr_env.children.order import DataOrder
 from lr_env.children.snapshots import check_kind, kind_of
 from lr_env.children.stacked import StackedEngine

@@ -85,8 +85,10 @@ class Sweep(Common):
         """Run the sweep and print each planner's best setting."""
         from lr_env.planner import planner_settings
         from lr_env.records.store import Store
+        from lr_env.report.document import plain_table
         from lr_env.report.formatting import setting_text
-        from lr_env.studies.comparison.comparison import run_job, tuning_steps
+        from lr_env.report.terminal import print_table
+                from lr_env.studies.comparison.comparison import run_job, tuning_steps
 
         job, name = self.job(()), self.experiment()
         store = Store(self.store)
@@ -94,15 +96,16 @@ class Sweep(Common):
             result = run_job(job, store, name, fresh=self.fresh, progress=progress)
         steps = tuning_steps(result.tuning, result.chosen)
         best = {planner: planner_settings(chosen) for planner, chosen in result.chosen.items()}
-        width = max(len("best setting"), *(len(setting_text(settings)) for settings in best.values()))
-        print(f"{'planner':15} {'best setting':{width}} {'validation loss':>16} {'child steps':>12}")
+        rows = []
         for planner, settings in best.items():
-            if planner in job.controls:
-                print(f"{planner:15} {setting_text(settings):{width}} {f'as {job.controls[planner]}':>16}")
-                continue
-            runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
-            mean = sum(r.scores["final_val_loss"] for r in runs) / len(runs)
-            print(f"{planner:15} {setting_text(settings):{width}} {mean:16.4f} {steps[planner]:12,}")
+            loss, cost = f"as {job.controls.get(planner)}", ""
+            if planner not in job.controls:
+                runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
+                loss = f"{sum(r.scores['final_val_loss'] for r in runs) / len(runs):.4f}"
+                cost = f"{steps[planner]:,}"
+            rows.append((planner, setting_text(settings), loss, cost))
+        head = ("planner", "best setting", "validation loss", "child steps")
+        print_table(plain_table(head, rows, words=2), console())
         print(f"{len(result.tuning)} runs in {self.store}, experiment {name!r}")
 
 
@@ -122,8 +125,9 @@ class Compare(Common, ReportOptions):
     def run(self) -> None:
         """Run the comparison, write its report and print the table."""
         from lr_env.records.store import Store
+        from lr_env.report.terminal import print_document
         from lr_env.studies.comparison.comparison import manifest, run_job, tuning_steps
-        from lr_env.studies.comparison.report import print_summary, write_report
+        from lr_env.studies.comparison.report import ComparisonReport
         from lr_env.studies.comparison.spent import spent
         from lr_env.studies.comparison.summary import summarise
 
@@ -137,6 +141,7 @@ class Compare(Common, ReportOptions):
         target = job.task.target_val_loss
         had = spent(result.tuning, result.chosen, job.task.budget)
         summary = summarise(result.final, target_val_loss=target, tuning_steps=steps, controls=job.controls, spent=had)
-        write_report(folder, result.final, result.tuning, summary, manifest(job, result, command_line()))
-        print_summary(summary, console())
+        report = ComparisonReport(summary, result.final, result.tuning, manifest(job, result, command_line()))
+        report.write(folder)
+        print_document(report.document(), console())
         print(f"Report: {folder / 'summary.md'}")

@@ -37,11 +37,11 @@ def _run() -> int:
     lost: list[str] = []  # figures that could not be drawn
     try:
         from lr_env.cli.commands import parse
-        from lr_env.report.files import told
+        from lr_env.report.files import collect_not_drawn
 
         command = parse()
         STOPPING.begin()
-        with told(lost):
+        with collect_not_drawn(lost):
             command.run()
         terminal.finish()
         code = 1 if lost else 0

@@ -1,4 +1,4 @@
-"""`lr-env starts`: what a planner makes of the rate that it starts from."""
+"""`lr-env starts`: what a planner gains from several start rates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tyro.conf import arg
 
 from lr_env.cli.parsing import parse_name, parse_rates, parse_seeds, parse_setting, progress_bar, writable
 from lr_env.cli.task_options import TaskOptions
+from lr_env.terminal import console
 
 
 @dataclass(frozen=True)
 class Starts(TaskOptions):
-    """Run a planner from several rates, beside runs in which each rate is kept, on the same seeds."""
+    """Run a planner from several start rates, and constant runs at these rates on the same seeds."""
 
     planner: Annotated[str, arg(metavar="NAME")] = "ppo"
     """A planner that changes the rate as training goes; `lr-env planners` lists them."""
@@ -36,8 +37,7 @@ class Starts(TaskOptions):
 
     def run(self) -> None:
         """Make the runs, write the figure and print the table."""
-        from lr_env.report.formatting import decimals_of, estimate_text
-        from lr_env.stats.intervals import verdict
+        from lr_env.report.terminal import print_document
         from lr_env.studies.start_rates import starts
 
         task, numerics = self.varied_task(), self.numerics()
@@ -45,7 +45,7 @@ class Starts(TaskOptions):
         folder = self.folder
         writable(folder)
         with progress_bar(2 * len(rates) * len(seeds) * task.budget) as progress:
-            found = starts(
+            result = starts(
                 task,
                 self.planner,
                 rates,
@@ -56,12 +56,5 @@ class Starts(TaskOptions):
                 backend=self.backend,
                 numerics=numerics,
             )
-        found.write(folder, self.how_made(task))
-        places = decimals_of([row[1] for row in found.rows])
-        print(f"{'start':>8} {f'test loss, {self.planner}':>24} {'test loss, rate kept':>24} {'paired difference':>24}")
-        for name, ours, kept, difference in found.rows:
-            texts = [estimate_text(e, places) for e in (ours, kept)]
-            texts.append(f"{estimate_text(difference, places, sign=True)} {verdict(difference)}")
-            print(f"{name:>8} {texts[0]:>24} {texts[1]:>24} {texts[2]:>24}")
-        print(f"{len(seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it contains 0")
-        print(f"Figure: {folder / 'starts.png'}")
+        result.write(folder, self.how_made(task))
+        print_document(result.document(), console(), folder)

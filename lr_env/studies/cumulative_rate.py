@@ -1,9 +1,9 @@
-"""Schedules of different shape at equal cumulative learning rate (the claim of arXiv:2505.13457), against equal peaks.
+"""Schedules of different shapes at equal cumulative learning rate (the claim of arXiv:2505.13457), and at equal peak.
 
 A shape with factors f(t) in (0, 1] has the cumulative rate C = peak * sum f(t). If C is what counts, shapes matched in
 C (peak = C / sum f) are best at one and the same C; if the largest rate is what counts, at one and the same peak. Only
-the paper's abstract is public, which names the constant and gives no formula; this is the reading of it that concerns
-shapes. The one that concerns the amount of data is in `scaling`.
+the paper's abstract is public, which names the constant and gives no formula; this is its reading for shapes. Its
+reading for amounts of data is in `data_scaling`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from lr_env.errors import UserError
 from lr_env.files import finite
 from lr_env.records.store import Store
 from lr_env.registry import find_planner
+from lr_env.report.document import Document, Figure, Text, plain_table
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
 from lr_env.stats.bootstrap import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import Job, run_job
-from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, one_shape, swept
+from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, fixed_shape_settings, sweep_from_records
 
 
 @dataclass(frozen=True)
-class Shape:
+class SweptSchedule:
     """A sweep of one schedule.
 
     Attributes:
-        planner: its name.
+        planner: name of the schedule.
         mean_factor: mean of its rates over a run, as a fraction of the peak.
-        sweep: of mean rates: the cumulative rate over the steps of a run.
+        sweep: over mean rates, which are cumulative rates divided by the steps of a run.
         at_peak: losses of runs at the best peak of the first shape, (seeds,); as in the sweep.
     """
 
@@ -44,25 +45,25 @@ class Shape:
     sweep: RateSweep
     at_peak: Floats
 
-    def regrets(self, row: int, seeds: Seeds | None = None) -> tuple[float, float]:
-        """Mean losses at a mean rate of the sweep, by its number, and at that peak, less the lowest of the sweep."""
+    def regrets(self, index: int, seeds: Seeds | None = None) -> tuple[float, float]:
+        """Mean losses at the mean rate of that index, and at the first shape's best peak, less the lowest mean loss."""
         mean, at_peak = self.sweep.mean(seeds), self.at_peak if seeds is None else self.at_peak[seeds]
-        return float(mean[row] - mean.min()), float(at_peak.mean() - mean.min())
+        return float(mean[index] - mean.min()), float(at_peak.mean() - mean.min())
 
 
 @dataclass(frozen=True)
-class Matched:
-    """What the sweeps say.
+class CumulativeRateResult:
+    """The result: a sweep of each shape.
 
     Attributes:
         task: its name.
         steps: optimizer steps of a run.
-        shapes: the first is the one from which the others take their rate.
+        shapes: the others take their rate from the first.
     """
 
     task: str
     steps: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[SweptSchedule, ...]
 
     def spreads(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """Standard deviations over shapes of the log of the best mean rate, and of the best peak."""
@@ -71,8 +72,8 @@ class Matched:
         return float(best.std(ddof=1)), float((best - factors).std(ddof=1))
 
     @property
-    def row(self) -> int:
-        """Number of the mean rate at which the first shape has its lowest mean loss."""
+    def reference_index(self) -> int:
+        """Index of the mean rate at which the first shape has its lowest mean loss."""
         return self.shapes[0].sweep.lowest
 
     def regrets(self, seeds: Seeds | None = None) -> tuple[float, float]:
@@ -80,8 +81,8 @@ class Matched:
 
         Both are losses of runs. (Read between two rates of a sweep they would be wrong where the loss turns steep.)
         """
-        found = np.array([shape.regrets(self.row, seeds) for shape in self.shapes[1:]])
-        return float(found[:, 0].mean()), float(found[:, 1].mean())
+        regrets = np.array([shape.regrets(self.reference_index, seeds) for shape in self.shapes[1:]])
+        return float(regrets[:, 0].mean()), float(regrets[:, 1].mean())
 
     def disagreements(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """How far shapes differ at equal cumulative rates, and at equal peaks, while these are below every optimum.
@@ -89,11 +90,13 @@ class Matched:
         Standard deviation over shapes of the log of the mean loss, averaged over the rates that all shapes were swept
         at, up to the lowest best rate. With larger rates training is no longer limited by how little it moves.
         """
-        found = []
+        disagreements = []
         for mean_rates in self._below_optima:
-            logs = np.log([shape.sweep.at(of, seeds) for shape, of in zip(self.shapes, mean_rates, strict=True)])
-            found.append(float(logs.std(axis=0, ddof=1).mean()))
-        return found[0], found[1]
+            logs = np.log(
+                [shape.sweep.interpolate(of, seeds) for shape, of in zip(self.shapes, mean_rates, strict=True)]
+            )
+            disagreements.append(float(logs.std(axis=0, ddof=1).mean()))
+        return disagreements[0], disagreements[1]
 
     @cached_property
     def _below_optima(self) -> tuple[Floats, Floats]:
@@ -122,18 +125,18 @@ class Matched:
         return self._intervals[2]
 
     @property
-    def unsure(self) -> list[str]:
-        """Schedules of which the best rate may lie beyond the grid."""
+    def at_grid_edge(self) -> list[str]:
+        """Schedules whose best rate may lie beyond the grid."""
         return [shape.planner for shape in self.shapes if shape.sweep.at_edge]
 
     @property
     def verdict(self) -> str:
-        """What is more nearly the same for the best of each shape."""
-        if self.unsure:
+        """Whether the best sums of rates or the best peaks are more alike, in words."""
+        if self.at_grid_edge:
             # All shapes share a grid of mean rates: at its ends they would agree, whatever holds.
             return (
                 "whether the best peak or the best cumulative rate is shared cannot be told: the best rate of "
-                f"{', '.join(self.unsure)} may lie beyond the grid, give wider --rates"
+                f"{', '.join(self.at_grid_edge)} may lie beyond the grid, give wider --rates"
             )
         low, high = self.spread_difference
         if high < 0:
@@ -150,7 +153,7 @@ class Matched:
         return bootstrap(differences, self.shapes[0].sweep.losses.shape[1])
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result, with the losses of every run."""
         spreads, regrets, disagreements = self.spreads(), self.regrets(), self.disagreements()
         return {
             "task": self.task,
@@ -176,16 +179,68 @@ class Matched:
             ],
         }
 
+    def document(self) -> Document:
+        """The best rates of each shape, and how far shapes agree on the sum of rates and on the peak."""
+        first = self.shapes[0].planner
+        head = (
+            "schedule",
+            "mean\n/peak",
+            "best\npeak",
+            "best sum\nof rates",
+            "validation\nloss",
+            f"with the sum\nof {first}",
+            "with its\npeak",
+            "near\ngrid end",
+        )
+        rows = []
+        for shape in self.shapes:
+            mean, best = shape.sweep.mean(), shape.sweep.best()
+            sums = f"{shape.mean_factor:.3f}", f"{best / shape.mean_factor:.4g}", f"{best * self.steps:.4g}"
+            losses = (f"{loss:.4f}" for loss in (mean.min(), mean[self.reference_index], shape.at_peak.mean()))
+            rows.append((shape.planner, *sums, *losses, "yes" if shape.sweep.at_edge else ""))
+        (spread, of_peaks), (regret, at_peak), (apart, apart_at_peaks) = (
+            self.spreads(),
+            self.regrets(),
+            tuple(100 * of for of in self.disagreements()),
+        )
+        low, high = (100 * end for end in self.disagreement_difference)
+        return Document(
+            self._title,
+            (
+                plain_table(head, rows),
+                Text(
+                    f"spread of the best over shapes: sum of rates {spread:.2f}, peak {of_peaks:.2f} (standard "
+                    f"deviations of the log; difference {spread - of_peaks:+.2f}, "
+                    f"{_interval_text(self.spread_difference, 2)})"
+                ),
+                Text(
+                    f"loss given away by taking {first}'s best: its sum {regret:.4f}, its peak {at_peak:.4f} "
+                    f"(difference {regret - at_peak:+.4f}, {_interval_text(self.regret_difference, 4)})"
+                ),
+                Text(
+                    f"below every optimum, losses of shapes differ by {apart:.1f} % at equal sums, by "
+                    f"{apart_at_peaks:.1f} % at equal peaks (difference {apart - apart_at_peaks:+.1f}, "
+                    f"{_interval_text((low, high), 1)})"
+                ),
+                Text(f"{self.verdict}."),
+                Figure("cumulative.png", "Losses over the cumulative rate, and over the peak"),
+            ),
+        )
+
+    @property
+    def _title(self) -> str:
+        return f"{self.task}: schedules at equal cumulative rate, and at equal peak"
+
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write cumulative.json and cumulative.png."""
         write_json_and_figure(folder, "cumulative", {**self.to_json(), **made}, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """Losses of every shape over the cumulative rate and over the peak, as a PNG."""
-        figure = new_figure(11.5, 4.6, f"{self.task}: schedules at equal cumulative rate, and at equal peak")
+        """Draw losses of every shape over the cumulative rate and over the peak, as a PNG."""
+        figure = new_figure(11.5, 4.6, self._title)
         axes = figure.subplots(1, 2, sharey=True)
-        spreads, hollow = self.spreads(), " (hollow: may lie beyond the grid)" if self.unsure else ""
+        spreads, hollow = self.spreads(), " (hollow: may lie beyond the grid)" if self.at_grid_edge else ""
         losses = np.concatenate([shape.sweep.mean() for shape in self.shapes])
         losses = losses[np.isfinite(losses)]
         for panel, (where, name, spread) in enumerate(
@@ -225,14 +280,14 @@ def cumulative(
     *,
     fresh: bool = False,
     progress: Callable[[str, int], None] | None = None,
-) -> Matched:
-    """Sweep schedules over the same cumulative rates.
+) -> CumulativeRateResult:
+    """Sweep schedules over the same cumulative rates, and run each at the first one's best peak.
 
     Args:
-        job: of schedules, the first of which lends its rate to the others; `rates` are mean rates over a run.
+        job: of schedules; the others take their rate from the first. `rates` are mean rates over a run.
         store: where the records are kept.
         name: of the experiments in the store, one for each schedule.
-        fresh: forget what was done before.
+        fresh: start over.
         progress: see `run_job`.
 
     Raises:
@@ -250,7 +305,7 @@ def cumulative(
     sweeps = []
     for planner, part in parts.items():
         result = run_job(part, store, f"{name}-{planner}", fresh=fresh, progress=progress)
-        peaks = swept(part, result.tuning)
+        peaks = sweep_from_records(part, result.tuning)
         sweeps.append(replace(peaks, rates=peaks.rates * factors[planner]))
     first = sweeps[0]
     peak = float(first.rates[first.lowest] / factors[job.planners[0]])
@@ -258,8 +313,15 @@ def cumulative(
     for (planner, part), sweep in zip(parts.items(), sweeps, strict=True):
         check = replace(part, rates=(peak,))
         result = run_job(check, store, f"{name}-{planner}-peak", fresh=fresh, progress=progress)
-        shapes.append(Shape(planner, factors[planner], sweep, swept(check, result.tuning).losses[0]))
-    return Matched(job.task.name, job.task.budget, tuple(shapes))
+        shapes.append(
+            SweptSchedule(planner, factors[planner], sweep, sweep_from_records(check, result.tuning).losses[0])
+        )
+    return CumulativeRateResult(job.task.name, job.task.budget, tuple(shapes))
+
+
+def _interval_text(interval: tuple[float, float], decimals: int) -> str:
+    low, high = interval
+    return f"95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}"
 
 
 def mean_factor(planner: str, job: Job) -> float:
@@ -270,15 +332,15 @@ def mean_factor(planner: str, job: Job) -> float:
     """
     if not isinstance(find_planner(planner), FixedShape):
         raise UserError(f"planner {planner!r} is no fixed schedule: only those have a cumulative rate known beforehand")
-    (setting,) = replace(job, rates=job.rates[:1], settings=one_shape(job, planner)).candidates(planner)
+    (setting,) = replace(job, rates=job.rates[:1], settings=fixed_shape_settings(job, planner)).candidates(planner)
     factors: Floats = setting.factors(job.task.num_segments)  # type: ignore[attr-defined]
     return float(factors.mean())
 
 
 def _part(job: Job, planner: str, factor: float) -> Job:
-    """The job of one schedule, over peaks."""
+    """The job of one schedule, whose rates are peaks."""
     peaks = tuple(rate / factor for rate in job.rates)
     try:
-        return replace(job, planners=(planner,), rates=peaks, settings=one_shape(job, planner))
+        return replace(job, planners=(planner,), rates=peaks, settings=fixed_shape_settings(job, planner))
     except UserError as error:
         raise UserError(f"planner {planner!r} at equal cumulative rate: {error}; give other --rates") from None

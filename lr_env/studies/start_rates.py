@@ -1,4 +1,4 @@
-"""How much a planner makes of the rate that it starts from, beside leaving that rate alone."""
+"""How much a planner gains from several start rates, compared with constant runs at these rates."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
 from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
+from lr_env.report.document import Document, Figure, Text, plain_table
 from lr_env.report.files import write_json_and_figure
-from lr_env.report.formatting import seeds_text
+from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import TEXT, caption, colormaps, new_figure, own_style, save
 from lr_env.rollout import rollout
 from lr_env.stats import intervals as st
@@ -35,17 +36,17 @@ CONSTANT = "constant"
 
 @dataclass(frozen=True)
 class Start:
-    """Runs from one rate.
+    """Runs from one start rate.
 
     Attributes:
-        rate: where they start.
-        runs: the planner's, one a seed.
-        left_alone: those in which that rate is kept, on the same seeds.
+        rate: the start rate.
+        runs: of the planner, one a seed.
+        constant_runs: runs at that rate, on the same seeds.
     """
 
     rate: float
     runs: Sequence[RunRecord]
-    left_alone: Sequence[RunRecord]
+    constant_runs: Sequence[RunRecord]
 
     @property
     def losses(self) -> Floats:
@@ -54,13 +55,13 @@ class Start:
 
     @property
     def constant_losses(self) -> Floats:
-        """Those of the runs in which the rate is kept."""
-        return run_scores(self.left_alone, "test_loss")
+        """Test losses of the constant runs, likewise."""
+        return run_scores(self.constant_runs, "test_loss")
 
 
 @dataclass(frozen=True)
-class Starts:
-    """What a planner makes of several rates.
+class StartRatesResult:
+    """The result: a planner's runs from several start rates, and constant runs.
 
     Attributes:
         task, planner: names.
@@ -68,7 +69,7 @@ class Starts:
         seeds: of the runs.
         starts: one a rate, in increasing order.
         fingerprint: of what the planner depends on besides its settings, such as a policy.
-        backend: that trained all children.
+        backend: that all children were trained by.
     """
 
     task: str
@@ -83,17 +84,17 @@ class Starts:
     def rows(self) -> list[tuple[str, Estimate, Estimate, Estimate]]:
         """For every rate, and for the mean over rates: its name and three estimates over seeds.
 
-        They are mean test losses of the planner and of the rate that is kept, and their paired difference.
+        They are the mean test losses of the planner and of the constant runs, and their paired difference.
         """
         losses = np.array([[start.losses, start.constant_losses] for start in self.starts])
         names = [*(f"{start.rate:g}" for start in self.starts), "mean"]
         return [
-            (name, st.mean_interval(ours), st.mean_interval(kept), st.paired_difference(ours, kept))
-            for name, (ours, kept) in zip(names, [*losses, losses.mean(axis=0)], strict=True)
+            (name, st.mean_interval(ours), st.mean_interval(constant), st.paired_difference(ours, constant))
+            for name, (ours, constant) in zip(names, [*losses, losses.mean(axis=0)], strict=True)
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result."""
         return {
             "task": self.task,
             "planner": self.planner,
@@ -105,13 +106,35 @@ class Starts:
                 {
                     "rate": name,
                     "test_loss": ours.to_json(),
-                    "test_loss_of_constant": kept.to_json(),
+                    "test_loss_of_constant": constant.to_json(),
                     "difference": difference.to_json(),
                     "verdict": st.verdict(difference),
                 }
-                for name, ours, kept, difference in self.rows
+                for name, ours, constant, difference in self.rows
             ],
         }
+
+    def document(self) -> Document:
+        """Test losses from each start rate, beside those of constant runs."""
+        decimals = decimals_of([ours for _, ours, _, _ in self.rows])
+        rows = [
+            (
+                name,
+                estimate_text(ours, decimals),
+                estimate_text(constant, decimals),
+                f"{estimate_text(difference, decimals, sign=True)} {st.verdict(difference)}",
+            )
+            for name, ours, constant, difference in self.rows
+        ]
+        head = ("start", f"test loss,\n{self.planner}", "test loss,\nrate kept", "paired difference")
+        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: "
+        note += "not told apart, for it contains 0"
+        blocks = plain_table(head, rows, words=0), Text(note), Figure("starts.png", "Rates and validation losses")
+        return Document(self._title, blocks)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.task}: {self.planner} from {len(self.starts)} rates"
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write starts.json and starts.png."""
@@ -119,19 +142,19 @@ class Starts:
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """Rates and validation losses from every start, beside those of the rate that is kept, as a PNG.
+        """Draw rates and validation losses from every start rate, beside those of constant runs, as a PNG.
 
-        Runs that diverged are taken as in `lr_env.studies.comparison.figures.draw_curves`.
+        Runs that diverged are drawn as in `lr_env.studies.comparison.figures.draw_curves`.
         """
-        figure = new_figure(11.5, 4.4, f"{self.task}: {self.planner} from {len(self.starts)} rates")
+        figure = new_figure(11.5, 4.4, self._title)
         left, right = figure.subplots(1, 2)
         ours = [curve_of(f"from {start.rate:g}", start.runs) for start in self.starts]
-        kept = [curve_of(f"{start.rate:g} kept", start.left_alone) for start in self.starts]
-        end = max(float(curve.steps[-1]) for curve in (*ours, *kept))
-        log_axes(left, (0.0, end), rate_limits([*ours, *kept]))
-        log_axes(right, (0.0, end), loss_limits([*ours, *kept], 0.0))
+        constant = [curve_of(f"{start.rate:g} kept", start.constant_runs) for start in self.starts]
+        end = max(float(curve.steps[-1]) for curve in (*ours, *constant))
+        log_axes(left, (0.0, end), rate_limits([*ours, *constant]))
+        log_axes(right, (0.0, end), loss_limits([*ours, *constant], 0.0))
         colours = colormaps["viridis"](np.linspace(0, 0.85, len(ours)))  # rates in their order, however many
-        for colour, *pair in zip(colours, ours, kept, strict=True):
+        for colour, *pair in zip(colours, ours, constant, strict=True):
             for curve, dashes in zip(pair, ("-", ":"), strict=True):
                 style = {"color": colour, "linestyle": dashes, "linewidth": 1.6}
                 draw_rate(left, curve, style, band=dashes == "-")
@@ -142,7 +165,7 @@ class Starts:
         right.plot([], [], ":", color="#555555", label="that rate kept")
         right.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
         caption(left, f"median and quartiles of {seeds_text(len(self.seeds))}")
-        if any(curve.diverged for curve in (*ours, *kept)):
+        if any(curve.diverged for curve in (*ours, *constant)):
             caption(right, "a run that diverged is infinitely bad from there on; cross: where")
         save(figure, path)
 
@@ -156,13 +179,13 @@ def starts(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[str, int], None] | None = None,
     **how: Any,
-) -> Starts:
-    """Run a planner from several rates, and each rate kept, on the same seeds; score test data once.
+) -> StartRatesResult:
+    """Run a planner from several start rates, and constant runs at them, on the same seeds; score test data once.
 
     Args:
         task: what is trained.
         planner: its name.
-        rates: to start from; a planner's `peak`.
+        rates: start rates, the planner's `peak`.
         seeds: of the runs.
         settings: of the planner, besides the rate.
         progress: told (what is going on, child steps done since the last call).
@@ -180,14 +203,14 @@ def starts(
         raise UserError(f"planner {planner!r} has no rate that it starts from: take one that has a peak")
     check_seeds(seeds)
     refuse_duplicates("seed", seeds)
-    own = dict(settings or {})
-    check_settings(planner, own)
-    if "peak" in own:
+    settings = dict(settings or {})
+    check_settings(planner, settings)
+    if "peak" in settings:
         raise UserError(f"planner {planner!r}: peak is the rate that is varied, give rates in its place")
     if not len(rates):  # which may be an array
         raise UserError("give at least one rate")
     planned = [
-        (make_planner(planner, {**own, "peak": rate}), make_planner(CONSTANT, {"peak": rate}))
+        (make_planner(planner, {**settings, "peak": rate}), make_planner(CONSTANT, {"peak": rate}))
         for rate in sorted(set(rates))
     ]
     how = {"device": "cpu", "backend": "auto", "numerics": EXACT} | how
@@ -196,12 +219,13 @@ def starts(
         how["backend"] = choose_backend(
             how["backend"], task, len(seeds), device, torch.float32, numerics, child_steps=child_steps
         )
-    found = []
+    results = []
     for rate, pair in zip(sorted(set(rates)), planned, strict=True):
         runs = []
         for setting in pair:
             runs.append(rollout(setting, task, seeds, score=("test",), **how))
             if progress:
                 progress("running", len(seeds) * task.budget)
-        found.append(Start(float(rate), *runs))
-    return Starts(task.name, planner, own, tuple(seeds), tuple(found), fingerprint(planned[0][0]), str(how["backend"]))
+        results.append(Start(float(rate), *runs))
+    print_of = fingerprint(planned[0][0])
+    return StartRatesResult(task.name, planner, settings, tuple(seeds), tuple(results), print_of, str(how["backend"]))

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from lr_env.children import Execution
 from lr_env.bench.measures import one_thread
 from lr_env.bench.table import Figure
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.record import RunRecord

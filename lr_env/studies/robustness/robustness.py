@@ -17,8 +17,8 @@ from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.study import Study
 from lr_env.studies.robustness.perturbed import disturbed
-from lr_env.studies.robustness.report import TUNED, OffThePath
-from lr_env.studies.tuning_budget.report import LOSS, SEEN
+from lr_env.studies.robustness.report import TUNED, RobustnessResult
+from lr_env.studies.tuning_budget.report import REPORTED_SCORE, SELECTION_SCORE
 from lr_env.studies.tuning_budget.tuning_budget import LEAST_TUNING_SEED, MOST_RUNS, Budgets, run_budgets
 from lr_env.tasks import Task
 
@@ -134,7 +134,7 @@ class Conditions:
             )
 
 
-def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath:
+def run_conditions(wanted: Conditions, study: Study, folder: Path) -> RobustnessResult:
     """Tune on the task, then run under each condition what was tuned, and what is tuned for it.
 
     Args:
@@ -166,12 +166,12 @@ def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath
             experiment.run(sorted(runs.values(), key=run_key), "final", ("val", "test"), telling)
             ends = {run_key(run): run for run in study.store.runs(part.name, "final")}
         found = {
-            label: np.array([ends[run_key(PlannedRun(planner, seed))].end(LOSS) for seed in wanted.seeds])
+            label: np.array([ends[run_key(PlannedRun(planner, seed))].end(REPORTED_SCORE) for seed in wanted.seeds])
             for label, planner in final.items()
         }
         oracles[condition] = oracle, found.pop("")
         losses[condition] = found
-    return OffThePath(study.task.name, wanted.seeds, losses, oracles, planners)
+    return RobustnessResult(study.task.name, wanted.seeds, losses, oracles, planners)
 
 
 def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], progress: Callable[[int], None]) -> Planner:
@@ -190,5 +190,5 @@ def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> li
     """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in records:
-        found.setdefault(run_key(run)[:2], []).append(run.end(SEEN))
+        found.setdefault(run_key(run)[:2], []).append(run.end(SELECTION_SCORE))
     return [found[run_key(PlannedRun(planner, 0))[:2]] for planner in planners]

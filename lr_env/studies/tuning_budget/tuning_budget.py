@@ -15,7 +15,7 @@ from lr_env.registry import find_tuner, find_variants
 from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.study import Study
-from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 from lr_env.tuner import Checking
 
 FIRST_SEED = 3_000_000
@@ -130,7 +130,7 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
             before |= planned.keys()
         ends = {run_key(run): run for run in study.store.runs(study.name, FINAL)}
     answers = tuple(
-        Answer(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in wanted.seeds))
+        TunedPlanner(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in wanted.seeds))
         for (label, runs, repeat), planner in found.items()
     )
     return BudgetCurve(study.task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
