@@ -76,7 +76,7 @@ def test_rounding_is_clipped_and_what_is_further_out_is_refused():
             started(action=action).step(value)
     for rates in (HIGH * 1.0000001, [HIGH * 1.0000001]):  # what planners answer is read alike
         run = Rollout(replace(TASKS["DigitsMLP"], budget=20), [PlannedRun(Constant(peak=HIGH), 0)], score=())
-        assert run._checked(Constant(peak=HIGH), np.array(rates).reshape(1), [0]).tolist() == [HIGH]
+        assert run._sessions[0]._checked(np.array(rates).reshape(1), np.zeros(1, bool)).tolist() == [HIGH]
 
 
 @pytest.mark.parametrize("kind", ["Scale", "Discrete", "LogLR"])
