@@ -42,7 +42,7 @@ class DamagedError(ValueError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside a file, which takes the file's place once it is written.
 
     What processes left behind that were killed while they wrote the same file is removed.
@@ -97,7 +97,7 @@ def write_sealed(path: Path, data: bytes) -> None:
     start, digest = seal
     rest = memoryview(data)
     try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             for part in (rest[:start], digest, rest[start + _DIGITS :]):
                 file.write(part)
     except OSError as error:  # a full disk is told without the name of the file
@@ -197,17 +197,17 @@ def in_home(path: str | os.PathLike[str], what: str) -> Path:
 
 def write_text(file: Path, text: str) -> None:
     """Write text as UTF-8, as a whole; bytes of files' names that are no text are written as escapes."""
-    with replacing(file) as path:
+    with atomic_write(file) as path:
         path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def finite(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """The value for JSON, which has neither infinity nor NaN: None."""
     return float(value) if math.isfinite(value) else None
 
 
 @contextmanager
-def only_process(lock: Path, what: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
     """Hold a lock file for this process; the system lets go of it however the process ends.
 
     Args:

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lr_env.capabilities import Explainable, Forking, optimizer_of
-from lr_env.children import Execution
+from lr_env.children import AUTO, Execution
 from lr_env.children.external_optimizers import ExternalOptimizer
 from lr_env.children.meters import on_demand
 from lr_env.children.snapshots import check_keys
@@ -84,7 +84,7 @@ class Rollout(Copied):
         runs: Sequence[PlannedRun],
         *,
         score: Sequence[str] = ("val", "test"),
-        execution: Execution = Execution(),
+        execution: Execution = AUTO,
     ) -> None:
         self.runs = list(runs)
         task, execution = _own_optimizer(task, execution, self.runs)

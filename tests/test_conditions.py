@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lr_env.runs.study import Study
 
 from lr_env.children import Execution
 from lr_env.errors import UserError
@@ -15,7 +14,7 @@ from lr_env.planner import RunSpec
 from lr_env.records.store import Store
 from lr_env.report.markdown import table_text
 from lr_env.rollout import PlannedRun, rollout
-from lr_env.runs.execution import Training
+from lr_env.runs.lab import Lab
 from lr_env.studies.robustness.perturbed import Disturbed, disturbed
 from lr_env.studies.robustness.report import TUNED
 from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
@@ -117,7 +116,7 @@ def test_conditions_change_what_they_say():
 def test_a_study_from_tuning_to_report(tmp_path):
     wanted = Conditions(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
     store = Store(tmp_path / "r.sqlite")
-    found = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
+    found = run_conditions(wanted, Lab(TASK, store, "x", Execution(backend="loop")), tmp_path)
     assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
     (planner,) = found.planners.values()
     for condition in ("high start", "half is left"):
@@ -139,7 +138,7 @@ def test_a_study_from_tuning_to_report(tmp_path):
         best = min(more, key=lambda name: np.mean(more[name]))
         chosen = PlannedRun(found.oracles[condition][0], 0).settings
         assert json.dumps(dict(chosen), sort_keys=True) == best
-    again = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
+    again = run_conditions(wanted, Lab(TASK, store, "x", Execution(backend="loop")), tmp_path)
     assert again.to_json() == found.to_json()
     found.write(tmp_path, {"command": "lr-env conditions"})
     assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()

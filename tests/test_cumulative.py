@@ -10,7 +10,7 @@ import pytest
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
-from lr_env.studies.comparison.comparison import Job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.studies.cumulative_rate import CumulativeRateResult, SweptSchedule, cumulative, mean_factor
 from lr_env.studies.rate_sweep import RateSweep
 from lr_env.tasks import TASKS
@@ -71,7 +71,7 @@ def test_neither_is_said_where_seeds_disagree():
 
 
 def test_on_children(tmp_path):
-    job = Job(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
+    job = ComparisonPlan(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
     found = cumulative(job, store, "toy")
     for shape, mean in zip(found.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
@@ -94,7 +94,7 @@ def test_on_children(tmp_path):
 
 
 def test_a_setting_changes_the_shape():
-    job = Job(TASK, ("wsd",), (0.1,), (1, 2), settings={"wsd": {"cooldown": 0.5, "warmup": 0.1}})
+    job = ComparisonPlan(TASK, ("wsd",), (0.1,), (1, 2), settings={"wsd": {"cooldown": 0.5, "warmup": 0.1}})
     assert mean_factor("wsd", job) < mean_factor("wsd", replace(job, settings={"wsd": {"cooldown": 0.1}}))
 
 
@@ -115,4 +115,4 @@ def test_a_setting_changes_the_shape():
 def test_matching_that_cannot_be(tmp_path, change, message):
     settings = {"planners": ("constant", "cosine"), "rates": (0.01, 0.03, 0.1), "tune_seeds": (1, 2, 3, 4, 5), **change}
     with pytest.raises(UserError, match=message):
-        cumulative(Job(TASK, **settings), Store(tmp_path / "records.sqlite"), "toy")
+        cumulative(ComparisonPlan(TASK, **settings), Store(tmp_path / "records.sqlite"), "toy")

@@ -13,7 +13,7 @@ from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import bootstrap
-from lr_env.studies.comparison.comparison import Job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.studies.data_scaling import ScalingResult, Subset, part_of, scaling
 from lr_env.studies.range_test import RangeTestResult, range_test
 from lr_env.studies.rate_sweep import RateSweep, parabola_minimum
@@ -138,7 +138,7 @@ def test_an_interval_holds_the_truth_where_seeds_are_few():
 
 
 def test_scaling_on_children_and_again_from_the_store(tmp_path):
-    job = Job(TASK, ("wsd",), (0.01, 0.03, 0.1, 0.3), (1, 2, 3, 4, 5))
+    job = ComparisonPlan(TASK, ("wsd",), (0.01, 0.03, 0.1, 0.3), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
     found = scaling(job, store, "toy", [0.2, 0.1, 0.4], "epochs")
     assert [part.size for part in found.subsets] == sorted(part.size for part in found.subsets)
@@ -183,7 +183,7 @@ def test_scaling_that_cannot_be(tmp_path, change, message):
         "fixed": "steps",
         **change,
     }
-    job = Job(TASK, settings["planners"], settings["rates"], settings["tune_seeds"])
+    job = ComparisonPlan(TASK, settings["planners"], settings["rates"], settings["tune_seeds"])
     with pytest.raises(UserError, match=message):
         scaling(job, Store(tmp_path / "records.sqlite"), "toy", settings["fractions"], settings["fixed"])
 

@@ -13,10 +13,10 @@ from lr_env.records.store import Store
 from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.signals import ALWAYS
-from lr_env.studies.comparison.comparison import Job, best_setting, run_job, tuning_steps
+from lr_env.studies.comparison.comparison import ComparisonPlan, best_setting, tuning_steps
 from lr_env.tasks import TASKS
 from planners.schedules import Constant, Cosine
-from tests.helpers import PLANNERS
+from tests.helpers import PLANNERS, compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=100, segment=10)
 
@@ -143,9 +143,9 @@ class _OneSetting(Constant):
 
 
 def test_a_job_tunes_on_validation_with_equal_budgets_and_runs_on_fresh_seeds(tmp_path):
-    job = Job(TASK, ("constant", "wsd"), (0.01, 0.1, 9.0), tune_seeds=(100, 101), seeds=(0, 1, 2))
+    job = ComparisonPlan(TASK, ("constant", "wsd"), (0.01, 0.1, 9.0), tune_seeds=(100, 101), seeds=(0, 1, 2))
     told = []
-    result = run_job(job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: told.append(steps))
+    result = compared(job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: told.append(steps))
     assert sum(told) == job.child_steps == 100 * (2 * 3 * 2 + 2 * 3)
     for planner in job.planners:
         tried = [r for r in result.tuning if r.planner == planner]

@@ -15,16 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lr_env.errors import UserError
-from lr_env.files import MARK, read_json, remove_leftovers, replacing, write_json, write_sealed
+from lr_env.files import MARK, atomic_write, read_json, remove_leftovers, write_json, write_sealed
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, seal_older, write_manifest
 from lr_env.studies.across.saved import read_saved
-from lr_env.studies.comparison.comparison import run_job
 from planners.latent_ode.artifact import Trained
 from planners.ppo.policy import Policy
 from tests.damage import plain
 from tests.fixtures import make
+from tests.helpers import compared
 
 SEALED, UNSEALED = (Path(make.__file__).parent / name for name in ("sealed", "unsealed"))
 
@@ -137,8 +137,8 @@ def test_files_without_a_place_for_a_seal_are_a_mistake(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from lr_env.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from lr_env.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)
     sys.stdin.read()
@@ -159,7 +159,7 @@ def test_what_a_killed_process_left_behind_is_removed_and_what_others_write_is_n
     elsewhere.touch()
     writers[0].send_signal(signal.SIGKILL)
     writers[0].wait()
-    with replacing(path) as own:
+    with atomic_write(path) as own:
         own.write_text("new")
         if cleaner is remove_leftovers:
             cleaner(path)
@@ -186,6 +186,6 @@ def test_an_experiment_that_goes_on_removes_what_was_left_of_a_checkpoint(folder
     store = Store(folder / "records.sqlite")
     versions = (store.experiment(make.STOPPED) or {})["versions"]
     monkeypatch.setattr("lr_env.studies.comparison.comparison.versions", lambda: versions)
-    run_job(make.JOB, store, make.STOPPED)
+    compared(make.JOB, store, make.STOPPED, make.EXECUTION)
     store.close()
     assert not left.exists()

@@ -26,9 +26,10 @@ from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, write_runs
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.signals import ALWAYS, SIGNALS, VALIDATION_SIGNALS, Signal, names
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import TASKS
 from planners import Cosine, Hypergradient, HypergradientMultiplicative
+from tests.helpers import compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 ENGINES = [Backend("loop"), Backend("stacked", 2)]
@@ -194,9 +195,7 @@ def test_a_run_records_what_its_own_planner_needs():
     assert curves == [{*ALWAYS}, {*ALWAYS, "update_product"}, {*ALWAYS, "update_cosine"}]
 
 
-JOB = Job(
-    TASK, ("hypergradient", "cosine"), (0.1,), tune_seeds=(100,), seeds=(0, 1), backend="stacked", checkpoint_seconds=0
-)
+JOB = ComparisonPlan(TASK, ("hypergradient", "cosine"), (0.1,), tune_seeds=(100,), seeds=(0, 1))
 
 
 def _curves(store: Store) -> list[tuple]:
@@ -206,7 +205,7 @@ def _curves(store: Store) -> list[tuple]:
 
 def test_further_signals_survive_a_kill_at_any_segment(tmp_path, monkeypatch):
     with closing(Store(tmp_path / "whole")) as store:
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
         expected = _curves(store)
     for planner, _, curves in expected:
         assert len(curves.get("update_product", ())) == (6 if planner == "hypergradient" else 0)
@@ -223,7 +222,7 @@ def test_further_signals_survive_a_kill_at_any_segment(tmp_path, monkeypatch):
         with closing(Store(tmp_path / str(after))) as store:
             for left[0] in (after, 4, 0):
                 with suppress(KeyboardInterrupt):
-                    run_job(JOB, store, "x")
+                    compared(JOB, store, "x", Execution(backend="stacked"))
             assert _curves(store) == expected
         with closing(Store(tmp_path / str(after))) as store:
             runs = store.runs("x", "final", curves=True)
@@ -248,7 +247,7 @@ def test_a_store_of_the_version_before_goes_on_with_further_signals(tmp_path, mo
 
     with closing(Store(file)) as store, monkeypatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(Store, "write_segment", killed)
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("DROP TABLE further_signals")
         db.execute('ALTER TABLE segments ADD COLUMN "other" REAL')  # as that version kept a signal that was new
@@ -257,10 +256,10 @@ def test_a_store_of_the_version_before_goes_on_with_further_signals(tmp_path, mo
     file.with_name("records.x.checkpoint").unlink()
     with closing(Store(file)) as store:
         assert {curves["other"][0] for _, _, curves in _curves(store) if curves["step"]} == {1.5}
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
         found = _curves(store)
     with closing(Store(tmp_path / "whole")) as store:
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
         assert found == _curves(store)
 
 

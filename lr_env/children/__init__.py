@@ -3,7 +3,7 @@
 from lr_env.children.autotune import choose_backend, resolve
 from lr_env.children.backend import Backend
 from lr_env.children.children import Children
-from lr_env.children.execution import LOOP, Execution
+from lr_env.children.execution import AUTO, LOOP, Execution
 from lr_env.children.numerics import EXACT, Numerics
 
-__all__ = ["EXACT", "LOOP", "Backend", "Children", "Execution", "Numerics", "choose_backend", "resolve"]
+__all__ = ["AUTO", "EXACT", "LOOP", "Backend", "Children", "Execution", "Numerics", "choose_backend", "resolve"]

@@ -72,14 +72,19 @@ def resolve(
     )
 
 
+def resolve_for(children: int, task: Task, device: str = "cpu") -> Execution:
+    """The fastest execution of a number of children on a device.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    execution = Execution(device)
+    return execution.with_backend(choose_backend(execution, task, children))
+
+
 def _lockstep(execution: Execution, task: Task, runs: int, extra_signals: Sequence[str], forks: bool) -> int:
     """Children at a time: what was asked for, if it fits, or what pays."""
-    memory = Children(
-        task,
-        [0],
-        extra_signals=extra_signals,
-        execution=Execution(device=execution.with_backend("loop"), backend="loop"),
-    ).memory
+    memory = Children(task, [0], execution.with_backend("loop"), extra_signals=extra_signals).memory
     if forks:
         memory = replace(memory, persistent=2 * memory.persistent)  # a second child for each run
     device = find_device(execution.device)
@@ -192,9 +197,7 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
     """Wall time of one step of one child."""
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
     together = max(backend.block, 2 * backend.workers)
-    children = Children(
-        short, range(together), execution=Execution(device=Execution(device, backend, numerics), backend=dtype)
-    )
+    children = Children(short, range(together), Execution(device, backend, numerics), dtype)
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
     seconds: list[float] = []

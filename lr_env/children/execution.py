@@ -62,5 +62,8 @@ class Execution:
         return {"backend": backend, "lockstep": self.lockstep, **asdict(self.numerics)}
 
 
+AUTO = Execution()
+"""On the CPU, by the fastest backend."""
+
 LOOP = Execution(backend=Backend("loop"))
 """One child after another on the CPU, in plain torch."""

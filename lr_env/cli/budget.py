@@ -56,6 +56,6 @@ class Budget(ReportOptions):
         wanted = Budgets(tuners, budgets, self.repeats, seeds, variants, *ceiling)
         writable(folder)
         with progress_bar(wanted.most_runs * task.budget) as progress:
-            curve = run_budgets(wanted, self.study(task, progress), folder)
+            curve = run_budgets(wanted, self.lab(task, progress), folder)
         curve.write(folder, self.how_made(task))
         print_document(curve.document(), console(), folder)

@@ -36,13 +36,12 @@ class Cumulative(Common, ReportOptions):
 
     def run(self) -> None:
         """Run the sweeps and print how far the schedules agree."""
-        from lr_env.records.store import Store
         from lr_env.report.terminal import print_document
         from lr_env.studies.cumulative_rate import cumulative
 
-        job, name, folder = self.job(()), self.experiment(), self.folder
+        plan, folder = self.plan(()), self.folder
         writable(folder)
-        with progress_bar(job.child_steps) as progress:
-            result = cumulative(job, Store(self.store), name, fresh=self.fresh, progress=progress)
-        result.write(folder, self.how_made(job.task))
+        with progress_bar(plan.child_steps) as progress:
+            result = cumulative(plan, self.lab(plan.task, progress))
+        result.write(folder, self.how_made(plan.task))
         print_document(result.document(), console(), folder)

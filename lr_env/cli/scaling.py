@@ -33,18 +33,17 @@ class Scaling(Common, ReportOptions):
 
     def run(self) -> None:
         """Run the sweeps and print the scaling."""
-        from lr_env.records.store import Store
         from lr_env.report.terminal import print_document
         from lr_env.studies.data_scaling import scaling
 
-        job, name, folder = self.job(()), self.experiment(), self.folder
+        plan, folder = self.plan(()), self.folder
         try:
             fractions = [float(part) for part in self.fractions.split(",")]
         except ValueError:
             raise UserError(f"fractions {self.fractions!r}: give a list, e.g. 0.1,0.25,0.5") from None
         writable(folder)
-        steps = job.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
+        steps = plan.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
         with progress_bar(round(steps)) as progress:
-            result = scaling(job, Store(self.store), name, fractions, self.fixed, fresh=self.fresh, progress=progress)
-        result.write(folder, self.how_made(job.task))
+            result = scaling(plan, self.lab(plan.task, progress), fractions, self.fixed)
+        result.write(folder, self.how_made(plan.task))
         print_document(result.document(), console(), folder)

@@ -149,12 +149,7 @@ class Episodes(Copied):
             self.score = ("val", *self.score)
         execution = Execution(device, from_plain(backend), from_plain(numerics))
         execution = execution.with_backend(choose_backend(execution, self.task, num_envs))
-        self.children = Children(
-            self.task,
-            range(num_envs),
-            extra_signals=extra_signals,
-            execution=Execution(device=execution, backend="loop"),
-        )
+        self.children = Children(self.task, range(num_envs), execution, extra_signals=extra_signals)
         self.names = (*ALWAYS, *(name for name in self.children.extra_signals if name in extra_signals))
         self.ended = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.children import Children, Execution
+from lr_env.children import Children
 from lr_env.env.episodes import Episodes
 from lr_env.errors import UserError
 from lr_env.planner import ForkMeasurements
@@ -45,8 +45,9 @@ class Forks:
             self._fork_children = Children(
                 children.task,
                 [0] * len(children),
+                children.execution,
+                children.dtype,
                 extra_signals=children.extra_signals,
-                execution=Execution(device=children.execution, backend=children.dtype),
             )
         except UserError as error:
             raise UserError(f"a planner that looks ahead needs a second child for each run: {error}") from None

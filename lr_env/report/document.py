@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Generic, Literal, TypeVar
 
-from lr_env.files import finite
+from lr_env.files import json_number
 from lr_env.stats.intervals import Versus
 
 Place = Literal["everywhere", "terminal", "files"]
@@ -147,7 +147,7 @@ class Table(Generic[Row]):
 
     def to_json(self) -> list[dict[str, str | float | None]]:
         """The same rows for JSON, which has neither infinity nor NaN: null."""
-        return [{k: finite(v) if isinstance(v, float) else v for k, v in row.items()} for row in self.records]
+        return [{k: json_number(v) if isinstance(v, float) else v for k, v in row.items()} for row in self.records]
 
     def column_legend(self) -> Text:
         """What each column means."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_env.errors import UserError
-from lr_env.files import replacing, write_text
+from lr_env.files import atomic_write, write_text
 
 
 class NotDrawn(UserWarning):
@@ -28,7 +28,7 @@ def draw_into(path: Path, draw: Callable[[Path], None]) -> bool:
         Whether it was drawn. Where drawing fails, for whatever reason, it warns with `NotDrawn`.
     """
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             draw(temporary)
     except Exception as error:  # of matplotlib, fonts or the disk: results must not be lost with their picture
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -44,7 +44,7 @@ def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], d
     Args:
         folder: the folder.
         name: name of both files, without a suffix.
-        content: JSON-able; see `lr_env.files.finite`.
+        content: JSON-able; see `lr_env.files.json_number`.
         draw: see `draw_into`.
     """
     write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")

@@ -26,7 +26,11 @@ def resolve_as_before(
     Args:
         execution: what is asked for.
         before: what `execution_to_json` made of the earlier start; None if there was none.
-        task, runs, child_steps, extra_signals, forks: see `lr_env.children.resolve`.
+        task: what is trained.
+        runs: that may be in lockstep at most.
+        child_steps: optimizer steps of all children together that are to come.
+        extra_signals: names of the signals that are measured on demand.
+        forks: whether runs are forked.
 
     Raises:
         UserError: what the earlier start chose cannot be read; see also `resolve`.

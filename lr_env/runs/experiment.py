@@ -101,7 +101,7 @@ class Experiment:
             self.engine.run(left, _StoreSink(self, progress))
         except SnapshotError as error:
             with fitting(self.checkpoint):
-                raise error.__cause__ or error
+                raise error.__cause__ or error from None
 
     def _chunks(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str]) -> Iterator[Chunk]:
         """Runs that are trained together: as many as go in lockstep, under one optimizer."""

@@ -86,7 +86,8 @@ class Lab:
             runs: that are to come.
             extends: whether a study may go on with an experiment of another one; see `Extends`.
             planners: name -> class of planners whose code its results depend on.
-            extra_signals, forks: see `lr_env.children.resolve`.
+            extra_signals: names of the signals that are measured on demand.
+            forks: whether runs are forked.
 
         Raises:
             UserError: another process works on it, or it was begun with another spec.

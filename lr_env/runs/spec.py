@@ -57,19 +57,22 @@ class ExperimentSpec:
     @classmethod
     def from_json(cls, stored: Json, like: Self) -> Self:
         """A spec out of the store, in which what its version did not record is taken from another spec."""
-        study = {name: value for name, value in stored.items() if name not in (*_FIELDS, "id")}
-        if "own_code" in like.study:
-            study.setdefault("own_code", like.study["own_code"])
-        rest = {name: stored.get(name) for name in _FIELDS}
-        if rest["data"] is None:
-            rest["data"] = like.data
-        if isinstance(rest["versions"], dict):
-            rest["versions"] = {**like.versions, **rest["versions"]}
-        return replace(like, study=study, **rest)
+        filled = with_unknown(stored, like.to_json())
+        study = {name: value for name, value in filled.items() if name not in (*_FIELDS, "id")}
+        return replace(like, study=study, **{name: filled.get(name) for name in _FIELDS})
 
     def difference(self, other: Self) -> str:
         """The first difference of another spec to this one, in words: "with rates [0.1], not [0.2]"; empty if none."""
         return _difference(self.to_json(), other.to_json())
+
+
+def with_unknown(before: Json, now: Json) -> dict[str, Any]:
+    """A spec of an earlier start, with what its version did not record taken from that of a later one."""
+    unknown = {key: now[key] for key in ("data", "own_code") if key in now and key not in before}
+    had, has = before.get("versions"), now.get("versions")
+    if isinstance(had, dict) and isinstance(has, dict):
+        unknown["versions"] = {**has, **had}
+    return {**before, **unknown}
 
 
 def _difference(before: Json, now: Json) -> str:

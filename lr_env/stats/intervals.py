@@ -42,7 +42,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from lr_env.errors import UserError
-from lr_env.files import finite
+from lr_env.files import json_number
 
 LEVEL = 0.95
 """Nominal coverage of every interval."""
@@ -75,7 +75,7 @@ class Estimate:
 
     def to_json(self) -> list[float | None]:
         """Value, low and high; None for what JSON cannot hold."""
-        return [finite(self.value), finite(self.low), finite(self.high)]
+        return [json_number(self.value), json_number(self.low), json_number(self.high)]
 
 
 def iqm(values: ArrayLike, axis: int = -1) -> Any:

@@ -8,7 +8,7 @@ reading for amounts of data is in `data_scaling`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,14 @@ import numpy as np
 
 from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
-from lr_env.files import finite
-from lr_env.records.store import Store
+from lr_env.files import json_number
 from lr_env.registry import find_planner
 from lr_env.report.document import Document, Figure, Text, plain_table
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.runs.lab import Lab
 from lr_env.stats.bootstrap import Seeds, bootstrap
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, fixed_shape_settings, sweep_from_records
 
 
@@ -172,7 +172,7 @@ class CumulativeRateResult:
                 {
                     "planner": shape.planner,
                     "mean_factor": shape.mean_factor,
-                    "losses_at_peak_of_first": [finite(loss) for loss in shape.at_peak.tolist()],
+                    "losses_at_peak_of_first": [json_number(loss) for loss in shape.at_peak.tolist()],
                     **shape.sweep.to_json(),
                 }
                 for shape in self.shapes
@@ -274,49 +274,42 @@ class CumulativeRateResult:
 
 
 def cumulative(
-    job: Job,
-    store: Store,
-    name: str,
-    *,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
+    plan: ComparisonPlan,
+    lab: Lab,
 ) -> CumulativeRateResult:
     """Sweep schedules over the same cumulative rates, and run each at the first one's best peak.
 
     Args:
-        job: of schedules; the others take their rate from the first. `rates` are mean rates over a run.
-        store: where the records are kept.
-        name: of the experiments in the store, one for each schedule.
-        fresh: start over.
-        progress: see `run_job`.
+        plan: of schedules; the others take their rate from the first. `rates` are mean rates over a run.
+        lab: where the runs are recorded: one experiment for each schedule.
 
     Raises:
         UserError: fewer than two schedules or tuning seeds, a planner that is no schedule, or a peak outside the
             task's range.
     """
-    if len(job.planners) < 2:
+    if len(plan.planners) < 2:
         raise UserError("give at least two schedules to match, e.g. --planners constant cosine")
-    for planner in job.planners:
-        check_sweep(job, planner)
-    factors = {planner: mean_factor(planner, job) for planner in job.planners}
-    parts = {planner: _part(job, planner, factors[planner]) for planner in job.planners}
+    for planner in plan.planners:
+        check_sweep(plan, planner)
+    factors = {planner: mean_factor(planner, plan) for planner in plan.planners}
+    parts = {planner: _part(plan, planner, factors[planner]) for planner in plan.planners}
     for part in parts.values():
         part.check_rates()
     sweeps = []
     for planner, part in parts.items():
-        result = run_job(part, store, f"{name}-{planner}", fresh=fresh, progress=progress)
+        result = run_comparison(part, lab.part(planner))
         peaks = sweep_from_records(part, result.tuning)
         sweeps.append(replace(peaks, rates=peaks.rates * factors[planner]))
     first = sweeps[0]
-    peak = float(first.rates[first.lowest] / factors[job.planners[0]])
+    peak = float(first.rates[first.lowest] / factors[plan.planners[0]])
     shapes = []
     for (planner, part), sweep in zip(parts.items(), sweeps, strict=True):
         check = replace(part, rates=(peak,))
-        result = run_job(check, store, f"{name}-{planner}-peak", fresh=fresh, progress=progress)
+        result = run_comparison(check, lab.part(f"{planner}-peak"))
         shapes.append(
             SweptSchedule(planner, factors[planner], sweep, sweep_from_records(check, result.tuning).losses[0])
         )
-    return CumulativeRateResult(job.task.name, job.task.budget, tuple(shapes))
+    return CumulativeRateResult(plan.task.name, plan.task.budget, tuple(shapes))
 
 
 def _interval_text(interval: tuple[float, float], decimals: int) -> str:
@@ -324,23 +317,23 @@ def _interval_text(interval: tuple[float, float], decimals: int) -> str:
     return f"95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}"
 
 
-def mean_factor(planner: str, job: Job) -> float:
-    """Mean of a schedule's rates over a run of the job, as a fraction of its peak.
+def mean_factor(planner: str, plan: ComparisonPlan) -> float:
+    """Mean of a schedule's rates over a run of the plan, as a fraction of its peak.
 
     Raises:
         UserError: it is no schedule: its rates react to training, or are drawn.
     """
     if not isinstance(find_planner(planner), FixedShape):
         raise UserError(f"planner {planner!r} is no fixed schedule: only those have a cumulative rate known beforehand")
-    (setting,) = replace(job, rates=job.rates[:1], settings=fixed_shape_settings(job, planner)).candidates(planner)
-    factors: Floats = setting.factors(job.task.num_segments)  # type: ignore[attr-defined]
+    (setting,) = replace(plan, rates=plan.rates[:1], settings=fixed_shape_settings(plan, planner)).candidates(planner)
+    factors: Floats = setting.factors(plan.task.num_segments)  # type: ignore[attr-defined]
     return float(factors.mean())
 
 
-def _part(job: Job, planner: str, factor: float) -> Job:
-    """The job of one schedule, whose rates are peaks."""
-    peaks = tuple(rate / factor for rate in job.rates)
+def _part(plan: ComparisonPlan, planner: str, factor: float) -> ComparisonPlan:
+    """The plan of one schedule, whose rates are peaks."""
+    peaks = tuple(rate / factor for rate in plan.rates)
     try:
-        return replace(job, planners=(planner,), rates=peaks, settings=fixed_shape_settings(job, planner))
+        return replace(plan, planners=(planner,), rates=peaks, settings=fixed_shape_settings(plan, planner))
     except UserError as error:
         raise UserError(f"planner {planner!r} at equal cumulative rate: {error}; give other --rates") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.files import finite
-from lr_env.records.store import Store
+from lr_env.files import json_number
 from lr_env.report.document import Document, Figure, Text, plain_table
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import Seeds, bootstrap
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, fixed_shape_settings, sweep_from_records
 from lr_env.tasks import Task
 
@@ -156,7 +156,7 @@ class ScalingResult:
             "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
             "regret": self.regret.to_json(),
             "tried_rate": self.tried,
-            "predicted_losses": [finite(loss) for loss in self.predicted_losses.tolist()],
+            "predicted_losses": [json_number(loss) for loss in self.predicted_losses.tolist()],
             "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
         }
 
@@ -242,50 +242,43 @@ def predict(fit: tuple[float, float], size: float) -> float:
 
 
 def scaling(
-    job: Job,
-    store: Store,
-    name: str,
+    plan: ComparisonPlan,
+    lab: Lab,
     fractions: Sequence[float],
     fixed: str,
-    *,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
 ) -> ScalingResult:
     """Sweep a planner on nested subsets and on all data, and extrapolate the best rate.
 
     Args:
-        job: of one planner, with rates and tuning seeds; its task is the one of all data.
-        store: where the records are kept.
-        name: of the experiments in the store, one for each subset.
+        plan: of one planner, with rates and tuning seeds; its task is the one of all data.
+        lab: where the runs are recorded: one experiment for each subset.
         fractions: of the training data, at least three below 1. All of the data are added.
         fixed: "steps": all runs have the task's budget. "epochs": the budget shrinks with the data.
-        fresh: start over.
-        progress: see `run_job`.
 
     Raises:
         UserError: too few subsets, a subset too small, or more than one planner.
     """
-    if len(job.planners) != 1:
+    if len(plan.planners) != 1:
         raise UserError("scaling takes one planner, e.g. --planners constant")
     if fixed not in FIXED:
         raise UserError(f"fixed {fixed!r}: runs on different subsets share their 'steps' or their 'epochs'")
     fractions = sorted(set(fractions) - {1.0})
     if len(fractions) < 3 or not all(0 < fraction < 1 for fraction in fractions):
         raise UserError("give at least three different fractions above 0 and below 1, e.g. --fractions 0.1,0.25,0.5")
-    planner = job.planners[0]
-    check_sweep(job, planner)
-    job = replace(job, settings=fixed_shape_settings(job, planner))
+    planner = plan.planners[0]
+    check_sweep(plan, planner)
+    plan = replace(plan, settings=fixed_shape_settings(plan, planner))
     subsets = []
     for fraction in (*fractions, 1.0):
-        task = part_of(job.task, fraction, fixed)
-        part = replace(job, task=task)
-        result = run_job(part, store, f"{name}-{fraction!r}", fresh=fresh, progress=progress)
+        task = part_of(plan.task, fraction, fixed)
+        part = replace(plan, task=task)
+        result = run_comparison(part, lab.part(repr(fraction), task))
         subsets.append(Subset(task.train_size, task.budget, sweep_from_records(part, result.tuning)))
-    sweeps = ScalingResult(job.task.name, planner, fixed, tuple(subsets), np.zeros(len(job.tune_seeds)), np.nan)
-    low, high = job.task.lr_range
+    sweeps = ScalingResult(plan.task.name, planner, fixed, tuple(subsets), np.zeros(len(plan.tune_seeds)), np.nan)
+    low, high = plan.task.lr_range
     rate = float(np.clip(sweeps.predicted, low, high))
-    check = replace(job, rates=(rate,))
-    result = run_job(check, store, f"{name}-predicted", fresh=fresh, progress=progress)
+    check = replace(plan, rates=(rate,))
+    result = run_comparison(check, lab.part("predicted"))
     return replace(sweeps, predicted_losses=sweep_from_records(check, result.tuning).losses[0], tried=rate)
 
 

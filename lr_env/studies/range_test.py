@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Children, Execution, Numerics
 from lr_env.errors import UserError, refuse_duplicates
-from lr_env.files import finite
+from lr_env.files import json_number
 from lr_env.report.document import Document, Figure, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import seeds_text
@@ -202,7 +202,12 @@ class RangeTestResult:
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write range-test.json and range-test.png into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = {**self.to_json(), **made, "lr": self.lr.tolist(), "loss": [finite(loss) for loss in self.smooth]}
+        content = {
+            **self.to_json(),
+            **made,
+            "lr": self.lr.tolist(),
+            "loss": [json_number(loss) for loss in self.smooth],
+        }
         write_json_and_figure(folder, "range-test", content, self.draw)
 
     @own_style()

@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError
-from lr_env.files import finite
+from lr_env.files import json_number
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak, setting_defaults
 from lr_env.stats.bootstrap import DRAWS, Seeds
 from lr_env.stats.intervals import resampled
-from lr_env.studies.comparison.comparison import Job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ class RateSweep:
             "best_rate": self.best(),
             "at_edge_of_grid": self.at_edge,
             "rates": self.rates.tolist(),
-            "losses": [[finite(loss) for loss in row] for row in self.losses.tolist()],
+            "losses": [[json_number(loss) for loss in row] for row in self.losses.tolist()],
         }
 
 
@@ -116,8 +116,8 @@ def parabola_minimum(rates: Floats, losses: Floats) -> float:
     return float(np.exp(np.clip((x0 + x1) / 2 - left / (2 * curvature), x0, x2)))
 
 
-def check_sweep(job: Job, planner: str) -> None:
-    """Check that a job can sweep a planner over the task's rates, with seeds for an interval.
+def check_sweep(plan: ComparisonPlan, planner: str) -> None:
+    """Check that a plan can sweep a planner over the task's rates, with seeds for an interval.
 
     Raises:
         UserError: it cannot.
@@ -128,32 +128,32 @@ def check_sweep(job: Job, planner: str) -> None:
         )
     if not has_peak(planner):
         raise UserError(f"planner {planner!r} has no peak rate that could be swept: sweep another planner")
-    if len(job.rates) < 3:
-        raise UserError(f"{len(job.rates)} rates cannot show where the loss is lowest: give at least 3 with --rates")
-    if len(job.tune_seeds) < FEWEST_SEEDS:
+    if len(plan.rates) < 3:
+        raise UserError(f"{len(plan.rates)} rates cannot show where the loss is lowest: give at least 3 with --rates")
+    if len(plan.tune_seeds) < FEWEST_SEEDS:
         raise UserError(
-            f"{len(job.tune_seeds)} seeds are too few for an interval: give at least {FEWEST_SEEDS} with --tune-seeds"
+            f"{len(plan.tune_seeds)} seeds are too few for an interval: give at least {FEWEST_SEEDS} with --tune-seeds"
         )
 
 
-def fixed_shape_settings(job: Job, planner: str) -> dict[str, dict[str, Any]]:
+def fixed_shape_settings(plan: ComparisonPlan, planner: str) -> dict[str, dict[str, Any]]:
     """Settings that keep a planner to one shape: what a sweep would vary beside the rate stays at its default."""
     defaults = {name: default for name, default in setting_defaults(planner).items() if name != "peak"}
-    return {planner: {**defaults, **job.settings.get(planner, {})}}
+    return {planner: {**defaults, **plan.settings.get(planner, {})}}
 
 
-def sweep_from_records(job: Job, tuning: Sequence[RunRecord]) -> RateSweep:
-    """Build the sweep of a job of one planner from its records.
+def sweep_from_records(plan: ComparisonPlan, tuning: Sequence[RunRecord]) -> RateSweep:
+    """Build the sweep of a plan of one planner from its records.
 
     Raises:
         UserError: every run diverged.
     """
-    rates = np.array(sorted(job.rates))
-    losses = np.full((len(rates), len(job.tune_seeds)), np.inf)
+    rates = np.array(sorted(plan.rates))
+    losses = np.full((len(rates), len(plan.tune_seeds)), np.inf)
     for record in tuning:
         (row,) = np.flatnonzero(rates == record.settings["peak"])
         if not record.diverged:
-            losses[row, job.tune_seeds.index(record.seed)] = record.score("final_val_loss")
+            losses[row, plan.tune_seeds.index(record.seed)] = record.score("final_val_loss")
     if len(rates) > 1 and not np.isfinite(losses.mean(1)).any():
-        raise UserError(f"at every rate a run of {job.planners[0]!r} diverged: give lower --rates")
+        raise UserError(f"at every rate a run of {plan.planners[0]!r} diverged: give lower --rates")
     return RateSweep(rates, losses)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lr_env.capabilities import OwnOptimizer, fingerprint
-from lr_env.children.autotune import choose_backend
-from lr_env.children.children import check_seeds
-from lr_env.children.numerics import EXACT
-from lr_env.errors import UserError, refuse_duplicates
-from lr_env.records.record import RunRecord
+from lr_env.capabilities import Forking, OwnOptimizer, fingerprint
+from lr_env.children.meters import on_demand
+from lr_env.errors import UserError, check_seeds
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
 from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
 from lr_env.report.document import Document, Figure, Text, plain_table
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import TEXT, caption, colormaps, new_figure, own_style, save
-from lr_env.rollout import rollout
+from lr_env.rollout import PlannedRun
+from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate
 from lr_env.stats.paired_runs import run_scores
-from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +33,7 @@ CONSTANT = "constant"
 
 
 @dataclass(frozen=True)
-class Start:
+class StartRate:
     """Runs from one start rate.
 
     Attributes:
@@ -76,7 +74,7 @@ class StartRatesResult:
     planner: str
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]
-    starts: tuple[Start, ...]
+    starts: tuple[StartRate, ...]
     fingerprint: str | None = None
     backend: str = ""
 
@@ -170,26 +168,21 @@ class StartRatesResult:
         save(figure, path)
 
 
-def starts(
-    task: Task,
+def start_rates(
+    lab: Lab,
     planner: str,
     rates: Sequence[float],
     seeds: Sequence[int],
-    *,
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int], None] | None = None,
-    **how: Any,
 ) -> StartRatesResult:
     """Run a planner from several start rates, and constant runs at them, on the same seeds; score test data once.
 
     Args:
-        task: what is trained.
+        lab: what is trained, and where the runs are recorded.
         planner: its name.
         rates: start rates, the planner's `peak`.
         seeds: of the runs.
         settings: of the planner, besides the rate.
-        progress: told (what is going on, child steps done since the last call).
-        how: device, backend and numerics, as for `rollout`.
 
     Raises:
         UserError: bad settings or seeds, a rate outside the task's range, or a planner with an optimizer of its own.
@@ -202,30 +195,35 @@ def starts(
     if not has_peak(planner):
         raise UserError(f"planner {planner!r} has no rate that it starts from: take one that has a peak")
     check_seeds(seeds)
-    refuse_duplicates("seed", seeds)
     settings = dict(settings or {})
     check_settings(planner, settings)
     if "peak" in settings:
         raise UserError(f"planner {planner!r}: peak is the rate that is varied, give rates in its place")
     if not len(rates):  # which may be an array
         raise UserError("give at least one rate")
-    planned = [
-        (make_planner(planner, {**settings, "peak": rate}), make_planner(CONSTANT, {"peak": rate}))
-        for rate in sorted(set(rates))
-    ]
-    how = {"device": "cpu", "backend": "auto", "numerics": EXACT} | how
-    if isinstance(how["backend"], str):  # one for all: by another, the same rates give other runs
-        device, numerics, child_steps = how["device"], how["numerics"], 2 * len(planned) * len(seeds) * task.budget
-        how["backend"] = choose_backend(
-            how["backend"], task, len(seeds), device, torch.float32, numerics, child_steps=child_steps
-        )
-    results = []
-    for rate, pair in zip(sorted(set(rates)), planned, strict=True):
-        runs = []
-        for setting in pair:
-            runs.append(rollout(setting, task, seeds, score=("test",), **how))
-            if progress:
-                progress("running", len(seeds) * task.budget)
-        results.append(Start(float(rate), *runs))
-    print_of = fingerprint(planned[0][0])
-    return StartRatesResult(task.name, planner, settings, tuple(seeds), tuple(results), print_of, str(how["backend"]))
+    from_rates = {float(rate): make_planner(planner, {**settings, "peak": float(rate)}) for rate in sorted(set(rates))}
+    constant = {rate: make_planner(CONSTANT, {"peak": rate}) for rate in from_rates}
+    both = [*from_rates.values(), *constant.values()]
+    dependence = fingerprint(both[0])
+    study = {
+        "start_rates": {"planner": planner, "settings": settings, "rates": list(from_rates), "seeds": list(seeds)},
+        **({"fingerprints": {planner: dependence}} if dependence else {}),
+    }
+    runs = {run_key(run): run for run in (PlannedRun(setting, seed) for setting in both for seed in seeds)}
+    with lab.experiment(
+        study,
+        at_once=len(runs),
+        runs=len(runs),
+        planners={planner: find_planner(planner)},
+        extra_signals=on_demand(both[0].needs),
+        forks=isinstance(both[0], Forking),
+    ) as experiment:
+        experiment.run(list(runs.values()), "final", ("test",), lab.reporting("running"))
+        records = {run_key(record): record for record in lab.store.runs(lab.name, "final", curves=True)}
+
+    def records_of(setting: Planner) -> list[RunRecord]:
+        return [records[run_key(PlannedRun(setting, seed))] for seed in seeds]
+
+    starts = tuple(StartRate(rate, records_of(from_rates[rate]), records_of(constant[rate])) for rate in from_rates)
+    backend = str(experiment.execution.resolved_backend)
+    return StartRatesResult(lab.task.name, planner, settings, tuple(seeds), starts, dependence, backend)

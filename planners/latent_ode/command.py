@@ -100,4 +100,4 @@ class Fit(ReportOptions):
         wanted = Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fit_sweep(wanted, self.study(task, progress), about=self.how_made(task), **how)
+            return fit_sweep(wanted, self.lab(task, progress), about=self.how_made(task), **how)

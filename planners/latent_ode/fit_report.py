@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
-from lr_env.files import finite
+from lr_env.files import json_number
 from lr_env.isolation import isolating
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.tables import write_runs
 from lr_env.registry import find_planner, setting_defaults
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
-from lr_env.runs.study import Study
+from lr_env.runs.lab import Lab
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import KINDS_OF, Trained
 from planners.latent_ode.data.dataset import Floats, Series, series
@@ -88,12 +88,18 @@ class Report:
             "diverged_runs": self.diverged,
             "left_out_runs": dict(self.left_out),
             "forecasts": [
-                {"method": name, "share": share, "error": finite(q.error), "rank": finite(q.rank), "runs": q.runs}
+                {
+                    "method": name,
+                    "share": share,
+                    "error": json_number(q.error),
+                    "rank": json_number(q.rank),
+                    "runs": q.runs,
+                }
                 for name, found in self.qualities.items()
                 for share, q in zip(SHARES, found, strict=True)
             ],
             "history": [
-                {"phase": phase, "iteration": at, "loss": finite(loss), "held_out": finite(held)}
+                {"phase": phase, "iteration": at, "loss": json_number(loss), "held_out": json_number(held)}
                 for phase, at, loss, held in self.history
             ],
         }
@@ -300,7 +306,7 @@ def check_kind(kind: str, members: int, runs: int | None = None) -> None:
 @isolating
 def fit_sweep(
     wanted: Sweep,
-    study: Study,
+    lab: Lab,
     *,
     kind: str = "controlled",
     members: int = 5,
@@ -310,7 +316,7 @@ def fit_sweep(
 
     Args:
         wanted: which runs.
-        study: of what, and where it is kept.
+        lab: what is trained, and where its runs are recorded.
         kind: of model, a name in `FITS`.
         members: of the ensemble, of the kind "controlled".
         about: how it is made, which is kept with the model.
@@ -320,9 +326,9 @@ def fit_sweep(
             rates are not the task's; or the fit diverged.
     """
     check_kind(kind, members, wanted.runs)
-    low, high = study.task.lr_range
+    low, high = lab.task.lr_range
     if not low <= wanted.rates[0] < wanted.rates[1] <= high:
         raise UserError(f"rates {wanted.rates[0]:g}:{wanted.rates[1]:g}: the task's range is {low:g} to {high:g}")
-    records = sweep(wanted, study)
+    records = sweep(wanted, lab)
     about = {"sweep": asdict(wanted), **(about or {})}
-    return fit_records(records, study.task, kind=kind, members=members, seed=wanted.seed, about=about)
+    return fit_records(records, lab.task, kind=kind, members=members, seed=wanted.seed, about=about)

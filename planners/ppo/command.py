@@ -61,7 +61,6 @@ class TrainPpo(TaskOptions):
         """Train, and say how good it became."""
         trainer = _trainer()
         task, folder = self.varied_task(), self.folder
-        numerics = self.numerics()
         for what, most in _MOST.items():
             if getattr(self, what) > most:
                 raise UserError(f"{what} {getattr(self, what)}: give at most {most:,}")
@@ -74,9 +73,7 @@ class TrainPpo(TaskOptions):
                 task,
                 training,
                 folder,
-                device=self.device,
-                backend=self.backend,
-                numerics=numerics,
+                execution=self.execution(),
                 fresh=self.fresh,
                 tensorboard=self.tensorboard,
                 progress=progress,

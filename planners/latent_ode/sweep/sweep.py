@@ -13,7 +13,7 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, not_made_before
-from lr_env.runs.study import Study
+from lr_env.runs.lab import Lab
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import Trained
 from planners.latent_ode.data.dataset import FEWEST_RUNS, Floats, series
@@ -124,12 +124,12 @@ def next_round(done: int) -> int:
     return max(FEWEST_RUNS // 2, done // 2) if done else FEWEST_RUNS
 
 
-def sweep(wanted: Sweep, study: Study) -> list[RunRecord]:
+def sweep(wanted: Sweep, lab: Lab) -> list[RunRecord]:
     """Make the runs of a sweep, or what is left of them.
 
     Args:
         wanted: which.
-        study: of what, and where it is kept.
+        lab: what is trained, and where its runs are recorded.
 
     Returns:
         The runs, with their curves.
@@ -137,12 +137,12 @@ def sweep(wanted: Sweep, study: Study) -> list[RunRecord]:
     Raises:
         UserError: another process works on it, it was begun otherwise, or too few runs are usable.
     """
-    store, name = study.store, study.name
-    with study.opened({"sweep": asdict(wanted)}, at_once=wanted.runs, runs=wanted.runs) as experiment:
+    store, name = lab.store, lab.name
+    with lab.experiment({"sweep": asdict(wanted)}, at_once=wanted.runs, runs=wanted.runs) as experiment:
         known: list[RunRecord] = []
         for phase, size, seeds in _phases(wanted):
-            planned = _begun(store, name, phase, size) or _in_order(_next(wanted, study.task, known, seeds))
-            experiment.run(planned, phase, ("val",), study.telling("sweeping"))
+            planned = _begun(store, name, phase, size) or _in_order(_next(wanted, lab.task, known, seeds))
+            experiment.run(planned, phase, ("val",), lab.reporting("sweeping"))
             known += _made(store, name, phase)
         return known
 
