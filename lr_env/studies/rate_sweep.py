@@ -14,6 +14,7 @@ from lr_env.errors import UserError
 from lr_env.files import finite
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak
+from lr_env.report.document import Column
 from lr_env.stats.bootstrap import DRAWS, Seeds
 from lr_env.stats.intervals import resampled
 from lr_env.studies.comparison.comparison import Job
@@ -97,6 +98,12 @@ class RateSweep:
             "rates": self.rates.tolist(),
             "losses": [[finite(loss) for loss in row] for row in self.losses.tolist()],
         }
+
+
+EDGE_COLUMN = Column[Any](
+    "near grid end", lambda part: part.sweep.at_edge, lambda edge: "yes" if edge else "", 0, head="near\ngrid end"
+)
+"""Column of a table of things that have a `sweep`: whether its best rate may lie beyond the grid."""
 
 
 def parabola_minimum(rates: Floats, losses: Floats) -> float:
