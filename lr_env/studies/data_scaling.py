@@ -177,11 +177,12 @@ class ScalingResult:
             EDGE_COLUMN,
         ]
         (low, high), (lowest, highest), regret = self.interval, self.predicted_interval, self.regret
+        best = self.subsets[-1].sweep.best()
         texts = (
             f"best rate ~ (training examples) ^ {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}",
             self.verdict,
             f"extrapolated to all data: {self.predicted:.4g} ({lowest:.3g} to {highest:.3g}), tried at {self.tried:.4g}; "
-            f"the full sweep's best: {self.subsets[-1].sweep.best():.4g}; to its lowest mean loss, which is picked "
+            f"the full sweep's best: {best:.4g}; to its lowest mean loss, which is picked "
             f"by the same runs, a regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to "
             f"{regret.high:+.4f}",
         )
