@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,19 +12,20 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lr_env.children import EXACT, Backend, Numerics
-from lr_env.children.external_optimizers import Packaged
+from lr_env.capabilities import Explainable, Forking, optimizer_of
+from lr_env.children import Execution
+from lr_env.children.external_optimizers import ExternalOptimizer
+from lr_env.children.meters import on_demand
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import LRVectorEnv
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
-from lr_env.optimizers import Optimizer
-from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
-from lr_env.rates import clipped
-from lr_env.records.record import SCORES, SIGNALS, RunRecord
-from lr_env.records.store import settings_json
+from lr_env.planner import ForkMeasurements, Planner, planner_settings
+from lr_env.records.record import SCORES, RunRecord, run_key
+from lr_env.session import PlannerSession
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -45,38 +44,18 @@ class PlannedRun:
         return planner_settings(self.planner)
 
 
-def place_of(run: PlannedRun | RunRecord) -> tuple[str, str, int]:
-    """What tells a run from others: name of the planner, its settings, seed."""
-    name = run.planner if isinstance(run, RunRecord) else run.planner.name
-    return name, settings_json(run.settings), run.seed
-
-
 def not_made_before(
     planners: Sequence[Planner], seeds: Sequence[int], known: Sequence[RunRecord] = ()
 ) -> list[PlannedRun]:
     """Runs of planners on seeds; what was made before, or is there twice, gets the next seed on which it is not."""
-    taken, found = {place_of(run) for run in known}, []
+    taken, found = {run_key(run) for run in known}, []
     for planner, seed in zip(planners, seeds, strict=True):
         run = PlannedRun(planner, seed)
-        while place_of(run) in taken:
+        while run_key(run) in taken:
             run = PlannedRun(planner, run.seed + 1)
         found.append(run)
-        taken.add(place_of(run))
+        taken.add(run_key(run))
     return found
-
-
-def planner_settings(planner: Planner) -> dict[str, Any]:
-    """The fields of a planner as they come back from JSON (lists for tuples), so that records compare equal.
-
-    Raises:
-        UserError: the planner is not a dataclass, or has a field that JSON does not hold.
-    """
-    if not is_dataclass(planner) or isinstance(planner, type):
-        raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
-    try:
-        return json.loads(json.dumps(asdict(planner)))
-    except TypeError as error:
-        raise UserError(f"planner {planner.name!r} has a setting that JSON does not hold ({error})") from None
 
 
 class Rollout(Copied):
@@ -88,15 +67,15 @@ class Rollout(Copied):
         task: what is trained.
         runs: planner and seed of each run.
         score: splits scored whole at the end of a run, of "val" and "test".
-        device, backend: see `lr_env.Children`.
-        numerics: how numbers are computed.
+        execution: how children are trained; the number in lockstep is that of the runs.
 
     Attributes:
         segment: segments done.
     """
 
-    # What changes, besides the environment.
-    _OWN = ("segment", "_states", "_infos", "_seconds", "_scores", "_ended", "_extra_steps")
+    # What changes, besides the environment and the sessions; and what snapshots hold of the sessions.
+    _OWN = ("segment", "_infos", "_scores", "_ended", "_extra_steps")
+    _OF_SESSIONS = ("_states", "_seconds")
 
     @isolating
     def __init__(
@@ -105,43 +84,47 @@ class Rollout(Copied):
         runs: Sequence[PlannedRun],
         *,
         score: Sequence[str] = ("val", "test"),
-        device: str = "cpu",
-        backend: str | Backend = "auto",
-        numerics: Numerics = EXACT,
+        execution: Execution = Execution(),
     ) -> None:
         self.runs = list(runs)
-        task, backend = _own_optimizer(task, backend, self.runs)
+        task, execution = _own_optimizer(task, execution, self.runs)
         needs = frozenset().union(*(run.planner.needs for run in self.runs))
-        self.also = [name for name in UPDATE_SIGNALS if name in needs]
+        extra_signals = on_demand(needs)
+        self._measured_names = (*ALWAYS, *extra_signals)
+        self._recorded = [
+            (*ALWAYS, *(name for name in extra_signals if name in run.planner.needs)) for run in self.runs
+        ]
         self.env = LRVectorEnv(
             task,
             len(self.runs),
-            also=self.also,
+            extra_signals=extra_signals,
             autoreset_mode=AutoresetMode.DISABLED,
             score=score,
-            device=device,
-            backend=backend,
-            numerics=numerics,
+            device=execution.device,
+            backend=execution.backend,
+            numerics=execution.numerics,
         )
         self.segment = 0
-        self._planners: list[Planner] = []
+        planners: list[Planner] = []
         self._rows: list[list[int]] = []
         for row, run in enumerate(self.runs):
-            if run.planner in self._planners:
-                self._rows[self._planners.index(run.planner)].append(row)
+            if run.planner in planners:
+                self._rows[planners.index(run.planner)].append(row)
             else:
-                self._planners.append(run.planner)
+                planners.append(run.planner)
                 self._rows.append([row])
-        self._seconds = np.zeros(len(self.runs))
-        self._looking = 0.0
         self._extra_steps = np.zeros(len(self.runs), dtype=np.int64)
-        looking = any(PROBE in planner.needs for planner in self._planners)
-        self._forks = Forks(self.env.episodes) if looking else None
+        forking = any(isinstance(planner, Forking) for planner in planners)
+        self._forks = Forks(self.env.episodes) if forking else None
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
         _, infos = self.env.reset(seed=[run.seed for run in self.runs])
         self._infos = self._measured(infos)
-        self._states = [self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)]
+        spec, offered = self.env.run_spec, self._measured_names
+        self._sessions = [
+            PlannerSession(planner, spec, [self.runs[row].seed for row in rows], offered)
+            for planner, rows in zip(planners, self._rows, strict=True)
+        ]
 
     @property
     def done(self) -> bool:
@@ -170,17 +153,27 @@ class Rollout(Copied):
                 self._scores[name][mask] = infos[name][mask]
         self._ended = terminated | truncated
         self.segment += 1
-        return [(row, {name: float(self._infos[name][row]) for name in SIGNALS}) for row in live]
+        return [(row, {name: float(self._infos[name][row]) for name in self._recorded[row]}) for row in live]
 
     def _measured(self, infos: Mapping[str, Any]) -> dict[str, Any]:
         """What infos say that what follows needs."""
-        return {name: infos[name] for name in (*SIGNALS, *self.also, "diverged")}
+        return {name: infos[name] for name in (*self._measured_names, "diverged")}
 
     @isolating
     def explain(self, row: int) -> Sequence[Any]:
         """What the planner of a run says of what it did, see `explain` of `lr_env.planner.Planner`."""
         index = next(index for index, rows in enumerate(self._rows) if row in rows)
-        return self._planners[index].explain(self._states[index], self._rows[index].index(row))  # pyright: ignore[reportAttributeAccessIssue]
+        session = self._sessions[index]
+        assert isinstance(session.planner, Explainable)
+        return session.planner.explain(session.state, self._rows[index].index(row))
+
+    @property
+    def _seconds(self) -> Floats:
+        """Wall time spent in the planner of each run, (runs,)."""
+        seconds = np.empty(len(self.runs))
+        for session, rows in zip(self._sessions, self._rows, strict=True):
+            seconds[rows] = session.seconds
+        return seconds
 
     def record(self, row: int, phase: str) -> RunRecord:
         """How a run ended, without its curves."""
@@ -202,7 +195,8 @@ class Rollout(Copied):
     def snapshot(self) -> dict[str, Any]:
         """Copies of everything that the rest of the runs depends on."""
         own = {name: getattr(self, name) for name in self._OWN}
-        runs = [list(place_of(run)) for run in self.runs]
+        own |= {"_states": [session.state for session in self._sessions], "_seconds": self._seconds}
+        runs = [list(run_key(run)) for run in self.runs]
         return {"env": self.env.snapshot(), "own": copy.deepcopy(own), "runs": runs}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -212,36 +206,29 @@ class Rollout(Copied):
             UserError: it is of other runs, or no snapshot.
         """
         check_keys(snapshot, ("env", "own"), "a rollout")
-        check_keys(snapshot["own"], self._OWN, "a rollout")
-        ours = [list(place_of(run)) for run in self.runs]
+        check_keys(snapshot["own"], (*self._OWN, *self._OF_SESSIONS), "a rollout")
+        ours = [list(run_key(run)) for run in self.runs]
         theirs = [list(place) for place in snapshot.get("runs", ours)]  # those of before did not tell
         if theirs != ours:
             other = next((place for place in theirs if place not in ours), theirs[0] if theirs else "nothing")
             raise UserError(f"the snapshot is of other runs, e.g. {other}: restore it into a rollout of the same runs")
         self.env.restore(snapshot["env"])
-        for name, value in copy.deepcopy(dict(snapshot["own"])).items():
-            setattr(self, name, value)
-
-    def _start(self, planner: Planner, rows: Sequence[int]) -> Any:
-        require(planner, self._signals(planner, rows))
-        began = time.perf_counter()
-        state = planner.start(self.env.run_spec, [self.runs[row].seed for row in rows])
-        self._seconds[rows] += (time.perf_counter() - began) / len(rows)
-        return state
+        own = copy.deepcopy(dict(snapshot["own"]))
+        for name in self._OWN:
+            setattr(self, name, own[name])
+        for session, rows, state in zip(self._sessions, self._rows, own["_states"], strict=True):
+            session.segment, session.state, session.seconds = self.segment, state, own["_seconds"][rows]
 
     def _plan(self) -> Floats:
         """One answer from every planner: (runs,), or (runs, segment) if one of them changes inside the segment."""
         answers = []
-        for index, (planner, rows) in enumerate(zip(self._planners, self._rows, strict=True)):
+        for session, rows in zip(self._sessions, self._rows, strict=True):
             if self._ended[rows].all():
                 answers.append(self._infos["lr"][rows])  # not used: these runs rest
                 continue
-            signals = self._signals(planner, rows)
-            self._looking = 0.0
-            began = time.perf_counter()
-            answer, self._states[index] = planner.plan(self._states[index], signals)
-            self._seconds[rows] += (time.perf_counter() - began - self._looking) / len(rows)
-            answers.append(self._checked(planner, np.asarray(answer, dtype=np.float64), rows))
+            signals = {name: self._infos[name][rows] for name in self._measured_names}
+            probe = partial(self._probe, session.planner, rows) if self._forks else None
+            answers.append(session.next_rates(signals, probe, self._ended[rows]))
         inside = any(answer.ndim == 2 for answer in answers)
         shape = (len(self.runs), self.env.task.segment) if inside else (len(self.runs),)
         lr = np.empty(shape)
@@ -249,66 +236,33 @@ class Rollout(Copied):
             lr[rows] = answer[:, None] if inside and answer.ndim == 1 else answer
         return lr
 
-    def _signals(self, planner: Planner, rows: Sequence[int]) -> Signals:
-        """What a planner is told; forks only if it names them among its needs."""
-        measured = {name: self._infos[name][rows] for name in (*SIGNALS, *self.also)}
-        return {**measured, PROBE: partial(self._probe, planner, rows)} if PROBE in planner.needs else measured
-
-    def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> Foresight:
+    def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> ForkMeasurements:
         """Look ahead for the runs of a planner, and book it; see `lr_env.planner.Probe`."""
-        began = time.perf_counter()
         assert self._forks is not None
         try:
-            found, steps = self._forks.look(rows, lr, segments)
+            found, steps = self._forks.measure(rows, lr, segments)
         except UserError as error:
             raise UserError(f"planner {planner.name!r} ({planner_settings(planner)}): {error}") from None
         self._extra_steps[rows] += steps
-        self._looking += time.perf_counter() - began  # is training, not planning
         return found
 
-    def _checked(self, planner: Planner, answer: Floats, rows: Sequence[int]) -> Floats:
-        segment = self.env.task.segment
-        if answer.shape not in ((len(rows),), (len(rows), segment)):
-            raise UserError(
-                f"planner {planner.name!r} answered with shape {answer.shape} for {len(rows)} runs: it must be "
-                f"({len(rows)},) or ({len(rows)}, {segment})"
-            )
-        # A run that has ended is asked for with its neighbours, but its answer is not used.
-        ended = self._ended[rows]
-        resting = self._infos["lr"][rows][ended]
-        answer = answer.copy()
-        answer[ended] = resting[:, None] if answer.ndim == 2 else resting
-        low, high = self.env.task.lr_range
-        answer, wrong = clipped(answer, low, high)
-        if wrong.size:
-            raise UserError(
-                f"planner {planner.name!r} ({planner_settings(planner)}) asks for the learning rate {wrong[0]:g}, "
-                f"outside the task's range: from {low:g} to {high:g}"
-            )
-        return answer
 
-
-def optimizer_of(run: PlannedRun) -> Optimizer | None:
-    """The optimizer that a planner brings along; None for the task's own."""
-    return getattr(run.planner, "optimizer", None)
-
-
-def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun]) -> tuple[Task, str | Backend]:
-    """The task under the optimizer of its planners, and a backend that can train it."""
-    optimizer = optimizer_of(runs[0])
+def _own_optimizer(task: Task, execution: Execution, runs: Sequence[PlannedRun]) -> tuple[Task, Execution]:
+    """The task under the optimizer of its planners, and an execution that can train it."""
+    optimizer = optimizer_of(runs[0].planner)
     for run in runs:
-        if optimizer_of(run) != optimizer:
+        if optimizer_of(run.planner) != optimizer:
             raise UserError(
                 f"planners {runs[0].planner.name!r} and {run.planner.name!r} bring optimizers of their own: roll them "
                 "out one after the other"
             )
     if optimizer is None:
-        return task, backend
-    if isinstance(optimizer, Packaged):
+        return task, execution
+    if isinstance(optimizer, ExternalOptimizer):
         optimizer = optimizer.decaying_as(task.optimizer)
     if not optimizer.stackable:
-        backend = "loop"
-    return replace(task, optimizer=optimizer), backend
+        execution = execution.with_backend("loop")
+    return replace(task, optimizer=optimizer), execution
 
 
 def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any) -> list[RunRecord]:
@@ -317,11 +271,11 @@ def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any)
     `settings` are those of `Rollout`.
     """
     runs = Rollout(task, [PlannedRun(planner, seed) for seed in seeds], **settings)
-    curves: list[dict[str, list[float]]] = [{name: [] for name in SIGNALS} for _ in seeds]
+    curves: list[dict[str, list[float]]] = [{} for _ in seeds]
     while not runs.done:
         for row, signals in runs.advance():
             for name, value in signals.items():
-                curves[row][name].append(value)
+                curves[row].setdefault(name, []).append(value)
     return [
         replace(runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()})
         for row in range(len(seeds))

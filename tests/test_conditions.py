@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lr_env.runs.study import Study
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
 from lr_env.report.markdown import table_text
 from lr_env.rollout import PlannedRun, rollout
 from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
 from lr_env.studies.robustness.perturbed import Disturbed, disturbed
 from lr_env.studies.robustness.report import TUNED
 from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
@@ -89,7 +90,10 @@ def test_the_latent_ode_planner_plans_anew_what_is_left():
 
 def test_records_tell_disturbed_planners_apart():
     one, other = (Disturbed(Constant(0.1), "constant", factor=factor, until=0.5) for factor in (2.0, 3.0))
-    runs = [rollout(planner, TASK, [0], score=("val",), backend="loop")[0] for planner in (one, other, Constant(0.1))]
+    runs = [
+        rollout(planner, TASK, [0], score=("val",), execution=Execution(backend="loop"))[0]
+        for planner in (one, other, Constant(0.1))
+    ]
     assert {run.planner for run in runs} == {"constant"}
     assert len({json.dumps(dict(run.settings)) for run in runs}) == 3
     assert PlannedRun(one, 0).settings["planner"] == {"peak": 0.1}
@@ -119,7 +123,7 @@ def test_a_study_from_tuning_to_report(tmp_path):
     for condition in ("high start", "half is left"):
         settings = CONDITIONS[condition].disturbance(TASK)
         varied = CONDITIONS[condition].vary(TASK)
-        runs = rollout(disturbed(planner, settings), varied, [0, 1, 2], backend="loop")
+        runs = rollout(disturbed(planner, settings), varied, [0, 1, 2], execution=Execution(backend="loop"))
         np.testing.assert_allclose(found.losses[condition]["wsd"], [run.scores["test_loss"] for run in runs], rtol=1e-4)
     means = [
         np.mean(found.losses[c]["wsd"] - found.oracles[c][1]) for c in ("high start", "half is left", "large batch")

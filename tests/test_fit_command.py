@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from lr_env.cli.fit import on_fresh_seeds
+from lr_env.runs.study import Study
+
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs, write_runs
 from lr_env.rollout import rollout
 from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
 from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode.artifact import Trained
@@ -112,8 +113,8 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     assert "held out" in made.text()
     planner = LatentODE(model=str(tmp_path / "model.safetensors"))
     assert planner.fingerprint == told["fingerprint"]
-    assert planner.prior_steps == 12 * TASK.budget
-    (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
+    assert planner.pretraining_steps == 12 * TASK.budget
+    (run,) = rollout(planner, TASK, [7], score=("val",), execution=Execution(backend="loop"))
     assert not run.diverged
     repertoire = Trained.load(tmp_path / "model.safetensors").repertoire.trusted
     assert np.isfinite(run.curves["lr"]).all()

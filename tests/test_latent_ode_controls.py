@@ -85,7 +85,12 @@ def test_random_futures_are_good_ones_drawn_for_each_run(path):
 def test_controls_share_the_model_and_its_cost_with_the_planner(kind, path):
     planner = LatentODE(model=path, lead=0.2, every=0.3, reuse="steps")
     control = kind.matched(planner)
-    assert (control.model, control.reuse, control.prior_steps, kind.control_of) == (path, "steps", 7, planner.name)
+    assert (control.model, control.reuse, control.pretraining_steps, kind.control_of) == (
+        path,
+        "steps",
+        7,
+        planner.name,
+    )
     if hasattr(control, "lead"):
         assert (control.lead, control.every, control.until) == (0.2, 0.3, planner.until)
     for count in (1, 12, 40):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.planner import RunSpec
@@ -171,7 +172,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run(quadratic_path, tmp_path):
     trained.save(file)
     assert Trained.load(file).fingerprint == trained.fingerprint
     planner = LatentODE(model=str(file))
-    assert planner.prior_steps == 60 * quadratic.STEPS
+    assert planner.pretraining_steps == 60 * quadratic.STEPS
     state = planner.start(SPEC, [0])
     with torch.no_grad():
         trained.model.start.add_(0.1)
@@ -226,7 +227,7 @@ def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
     for belief, until in zip(found.beliefs, (12, 20), strict=True):
         played = found.lr[belief.segment : until]
         np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
-    (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
+    (run,) = rollout(planner, task, [3], score=("val",), execution=Execution(backend="loop"))
     assert run.planner == "latent-ode"
     assert len(found.val_loss) == 20
     assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
@@ -253,4 +254,4 @@ def test_shipped_models_plan_for_their_tasks(name):
     (belief,) = planner.explain(state)
     assert low < belief.rates[0].max() < high
     assert belief.rates[0, -1] < 0.3 * belief.rates[0].max()  # they have all learned to cool down
-    assert 0.7 * 40 * task.budget < planner.prior_steps <= 40 * task.budget  # less where runs diverged
+    assert 0.7 * 40 * task.budget < planner.pretraining_steps <= 40 * task.budget  # less where runs diverged

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from lr_env.records.checkpoint import load_tree
-from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
 from lr_env.rollout import Rollout
+from lr_env.signals import ALWAYS
 from lr_env.studies.across.saved import read_saved
 from lr_env.studies.comparison.comparison import run_job
 from planners import PPO, LatentODE
@@ -54,7 +54,7 @@ def same_runs(found, expected):
     assert [(r.planner, r.settings, r.seed) for r in found] == [(r.planner, r.settings, r.seed) for r in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.scores == pytest.approx(other.scores, rel=1e-3)
-        assert one.curves.keys() == other.curves.keys() == set(SIGNALS)
+        assert one.curves.keys() == other.curves.keys() == set(ALWAYS)
         for name, curve in other.curves.items():
             np.testing.assert_allclose(one.curves[name], curve, rtol=1e-2, atol=1e-4)
 
@@ -89,7 +89,7 @@ def test_models_and_policies_play(folder):
     model, policy = str(folder / "model.safetensors"), str(folder / "policy.safetensors")
     rates = quadratic.played(LatentODE(model=model), seeds=(1,))[0]
     assert (rates > 0).all()
-    assert PPO(0.1, policy=policy).prior_steps == LatentODE(model=model).prior_steps == 7
+    assert PPO(0.1, policy=policy).pretraining_steps == LatentODE(model=model).pretraining_steps == 7
 
 
 def test_a_training_of_a_controller_goes_on(folder):

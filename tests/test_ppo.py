@@ -12,16 +12,16 @@ import pytest
 import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
-from lr_env.children import Numerics
+from lr_env.children import Execution, Numerics
 from lr_env.env.episodes import Episodes
 from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
 from lr_env.files import only_process
 from lr_env.planner import RunSpec
-from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
+from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import Job, run_job
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
@@ -51,7 +51,7 @@ def policy(action: str = "scale", outputs: int = 1) -> Policy:
 
 def signals(count: int = 6) -> dict[str, np.ndarray]:
     random = np.random.RandomState(1)
-    return {name: random.rand(count) + 0.1 for name in SIGNALS}
+    return {name: random.rand(count) + 0.1 for name in ALWAYS}
 
 
 def test_a_policy_is_the_same_from_its_file_and_is_not_unpickled(tmp_path):
@@ -118,8 +118,8 @@ def test_the_planner_answers_as_the_algorithm_does(tmp_path):
                 now = np.array([info["lr"] for info in infos])
                 np.testing.assert_allclose(now, known["lr"] * trained.factors(known), rtol=1e-5)
         planner = PPO(0.02, policy=str(tmp_path / action / "last.safetensors"))
-        records = rollout(planner, TASK, [5, 6, 7], backend="loop", score=())
-        assert planner.prior_steps == 80 * 5 + 2 * 3 * 50
+        records = rollout(planner, TASK, [5, 6, 7], score=(), execution=Execution(backend="loop"))
+        assert planner.pretraining_steps == 80 * 5 + 2 * 3 * 50
         assert [record.curves["lr"][0] for record in records] == [0.02] * 3
 
 
@@ -208,7 +208,9 @@ def test_the_best_policy_has_cost_the_whole_training(tmp_path):
     made = train(TASK, SMALL, tmp_path, backend="loop")
     best = Policy.load(tmp_path / "policy.safetensors")
     assert (
-        best.about["child_steps"] == made["child_steps"] == PPO(0.1, str(tmp_path / "policy.safetensors")).prior_steps
+        best.about["child_steps"]
+        == made["child_steps"]
+        == PPO(0.1, str(tmp_path / "policy.safetensors")).pretraining_steps
     )
     assert best.about["decisions"] == min(made["history"], key=lambda entry: entry["val_loss"])["decisions"]
 
@@ -307,7 +309,13 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
     )
     train(task, training, tmp_path)
     for start in (0.3, 0.003, 0.03):
-        records = rollout(PPO(start, policy=str(tmp_path / "last.safetensors")), task, [1, 2], score=(), backend="loop")
+        records = rollout(
+            PPO(start, policy=str(tmp_path / "last.safetensors")),
+            task,
+            [1, 2],
+            score=(),
+            execution=Execution(backend="loop"),
+        )
         for record in records:
             late = record.curves["lr"][10:]
             assert np.abs(np.log(late / wanted)).max() < 0.6, (start, late)
@@ -318,7 +326,7 @@ def test_a_policy_is_shipped():
     assert trained.about["task"] == "DigitsMLP"
     assert trained.about["child_steps"] > 10**6
     assert untrained.about["child_steps"] == 0
-    seen = {name: np.full(3, 0.5) for name in SIGNALS}
+    seen = {name: np.full(3, 0.5) for name in ALWAYS}
     assert np.abs(np.log(untrained.factors(seen))).max() < 0.01 * np.log(1.05)  # it leaves the rate as it is
 
 

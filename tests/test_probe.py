@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from torch import nn
 
-from lr_env.children import Backend, Children
+from lr_env.capabilities import Forking
+from lr_env.children import Backend, Children, Execution
 from lr_env.env.episodes import Episodes
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
-from lr_env.planner import PROBE, require
-from lr_env.records.record import SIGNALS
-from lr_env.registry import needs_forks, planner_names
+from lr_env.planner import RunSpec
+from lr_env.registry import find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.session import PlannerSession
+from lr_env.signals import ALWAYS
 from lr_env.tasks import TASKS
 from planners import Constant, Lookahead
 
@@ -33,14 +35,15 @@ class Curious:
     tried: tuple[float, ...] = (0.001, 0.1)
     segments: Any = 2
     name = "curious"
-    needs = frozenset({"step", PROBE})
+    needs = frozenset({"step"})
+    needs_forks = True
 
     def start(self, run, seeds):
         return {"lr": np.full(len(seeds), self.peak), "seen": []}
 
-    def plan(self, state, signals):
+    def plan(self, state, signals, probe=None):
         tried = np.tile(np.array(self.tried), (len(state["lr"]), 1))
-        seen = signals[PROBE](tried, self.segments)
+        seen = probe(tried, self.segments)
         return state["lr"], {**state, "seen": [*state["seen"], seen["val_loss"]]}
 
 
@@ -56,8 +59,8 @@ class Dropped:
 class KillsTheFirst(Curious):
     """Ends the first of its runs after two segments."""
 
-    def plan(self, state, signals):
-        lr, state = super().plan(state, signals)
+    def plan(self, state, signals, probe=None):
+        lr, state = super().plan(state, signals, probe)
         lr = lr.copy()
         lr[0] = 9.0 if len(state["seen"]) > 2 else lr[0]
         return lr, state
@@ -75,7 +78,7 @@ def test_forks_are_children_trained_by_hand(backend):
     episodes.step([0.05, 0.05])
     forks = Forks(episodes)
     rates = np.array([[[0.1, 0.02], [0.01, 0.2], [0.05, 0.05]], [[0.02, 0.1], [0.2, 0.01], [0.03, 0.03]]])
-    found, steps = forks.look([0, 1], rates, 2)
+    found, steps = forks.measure([0, 1], rates, 2)
     assert steps.tolist() == [60, 60]
     assert {name: values.shape for name, values in found.items()} == {
         "train_loss": (2, 3, 2),
@@ -83,7 +86,7 @@ def test_forks_are_children_trained_by_hand(backend):
         "step_losses": (2, 3, 20),
     }
     for run in (0, 1):
-        hand = Children(TASK, [0], backend="loop")
+        hand = Children(TASK, [0], execution=Execution(backend="loop"))
         for fork in range(3):
             hand.restore(episodes.children.snapshot([run]))
             hand.order.assign([0], forks._seeds(np.array([run])))
@@ -101,15 +104,15 @@ def test_forks_see_the_same_batches_and_masks_whatever_their_rate_and_not_those_
     episodes = started(backend=backend, task=task)
     forks = Forks(episodes)
     near = np.array([1e-10, 1e-9, 1e-8])  # too small to change anything: all differences are the batches' and masks'
-    first = forks.look([0, 1], np.tile(near, (2, 1)), 3)[0]["step_losses"]
+    first = forks.measure([0, 1], np.tile(near, (2, 1)), 3)[0]["step_losses"]
     np.testing.assert_allclose(first, np.repeat(first[:, :1], 3, axis=1), rtol=1e-5)
-    again = forks.look([0, 1], np.full((2, 1), 0.1), 3)[0]["step_losses"]  # another call, another rate
+    again = forks.measure([0, 1], np.full((2, 1), 0.1), 3)[0]["step_losses"]  # another call, another rate
     np.testing.assert_allclose(again[:, 0, 0], first[:, 0, 0], rtol=1e-6)  # before the first update
     differ(again[:, 0], first[:, 0])
     differ(first[0, 0], first[1, 0])  # two runs
     episodes.step([1e-10, 1e-10])
     differ(episodes.children.step_losses, first[:, 0, :2])  # what the run sees itself
-    later = forks.look([0, 1], near[None].repeat(2, 0), 3)[0]["step_losses"]  # as good as the same child, 2 steps on
+    later = forks.measure([0, 1], near[None].repeat(2, 0), 3)[0]["step_losses"]  # as good as the same child, 2 steps on
     differ(later[:, 0], first[:, 0])
     differ(later[:, 0, :4], first[:, 0, 2:])
 
@@ -122,10 +125,10 @@ def differ(one: np.ndarray, other: np.ndarray) -> None:
 def test_batches_of_forks_follow_from_the_seed_of_the_runs_batches():
     episodes = started((3, 3))  # one child twice
     forks = Forks(episodes)
-    same = forks.look([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
+    same = forks.measure([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
     np.testing.assert_array_equal(same[0], same[1])
     episodes.children.order.assign([1], [4])
-    other = forks.look([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
+    other = forks.measure([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
     np.testing.assert_array_equal(other[0], same[0])
     differ(other[1], same[1])
 
@@ -135,9 +138,9 @@ def test_a_fork_is_the_same_alone_and_among_many(backend, rtol):
     episodes = started(backend=backend)
     forks = Forks(episodes)
     rates = np.geomspace(0.001, 0.3, 5)  # 10 forks on 2 children: in turns
-    many = forks.look([0, 1], np.tile(rates, (2, 1)), 2)[0]
+    many = forks.measure([0, 1], np.tile(rates, (2, 1)), 2)[0]
     for fork, rate in enumerate(rates):
-        alone = forks.look([1], [[rate]], 2)[0]
+        alone = forks.measure([1], [[rate]], 2)[0]
         for name, values in alone.items():
             np.testing.assert_allclose(values[0, 0], many[name][1, fork], rtol=rtol, atol=0)
 
@@ -145,11 +148,11 @@ def test_a_fork_is_the_same_alone_and_among_many(backend, rtol):
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_looking_leaves_no_trace_and_is_booked(backend):
     seeds = [0, 1]
-    plain = rollout(Constant(0.05), TASK, seeds, backend=backend)
-    curious = rollout(Curious(0.05), TASK, seeds, backend=backend)
+    plain = rollout(Constant(0.05), TASK, seeds, execution=Execution(backend=backend))
+    curious = rollout(Curious(0.05), TASK, seeds, execution=Execution(backend=backend))
     for record, mine in zip(plain, curious, strict=True):
         assert mine.scores == record.scores
-        for name in SIGNALS:
+        for name in ALWAYS:
             np.testing.assert_array_equal(mine.curves[name], record.curves[name])
         assert (record.extra_steps, mine.extra_steps) == (0, 6 * 2 * 2 * 10)  # segments x forks x long x steps
         assert mine.steps == record.steps == 60
@@ -158,7 +161,7 @@ def test_looking_leaves_no_trace_and_is_booked(backend):
 def test_forks_end_where_a_run_would_have_ended():
     episodes = started((3, 4, 5))
     episodes.loss_bound[:] = [1e-3, 50.0, np.inf]
-    found, steps = Forks(episodes).look([0, 1, 2], np.tile([0.01, 9.0], (3, 1)), 6)
+    found, steps = Forks(episodes).measure([0, 1, 2], np.tile([0.01, 9.0], (3, 1)), 6)
     for name in ("train_loss", "val_loss"):
         assert np.isinf(found[name][0]).all()
         assert np.isfinite(found[name][1:, 0]).all()
@@ -171,7 +174,11 @@ def test_forks_end_where_a_run_would_have_ended():
 
 
 def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
-    runs = Rollout(TASK, [PlannedRun(KillsTheFirst(), seed) for seed in (0, 1, 2)], backend=Backend("stacked", 3))
+    runs = Rollout(
+        TASK,
+        [PlannedRun(KillsTheFirst(), seed) for seed in (0, 1, 2)],
+        execution=Execution(backend=Backend("stacked", 3)),
+    )
     while not runs.done:
         runs.advance()
     records = [runs.record(row, "final") for row in range(3)]
@@ -179,7 +186,7 @@ def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
     live = records[0].steps // 10  # segments that the first was asked for
     assert 3 <= live < 6
     assert [record.extra_steps for record in records] == [live * 40, 240, 240]
-    for number, seen in enumerate(runs._states[0]["seen"]):
+    for number, seen in enumerate(runs._sessions[0].state["seen"]):
         assert np.isfinite(seen[0]).all() == (number < live)
         assert np.isinf(seen[0]).all() == (number >= live)  # a run that has ended is not forked
         assert np.isfinite(seen[1:]).all()
@@ -187,7 +194,7 @@ def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
 
 def test_mixed_planners_share_the_forks_of_one_rollout():
     planners = [Curious(0.05), Constant(0.05), Curious(9.0), Curious(0.05, (0.2,), 3)]
-    runs = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], backend="loop")
+    runs = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], execution=Execution(backend="loop"))
     began = time.perf_counter()
     while not runs.done:
         runs.advance()
@@ -214,7 +221,9 @@ BAD = [
 
 @pytest.mark.parametrize(("tried", "segments", "message"), BAD, ids=str)
 def test_a_wrong_probe_names_the_planner(tried, segments, message):
-    runs = Rollout(TASK, [PlannedRun(Curious(0.05, tried, segments), seed) for seed in (0, 1)], backend="loop")
+    runs = Rollout(
+        TASK, [PlannedRun(Curious(0.05, tried, segments), seed) for seed in (0, 1)], execution=Execution(backend="loop")
+    )
     with pytest.raises(UserError, match=rf"^planner 'curious' \(.*{message}[^\n]*$"):
         runs.advance()
 
@@ -223,17 +232,18 @@ def test_a_probe_has_a_row_for_each_run():
     forks = Forks(started())
     for shape in ((1, 3), (3, 3), (2,), (2, 3, 2), (2, 3, 1, 1)):
         with pytest.raises(UserError, match="2 runs over 1 segments"):
-            forks.look([0, 1], np.full(shape, 0.1), 1)
+            forks.measure([0, 1], np.full(shape, 0.1), 1)
 
 
 def test_only_planners_that_ask_for_forks_get_them():
-    assert [name for name in planner_names() if needs_forks(name)] == ["autolrs", "lookahead", "lrtuner"]
-    everything = {name: np.zeros(1) for name in SIGNALS}
-    with pytest.raises(UserError, match=r"^planner 'lookahead' needs the signal 'probe'.*it has no forks[^\n]*$"):
-        require(Lookahead(0.1), everything)
-    runs = Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(Curious(), 0)], backend="loop")
-    assert PROBE not in runs._signals(Constant(0.1), [0])
-    assert Rollout(TASK, [PlannedRun(Constant(0.1), 0)], backend="loop")._forks is None
+    forking = [name for name in planner_names() if isinstance(find_planner(name), Forking)]
+    assert forking == ["autolrs", "lookahead", "lrtuner"]
+    spec = RunSpec("toy", 10, 1, (1e-3, 1.0), "SGD", 1)
+    with pytest.raises(UserError, match=r"^planner 'lookahead' tries rates on forks of its runs[^\n]*has none$"):
+        PlannerSession(Lookahead(0.1), spec, [0]).next_rates({})
+    runs = Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(Curious(), 0)], execution=Execution(backend="loop"))
+    runs.advance()  # the constant rate would refuse a third argument
+    assert Rollout(TASK, [PlannedRun(Constant(0.1), 0)], execution=Execution(backend="loop"))._forks is None
 
 
 def test_too_little_memory_is_told_before_training(monkeypatch):

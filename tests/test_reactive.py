@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from scipy.stats import linregress
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.initial import build_seeded
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, AdamW
-from lr_env.planner import PROBE, UPDATE_SIGNALS, RunSpec
+from lr_env.planner import RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, LRTuner, Plateau
@@ -38,7 +39,7 @@ def told(planner, losses, name: str = "val_loss", lr_range=(1e-3, 1.0)) -> np.nd
     spec = RunSpec("toy", 10 * (len(losses) + 1), 10, lr_range, "SGD", 1)
     state = planner.start(spec, range(losses.shape[1]))
     zero = np.zeros(losses.shape[1])
-    known = {"step": zero, "val_loss": zero, "train_loss": zero, **dict.fromkeys(UPDATE_SIGNALS, zero)}
+    known = {"step": zero, "val_loss": zero, "train_loss": zero, **dict.fromkeys(on_demand_signals(), zero)}
     first, state = planner.plan(state, known)
     assert (first == planner.peak).all()
     rates = []
@@ -140,14 +141,20 @@ def test_losses_that_are_not_wanted_or_not_there():
 @pytest.mark.parametrize("backend", [Backend("loop"), Backend("stacked", 2)], ids=str)
 def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
     task = replace(TASK, optimizer=optimizer, clip_norm=clip_norm, segment=5)
-    children = Children(task, [3, 4, 5], "cpu", backend, torch.float64, aligned=True)
+    children = Children(
+        task,
+        [3, 4, 5],
+        extra_signals=["update_product"],
+        dtype=torch.float64,
+        execution=Execution(device="cpu", backend=backend),
+    )
     lr = np.geomspace(0.001, 0.01, 30) * (1 if isinstance(optimizer, AdamW) else 5)
     ours, snapshot = [], None
     for start in range(0, 30, 5):
         if start == 10:
             snapshot = children.snapshot()
         children.train(np.tile(lr[start : start + 5], (3, 1)))
-        ours.append(children.step_alignment)
+        ours.append(children.step_signals)
     ours = np.concatenate(ours, axis=1)
     source, train = task.source, children.data.splits["train"]
     for row, seed in enumerate([3, 4, 5]):
@@ -171,21 +178,24 @@ def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
             direction = (before - torch.cat([p.detach().flatten() for p in module.parameters()])) / lr[number]
     children.restore(snapshot)
     children.train(np.tile(lr[10:15], (3, 1)))
-    np.testing.assert_array_equal(children.step_alignment, ours[:, 10:15])
+    np.testing.assert_array_equal(children.step_signals, ours[:, 10:15])
 
 
 def test_measuring_alignment_changes_nothing_else():
     for backend in (Backend("loop"), Backend("stacked", 3)):
-        plain, watched = (Children(TASK, range(3), "cpu", backend, aligned=aligned) for aligned in (False, True))
+        plain, watched = (
+            Children(TASK, range(3), extra_signals=extra, execution=Execution(device="cpu", backend=backend))
+            for extra in ((), on_demand_signals())
+        )
         for children in (plain, watched):
             children.train([0.05] * 3)
         assert torch.equal(plain.state.parameters, watched.state.parameters)
         np.testing.assert_array_equal(plain.step_losses, watched.step_losses)
-        assert plain.step_alignment is None
+        assert plain.step_signals.size == 0
 
 
 def _rates(planner, task) -> np.ndarray:
-    return rollout(planner, task, [7], score=(), backend="loop")[0].curves["lr"]
+    return rollout(planner, task, [7], score=(), execution=Execution(backend="loop"))[0].curves["lr"]
 
 
 def test_hypergradient_by_hand():
@@ -193,7 +203,7 @@ def test_hypergradient_by_hand():
     task = replace(TASK, budget=40, segment=1, optimizer=SGD(momentum=0.0))
     additive = _rates(Hypergradient(0.05, beta=1e-3), task)
     relative = _rates(HypergradientMultiplicative(0.05, beta=0.02), task)
-    children = Children(task, [7], backend="loop")
+    children = Children(task, [7], execution=Execution(backend="loop"))
     inputs, labels = (getattr(children.data.splits["train"], name) for name in ("inputs", "labels"))
     batches = children.order.batches(np.array([0]), 40)[0]
     source = task.source
@@ -249,15 +259,15 @@ def test_lrtuner_takes_no_rate_whose_fork_loses_what_was_won():
     state = planner.start(spec, [0])
     for number, (losses, expected) in enumerate(told_losses):
         found = {"val_loss": np.array(losses)[None, :, None]}
-        rate, state = planner.plan(state, {"step": np.array([10 * number]), PROBE: lambda *_, found=found: found})
+        rate, state = planner.plan(state, {"step": np.array([10 * number])}, lambda *_, found=found: found)
         assert rate == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("planner", REACTIVE, ids=lambda planner: planner.name)
 def test_a_run_does_not_depend_on_its_neighbours_and_resumes(planner):
-    alone = rollout(planner, TASK, [3], backend="loop")[0]
+    alone = rollout(planner, TASK, [3], execution=Execution(backend="loop"))[0]
     runs = [PlannedRun(planner, seed) for seed in (1, 3)]
-    among = Rollout(TASK, runs, backend="loop")
+    among = Rollout(TASK, runs, execution=Execution(backend="loop"))
     for _ in range(3):
         among.advance()
     snapshot = among.snapshot()

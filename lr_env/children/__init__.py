@@ -1,7 +1,9 @@
-"""How children are trained: N at a time, in lockstep, by one of two engines behind one interface."""
+"""Train N children in lockstep, by one of two engines behind one interface."""
 
+from lr_env.children.autotune import choose_backend, resolve
 from lr_env.children.backend import Backend
 from lr_env.children.children import Children
+from lr_env.children.execution import LOOP, Execution
 from lr_env.children.numerics import EXACT, Numerics
 
-__all__ = ["EXACT", "Backend", "Children", "Numerics"]
+__all__ = ["EXACT", "LOOP", "Backend", "Children", "Execution", "Numerics", "choose_backend", "resolve"]

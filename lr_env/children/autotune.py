@@ -6,19 +6,21 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from lr_env.children.numerics import EXACT, Numerics
-from lr_env.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from lr_env.tasks.catalogue import Task
 from lr_env.children.backend import BACKENDS, Backend
+from lr_env.children.children import Children
+from lr_env.children.execution import Execution
+from lr_env.children.memory import available_bytes
+from lr_env.children.numerics import Numerics
+from lr_env.devices import find_device
+from lr_env.errors import UserError, unknown
+from lr_env.tasks.catalogue import Task
 
 _BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and several at the same time
 _COMPILED_BLOCK = 8
@@ -31,49 +33,112 @@ _LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two 
 
 
 def compiler() -> str | None:
-    """Where the C++ compiler is that `torch.compile` needs on a CPU, if there is one."""
+    """The path of a C++ compiler, which `torch.compile` needs on a CPU; None if there is none."""
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
-def choose_backend(
-    wanted: str,
-    task: Task,
-    num_children: int,
-    device: str,
-    dtype: torch.dtype,
-    numerics: Numerics = EXACT,
-    child_steps: float = 0.0,
-) -> Backend:
-    """The fastest way to train so many children, of those that the name allows.
+LOCKSTEP = 128
+"""Children trained together by default, memory permitting: more gain little, and a checkpoint holds all of them."""
 
-    One child is looped: it must not pay for a stack that it does not need. Where `child_steps` optimizer steps are
-    known to come, and would keep a CPU busy for more than 20 minutes, "auto" tries "compiled", too.
+_MEMORY_SHARE = 0.5
+"""Share of the free memory that the default number of children may take."""
+
+
+def resolve(
+    execution: Execution,
+    task: Task,
+    runs: int,
+    child_steps: float = 0.0,
+    *,
+    extra_signals: Sequence[str] = (),
+    forks: bool = False,
+) -> Execution:
+    """Choose what an execution leaves open: the number of children in lockstep by the memory, the backend by timing.
+
+    Args:
+        execution: what was asked for.
+        task: what is trained.
+        runs: that may be in lockstep at most.
+        child_steps: optimizer steps of all children together that are to come; 0 where that is not known.
+        extra_signals: names of the signals that are measured on demand, see `lr_env.children.meters`.
+        forks: whether runs are forked, see `lr_env.env.forks`.
 
     Raises:
-        UserError: there is no such backend.
+        UserError: see `choose_backend`; or the memory does not hold as many children as were asked for.
     """
-    if wanted not in BACKENDS:
-        raise unknown("backend", wanted, BACKENDS)
-    if wanted == "auto" and not task.optimizer.stackable:
-        wanted = "loop"
-    if wanted == "compiled":
+    lockstep = _lockstep(execution, task, runs, extra_signals, forks)
+    return replace(
+        execution, lockstep=lockstep, backend=choose_backend(execution, task, lockstep, child_steps=child_steps)
+    )
+
+
+def _lockstep(execution: Execution, task: Task, runs: int, extra_signals: Sequence[str], forks: bool) -> int:
+    """Children at a time: what was asked for, if it fits, or what pays."""
+    memory = Children(
+        task,
+        [0],
+        extra_signals=extra_signals,
+        execution=Execution(device=execution.with_backend("loop"), backend="loop"),
+    ).memory
+    if forks:
+        memory = replace(memory, persistent=2 * memory.persistent)  # a second child for each run
+    device = find_device(execution.device)
+    if execution.lockstep is not None:
+        memory.check(min(execution.lockstep, runs), 1, device)
+        return min(execution.lockstep, runs)
+    # What "auto" will find is not known yet.
+    at_once = torch.get_num_threads() if execution.backend == "loop" else LOCKSTEP
+    return max(1, min(LOCKSTEP, runs, memory.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
+
+
+def choose_backend(
+    execution: Execution,
+    task: Task,
+    num_children: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    child_steps: float = 0.0,
+) -> Backend:
+    """Choose the fastest backend for a number of children, of those that the execution allows.
+
+    A single child is trained by the loop: a stack would only cost it time. "auto" tries "compiled", too, where training
+    will keep a CPU busy for more than 20 minutes.
+
+    Args:
+        execution: whose backend is one of `BACKENDS`, or known already.
+        task: what is trained.
+        num_children: children in lockstep.
+        dtype: of parameters and inputs.
+        child_steps: optimizer steps of all children together that are to come; 0 where that is not known.
+
+    Raises:
+        UserError: there is no such backend, or no compiler for it.
+    """
+    if isinstance(execution.backend, Backend):
+        return execution.backend
+    name, device, numerics = execution.backend, execution.device, execution.numerics
+    if name not in BACKENDS:
+        raise unknown("backend", name, BACKENDS)
+    if name == "auto" and not task.optimizer.stackable:
+        name = "loop"
+    if name == "compiled":
         if device == "cpu" and not compiler():
             raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")
         return Backend("compiled", min(_COMPILED_BLOCK, num_children))
-    if num_children == 1 and wanted != "stacked":
+    if num_children == 1 and name != "stacked":
         return Backend("loop")
     choices = []
-    if wanted != "stacked":
+    if name != "stacked":
         threads = torch.get_num_threads() if device == "cpu" else 1
         choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
-    if wanted != "loop":
+    if name != "loop":
         blocks = _BLOCKS if device == "cpu" else (1, *_BLOCKS)
         choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in blocks})]
     if len(choices) == 1:
         return choices[0]
     common = task, device, dtype, numerics, torch.get_num_threads()
     fastest, seconds = _fastest(tuple(choices), *common)
-    if wanted == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
+    if name == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
         compiled = Backend("compiled", min(_COMPILED_BLOCK, num_children))
         if _compiled_seconds(compiled, *common) < _WORTHWHILE * seconds:
             return compiled
@@ -84,7 +149,7 @@ def choose_backend(
 def _fastest(
     choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
 ) -> tuple[Backend, float]:
-    """Time a few steps of each choice, from the smallest; `threads` only keys the cache.
+    """Time a few steps of each backend, the smallest block first; `threads` only keys the cache.
 
     Returns:
         The fastest, and its seconds for one step of one child.
@@ -93,13 +158,13 @@ def _fastest(
     smaller = float("inf")
     for choice in choices:
         try:
-            found = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
+            latest = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
         except UserError:  # there is no memory for it
             continue
         if choice.name == "stacked":
-            if found > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
+            if latest > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
                 break  # a larger block of the same will not gain much, and measuring it would take up to a minute
-            smaller = found
+            smaller = latest
     if not seconds:
         return choices[0], 0.0  # which will say what is wrong
     # Cores that share an operation wait for each other at its end, which costs dearly as soon as anything else runs on
@@ -113,7 +178,7 @@ def _fastest(
 def _compiled_seconds(
     choice: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
 ) -> float:
-    """Time a few steps; infinite where the compiler fails, which is no reason not to train."""
+    """Time a few steps; infinite where the compiler fails, as other backends can train then."""
     try:
         return _seconds_per_step(choice, task, device, dtype, numerics)
     except Exception as error:  # whatever a compiler raises
@@ -125,11 +190,11 @@ def _compiled_seconds(
 
 def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics) -> float:
     """Wall time of one step of one child."""
-    from lr_env.children.children import Children  # Children chooses its backend here
-
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
     together = max(backend.block, 2 * backend.workers)
-    children = Children(short, range(together), device, backend, dtype, numerics)
+    children = Children(
+        short, range(together), execution=Execution(device=Execution(device, backend, numerics), backend=dtype)
+    )
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
     seconds: list[float] = []
@@ -144,6 +209,6 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given, so that it can be timed."""
+    """Wait until a device has finished its work, so that it can be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

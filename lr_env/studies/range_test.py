@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.children import EXACT, Backend, Children, Numerics
+from lr_env.children import EXACT, Backend, Children, Execution, Numerics
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.files import finite
 from lr_env.report.document import Document, Figure, Text
@@ -281,7 +281,7 @@ def range_test(
     lr = np.geomspace(low, high, steps)
     whole = np.pad(lr, (0, -steps % _CHUNK), mode="edge")  # chunks are trained whole; what is beyond is left out
     short = replace(task, budget=len(whole), segment=_CHUNK)
-    children = Children(short, seeds, device, backend, numerics=numerics)
+    children = Children(short, seeds, execution=Execution(device=device, backend=backend, numerics=numerics))
     bound = 10 * np.nanmax(children.first_batch_loss(range(len(seeds))))
     losses = np.full((len(seeds), len(whole)), np.nan)
     live = list(range(len(seeds)))

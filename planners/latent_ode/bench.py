@@ -16,6 +16,7 @@ from torchdiffeq import odeint
 
 from lr_env.bench.measures import one_thread
 from lr_env.bench.table import Figure
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.record import RunRecord
@@ -170,7 +171,7 @@ def _share(planner: LatentODE, task: Task, rounds: int, threads: str) -> Figure:
     shares, planning, whole = [], [], []
     for seed in range(rounds):
         begun = time.perf_counter()
-        (run,) = rollout(planner, task, [seed], backend="loop")
+        (run,) = rollout(planner, task, [seed], execution=Execution(backend="loop"))
         whole.append(time.perf_counter() - begun)
         planning.append(1000 * run.planning_seconds)
         shares.append(planning[-1] / whole[-1] / 10)

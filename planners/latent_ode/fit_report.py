@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lr_env.runs.study import Study
 from numpy.typing import NDArray
 
+from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
 from lr_env.files import finite
 from lr_env.isolation import isolating
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.records.tables import write_runs
-from lr_env.registry import find_planner
+from lr_env.registry import find_planner, setting_defaults
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
-from lr_env.rollout import place_of
-from lr_env.runs.study import Study
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import KINDS_OF, Trained
 from planners.latent_ode.data.dataset import Floats, Series, series
@@ -246,7 +246,7 @@ def _own_optimizer(record: RunRecord) -> bool:
         kind = find_planner(record.planner)
     except UserError:
         return False
-    return hasattr(kind, "optimizer") and record.settings.keys() == {own.name for own in fields(kind)}
+    return isinstance(kind, OwnOptimizer) and record.settings.keys() == setting_defaults(record.planner).keys()
 
 
 @isolating
@@ -275,7 +275,7 @@ def fit_records(
     check_kind(kind, members)
     check_seed(seed)
     usable, left_out = usable_of(records)
-    kept = sorted(usable, key=place_of)  # the same model, wherever they were kept
+    kept = sorted(usable, key=run_key)  # the same model, wherever they were kept
     about = {**about_runs(task, kept), **(about or {})}
     try:
         found = FITS[kind](series(kept, task.budget), members, seed, about)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -128,21 +128,6 @@ class LatentODE(OfAModel):
         more = [cls(blend=_BLENDS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 
-    @staticmethod
-    def fitter() -> Any:
-        """The module that fits one: `Sweep` and `fit_sweep`."""
-        from planners.latent_ode import fit_report
-
-        return fit_report
-
-    @staticmethod
-    def figures(rounds: int, quick: bool) -> Any:
-        """How long fits and plans take, see `planners.latent_ode.bench.figures`."""
-        from planners.latent_ode import bench
-
-        return bench.figures(rounds, quick)
-
-    @isolating
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment.
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lr_env.capabilities import original_of, pretraining_steps
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 
@@ -42,8 +43,6 @@ def spent(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner], budget: in
         budget: optimizer steps of a run.
     """
     runs = Counter(record.planner for record in tuning)
-    counts = {
-        name: Spent(runs[name], int(getattr(setting, "prior_steps", 0)) / budget) for name, setting in chosen.items()
-    }
-    planners = {name: getattr(setting, "control_of", None) for name, setting in chosen.items() if not runs[name]}
+    counts = {name: Spent(runs[name], pretraining_steps(setting) / budget) for name, setting in chosen.items()}
+    planners = {name: original_of(setting) for name, setting in chosen.items() if not runs[name]}
     return counts | {name: counts[planner] for name, planner in planners.items() if planner in counts}

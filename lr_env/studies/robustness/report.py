@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.files import finite, write_text
-from lr_env.planner import Planner
+from lr_env.planner import Planner, planner_settings
 from lr_env.report.document import Code, Document, Table, Text, plain_table
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.markdown import write_markdown
-from lr_env.rollout import planner_settings
 from lr_env.stats import intervals as st
 
 TUNED = "as tuned"

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.files import finite
-from lr_env.planner import Planner
-from lr_env.records.record import RunRecord
+from lr_env.planner import Planner, planner_settings
+from lr_env.records.record import RunRecord, run_key
 from lr_env.report.document import Code, Document, Figure, Table, Text, in_files, plain_table
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.markdown import write_markdown
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
-from lr_env.rollout import place_of, planner_settings
 from lr_env.stats import intervals as st
 
 Floats = NDArray[np.float64]
@@ -112,7 +111,7 @@ class BudgetCurve:
         There is no interval where all repeats chose the same planner.
         """
         means = self.means(label, runs, score)
-        chosen = {place_of(answer.final_runs[0]) for answer in self._answers(label, runs)}
+        chosen = {run_key(answer.final_runs[0]) for answer in self._answers(label, runs)}
         means = means[:1] if len(chosen) == 1 else means
         return st.paired_difference(means, np.full_like(means, self.best.losses(score).mean()))
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from lr_env.runs.study import Study
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store
-from lr_env.rollout import PlannedRun, not_made_before, place_of
-from lr_env.runs.study import Study
+from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import Trained
 from planners.latent_ode.data.dataset import FEWEST_RUNS, Floats, series
@@ -149,7 +149,7 @@ def sweep(wanted: Sweep, study: Study) -> list[RunRecord]:
 
 def _made(store: Store, name: str, phase: str) -> list[RunRecord]:
     """The finished runs of a round, with curves."""
-    return [run for run in sorted(store.runs(name, phase, curves=True), key=place_of) if run.status == "finished"]
+    return [run for run in sorted(store.runs(name, phase, curves=True), key=run_key) if run.status == "finished"]
 
 
 def _phases(wanted: Sweep) -> Iterator[tuple[str, int, list[int]]]:
@@ -170,7 +170,7 @@ def _begun(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] |
 
 def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The same order whenever: neighbours in a stack change the last bits of a run."""
-    return sorted(runs, key=place_of)
+    return sorted(runs, key=run_key)
 
 
 def _next(wanted: Sweep, task: Task, known: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
