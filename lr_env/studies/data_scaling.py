@@ -182,8 +182,9 @@ class ScalingResult:
             f"best rate ~ (training examples) ^ {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}",
             self.verdict,
             f"extrapolated to all data: {self.predicted:.4g} ({lowest:.3g} to {highest:.3g}), tried at "
-            f"{self.tried:.4g}; the full sweep's best: {best:.4g}; to its lowest mean loss, which is picked by the same "
-            f"runs, a regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to {regret.high:+.4f}",
+            f"{self.tried:.4g}; the full sweep's best: {best:.4g}; to its lowest mean loss, which is picked by the "
+            f"same runs, a regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to "
+            f"{regret.high:+.4f}",
         )
         figure = Figure("scaling.png", "Losses over the rate, and the best rate over the amount of data")
         return Document(self._title, (Table(self.subsets, columns), *map(Text, texts), figure))
