@@ -102,7 +102,7 @@ class RateSweep:
 
 
 EDGE_COLUMN = Column[Any](
-    "near grid end", lambda part: part.sweep.at_edge, lambda edge: "yes" if edge else "", 0, head="near\ngrid end"
+    "near grid end", lambda part: part.sweep.at_edge, lambda edge: "yes" if edge else "", 0, head="grid\nend"
 )
 """Column of a table of things that have a `sweep`: whether its best rate may lie beyond the grid."""
 
