@@ -10,6 +10,7 @@ import pytest
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
+from lr_env.runs.lab import Lab
 from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.studies.cumulative_rate import CumulativeRateResult, SweptSchedule, cumulative, mean_factor
 from lr_env.studies.rate_sweep import RateSweep
@@ -73,7 +74,7 @@ def test_neither_is_said_where_seeds_disagree():
 def test_on_children(tmp_path):
     job = ComparisonPlan(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
-    found = cumulative(job, store, "toy")
+    found = cumulative(job, Lab(TASK, store, "toy"))
     for shape, mean in zip(found.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
         if mean is not None:
             assert shape.mean_factor == pytest.approx(mean)
@@ -83,7 +84,7 @@ def test_on_children(tmp_path):
                 min(job.rates, key=lambda r: abs(r - record.curves["lr"].mean()))
             )
     assert len({str(r.settings["cooldown"]) for r in store.runs("toy-wsd", "tune")}) == 1  # one shape, not a cycle
-    assert cumulative(job, store, "toy").to_json() == found.to_json()
+    assert cumulative(job, Lab(TASK, store, "toy")).to_json() == found.to_json()
     peak = job.rates[found.reference_index]
     (cosine,) = [shape for shape in found.shapes if shape.planner == "cosine"]
     alone = [r.scores["final_val_loss"] for r in rollout(Cosine(peak), TASK, job.tune_seeds, score=("val",))]
@@ -115,4 +116,4 @@ def test_a_setting_changes_the_shape():
 def test_matching_that_cannot_be(tmp_path, change, message):
     settings = {"planners": ("constant", "cosine"), "rates": (0.01, 0.03, 0.1), "tune_seeds": (1, 2, 3, 4, 5), **change}
     with pytest.raises(UserError, match=message):
-        cumulative(ComparisonPlan(TASK, **settings), Store(tmp_path / "records.sqlite"), "toy")
+        cumulative(ComparisonPlan(TASK, **settings), Lab(TASK, Store(tmp_path / "records.sqlite"), "toy"))

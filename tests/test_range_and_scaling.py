@@ -11,6 +11,7 @@ import torch
 
 from lr_env.errors import UserError
 from lr_env.records.store import Store
+from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan
@@ -140,14 +141,14 @@ def test_an_interval_holds_the_truth_where_seeds_are_few():
 def test_scaling_on_children_and_again_from_the_store(tmp_path):
     job = ComparisonPlan(TASK, ("wsd",), (0.01, 0.03, 0.1, 0.3), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
-    found = scaling(job, store, "toy", [0.2, 0.1, 0.4], "epochs")
+    found = scaling(job, Lab(TASK, store, "toy"), [0.2, 0.1, 0.4], "epochs")
     assert [part.size for part in found.subsets] == sorted(part.size for part in found.subsets)
     assert [part.budget for part in found.subsets] == [10, 10, 20, 40]
     assert found.subsets[-1].size == TASK.train_size
     assert all(part.sweep.losses.shape == (4, 5) for part in found.subsets)
     assert len({r.settings["cooldown"] for r in store.runs("toy-0.1", "tune")}) == 1  # one shape, not a cycle
     assert np.isfinite(found.predicted_losses).all()
-    again = scaling(job, store, "toy", [0.1, 0.2, 0.4], "epochs")
+    again = scaling(job, Lab(TASK, store, "toy"), [0.1, 0.2, 0.4], "epochs")
     assert again.to_json() == found.to_json()
     found.write(tmp_path, {})
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
@@ -185,7 +186,7 @@ def test_scaling_that_cannot_be(tmp_path, change, message):
     }
     job = ComparisonPlan(TASK, settings["planners"], settings["rates"], settings["tune_seeds"])
     with pytest.raises(UserError, match=message):
-        scaling(job, Store(tmp_path / "records.sqlite"), "toy", settings["fractions"], settings["fixed"])
+        scaling(job, Lab(TASK, Store(tmp_path / "records.sqlite"), "toy"), settings["fractions"], settings["fixed"])
 
 
 def test_parts_of_a_task():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -54,9 +54,17 @@ def value_and_interval_text(estimate: Estimate, decimals: int, sign: bool = Fals
     return f"{number_text(estimate.value, decimals, sign)} {interval_text(estimate, decimals)}"
 
 
-def marked(planner: str, diverged: int) -> str:
-    """The name of a planner, and how many of its runs diverged, if any did."""
-    return f"{planner} ({diverged} div.)" if diverged else planner
+class _PlannerRow(Protocol):
+    @property
+    def planner(self) -> str: ...
+
+    @property
+    def diverged(self) -> int: ...
+
+
+def marked_planner(row: _PlannerRow) -> str:
+    """The planner of a row, and how many of its runs diverged, if any did."""
+    return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
 
 
 def up_to_text(differences: Sequence[Estimate], decimals: int, unit: str) -> str:

@@ -133,7 +133,7 @@ def iqm_interval(values: ArrayLike) -> Estimate:
         UserError: on NaN, or no values.
     """
     values = _checked(values)
-    return _bootstrap(values, lambda sample: stats.trim_mean(sample, 0.25, axis=-1))
+    return _bootstrap(values, iqm)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:

@@ -20,13 +20,20 @@ from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
 from lr_env.files import json_number
 from lr_env.registry import find_planner
-from lr_env.report.document import Document, Figure, Text, plain_table
+from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
 from lr_env.stats.bootstrap import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
-from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, fixed_shape_settings, sweep_from_records
+from lr_env.studies.rate_sweep import (
+    EDGE_COLUMN,
+    Floats,
+    RateSweep,
+    check_sweep,
+    fixed_shape_settings,
+    sweep_from_records,
+)
 
 
 @dataclass(frozen=True)
@@ -181,51 +188,40 @@ class CumulativeRateResult:
 
     def document(self) -> Document:
         """The best rates of each shape, and how far shapes agree on the sum of rates and on the peak."""
-        first = self.shapes[0].planner
-        head = (
-            "schedule",
-            "mean\n/peak",
-            "best\npeak",
-            "best sum\nof rates",
-            "validation\nloss",
-            f"with the sum\nof {first}",
-            "with its\npeak",
-            "near\ngrid end",
-        )
-        rows = []
-        for shape in self.shapes:
-            mean, best = shape.sweep.mean(), shape.sweep.best()
-            sums = f"{shape.mean_factor:.3f}", f"{best / shape.mean_factor:.4g}", f"{best * self.steps:.4g}"
-            losses = (f"{loss:.4f}" for loss in (mean.min(), mean[self.reference_index], shape.at_peak.mean()))
-            rows.append((shape.planner, *sums, *losses, "yes" if shape.sweep.at_edge else ""))
-        (spread, of_peaks), (regret, at_peak), (apart, apart_at_peaks) = (
-            self.spreads(),
-            self.regrets(),
-            tuple(100 * of for of in self.disagreements()),
-        )
-        low, high = (100 * end for end in self.disagreement_difference)
-        return Document(
-            self._title,
-            (
-                plain_table(head, rows),
-                Text(
-                    f"spread of the best over shapes: sum of rates {spread:.2f}, peak {of_peaks:.2f} (standard "
-                    f"deviations of the log; difference {spread - of_peaks:+.2f}, "
-                    f"{_interval_text(self.spread_difference, 2)})"
-                ),
-                Text(
-                    f"loss given away by taking {first}'s best: its sum {regret:.4f}, its peak {at_peak:.4f} "
-                    f"(difference {regret - at_peak:+.4f}, {_interval_text(self.regret_difference, 4)})"
-                ),
-                Text(
-                    f"below every optimum, losses of shapes differ by {apart:.1f} % at equal sums, by "
-                    f"{apart_at_peaks:.1f} % at equal peaks (difference {apart - apart_at_peaks:+.1f}, "
-                    f"{_interval_text((low, high), 1)})"
-                ),
-                Text(f"{self.verdict}."),
-                Figure("cumulative.png", "Losses over the cumulative rate, and over the peak"),
+        first, index = self.shapes[0].planner, self.reference_index
+        columns: list[Column[SweptSchedule]] = [
+            Column("schedule", lambda shape: shape.planner, rank=0, words=True),
+            Column("mean/peak", lambda shape: shape.mean_factor, "{:.3f}".format, 0, head="mean\n/peak"),
+            Column("best peak", lambda s: s.sweep.best() / s.mean_factor, "{:.4g}".format, 0, head="best\npeak"),
+            Column("best sum of rates", self._best_sum, "{:.4g}".format, 0, head="best sum\nof rates"),
+            Column("validation loss", lambda s: s.sweep.mean().min(), "{:.4f}".format, 0, head="validation\nloss"),
+            Column(
+                f"with the sum of {first}",
+                lambda s: s.sweep.mean()[index],
+                "{:.4f}".format,
+                0,
+                head=f"with the sum\nof {first}",
             ),
+            Column("with its peak", lambda s: s.at_peak.mean(), "{:.4f}".format, 0, head="with its\npeak"),
+            EDGE_COLUMN,
+        ]
+        (spread, of_peaks), (regret, at_peak) = self.spreads(), self.regrets()
+        apart, apart_at_peaks = self.disagreements()
+        texts = (
+            f"spread of the best over shapes: sum of rates {spread:.2f}, peak {of_peaks:.2f} (standard deviations of "
+            f"the log; {_difference_text(spread - of_peaks, self.spread_difference, 2)})",
+            f"loss given away by taking {first}'s best: its sum {regret:.4f}, its peak {at_peak:.4f} "
+            f"({_difference_text(regret - at_peak, self.regret_difference, 4)})",
+            f"below every optimum, losses of shapes differ by {100 * apart:.1f} % at equal sums, by "
+            f"{100 * apart_at_peaks:.1f} % at equal peaks "
+            f"({_difference_text(apart - apart_at_peaks, self.disagreement_difference, 1, scale=100)})",
+            f"{self.verdict}.",
         )
+        figure = Figure("cumulative.png", "Losses over the cumulative rate, and over the peak")
+        return Document(self._title, (Table(self.shapes, columns), *map(Text, texts), figure))
+
+    def _best_sum(self, shape: SweptSchedule) -> float:
+        return shape.sweep.best() * self.steps
 
     @property
     def _title(self) -> str:
@@ -312,9 +308,9 @@ def cumulative(
     return CumulativeRateResult(plan.task.name, plan.task.budget, tuple(shapes))
 
 
-def _interval_text(interval: tuple[float, float], decimals: int) -> str:
-    low, high = interval
-    return f"95 % interval {low:+.{decimals}f} to {high:+.{decimals}f}"
+def _difference_text(difference: float, interval: tuple[float, float], decimals: int, scale: float = 1.0) -> str:
+    value, low, high = (f"{scale * number:+.{decimals}f}" for number in (difference, *interval))
+    return f"difference {value}, 95 % interval {low} to {high}"
 
 
 def mean_factor(planner: str, plan: ComparisonPlan) -> float:

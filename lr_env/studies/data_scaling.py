@@ -12,14 +12,21 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.files import json_number
-from lr_env.report.document import Document, Figure, Text, plain_table
+from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
-from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, fixed_shape_settings, sweep_from_records
+from lr_env.studies.rate_sweep import (
+    EDGE_COLUMN,
+    Floats,
+    RateSweep,
+    check_sweep,
+    fixed_shape_settings,
+    sweep_from_records,
+)
 from lr_env.tasks import Task
 
 FIXED = ("steps", "epochs")
@@ -162,35 +169,25 @@ class ScalingResult:
 
     def document(self) -> Document:
         """The best rate of each subset, the law, and how good the extrapolation is."""
-        head = ("examples", "steps", "best rate", "validation\nloss", "near\ngrid end")
-        rows = [
-            (
-                f"{part.size:,}",
-                f"{part.budget:,}",
-                f"{part.sweep.best():.4g}",
-                f"{part.sweep.mean().min():.4f}",
-                "yes" if part.sweep.at_edge else "",
-            )
-            for part in self.subsets
+        columns: list[Column[Subset]] = [
+            Column("examples", lambda part: part.size, "{:,}".format, 0),
+            Column("steps", lambda part: part.budget, "{:,}".format, 0),
+            Column("best rate", lambda part: part.sweep.best(), "{:.4g}".format, 0),
+            Column("validation loss", lambda part: part.sweep.mean().min(), "{:.4f}".format, 0),
+            EDGE_COLUMN,
         ]
         (low, high), (lowest, highest), regret = self.interval, self.predicted_interval, self.regret
-        return Document(
-            self._title,
-            (
-                plain_table(head, rows, words=0),
-                Text(
-                    f"best rate ~ (training examples) ^ {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}"
-                ),
-                Text(self.verdict),
-                Text(
-                    f"extrapolated to all data: {self.predicted:.4g} ({lowest:.3g} to {highest:.3g}), tried at "
-                    f"{self.tried:.4g}; the full sweep's best: {self.subsets[-1].sweep.best():.4g}; to its lowest mean "
-                    f"loss, which is picked by the same runs, a regret of {regret.value:+.4f} nats/example, 95 % "
-                    f"interval {regret.low:+.4f} to {regret.high:+.4f}"
-                ),
-                Figure("scaling.png", "Losses over the rate, and the best rate over the amount of data"),
-            ),
+        best = self.subsets[-1].sweep.best()
+        texts = (
+            f"best rate ~ (training examples) ^ {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}",
+            self.verdict,
+            f"extrapolated to all data: {self.predicted:.4g} ({lowest:.3g} to {highest:.3g}), tried at "
+            f"{self.tried:.4g}; the full sweep's best: {best:.4g}; to its lowest mean loss, which is picked by the "
+            f"same runs, a regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to "
+            f"{regret.high:+.4f}",
         )
+        figure = Figure("scaling.png", "Losses over the rate, and the best rate over the amount of data")
+        return Document(self._title, (Table(self.subsets, columns), *map(Text, texts), figure))
 
     @property
     def _title(self) -> str:

@@ -15,6 +15,7 @@ from lr_env.errors import UserError
 from lr_env.files import json_number
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak, setting_defaults
+from lr_env.report.document import Column
 from lr_env.stats.bootstrap import DRAWS, Seeds
 from lr_env.stats.intervals import resampled
 from lr_env.studies.comparison.comparison import ComparisonPlan
@@ -98,6 +99,12 @@ class RateSweep:
             "rates": self.rates.tolist(),
             "losses": [[json_number(loss) for loss in row] for row in self.losses.tolist()],
         }
+
+
+EDGE_COLUMN = Column[Any](
+    "near grid end", lambda part: part.sweep.at_edge, lambda edge: "yes" if edge else "", 0, head="grid\nend"
+)
+"""Column of a table of things that have a `sweep`: whether its best rate may lie beyond the grid."""
 
 
 def parabola_minimum(rates: Floats, losses: Floats) -> float:

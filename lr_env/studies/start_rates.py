@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
 from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
-from lr_env.report.document import Document, Figure, Text, plain_table
+from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import TEXT, caption, colormaps, new_figure, own_style, save
@@ -114,21 +116,16 @@ class StartRatesResult:
 
     def document(self) -> Document:
         """Test losses from each start rate, beside those of constant runs."""
-        decimals = decimals_of([ours for _, ours, _, _ in self.rows])
-        rows = [
-            (
-                name,
-                estimate_text(ours, decimals),
-                estimate_text(constant, decimals),
-                f"{estimate_text(difference, decimals, sign=True)} {st.verdict(difference)}",
-            )
-            for name, ours, constant, difference in self.rows
+        text = partial(estimate_text, decimals=decimals_of([ours for _, ours, _, _ in self.rows]))
+        columns: list[Column[tuple[str, Estimate, Estimate, Estimate]]] = [
+            Column("start", itemgetter(0), rank=0),
+            Column(f"test loss, {self.planner}", itemgetter(1), text, 0, head=f"test loss,\n{self.planner}"),
+            Column("test loss, rate kept", itemgetter(2), text, 0, head="test loss,\nrate kept"),
+            Column("paired difference", itemgetter(3), lambda e: f"{text(e, sign=True)} {st.verdict(e)}", 0),
         ]
-        head = ("start", f"test loss,\n{self.planner}", "test loss,\nrate kept", "paired difference")
-        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: "
-        note += "not told apart, for it contains 0"
-        blocks = plain_table(head, rows, words=0), Text(note), Figure("starts.png", "Rates and validation losses")
-        return Document(self._title, blocks)
+        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it "
+        figure = Figure("starts.png", "Rates and validation losses")
+        return Document(self._title, (Table(self.rows, columns), Text(note + "contains 0"), figure))
 
     @property
     def _title(self) -> str:
@@ -195,6 +192,8 @@ def start_rates(
     if not has_peak(planner):
         raise UserError(f"planner {planner!r} has no rate that it starts from: take one that has a peak")
     check_seeds(seeds)
+    if not len(seeds):
+        raise UserError("no seeds: give at least one")
     settings = dict(settings or {})
     check_settings(planner, settings)
     if "peak" in settings:

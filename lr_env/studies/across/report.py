@@ -25,7 +25,7 @@ from lr_env.report.document import (
     plain_table,
 )
 from lr_env.report.files import draw_into
-from lr_env.report.formatting import marked, number_text, value_and_interval_text
+from lr_env.report.formatting import marked_planner, number_text, value_and_interval_text
 from lr_env.report.markdown import write_markdown
 from lr_env.stats import intervals as st
 from lr_env.stats.ranks import LARGEST_RATIO
@@ -158,7 +158,7 @@ def standings_table(standings: Standings) -> Table[Standing]:
             "planner",
             lambda r: r.planner,
             rank=0,
-            short=lambda r: marked(r.planner, r.diverged),
+            short=marked_planner,
             csv="planner",
             words=True,
         ),

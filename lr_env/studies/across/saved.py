@@ -136,7 +136,14 @@ def _read_descriptions(folder: Path) -> tuple[Mapping[str, Any], dict[str, int],
         tuning_steps = {row["planner"]: int(row["tuning_steps"]) for row in rows}
         if min(tuning_steps.values(), default=0) < 0:
             raise ValueError("tuning_steps is below 0")
-        return manifest, tuning_steps, rows[0]["baseline"], _checked_target(manifest["task"])
+        task = manifest["task"]
+        target, name, budget = task["target_val_loss"], task["name"], task["budget"]
+        target = None if target is None else float(target)
+        if target is not None and math.isnan(target):
+            raise ValueError("target_val_loss is NaN")
+        if not isinstance(name, str) or type(budget) is not int or budget < 1:
+            raise ValueError("its task has no name or no budget")
+        return manifest, tuning_steps, rows[0]["baseline"], target
     except FileNotFoundError as error:
         raise UserError(f"there is no file {error.filename!r}: make the comparison again") from None
     except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
@@ -144,22 +151,6 @@ def _read_descriptions(folder: Path) -> tuple[Mapping[str, Any], dict[str, int],
             f"manifest.json or summary.csv in {str(folder)!r} is damaged or of no comparison of `lr-env compare` "
             f"({type(error).__name__}: {error}): make the comparison again"
         ) from None
-
-
-def _checked_target(task: Mapping[str, Any]) -> float | None:
-    """The target of a task, if any, once the entries that reports show are known to be there.
-
-    Raises:
-        ValueError, LookupError, TypeError: they are not, or the target is no number.
-    """
-    target = task["target_val_loss"]
-    name, budget = task["name"], task["budget"]
-    target = None if target is None else float(target)
-    if target is not None and math.isnan(target):
-        raise ValueError("target_val_loss is NaN")
-    if not isinstance(name, str) or type(budget) is not int or budget < 1:
-        raise ValueError("its task has no name or no budget")
-    return target
 
 
 def _final_runs(name: str, records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:

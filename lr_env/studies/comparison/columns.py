@@ -14,7 +14,7 @@ from lr_env.report.document import Column, Table
 from lr_env.report.formatting import (
     decimals_of,
     estimate_text,
-    marked,
+    marked_planner,
     number_text,
     seeds_text,
     value_and_interval_text,
@@ -56,17 +56,13 @@ _MEANINGS = {
 def comparison_table(summary: Summary) -> Table[Row]:
     """One row a planner, the lowest mean test loss first."""
     rows, reference, baseline, target = summary.rows, summary.reference, summary.baseline, summary.target_val_loss
-    diverged = any(r.diverged for r in rows)
+    diverged, forks, tuned = (
+        any(values) for values in zip(*((r.diverged, r.extra_steps, r.spent) for r in rows), strict=True)
+    )
+    targeted = target is not None
     chance = partial(value_and_interval_text, decimals=2)
     columns: list[Column[Row]] = [
-        Column(
-            "planner",
-            lambda r: r.planner,
-            rank=0,
-            short=lambda r: marked(r.planner, r.diverged),
-            csv="planner",
-            words=True,
-        ),
+        Column("planner", lambda r: r.planner, rank=0, short=marked_planner, csv="planner", words=True),
         Column("setting", lambda r: r.setting, rank=3, short=_short_setting, csv="setting", words=True),
         Column("settings", lambda r: settings_key(r.settings), None, csv="settings"),
         Column("n", lambda r: r.n, csv="n", unlisted=True),
@@ -78,22 +74,10 @@ def comparison_table(summary: Summary) -> Table[Row]:
         *_versus_columns(rows, "best", rows[0].planner, None, shown=False),
         Column("P(better)", lambda r: r.improvement, chance, 7, _short_chance, csv="improvement", interval=True),
         *_hessian_columns(rows),
-        Column(
-            "to target",
-            lambda r: r.steps_to_target,
-            None if target is None else lambda steps: f"{steps:.0f}" if np.isfinite(steps) else "never",
-            5,
-            csv="steps_to_target",
-        ),
-        Column("tuning runs", lambda r: r.spent, str if any(r.spent for r in rows) else None, 1, head="tuning\nruns"),
+        Column("to target", lambda r: r.steps_to_target, _reached if targeted else None, 5, csv="steps_to_target"),
+        Column("tuning runs", lambda r: r.spent, str if tuned else None, 1, head="tuning\nruns"),
         Column("tuning steps", lambda r: r.tuning_steps, rank=10, csv="tuning_steps"),
-        Column(
-            "extra steps",
-            lambda r: r.extra_steps,
-            "{:.0f}".format if any(r.extra_steps for r in rows) else None,
-            0,
-            csv="extra_steps",
-        ),
+        Column("extra steps", lambda r: r.extra_steps, "{:.0f}".format if forks else None, 0, csv="extra_steps"),
         Column("planning [s]", lambda r: r.planning_seconds, "{:.2g}".format, 11, csv="planning_seconds"),
     ]
     meanings = _MEANINGS | {
@@ -170,6 +154,10 @@ def _hessian_columns(rows: Sequence[Row]) -> list[Column[Row]]:
 def _short_setting(row: Row) -> str:
     setting = row.setting
     return setting if len(setting) <= LONGEST_SETTING else f"{setting[: LONGEST_SETTING - 3]}..."
+
+
+def _reached(steps: float) -> str:
+    return f"{steps:.0f}" if np.isfinite(steps) else "never"
 
 
 def _short_chance(row: Row) -> str:
