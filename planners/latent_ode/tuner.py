@@ -14,13 +14,13 @@ from lr_env.records.record import RunRecord
 from lr_env.rollout import place_of
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.data.dataset import FEWEST_RUNS, series
+from planners.latent_ode.data.dataset import MIN_RUNS, run_dataset
 from planners.latent_ode.fit_report import about_runs
 from planners.latent_ode.fitting.fit import Fitting
-from planners.latent_ode.fitting.fit_artifact import trained_on
+from planners.latent_ode.fitting.fit_artifact import fit_artifact
 from planners.latent_ode.generative.fit import GenerativeFitting
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, proposed, seed_number_of
+from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, next_schedules, seed_number_of
 from planners.tuning.tuners import AT_ONCE
 
 ONCE = "latent-ode-once"
@@ -49,8 +49,8 @@ class LatentODETuner:
         Raises:
             UserError: it cannot.
         """
-        if min(runs) < FEWEST_RUNS:
-            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {FEWEST_RUNS}")
+        if min(runs) < MIN_RUNS:
+            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {MIN_RUNS}")
 
     def seed_number(self, run: int) -> int:
         """As in a sweep."""
@@ -58,12 +58,12 @@ class LatentODETuner:
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """The next runs of a sweep."""
-        return proposed(self.design, task, task.tuning_range, seed, records, count)
+        return next_schedules(self.design, task, task.tuning_range, seed, records, count)
 
     def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
         """The planner, the same planning once, and the controls; the model is kept in the folder."""
         planner = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
-        once = replace(planner, every=1.0)
+        once = replace(planner, plan_interval=1.0)
         return {
             self.name: planner,
             ONCE: once,
@@ -84,8 +84,8 @@ def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: F
     mark = sha256(json.dumps([told, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
     file = folder / f"model-{len(records)}-{mark}.safetensors"
     if not file.is_file():
-        trained, _ = trained_on(series(records, task.budget), fitting, about_runs(task, records))
-        trained.save(file)
+        fitted, _ = fit_artifact(run_dataset(records, task.budget), fitting, about_runs(task, records))
+        fitted.save(file)
     return str(file)
 
 
