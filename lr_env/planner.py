@@ -1,4 +1,4 @@
-"""The planner contract: two methods, called by the environment's rollouts and by no other names anywhere.
+"""The planner contract: two methods, which `lr_env.session.PlannerSession` calls.
 
 A planner is a frozen object. What changes during a run is an explicit state, a tree (dict, list, tuple) of numpy
 arrays and plain JSON values, so that a run can be saved, copied and resumed.
@@ -6,8 +6,9 @@ arrays and plain JSON values, so that a run can be saved, copied and resumed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,13 +16,8 @@ from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 
-Signals = Mapping[str, Any]
-"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,).
-
-A planner that names "probe" among its needs also gets a `Probe` under that name, where there are forks."""
-
-PROBE = "probe"
-"""The name under which signals hold a `Probe`."""
+Signals = Mapping[str, NDArray[Any]]
+"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,)."""
 
 UPDATE_SIGNALS = ("update_product", "update_cosine")
 """Signals that are measured only for planners that need them: inner product and cosine of the gradient of a step and
@@ -115,18 +111,8 @@ class Probe(Protocol):
 class Planner(Protocol):
     """Anything that turns signals into the next learning rate, for several runs at once.
 
-    To be tuned in a comparison and kept in records, a planner is a frozen dataclass with JSON-able fields and has
-    `candidates`; to be found by name it is declared in the entry-point group `lr_env.planners`.
-
-    It may have: `optimizer`, settings of an optimizer (see `lr_env.optimizers`) that trains its runs in place
-    of the task's; `prior_steps`, child steps that were spent before any sweep, say on training a policy, which are
-    counted as tuning; `fingerprint`, a hash of what else it depends on, such as a file; `control_of`, the name of the
-    planner that it is a control of, and `matched(planner)`, the control of one as that was tuned: where both take part
-    it is not tuned by itself; `preview(num_decisions)`, its rates if they follow from time alone (and a seed);
-    `factors(num_decisions)`, the same as fractions of the peak, where they follow from time alone;
-    `rebudgeted(state, run)`, the state of runs whose budget changed on the way; `explain(state, run)`, what it believed
-    at each plan of the run of that number, see `Belief`;
-    `for_task(task)`, settings that suit it to a task, or None where it has none that do: it is then not among "all".
+    To be kept in records it is a frozen dataclass with JSON-able fields. To be found by name it is declared in the
+    entry-point group `lr_env.planners`. What else it may be able to do is in `lr_env.capabilities`.
     """
 
     @property
@@ -147,21 +133,30 @@ class Planner(Protocol):
         ...
 
     def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
-        """The learning rate of the next segment, and the state after the answer.
+        """The learning rate of the next segment, and the state after that.
 
-        It is asked once before each segment, and the same state and signals have the same answer. Where the state
-        remembers what it was told, it remembers the step too, and a second call in one segment is refused, see
-        `step_after`; where it does not, as in a schedule, the second answer is the first.
+        It is called exactly once before each segment, in order; the first time with the signals of the untrained child.
+        The same state and signals have the same answer. A planner whose state remembers signals keeps the step too, and
+        refuses a second call in one segment, see `step_after`; a schedule, which does not, repeats its answer.
 
         Returns:
             Rates of shape (num_runs,), or (num_runs, segment) where the rate changes inside the segment.
         """
         ...
 
-    @classmethod
-    def candidates(cls, rates: Sequence[float]) -> Sequence[Planner]:
-        """The settings that a sweep tries: exactly one for each of the peak rates, so that budgets are equal."""
-        ...
+
+def planner_settings(planner: Planner) -> dict[str, Any]:
+    """The fields of a planner as they come back from JSON (lists for tuples), so that records compare equal.
+
+    Raises:
+        UserError: the planner is not a dataclass, or has a field that JSON does not hold.
+    """
+    if not is_dataclass(planner) or isinstance(planner, type):
+        raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
+    try:
+        return json.loads(json.dumps(asdict(planner)))
+    except TypeError as error:
+        raise UserError(f"planner {planner.name!r} has a setting that JSON does not hold ({error})") from None
 
 
 def step_after(planner: Planner, state: State, signals: Signals) -> int:
@@ -196,7 +191,6 @@ def require(planner: Planner, signals: Signals) -> None:
     missing = sorted(planner.needs - signals.keys())
     if missing:
         raise UserError(
-            f"planner {planner.name!r} needs the signal {missing[0]!r}, which this loop does not "
-            f"{'offer: it has no forks' if missing[0] == PROBE else 'measure'} "
-            f"(it measures: {', '.join(sorted(signals.keys() - {PROBE}))})"
+            f"planner {planner.name!r} needs the signal {missing[0]!r}, which this loop does not measure "
+            f"(it measures: {', '.join(sorted(signals))})"
         )

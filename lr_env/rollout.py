@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from lr_env.capabilities import Explainable, Forking, optimizer_of
 from lr_env.children import EXACT, Backend, Numerics
 from lr_env.children.external_optimizers import Packaged
 from lr_env.children.snapshots import check_keys
@@ -22,11 +21,10 @@ from lr_env.env import LRVectorEnv
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
-from lr_env.optimizers import Optimizer
-from lr_env.planner import PROBE, UPDATE_SIGNALS, Foresight, Planner, Signals, require
-from lr_env.rates import clipped
+from lr_env.planner import UPDATE_SIGNALS, Foresight, Planner, planner_settings
 from lr_env.records.record import SCORES, SIGNALS, RunRecord
 from lr_env.records.store import settings_json
+from lr_env.session import PlannerSession
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -65,20 +63,6 @@ def not_made_before(
     return found
 
 
-def planner_settings(planner: Planner) -> dict[str, Any]:
-    """The fields of a planner as they come back from JSON (lists for tuples), so that records compare equal.
-
-    Raises:
-        UserError: the planner is not a dataclass, or has a field that JSON does not hold.
-    """
-    if not is_dataclass(planner) or isinstance(planner, type):
-        raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
-    try:
-        return json.loads(json.dumps(asdict(planner)))
-    except TypeError as error:
-        raise UserError(f"planner {planner.name!r} has a setting that JSON does not hold ({error})") from None
-
-
 class Rollout(Copied):
     """Runs of one task in lockstep, from start to end, one segment at a time.
 
@@ -95,8 +79,9 @@ class Rollout(Copied):
         segment: segments done.
     """
 
-    # What changes, besides the environment.
-    _OWN = ("segment", "_states", "_infos", "_seconds", "_scores", "_ended", "_extra_steps")
+    # What changes, besides the environment and the sessions; and what snapshots hold of the sessions.
+    _OWN = ("segment", "_infos", "_scores", "_ended", "_extra_steps")
+    _OF_SESSIONS = ("_states", "_seconds")
 
     @isolating
     def __init__(
@@ -124,24 +109,26 @@ class Rollout(Copied):
             numerics=numerics,
         )
         self.segment = 0
-        self._planners: list[Planner] = []
+        planners: list[Planner] = []
         self._rows: list[list[int]] = []
         for row, run in enumerate(self.runs):
-            if run.planner in self._planners:
-                self._rows[self._planners.index(run.planner)].append(row)
+            if run.planner in planners:
+                self._rows[planners.index(run.planner)].append(row)
             else:
-                self._planners.append(run.planner)
+                planners.append(run.planner)
                 self._rows.append([row])
-        self._seconds = np.zeros(len(self.runs))
-        self._looking = 0.0
         self._extra_steps = np.zeros(len(self.runs), dtype=np.int64)
-        looking = any(PROBE in planner.needs for planner in self._planners)
-        self._forks = Forks(self.env.episodes) if looking else None
+        forking = any(isinstance(planner, Forking) for planner in planners)
+        self._forks = Forks(self.env.episodes) if forking else None
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
         _, infos = self.env.reset(seed=[run.seed for run in self.runs])
         self._infos = self._measured(infos)
-        self._states = [self._start(planner, rows) for planner, rows in zip(self._planners, self._rows, strict=True)]
+        spec, offered = self.env.run_spec, (*SIGNALS, *self.also)
+        self._sessions = [
+            PlannerSession(planner, spec, [self.runs[row].seed for row in rows], offered)
+            for planner, rows in zip(planners, self._rows, strict=True)
+        ]
 
     @property
     def done(self) -> bool:
@@ -180,7 +167,17 @@ class Rollout(Copied):
     def explain(self, row: int) -> Sequence[Any]:
         """What the planner of a run says of what it did, see `explain` of `lr_env.planner.Planner`."""
         index = next(index for index, rows in enumerate(self._rows) if row in rows)
-        return self._planners[index].explain(self._states[index], self._rows[index].index(row))  # pyright: ignore[reportAttributeAccessIssue]
+        session = self._sessions[index]
+        assert isinstance(session.planner, Explainable)
+        return session.planner.explain(session.state, self._rows[index].index(row))
+
+    @property
+    def _seconds(self) -> Floats:
+        """Wall time spent in the planner of each run, (runs,)."""
+        seconds = np.empty(len(self.runs))
+        for session, rows in zip(self._sessions, self._rows, strict=True):
+            seconds[rows] = session.seconds
+        return seconds
 
     def record(self, row: int, phase: str) -> RunRecord:
         """How a run ended, without its curves."""
@@ -202,6 +199,7 @@ class Rollout(Copied):
     def snapshot(self) -> dict[str, Any]:
         """Copies of everything that the rest of the runs depends on."""
         own = {name: getattr(self, name) for name in self._OWN}
+        own |= {"_states": [session.state for session in self._sessions], "_seconds": self._seconds}
         runs = [list(place_of(run)) for run in self.runs]
         return {"env": self.env.snapshot(), "own": copy.deepcopy(own), "runs": runs}
 
@@ -212,36 +210,29 @@ class Rollout(Copied):
             UserError: it is of other runs, or no snapshot.
         """
         check_keys(snapshot, ("env", "own"), "a rollout")
-        check_keys(snapshot["own"], self._OWN, "a rollout")
+        check_keys(snapshot["own"], (*self._OWN, *self._OF_SESSIONS), "a rollout")
         ours = [list(place_of(run)) for run in self.runs]
         theirs = [list(place) for place in snapshot.get("runs", ours)]  # those of before did not tell
         if theirs != ours:
             other = next((place for place in theirs if place not in ours), theirs[0] if theirs else "nothing")
             raise UserError(f"the snapshot is of other runs, e.g. {other}: restore it into a rollout of the same runs")
         self.env.restore(snapshot["env"])
-        for name, value in copy.deepcopy(dict(snapshot["own"])).items():
-            setattr(self, name, value)
-
-    def _start(self, planner: Planner, rows: Sequence[int]) -> Any:
-        require(planner, self._signals(planner, rows))
-        began = time.perf_counter()
-        state = planner.start(self.env.run_spec, [self.runs[row].seed for row in rows])
-        self._seconds[rows] += (time.perf_counter() - began) / len(rows)
-        return state
+        own = copy.deepcopy(dict(snapshot["own"]))
+        for name in self._OWN:
+            setattr(self, name, own[name])
+        for session, rows, state in zip(self._sessions, self._rows, own["_states"], strict=True):
+            session.segment, session.state, session.seconds = self.segment, state, own["_seconds"][rows]
 
     def _plan(self) -> Floats:
         """One answer from every planner: (runs,), or (runs, segment) if one of them changes inside the segment."""
         answers = []
-        for index, (planner, rows) in enumerate(zip(self._planners, self._rows, strict=True)):
+        for session, rows in zip(self._sessions, self._rows, strict=True):
             if self._ended[rows].all():
                 answers.append(self._infos["lr"][rows])  # not used: these runs rest
                 continue
-            signals = self._signals(planner, rows)
-            self._looking = 0.0
-            began = time.perf_counter()
-            answer, self._states[index] = planner.plan(self._states[index], signals)
-            self._seconds[rows] += (time.perf_counter() - began - self._looking) / len(rows)
-            answers.append(self._checked(planner, np.asarray(answer, dtype=np.float64), rows))
+            signals = {name: self._infos[name][rows] for name in (*SIGNALS, *self.also)}
+            probe = partial(self._probe, session.planner, rows) if self._forks else None
+            answers.append(session.next_rates(signals, probe, self._ended[rows]))
         inside = any(answer.ndim == 2 for answer in answers)
         shape = (len(self.runs), self.env.task.segment) if inside else (len(self.runs),)
         lr = np.empty(shape)
@@ -249,55 +240,22 @@ class Rollout(Copied):
             lr[rows] = answer[:, None] if inside and answer.ndim == 1 else answer
         return lr
 
-    def _signals(self, planner: Planner, rows: Sequence[int]) -> Signals:
-        """What a planner is told; forks only if it names them among its needs."""
-        measured = {name: self._infos[name][rows] for name in (*SIGNALS, *self.also)}
-        return {**measured, PROBE: partial(self._probe, planner, rows)} if PROBE in planner.needs else measured
-
     def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> Foresight:
         """Look ahead for the runs of a planner, and book it; see `lr_env.planner.Probe`."""
-        began = time.perf_counter()
         assert self._forks is not None
         try:
             found, steps = self._forks.look(rows, lr, segments)
         except UserError as error:
             raise UserError(f"planner {planner.name!r} ({planner_settings(planner)}): {error}") from None
         self._extra_steps[rows] += steps
-        self._looking += time.perf_counter() - began  # is training, not planning
         return found
-
-    def _checked(self, planner: Planner, answer: Floats, rows: Sequence[int]) -> Floats:
-        segment = self.env.task.segment
-        if answer.shape not in ((len(rows),), (len(rows), segment)):
-            raise UserError(
-                f"planner {planner.name!r} answered with shape {answer.shape} for {len(rows)} runs: it must be "
-                f"({len(rows)},) or ({len(rows)}, {segment})"
-            )
-        # A run that has ended is asked for with its neighbours, but its answer is not used.
-        ended = self._ended[rows]
-        resting = self._infos["lr"][rows][ended]
-        answer = answer.copy()
-        answer[ended] = resting[:, None] if answer.ndim == 2 else resting
-        low, high = self.env.task.lr_range
-        answer, wrong = clipped(answer, low, high)
-        if wrong.size:
-            raise UserError(
-                f"planner {planner.name!r} ({planner_settings(planner)}) asks for the learning rate {wrong[0]:g}, "
-                f"outside the task's range: from {low:g} to {high:g}"
-            )
-        return answer
-
-
-def optimizer_of(run: PlannedRun) -> Optimizer | None:
-    """The optimizer that a planner brings along; None for the task's own."""
-    return getattr(run.planner, "optimizer", None)
 
 
 def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun]) -> tuple[Task, str | Backend]:
     """The task under the optimizer of its planners, and a backend that can train it."""
-    optimizer = optimizer_of(runs[0])
+    optimizer = optimizer_of(runs[0].planner)
     for run in runs:
-        if optimizer_of(run) != optimizer:
+        if optimizer_of(run.planner) != optimizer:
             raise UserError(
                 f"planners {runs[0].planner.name!r} and {run.planner.name!r} bring optimizers of their own: roll them "
                 "out one after the other"

@@ -1,6 +1,6 @@
-"""The contract of tuners: who decides, from a number of runs of a task, what to train it with from then on.
+"""The contract of tuners: who spends a number of runs of a task on choosing what to train it with from then on.
 
-A tuner keeps nothing: what it proposes and answers follows from the task, its seed and the runs so far, so that what
+A tuner keeps nothing: what it proposes and selects follows from the task, its seed and the runs so far, so that what
 was stopped goes on from the records alone. It is found by name through the entry-point group `lr_env.tuners`.
 """
 
@@ -17,44 +17,65 @@ from lr_env.tasks import Task
 
 @runtime_checkable
 class Tuner(Protocol):
-    """A way to spend runs on choosing a planner and its settings.
-
-    It may have a method `check(runs)`, which raises `UserError` if it cannot do with such numbers of runs; it is asked
-    before anything is trained.
-    """
+    """A way to spend runs on choosing a planner and its settings."""
 
     @property
     def name(self) -> str:
-        """The name in the catalogue."""
+        """The name in the catalogue, with its settings where they are not the default ones."""
         ...
 
-    def round(self, done: int) -> int:
-        """How many runs it would like to make next at once, after so many; it may be given fewer."""
+    def batch_size(self, done: int) -> int:
+        """How many runs it would make next at once, after `done` runs. It may be given fewer."""
         ...
 
-    def seed_number(self, run: int) -> int:
-        """Which of its seeds, from 0, the run of that number is made on: runs may share one."""
+    def seed_index(self, run: int) -> int:
+        """Which of its seeds, from 0, run number `run` is made on. Runs may share a seed."""
         ...
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """So many planners to run next.
+        """The planners of the next `count` runs.
 
         Args:
             task: what is trained.
             seed: of whatever is drawn; another one is another attempt.
-            records: the runs so far, with their curves, round by round; within a round in an order of their own, which
-                is the same whenever.
+            records: the runs so far, with their curves, batch by batch; within a batch in a fixed order.
             count: how many.
         """
         ...
 
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
-        """What to train with, by the runs so far: its name, and maybe others that follow from the same runs -> planner.
+    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
+        """The planner to train with, by the runs so far.
 
         Args:
             task: what is trained.
             seed: see `propose`.
             records: see `propose`.
-            folder: where files of its planners may be kept; it is there, and nobody else's.
+            folder: an empty folder, or that of an earlier call, in which files of the planner may be kept.
         """
+        ...
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """A tuner that cannot do with any number of runs."""
+
+    def check(self, runs: Sequence[int]) -> None:
+        """See that it can do with such numbers of runs; it is asked before anything is trained.
+
+        Raises:
+            UserError: it cannot.
+        """
+        ...
+
+
+class Variants(Protocol):
+    """Further planners that follow from the runs of a tuner, beside the one that it selected: controls, ablations.
+
+    They are found by name through the entry-point group `lr_env.variants`.
+    """
+
+    def __call__(
+        self, selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
+    ) -> Mapping[str, Planner]:
+        """Label -> planner; empty for a planner of which this knows no variants. Arguments as for `Tuner.select`."""
         ...

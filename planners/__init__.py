@@ -1,75 +1,18 @@
-"""Everyone who answers the question "which learning rate next?"."""
+"""Everyone who answers the question "which learning rate next?".
+
+`from planners import Cosine` works for every planner that is declared in the entry-point group `lr_env.planners`. Its
+module is loaded at that moment, so that a schedule costs no import of torch.
+"""
 
 from __future__ import annotations
 
-from planners.external_optimizers import DAdaptAdam, DAdaptSGD, MechanicSGD, Prodigy, ScheduleFreeAdamW, ScheduleFreeSGD
-from planners.forking.autolrs import AutoLRS
-from planners.forking.lookahead import Lookahead
-from planners.forking.lrtuner import LRTuner
-from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.generative.planner import LatentODEGenerative
-from planners.latent_ode.planner import LatentODE
-from planners.ppo.planner import PPO
-from planners.reactive import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, Plateau
-from planners.schedules import (
-    SGDR,
-    WSD,
-    Constant,
-    Cosine,
-    CosineWarmup,
-    Cyclic,
-    Exponential,
-    InverseSqrt,
-    Knee,
-    Linear,
-    MultiStep,
-    OneCycle,
-    Polynomial,
-    Step,
-    WSDSqrt,
-)
-from planners.stochastic import LEAP, PLRS, PLRSMidpoint, ShuffledCosine
+from importlib.metadata import entry_points
+from typing import Any
 
-PLANNERS: dict[str, type] = {
-    planner.name: planner
-    for planner in (
-        Constant,
-        Linear,
-        Cosine,
-        CosineWarmup,
-        OneCycle,
-        Step,
-        MultiStep,
-        Exponential,
-        Polynomial,
-        InverseSqrt,
-        WSD,
-        WSDSqrt,
-        Knee,
-        SGDR,
-        Cyclic,
-        PLRS,
-        PLRSMidpoint,
-        ShuffledCosine,
-        LEAP,
-        Plateau,
-        GreedyLR,
-        LossSlope,
-        Hypergradient,
-        HypergradientMultiplicative,
-        PPO,
-        Lookahead,
-        AutoLRS,
-        LRTuner,
-        ScheduleFreeSGD,
-        ScheduleFreeAdamW,
-        Prodigy,
-        DAdaptSGD,
-        DAdaptAdam,
-        MechanicSGD,
-        LatentODE,
-        LatentODEGenerative,
-        *CONTROLS,
-    )
-}
-"""Name -> planner; the same as the entry points in pyproject.toml."""
+
+def __getattr__(name: str) -> Any:
+    """Load a planner from its module when it is first used."""
+    for entry in entry_points(group="lr_env.planners"):
+        if entry.attr == name and entry.module.startswith("planners."):
+            return entry.load()
+    raise AttributeError(f"module 'planners' has no attribute {name!r}")

@@ -13,9 +13,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from lr_env.capabilities import fingerprint, pretraining_steps
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner, RunSpec, Signals, State, require
-from lr_env.registry import find_planner, has_peak, is_plain
+from lr_env.registry import has_peak, in_default_set, make_planner
 from planners.schedule import Index, Schedule, decisions_of
 from planners.schedules import Cosine
 from planners.settings import NOT_NEGATIVE, RATIO, Array, Peaked, Rules, Shapes
@@ -185,7 +186,7 @@ class LEAP(Peaked):
         super().__post_init__()
         if self.base == self.name:
             raise UserError(f"planner {self.name!r}: base must be another planner")
-        if not is_plain(self.base):
+        if not in_default_set(self.base):
             raise UserError(f"planner {self.name!r}: base must need neither forks nor an optimizer of its own")
         if not has_peak(self.base):
             raise UserError(f"planner {self.name!r}: base must have a peak rate, and {self.base} has none")
@@ -194,17 +195,17 @@ class LEAP(Peaked):
     @cached_property  # finding a planner reads the metadata of every installed package
     def inner(self) -> Planner:
         """The planner that is perturbed."""
-        return find_planner(self.base)(peak=self.peak)
+        return make_planner(self.base, {"peak": self.peak})
 
     @property
-    def prior_steps(self) -> int:
+    def pretraining_steps(self) -> int:
         """Child steps that were spent on that planner before any sweep."""
-        return int(getattr(self.inner, "prior_steps", 0))
+        return pretraining_steps(self.inner)
 
     @property
     def fingerprint(self) -> str | None:
         """Hash of the files that it depends on."""
-        return getattr(self.inner, "fingerprint", None)
+        return fingerprint(self.inner)
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state of the planner that is perturbed, and what the noise needs."""

@@ -129,7 +129,7 @@ class OfAFile(ABC):
         return self.trained.fingerprint
 
     @property
-    def prior_steps(self) -> int:
+    def pretraining_steps(self) -> int:
         """Child steps that were spent on it."""
         return int(self.trained.about.get("child_steps", 0))
 

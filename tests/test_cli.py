@@ -12,16 +12,15 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from lr_env.cli.catalogue import LOOPS
-from lr_env.cli.commands import COMMANDS
+from lr_env.cli.commands import commands
 from lr_env.cli.main import main
 from lr_env.tasks import TASKS
 from lr_env.tasks.data import forget
-from planners import PLANNERS
+from tests.helpers import PLANNERS
 
 QUICK = ["--budget", "40", "--segment", "10", "--rates", "0.01,0.1", "--tune-seeds", "1", "--seeds", "3"]
 SMALL = ["compare", "DigitsMLP", "--planners", "constant", "cosine", *QUICK]
@@ -368,7 +367,7 @@ def test_only_what_goes_on_is_said_to(monkeypatch, capsys, arguments, says):
     def stop(self):
         raise KeyboardInterrupt
 
-    for kind in get_args(COMMANDS):
+    for kind in commands().values():
         monkeypatch.setattr(kind, "run", stop)
     monkeypatch.setattr(sys, "argv", ["lr-env", *arguments])
     with pytest.raises(SystemExit) as end:

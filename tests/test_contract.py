@@ -7,18 +7,16 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from lr_env.capabilities import fingerprint, pretraining_steps
 from lr_env.errors import UserError
-from lr_env.planner import RunSpec
 from lr_env.registry import candidates, find_planner, planner_names
+from lr_env.testing import SPEC, check_one_answer_a_segment, check_planner, check_settings
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.data.dataset import run_dataset
 from planners.latent_ode.data.schedule_library import schedule_library
 from planners.latent_ode.generative.fit import GenerativeFitting, fit_generative
 from planners.latent_ode.sweep.designs import paper
 from tests import quadratic
-from tests.contract import check_one_answer_a_segment, check_planner, check_settings
-
-SPEC = RunSpec("DigitsMLP", 1000, 50, (1e-7, 10.0), "SGD", 4000)
 
 NAMES = planner_names()
 
@@ -53,7 +51,7 @@ def made(name, generative):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_planner_keeps_to_the_contract(name, generative, tmp_path):
-    check_planner(made(name, generative), SPEC, tmp_path, BATCHED.get(name, 0.0))
+    check_planner(made(name, generative), tmp_path, rtol=BATCHED.get(name, 0.0))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +73,7 @@ def used(kind, settings):
     """Why a planner is not to be had with some settings; empty if it is."""
     try:
         planner = kind(**{field.name: settings[field.name] for field in fields(kind)})
-        _ = planner.needs, getattr(planner, "prior_steps", 0), getattr(planner, "fingerprint", None)
+        _ = planner.needs, pretraining_steps(planner), fingerprint(planner)
         planner.start(SPEC, [0, 1])
         check_settings(planner)
     except UserError as error:

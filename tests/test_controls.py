@@ -46,9 +46,9 @@ def test_midpoints_have_the_mean_of_plrs():
 
 def test_leap_costs_what_its_base_has_cost_and_takes_no_base_that_it_cannot_stand_for():
     leap = LEAP(0.03, "ppo")
-    assert leap.prior_steps == leap.inner.prior_steps > 0
+    assert leap.pretraining_steps == leap.inner.pretraining_steps > 0
     assert leap.fingerprint == leap.inner.fingerprint
-    assert (LEAP(0.03).prior_steps, LEAP(0.03).fingerprint) == (0, None)
+    assert (LEAP(0.03).pretraining_steps, LEAP(0.03).fingerprint) == (0, None)
     for base in ("lookahead", "prodigy"):
         with pytest.raises(UserError, match="base must need neither forks nor an optimizer of its own"):
             LEAP(0.03, base)

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields
-from typing import get_args
 
-from lr_env.cli.commands import COMMANDS
+from lr_env.cli.commands import commands
 from lr_env.cli.experiment_options import KeptOptions
 
 SECONDS = 600
@@ -89,19 +88,13 @@ def test_every_command_runs_with_the_threads_that_there_are(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout[-3000:]
-    assert {call[0] for call in CALLS} == set(names())
+    assert {call[0] for call in CALLS} == set(commands())
     there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert there >= FILES, FILES - there
 
 
-def names() -> list[str]:
-    """As they are typed."""
-    words = (kind.__name__ for kind in get_args(COMMANDS))
-    return ["".join(f"-{c.lower()}" if c.isupper() and at else c.lower() for at, c in enumerate(w)) for w in words]
-
-
 def test_no_two_studies_of_a_task_share_a_name_or_a_folder_by_default():
-    kinds = [kind for kind in get_args(COMMANDS) if "task" in {field.name for field in fields(kind)}]
+    kinds = [kind for kind in commands().values() if "task" in {field.name for field in fields(kind)}]
     studies = [kind(task="DigitsMLP") for kind in kinds]
     studies += [kind(task="DigitsMLP", fixed="epochs") for kind in kinds if hasattr(kind, "fixed")]
     studies += [kind(task="DigitsMLP", planner="plateau") for kind in kinds if kind.__name__ == "Starts"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from lr_env.cli.fit import on_fresh_seeds
+
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs, write_runs
@@ -112,7 +112,7 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     assert "held out" in made.text()
     planner = LatentODE(model=str(tmp_path / "model.safetensors"))
     assert planner.fingerprint == told["fingerprint"]
-    assert planner.prior_steps == 12 * TASK.budget
+    assert planner.pretraining_steps == 12 * TASK.budget
     (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
     assert not run.diverged
     trusted = FittedModel.load(tmp_path / "model.safetensors").library.trust_region.log_rates

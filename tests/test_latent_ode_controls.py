@@ -86,7 +86,12 @@ def test_random_futures_are_good_ones_drawn_for_each_run(path):
 def test_controls_share_the_model_and_its_cost_with_the_planner(kind, path):
     planner = LatentODE(model=path, first_plan=0.2, plan_interval=0.3, mismatch="steps")
     control = kind.matched(planner)
-    assert (control.model, control.mismatch, control.prior_steps, kind.control_of) == (path, "steps", 7, planner.name)
+    assert (control.model, control.mismatch, control.pretraining_steps, kind.control_of) == (
+        path,
+        "steps",
+        7,
+        planner.name,
+    )
     if hasattr(control, "first_plan"):
         assert (control.first_plan, control.plan_interval, control.last_plan) == (0.2, 0.3, planner.last_plan)
     for count in (1, 12, 40):

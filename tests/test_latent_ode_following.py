@@ -132,7 +132,7 @@ def test_runs_that_answer_as_usual_are_planned_as_if_no_one_looked(quadratic_pat
     blind, planner = (LatentODE(model=str(quadratic_path), response_threshold=threshold) for threshold in (None, 0.7))
     (expected, *_), (rates, _, _, state) = (played(one, range(4)) for one in (blind, planner))
     np.testing.assert_array_equal(rates, expected)
-    assert not any(belief.note for belief in planner.explain(state, run=3))
+    assert not any(belief.note for belief in planner.explain(state, row=3))
     (before, *_), (after, _, _, state) = (played(one, let_in=quadratic.S / 10) for one in (blind, planner))
     assert np.abs(np.log(after / before)).max() > 0.1
     notes = [belief.note for belief in planner.explain(state)]

@@ -149,7 +149,7 @@ def test_runs_do_not_depend_on_their_company_and_go_on_from_their_state(path):
     for segment in (0, 5, 30):
         answer, _ = planner.plan(*before[segment])
         assert (answer == together[:, segment]).all()
-    told = planner.explain(state, run=1)
+    told = planner.explain(state, row=1)
     assert [belief.segment for belief in told] == list(range(4, 40, 2))[: len(told)]
     accepted = [belief for belief in told if len(belief.rates)]
     assert accepted

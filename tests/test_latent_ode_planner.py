@@ -72,7 +72,7 @@ def test_a_state_is_all_that_a_run_needs_to_go_on(quadratic_path):
 def test_plans_are_made_when_they_should_be_and_explained(quadratic_path):
     planner = LatentODE(model=str(quadratic_path), first_plan=0.25, plan_interval=0.25, last_plan=0.75)
     rates, ends, _, state = played(planner, seeds=(1, 2))
-    told = planner.explain(state, run=1)
+    told = planner.explain(state, row=1)
     assert [belief.segment for belief in told] == list(planner.plans_at(SPEC.num_segments)) == [10, 20, 30]
     for belief, until in zip(told, (20, 30, 40), strict=True):
         np.testing.assert_array_equal(belief.rates[0, : until - belief.segment], rates[1, belief.segment : until])
@@ -178,7 +178,7 @@ def test_a_model_that_changes_in_the_middle_of_a_run(quadratic_path, tmp_path):
     trained.save(file)
     assert FittedModel.load(file).fingerprint == trained.fingerprint
     planner = LatentODE(model=str(file))
-    assert planner.prior_steps == 60 * quadratic.STEPS
+    assert planner.pretraining_steps == 60 * quadratic.STEPS
     state = planner.start(SPEC, [0])
     with torch.no_grad():
         trained.model.start.add_(0.1)
@@ -260,4 +260,4 @@ def test_shipped_models_plan_for_their_tasks(name):
     (belief,) = planner.explain(state)
     assert low < belief.rates[0].max() < high
     assert belief.rates[0, -1] < 0.3 * belief.rates[0].max()  # they have all learned to cool down
-    assert 0.7 * 40 * task.budget < planner.prior_steps <= 40 * task.budget  # less where runs diverged
+    assert 0.7 * 40 * task.budget < planner.pretraining_steps <= 40 * task.budget  # less where runs diverged

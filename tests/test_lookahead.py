@@ -6,14 +6,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lr_env.children import Backend
 from lr_env.errors import UserError
-from lr_env.planner import PROBE, Planner, RunSpec
+from lr_env.planner import Planner, RunSpec
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
@@ -59,8 +58,7 @@ def choices(planner: Planner, probe: Valley, seeds: list[int]) -> np.ndarray:
     answers = []
     for now in range(RUN.num_segments):
         probe.now = now
-        signals: dict[str, Any] = {"step": np.full(len(seeds), float(now * SEGMENT)), PROBE: probe}
-        lr, state = planner.plan(state, signals)
+        lr, state = planner.plan(state, {"step": np.full(len(seeds), float(now * SEGMENT))}, probe)
         answers.append(lr.copy())
         lr[:] = np.nan  # the caller's own
     return np.array(answers)
@@ -124,15 +122,15 @@ def winner(steps: int) -> float:
 
 
 def test_rates_are_judged_by_where_they_lead():
-    signals = {"step": np.zeros(1), PROBE: race}
+    signals = {"step": np.zeros(1)}
     assert winner(400) < 0.4 * winner(100)
     for stage in (20, 40):
         planner = AutoLRS(1.0, stage=stage, trial=10)
-        lr, _ = planner.plan(planner.start(RUN, [0]), signals)
+        lr, _ = planner.plan(planner.start(RUN, [0]), signals, race)
         assert abs(np.log10(lr[0] / winner(10 * stage))) < 0.05
     for horizon in (10, 40):
         planner = Lookahead(1.0, count=41, every=10, horizon=horizon, cooldown=0)
-        lr, _ = planner.plan(planner.start(RUN, [0]), signals)
+        lr, _ = planner.plan(planner.start(RUN, [0]), signals, race)
         assert abs(np.log10(lr[0] / winner(10 * horizon))) < 0.05
 
 
@@ -277,6 +275,6 @@ def test_errors_name_what_is_wrong(planner):
     state = planner(0.1).start(RUN, [0])
     for step in (-1.0, 400.0, np.nan):
         with pytest.raises(UserError, match="no rate for step"):
-            planner(0.1).plan(state, {"step": np.array([step]), PROBE: Valley(falling)})
-    with pytest.raises(UserError, match="needs the signal 'probe'"):
+            planner(0.1).plan(state, {"step": np.array([step])}, Valley(falling))
+    with pytest.raises(UserError, match="tries rates on forks of its runs, and this loop has none"):
         planner(0.1).plan(state, {"step": np.zeros(1)})

@@ -89,7 +89,7 @@ def test_models_and_policies_play(folder):
     model, policy = str(folder / "model.safetensors"), str(folder / "policy.safetensors")
     rates = quadratic.played(LatentODE(model=model), seeds=(1,))[0]
     assert (rates > 0).all()
-    assert PPO(0.1, policy=policy).prior_steps == LatentODE(model=model).prior_steps == 7
+    assert PPO(0.1, policy=policy).pretraining_steps == LatentODE(model=model).pretraining_steps == 7
 
 
 def test_a_training_of_a_controller_goes_on(folder):

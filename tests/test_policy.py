@@ -82,7 +82,7 @@ def refused(path):
 
 def test_what_is_whole_is_read(path):
     change(path, max_change=10, about={})
-    assert PPO(0.1, policy=str(path)).prior_steps == 0
+    assert PPO(0.1, policy=str(path)).pretraining_steps == 0
     assert Policy.load(path).max_change == 10.0
 
 

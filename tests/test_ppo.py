@@ -119,7 +119,7 @@ def test_the_planner_answers_as_the_algorithm_does(tmp_path):
                 np.testing.assert_allclose(now, known["lr"] * trained.factors(known), rtol=1e-5)
         planner = PPO(0.02, policy=str(tmp_path / action / "last.safetensors"))
         records = rollout(planner, TASK, [5, 6, 7], backend="loop", score=())
-        assert planner.prior_steps == 80 * 5 + 2 * 3 * 50
+        assert planner.pretraining_steps == 80 * 5 + 2 * 3 * 50
         assert [record.curves["lr"][0] for record in records] == [0.02] * 3
 
 
@@ -208,7 +208,9 @@ def test_the_best_policy_has_cost_the_whole_training(tmp_path):
     made = train(TASK, SMALL, tmp_path, backend="loop")
     best = Policy.load(tmp_path / "policy.safetensors")
     assert (
-        best.about["child_steps"] == made["child_steps"] == PPO(0.1, str(tmp_path / "policy.safetensors")).prior_steps
+        best.about["child_steps"]
+        == made["child_steps"]
+        == PPO(0.1, str(tmp_path / "policy.safetensors")).pretraining_steps
     )
     assert best.about["decisions"] == min(made["history"], key=lambda entry: entry["val_loss"])["decisions"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from lr_env.cli.main import main
 from lr_env.report.plotting import distinct_style, log_scale, new_figure
-from planners import PLANNERS
+from tests.helpers import PLANNERS
 
 
 def preview(monkeypatch, *arguments: str) -> None:

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from torch import nn
 
+from lr_env.capabilities import Forking
 from lr_env.children import Backend, Children
 from lr_env.env.episodes import Episodes
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
-from lr_env.planner import PROBE, require
+from lr_env.planner import RunSpec
 from lr_env.records.record import SIGNALS
-from lr_env.registry import needs_forks, planner_names
+from lr_env.registry import find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.session import PlannerSession
 from lr_env.tasks import TASKS
 from planners import Constant, Lookahead
 
@@ -33,14 +35,15 @@ class Curious:
     tried: tuple[float, ...] = (0.001, 0.1)
     segments: Any = 2
     name = "curious"
-    needs = frozenset({"step", PROBE})
+    needs = frozenset({"step"})
+    needs_forks = True
 
     def start(self, run, seeds):
         return {"lr": np.full(len(seeds), self.peak), "seen": []}
 
-    def plan(self, state, signals):
+    def plan(self, state, signals, probe=None):
         tried = np.tile(np.array(self.tried), (len(state["lr"]), 1))
-        seen = signals[PROBE](tried, self.segments)
+        seen = probe(tried, self.segments)
         return state["lr"], {**state, "seen": [*state["seen"], seen["val_loss"]]}
 
 
@@ -56,8 +59,8 @@ class Dropped:
 class KillsTheFirst(Curious):
     """Ends the first of its runs after two segments."""
 
-    def plan(self, state, signals):
-        lr, state = super().plan(state, signals)
+    def plan(self, state, signals, probe=None):
+        lr, state = super().plan(state, signals, probe)
         lr = lr.copy()
         lr[0] = 9.0 if len(state["seen"]) > 2 else lr[0]
         return lr, state
@@ -179,7 +182,7 @@ def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
     live = records[0].steps // 10  # segments that the first was asked for
     assert 3 <= live < 6
     assert [record.extra_steps for record in records] == [live * 40, 240, 240]
-    for number, seen in enumerate(runs._states[0]["seen"]):
+    for number, seen in enumerate(runs._sessions[0].state["seen"]):
         assert np.isfinite(seen[0]).all() == (number < live)
         assert np.isinf(seen[0]).all() == (number >= live)  # a run that has ended is not forked
         assert np.isfinite(seen[1:]).all()
@@ -227,12 +230,13 @@ def test_a_probe_has_a_row_for_each_run():
 
 
 def test_only_planners_that_ask_for_forks_get_them():
-    assert [name for name in planner_names() if needs_forks(name)] == ["autolrs", "lookahead", "lrtuner"]
-    everything = {name: np.zeros(1) for name in SIGNALS}
-    with pytest.raises(UserError, match=r"^planner 'lookahead' needs the signal 'probe'.*it has no forks[^\n]*$"):
-        require(Lookahead(0.1), everything)
+    forking = [name for name in planner_names() if isinstance(find_planner(name), Forking)]
+    assert forking == ["autolrs", "lookahead", "lrtuner"]
+    spec = RunSpec("toy", 10, 1, (1e-3, 1.0), "SGD", 1)
+    with pytest.raises(UserError, match=r"^planner 'lookahead' tries rates on forks of its runs[^\n]*has none$"):
+        PlannerSession(Lookahead(0.1), spec, [0]).next_rates({})
     runs = Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(Curious(), 0)], backend="loop")
-    assert PROBE not in runs._signals(Constant(0.1), [0])
+    runs.advance()  # the constant rate would refuse a third argument
     assert Rollout(TASK, [PlannedRun(Constant(0.1), 0)], backend="loop")._forks is None
 
 

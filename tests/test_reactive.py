@@ -15,7 +15,7 @@ from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, AdamW
-from lr_env.planner import PROBE, UPDATE_SIGNALS, RunSpec
+from lr_env.planner import UPDATE_SIGNALS, RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, LRTuner, Plateau
@@ -249,7 +249,7 @@ def test_lrtuner_takes_no_rate_whose_fork_loses_what_was_won():
     state = planner.start(spec, [0])
     for number, (losses, expected) in enumerate(told_losses):
         found = {"val_loss": np.array(losses)[None, :, None]}
-        rate, state = planner.plan(state, {"step": np.array([10 * number]), PROBE: lambda *_, found=found: found})
+        rate, state = planner.plan(state, {"step": np.array([10 * number])}, lambda *_, found=found: found)
         assert rate == pytest.approx([expected])
 
 

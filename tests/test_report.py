@@ -274,7 +274,7 @@ def test_the_table_tells_what_each_planner_was_tuned_with(width):
 
 def test_a_control_had_what_its_planner_had():
     class Setting:
-        prior_steps = 4000
+        pretraining_steps = 4000
 
     class Control(Setting):
         control_of = "cosine"

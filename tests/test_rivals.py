@@ -15,7 +15,7 @@ from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD
 from lr_env.records.checkpoint import load_tree, save_tree
-from lr_env.registry import is_plain, planner_names
+from lr_env.registry import in_default_set, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import Constant, MechanicSGD, Prodigy, ScheduleFreeSGD
@@ -82,7 +82,7 @@ def test_planners_bring_their_own_optimizer():
     assert Rollout(TASK, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer == Packaged("mechanic-sgd", 0.0)
     with pytest.raises(UserError, match="'constant' and 'schedule-free-sgd' bring optimizers of their own"):
         Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(ScheduleFreeSGD(0.1), 0)])
-    plain = {name for name in planner_names() if is_plain(name)}
+    plain = {name for name in planner_names() if in_default_set(name)}
     assert plain.isdisjoint({*_KINDS, "lookahead", "autolrs", "lrtuner"})
     assert {"constant", "plrs", "hypergradient"} <= plain
 

@@ -15,8 +15,8 @@ from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.studies.comparison.comparison import Job, best_setting, run_job, tuning_steps
 from lr_env.tasks import TASKS
-from planners import PLANNERS
 from planners.schedules import Constant, Cosine
+from tests.helpers import PLANNERS
 
 TASK = replace(TASKS["DigitsMLP"], budget=100, segment=10)
 
@@ -197,7 +197,7 @@ def test_what_a_planner_answers_for_a_diverged_run_does_not_end_its_neighbours()
     [
         ("tests.nowhere:Planner", "cannot be loaded"),
         ("planners.schedules:Cosine", "calls itself 'cosine'"),
-        ("planners:PLANNERS", "has no 'name'"),
+        ("planners.settings:SWITCH", "has no 'name'"),
     ],
 )
 def test_an_entry_point_that_does_not_fit_is_refused(monkeypatch, value, message):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import json
-import tomllib
+import pkgutil
+import subprocess
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,13 @@ from hypothesis import strategies as st
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_lr
 
+import planners
 from lr_env.errors import UserError
 from lr_env.planner import UPDATE_SIGNALS, Planner, RunSpec
 from lr_env.records.record import SIGNALS
-from planners import PLANNERS
 from planners import schedules as ours
+from planners.piecewise import Knots
+from tests.helpers import ENTRY_POINTS, PLANNERS
 
 SCHEDULES = [planner for planner in PLANNERS.values() if planner.__module__ == ours.__name__]
 SETTINGS = [s for planner in SCHEDULES for s in (planner(0.3), *planner.candidates([0.1, 0.2, 0.4]))]
@@ -247,11 +252,28 @@ def test_settings_out_of_range(name, bad):
         PLANNERS[name](peak=PEAK, **bad)
 
 
-def test_catalogue_is_that_of_the_entry_points():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    declared = project["entry-points"]["lr_env.planners"]
-    assert declared == {name: f"{p.__module__}:{p.__qualname__}" for name, p in PLANNERS.items()}
-    assert list(declared) == list(PLANNERS)
+def test_every_planner_is_declared_under_its_name_and_can_be_imported_from_the_package():
+    modules = [found.name for found in pkgutil.walk_packages(planners.__path__, "planners.")]
+    classes = [kind for module in modules for kind in vars(importlib.import_module(module)).values()]
+    ours = {
+        kind
+        for kind in classes
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)
+        if hasattr(kind, "plan") and isinstance(getattr(kind, "name", None), str)
+    }
+    assert {kind for kind in ours if kind.name} - {Knots} == set(PLANNERS.values())
+    assert {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in PLANNERS.items()} == declared_planners()
+    assert all(getattr(planners, kind.__name__) is kind and kind.name == name for name, kind in PLANNERS.items())
+
+
+def declared_planners() -> dict[str, str]:
+    return ENTRY_POINTS["lr_env.planners"]
+
+
+def test_a_schedule_is_imported_as_fast_as_numpy_and_without_torch():
+    code = "import sys, planners.schedules; print('torch' in sys.modules, 'scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 @pytest.mark.parametrize(("name", "planner"), PLANNERS.items())
@@ -260,7 +282,7 @@ def test_planners_keep_the_contract(name, planner):
     assert isinstance(schedule, Planner)
     assert schedule.name == planner.name == name
     assert "step" in schedule.needs
-    assert schedule.needs <= {"probe", *SIGNALS, *UPDATE_SIGNALS}
+    assert schedule.needs <= {*SIGNALS, *UPDATE_SIGNALS}
     headline = planner.__doc__.splitlines()[0]
     assert headline.endswith(".")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -12,7 +12,7 @@ import pytest
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
-from lr_env.registry import find_tuner, tuner_names
+from lr_env.registry import find_tuner, find_variants, tuner_names
 from lr_env.report.plotting import new_figure
 from lr_env.rollout import PlannedRun
 from lr_env.runs.execution import Training
@@ -21,10 +21,9 @@ from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
 from lr_env.studies.tuning_budget.tuning_budget import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
 from lr_env.tasks import find_task
 from planners.latent_ode import ablations
+from planners.latent_ode import tuner as latent_ode_tuner
 from planners.latent_ode.ablations import (
-    DEFAULT,
     FITS,
-    GENERATIVE,
     GENERATIVE_FITS,
     GENERATIVE_PLANS,
     PLANS,
@@ -55,7 +54,7 @@ def spent(tuner, runs, end):
     """The records of a tuner that spent so many runs where runs end as told."""
     found = []
     while len(found) < runs:
-        count = min(tuner.round(len(found)), runs - len(found))
+        count = min(tuner.batch_size(len(found)), runs - len(found))
         found += [record(planner, 0, end(planner)) for planner in tuner.propose(TASK, 0, found, count)]
     return found
 
@@ -80,9 +79,9 @@ def test_tuners_repeat_themselves_and_answer_the_best_run(name, tmp_path):
     runs = spent(tuner, 12, far)
     assert spent(tuner, 12, far) == runs
     assert spent(tuner, 9, far) == runs[:9]  # a smaller budget is the beginning of a larger one
-    (label, planner), *rest = tuner.answers(TASK, 0, runs, tmp_path).items()
+    planner = tuner.select(TASK, 0, runs, tmp_path)
     best = min(runs, key=lambda run: run.scores["final_val_loss"])
-    assert (label, planner.name, planner.peak, rest) == (name, best.planner, best.settings["peak"], [])
+    assert (tuner.name, planner.name, planner.peak) == (name, best.planner, best.settings["peak"])
     assert ({run.planner for run in runs} <= {"wsd", "wsd-sqrt"}) == name.startswith("wsd")
     other = tuner.propose(TASK, 1, [], 1)
     assert other != tuner.propose(TASK, 0, [], 1)
@@ -96,27 +95,31 @@ def test_the_estimator_learns_from_how_runs_end():
     )
 
 
-@pytest.mark.parametrize("name", ["latent-ode-paper", "latent-ode-random-sweep", "latent-ode-mixed", "latent-ode-wsd"])
-def test_a_tuner_of_a_design_makes_its_runs(name):
-    tuner = find_tuner(name)
+@pytest.mark.parametrize("design", ["paper", "random", "mixed", "wsd"])
+def test_a_tuner_of_a_design_makes_its_runs(design):
+    tuner = find_tuner(f"latent-ode:design={design}")
+    assert (tuner.name, tuner.design) == (f"latent-ode:design={design}", design)
     runs = spent(tuner, 24, far)
     made = DESIGNS[tuner.design](24, TASK.tuning_range, [0] * 24, 0)
     assert [run.settings for run in runs] == [run.settings for run in made]
-    seeds = [tuner.seed_number(run) for run in range(24)]
-    assert len(set(seeds)) == (2 if name == "latent-ode-paper" else 8)
+    seeds = [tuner.seed_index(run) for run in range(24)]
+    assert len(set(seeds)) == (2 if design == "paper" else 8)
 
 
 def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
     """Each answer of the ablations is the planner with other settings, or with another model of the same runs."""
-    monkeypatch.setattr(
-        ablations, "fitted_to", lambda task, runs, folder, fitting: f"{folder}/{replace(fitting, seed=0)}"
-    )
-    answers = find_tuner("latent-ode-ablations").answers(TASK, 3, [], tmp_path)
-    planner = answers[DEFAULT]
+    for module in (ablations, latent_ode_tuner):
+        monkeypatch.setattr(
+            module, "fitted_to", lambda task, runs, folder, fitting: f"{folder}/{replace(fitting, seed=0)}"
+        )
+    planner = find_tuner("latent-ode").select(TASK, 3, [], tmp_path)
     assert planner == LatentODE(model=f"{tmp_path}/{Fitting()}")
+    answers = find_variants("ablations")(planner, TASK, 3, [], tmp_path)
     for label, fitting in FITS.items():
         assert answers[label] == replace(planner, model=f"{tmp_path}/{fitting}")
-    assert len(set(answers.values())) == len(answers) == 1 + len(PLANS) + len(FITS) + len(shipped_models()) - 1
+    assert (
+        len({planner, *answers.values()}) == 1 + len(answers) == 1 + len(PLANS) + len(FITS) + len(shipped_models()) - 1
+    )
     for label, settings in PLANS.items():
         other = answers[label]
         assert {name for name, value in vars(planner).items() if vars(other)[name] != value} == set(settings), label
@@ -124,22 +127,21 @@ def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("design", ["paper", "wsd"])
 def test_the_published_planner_is_held_against_the_same_sweep(design, tmp_path, monkeypatch):
-    """All answers are of runs of one sweep, but for those whose model does not know a family."""
-    monkeypatch.setattr(
-        ablations,
-        "fitted_to",
-        lambda task, runs, folder, fitting: f"{len(runs)} {sorted({run.planner for run in runs})} {fitting}",
-    )
-    tuner = find_tuner({"paper": "latent-ode-generative", "wsd": "latent-ode-generative-wsd"}[design])
+    """All variants are of runs of one sweep, but for those whose model does not know a family."""
+    for module in (ablations, latent_ode_tuner):
+        monkeypatch.setattr(
+            module,
+            "fitted_to",
+            lambda task, runs, folder, fitting: f"{len(runs)} {sorted({run.planner for run in runs})} {fitting}",
+        )
+    tuner = find_tuner("latent-ode-generative" + {"paper": "", "wsd": ":design=wsd"}[design])
     runs = spent(tuner, 40, far)
-    answers = tuner.answers(TASK, 3, runs, tmp_path)
-    assert len(set(answers.values())) == len(answers)
-    mark = "" if design == "paper" else " (wsd)"
-    planner = answers[GENERATIVE + mark]
+    planner = tuner.select(TASK, 3, runs, tmp_path)
+    answers = find_variants("ablations")(planner, TASK, 3, runs, tmp_path)
+    assert len({planner, *answers.values()}) == 1 + len(answers)
     everything = f"40 {sorted({run.planner for run in runs})} "
     assert planner == LatentODEGenerative(model=f"{everything}{GenerativeFitting(seed=3)}")
-    for name, other in answers.items():
-        label = name.removesuffix(mark)
+    for label, other in answers.items():
         changed = {name for name, value in vars(planner).items() if vars(other).get(name, value) != value}
         if label in GENERATIVE_PLANS:
             assert changed == set(GENERATIVE_PLANS[label]), label
@@ -147,7 +149,7 @@ def test_the_published_planner_is_held_against_the_same_sweep(design, tmp_path, 
             assert other == replace(planner, model=f"{everything}{replace(GENERATIVE_FITS[label], seed=3)}")
         if label not in SWEEP_WITHOUT:
             assert other.model.startswith(everything), label
-    assert ("without one-cycle" + mark in answers) == (design == "paper")
+    assert ("without one-cycle" in answers) == (design == "paper")
     if design == "paper":
         families = "['constant', 'cosine', 'step']"
         assert answers["without one-cycle"].model == f"30 {families} {GenerativeFitting(seed=3)}"
@@ -174,7 +176,7 @@ def test_a_direct_search_finds_a_known_schedule(tmp_path):
         return ((np.log(planner.peak) + np.log(planner.levels) - wanted) ** 2).sum()
 
     runs = spent(tuner, 900, end)
-    answer = tuner.answers(TASK, 0, runs, tmp_path)["direct"]
+    answer = tuner.select(TASK, 0, runs, tmp_path)
     np.testing.assert_allclose(np.log(answer.peak) + np.log(answer.levels), wanted, atol=0.25)
 
 
@@ -277,11 +279,14 @@ def test_bad_budgets():
         ((("wsd",), (5, 5), 1, (0,)), "give rising numbers of runs"),
         ((("wsd",), (5,), 0, (0,)), "0 repeats"),
         ((("wsd", "wsd"), (5,), 1, (0,)), "each once"),
-        ((("wsd",), (5,), 1, (0,), "wsd", 5), "not among the tuners"),
+        ((("wsd",), (5,), 1, (0,), (), "wsd", 5), "not among the tuners"),
+        ((("wsd",), (5,), 1, (0,), ("control",)), "unknown kind of variants 'control'; did you mean 'controls'"),
+        ((("latent-ode:design=papers",), (5,), 1, (0,)), "unknown design 'papers'; did you mean 'paper'"),
+        ((("latent-ode:desing=paper",), (5,), 1, (0,)), "unknown setting of tuner 'latent-ode' 'desing'"),
         ((("wsd",), (5,), 1, (0, 0)), "seed 0 is given twice"),
         ((("wsd",), (5,), 1, (FIRST_SEED,)), "below 1,000,000"),
         ((("latent-ode",), (5,), 1, (0,)), "5 runs of tuner 'latent-ode': a model needs at least 10"),
-        ((("wsd",), (5,), 1, (0,), "direct", 39), "39 runs of tuner 'direct': give at least 40"),
+        ((("wsd",), (5,), 1, (0,), (), "direct", 39), "39 runs of tuner 'direct': give at least 40"),
     ):
         with pytest.raises(UserError, match=words):
             Budgets(*given)

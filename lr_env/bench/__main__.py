@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -19,9 +18,9 @@ from lr_env.bench.table import Bar, Part, report
 from lr_env.devices import find_device
 from lr_env.errors import UserError, unknown
 from lr_env.provenance import commit
-from lr_env.registry import find_planner
+from lr_env.registry import BENCHMARKS, declared, load
 from lr_env.tasks import TASKS, Task
-from lr_env.tasks.data import load
+from lr_env.tasks.data import load as load_data
 
 LOCKSTEP_BARS: dict[str, Bar | None] = {"DigitsMLP": (">=", 5.0), "FashionMLP": (">=", 2.0), "FashionLeNet5": None}
 """The tasks that are measured against plain torch -> what many children must gain over one."""
@@ -48,9 +47,6 @@ ON_CUDA: dict[str, tuple[int, float]] = {
 """Task -> children in lockstep on a CUDA device, and what they must gain over one at a time in a plain loop."""
 
 
-PARTS = ("plain", "families", "peers", "process", "growth", "planning")
-
-
 @dataclass(frozen=True)
 class Bench:
     """Measure speed and memory side by side, against plain torch and DACBench, and hold the figures against bars."""
@@ -65,22 +61,24 @@ class Bench:
     peers: Path = Path(".venv-peers")
     """Folder of the virtual environment that DACBench runs in; made where it is missing."""
 
-    only: tuple[str, ...] = PARTS
+    only: tuple[str, ...] = ()
     """Parts to measure: plain (against plain torch), families (kinds of children), peers (DACBench), process (imports
-    and a comparison), growth (1 to 256 children), planning (fits and plans of the latent
-    ODE), cuda (against plain loops on a CUDA device)."""
+    and a comparison), growth (1 to 256 children), cuda (against plain loops on a CUDA device), and those that packages
+    add, such as planning (fits and plans). Default: all but cuda."""
 
     def run(self) -> None:
         """Measure, keep each part as soon as it is done, and print the table."""
         device = find_device(self.device)
-        wrong = [part for part in self.only if part not in MEASURES]
+        parts = {**MEASURES, **dict.fromkeys(declared(BENCHMARKS), Measuring.added), CUDA: Measuring.cuda}
+        wrong = [part for part in self.only if part not in parts]
         if wrong:
-            raise unknown("part", wrong[0], MEASURES)
-        kept = Kept(self.out, measures.machine(str(device)), tuple(MEASURES), self.quick)
-        for name in dict.fromkeys(self.only):
+            raise unknown("part", wrong[0], parts)
+        kept = Kept(self.out, measures.machine(str(device)), tuple(parts), self.quick)
+        for name in dict.fromkeys(self.only or [part for part in parts if part != CUDA]):
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
             part = Part(round(os.getloadavg()[0], 2), now, commit("+"))
-            MEASURES[name](Measuring(part, device, measures.QUICK if self.quick else measures.Effort(), self.peers))
+            effort = measures.QUICK if self.quick else measures.Effort()
+            parts[name](Measuring(name, part, device, effort, self.peers))
             kept.add(name, part)
         print(report(kept.parts, kept.about, self.quick), end="")
 
@@ -90,12 +88,14 @@ class Measuring:
     """A part while it is measured.
 
     Attributes:
+        name: of the part.
         part: what was found.
         device: where.
         effort: how long.
         peers: folder of the peers' virtual environment.
     """
 
+    name: str
     part: Part
     device: torch.device
     effort: measures.Effort
@@ -111,7 +111,7 @@ class Measuring:
         for name in names:
             print(f"{name}: {what} ...", file=sys.stderr)
             try:
-                load(TASKS[name].data, str(self.device))
+                load_data(TASKS[name].data, str(self.device))
             except UserError as error:
                 line = f"{name} is not measured: the data set {TASKS[name].data} is not there."
                 print(f"{line} {error}", file=sys.stderr)
@@ -156,11 +156,14 @@ class Measuring:
         for task in self.tasks(GROWING, "as the number of children grows"):
             self.part.growth += families.growth(task, self.device, self.effort, counts)
 
-    def planning(self) -> None:
-        """Fits and plans of the latent ODE."""
-        print("fits and plans ...", file=sys.stderr)
-        planner: Any = find_planner("latent-ode")
-        figures, skipped = planner.figures(self.effort.rounds, self.quick)
+    def added(self) -> None:
+        """What a package adds through the entry-point group `lr_env.benchmarks`.
+
+        It is a function of the number of rounds and of whether they are short, and returns figures and, in words, what
+        could not be measured.
+        """
+        print(f"{self.name} ...", file=sys.stderr)
+        figures, skipped = load(BENCHMARKS, "benchmark", self.name)(self.effort.rounds, self.quick)
         self.part.figures += figures
         self.part.skipped += skipped
 
@@ -177,10 +180,10 @@ MEASURES: dict[str, Callable[[Measuring], None]] = {
     "peers": Measuring.against_peers,
     "process": Measuring.process,
     "growth": Measuring.growth,
-    "planning": Measuring.planning,
-    "cuda": Measuring.cuda,
 }
-"""The parts, in the order of the table."""
+"""Parts on the CPU, in the order of the table; those that packages add follow."""
+
+CUDA = "cuda"
 
 
 PLAIN = (

@@ -18,15 +18,16 @@ class Budget(ReportOptions):
 
     Tuners: wsd and random (Sobol sequences over one or all families of schedules), wsd-tpe and tpe (Optuna's
     tree-structured Parzen estimator over the same), latent-ode (an adaptive sweep, the planner, and its controls), and
-    direct (a search over knots of the rate by real training: the ceiling). To find out what its parts are worth:
-    latent-ode-ablations, latent-ode-paper, -random-sweep, -mixed and -wsd (sweeps of other designs),
-    latent-ode-generative and latent-ode-generative-wsd (the published planner and what else it might be).
+    direct (a search over knots of the rate by real training: the ceiling), latent-ode-generative (the published
+    planner). Settings of a tuner follow its name, as in latent-ode:design=paper (also random, mixed, wsd).
     """
 
     suffix = "-budget"
 
     tuners: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("latent-ode", "wsd", "wsd-tpe", "random", "tpe")
     """Who tunes."""
+    variants: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("controls",)
+    """Further planners made of the same runs: controls, or ablations (which show what each part is worth)."""
     runs: Annotated[str, arg(metavar="RUNS")] = "10,20,40,100"
     """Numbers of runs after which each is asked. A later start under the same name may add larger ones."""
     repeats: Annotated[int, arg(metavar="N")] = 5
@@ -47,8 +48,9 @@ class Budget(ReportOptions):
             raise UserError(f"runs {self.runs!r}: give numbers of runs, e.g. 10,20,40") from None
         tuners = tuple(parse_names(self.tuners))
         seeds = parse_seeds(self.seeds)
+        variants = tuple(parse_names(self.variants))
         ceiling = ("", 0) if self.ceiling is None else ("direct", self.ceiling)
-        wanted = Budgets(tuners, budgets, self.repeats, seeds, *ceiling)
+        wanted = Budgets(tuners, budgets, self.repeats, seeds, variants, *ceiling)
         writable(folder)
         with progress_bar(wanted.most_runs * task.budget) as progress:
             found = run_budgets(wanted, self.study(task, progress), folder)

@@ -43,10 +43,10 @@ class Planners:
         from lr_env.registry import find_planner, planner_names
 
         if not self.names:
-            planners = sorted((find_planner(name) for name in planner_names()), key=lambda p: LOOPS.index(loop_of(p)))
-            width = max(len(planner.name) for planner in planners)
-            for planner in planners:
-                print(f"{planner.name:{width}} {loop_of(planner):6} {_summary(planner)}")
+            planners: dict[str, Any] = {name: find_planner(name) for name in planner_names()}
+            width = max(map(len, planners))
+            for name in sorted(planners, key=lambda name: LOOPS.index(loop_of(planners[name]))):
+                print(f"{name:{width}} {loop_of(planners[name]):6} {_summary(planners[name])}")
             print("open: a schedule; closed: reacts to what it sees; forks: tries rates on copies of children, at many")
             print("child steps a run; own: a constant rate under an optimizer of its own, which needs no schedule.")
             print('"all" are open and closed. `lr-env planners NAME` tells the rest.')
@@ -57,10 +57,12 @@ class Planners:
 
 def loop_of(planner: Any) -> str:
     """What a planner looks at, one of `LOOPS`."""
-    from lr_env.registry import is_plain, needs_forks
+    from lr_env.capabilities import Forking, OwnOptimizer
 
-    if not is_plain(planner.name):
-        return "forks" if needs_forks(planner.name) else "own"
+    if isinstance(planner, Forking):
+        return "forks"
+    if isinstance(planner, OwnOptimizer):
+        return "own"
     return "closed" if planner.needs - {"step", "progress"} else "open"
 
 
@@ -69,6 +71,8 @@ def _summary(planner: Any) -> str:
 
 
 def _description(planner: Any) -> list[str]:
+    from lr_env.capabilities import original_of
+
     words = {name: rule.words for kind in planner.__mro__ for name, rule in vars(kind).get("rules", {}).items()}
     settings = [
         f"  {field.name}{'' if field.default is MISSING else f' = {field.default!r}'}"
@@ -76,7 +80,7 @@ def _description(planner: Any) -> list[str]:
         for field in fields(planner)
     ]
     shapes = [", ".join(f"{k}={v!r}" for k, v in s.items()) or "defaults" for s in getattr(planner, "shapes", [])]
-    of = getattr(planner, "control_of", None)
+    of = original_of(planner)
     return [
         f"{planner.name} ({loop_of(planner)} loop; needs {', '.join(sorted(planner.needs))})",
         inspect.cleandoc(planner.__doc__ or "-"),

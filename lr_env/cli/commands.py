@@ -10,49 +10,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Annotated, Any, Protocol, Union, cast
 
 import tyro
 
 from lr_env import terminal
-from lr_env.cli.across import Across
-from lr_env.cli.budget import Budget
-from lr_env.cli.catalogue import Planners, Tasks
-from lr_env.cli.compare import Compare, Sweep
-from lr_env.cli.conditions import Conditions
-from lr_env.cli.cumulative import Cumulative
-from lr_env.cli.explain import Explain
-from lr_env.cli.fit import Fit
-from lr_env.cli.preview import Preview
-from lr_env.cli.range_test import RangeTest
-from lr_env.cli.scaling import Scaling
-from lr_env.cli.starts import Starts
-from lr_env.cli.train_ppo import TrainPpo
 from lr_env.errors import UserError
 from lr_env.files import in_home
-
-COMMANDS = (
-    Tasks
-    | Planners
-    | Preview
-    | RangeTest
-    | Sweep
-    | Compare
-    | Across
-    | Scaling
-    | Cumulative
-    | Starts
-    | TrainPpo
-    | Fit
-    | Explain
-    | Budget
-    | Conditions
-)
+from lr_env.registry import COMMANDS, declared, load
 
 _LEAST = 40
 """Columns that help is laid out in at least."""
 
 
-def parse() -> COMMANDS:
+class Command(Protocol):
+    """A command of `lr-env`: a dataclass, whose fields are its options."""
+
+    def run(self) -> None:
+        """Do what it is for."""
+        ...
+
+
+def commands() -> dict[str, type[Command]]:
+    """Name -> class of every command that an installed package declares in the entry-point group `lr_env.commands`.
+
+    Raises:
+        UserError: one of them cannot be loaded.
+    """
+    return {name: load(COMMANDS, "command", name) for name in declared(COMMANDS)}
+
+
+def parse() -> Command:
     """What the arguments ask for; tyro's framed messages become one line.
 
     Raises:
@@ -62,8 +50,9 @@ def parse() -> COMMANDS:
     told = io.StringIO()
     try:
         with redirect_stderr(told), _columns():
+            kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands().items()]
             command = tyro.cli(
-                COMMANDS,
+                cast("type[Command]", Union[tuple(kinds)]),  # noqa: UP007 (of a list)
                 prog="lr-env",
                 description=__doc__,
                 config=(tyro.conf.FlagCreatePairsOff,),
@@ -80,7 +69,7 @@ def parse() -> COMMANDS:
         raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
 
 
-def _with_homes(command: COMMANDS) -> COMMANDS:
+def _with_homes(command: Any) -> Any:
     """The command with all of its paths as they are meant: a shell leaves a ~ alone after a = sign."""
     paths = {field.name: getattr(command, field.name) for field in fields(command)}
     paths = {name: in_home(path, f"--{name}") for name, path in paths.items() if isinstance(path, Path)}

@@ -43,7 +43,7 @@ class Common(KeptOptions):
     def job(self, seeds: tuple[int, ...]) -> Job:
         """The job that the options ask for."""
         from lr_env.devices import find_device
-        from lr_env.registry import find_planner, is_plain, planner_names
+        from lr_env.registry import find_planner, in_default_set, planner_names
         from lr_env.studies.comparison.comparison import Job
 
         task = self.varied_task()
@@ -51,7 +51,7 @@ class Common(KeptOptions):
         for name in parse_names(self.planners):
             if name != "all":
                 find_planner(name)
-            names += [other for other in planner_names() if is_plain(other, task)] if name == "all" else [name]
+            names += [other for other in planner_names() if in_default_set(other, task)] if name == "all" else [name]
         return Job(
             task=task,
             planners=tuple(names),
@@ -68,10 +68,10 @@ class Common(KeptOptions):
 
     def _settings(self, names: list[str], task: Task) -> dict[str, dict[str, Any]]:
         """Settings that were given, and those that suit planners to the task."""
-        from lr_env.registry import suited
+        from lr_env.registry import task_settings
 
         given = parse_settings(self.set, names)
-        suits = {name: dict(suited(name, task) or {}) for name in names}
+        suits = {name: dict(task_settings(name, task) or {}) for name in names}
         return {name: own for name in names if (own := suits[name] | given.get(name, {}))}
 
 
@@ -83,9 +83,9 @@ class Sweep(Common):
 
     def run(self) -> None:
         """Run the sweep and print each planner's best setting."""
+        from lr_env.planner import planner_settings
         from lr_env.records.store import Store
         from lr_env.report.formatting import setting_text
-        from lr_env.rollout import planner_settings
         from lr_env.studies.comparison.comparison import run_job, tuning_steps
 
         job, name = self.job(()), self.experiment()

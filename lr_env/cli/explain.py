@@ -30,7 +30,7 @@ class Explain(TaskOptions):
 
     def run(self) -> None:
         """Make the run, write the figure, and print how good the forecasts were."""
-        from lr_env.registry import check_settings, find_planner, suited
+        from lr_env.registry import check_settings, find_planner, make_planner, task_settings
         from lr_env.report.files import draw_into
         from lr_env.studies.beliefs import check_explains, explained
 
@@ -38,20 +38,16 @@ class Explain(TaskOptions):
             raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
         if self.out.is_dir():
             raise UserError(f"out {str(self.out)!r} is a folder: give the name of a .png file")
-        kind = find_planner(self.planner)
-        check_explains(kind, self.planner)
+        check_explains(find_planner(self.planner), self.planner)
         task = self.varied_task()
-        settings = dict(suited(self.planner, task) or {}) | parse_settings(self.set, [self.planner]).get(
+        settings = dict(task_settings(self.planner, task) or {}) | parse_settings(self.set, [self.planner]).get(
             self.planner, {}
         )
         check_settings(self.planner, settings)
         writable(self.out.parent, "--out")
         numerics = self.numerics()
         check_seeds([self.seed])
-        try:
-            planner = kind(**settings)
-        except TypeError as error:
-            raise UserError(f"planner {self.planner!r}: {error}; give its settings with --set") from None
+        planner = make_planner(self.planner, settings)
         found = explained(planner, task, self.seed, device=self.device, backend=self.backend, numerics=numerics)
         print(
             f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss at the end {found.val_loss[-1]:.4f} "

@@ -35,7 +35,8 @@ class Preview:
 
     def run(self) -> None:
         """Write the figure."""
-        from lr_env.registry import find_planner, has_peak
+        from lr_env.capabilities import Previewable
+        from lr_env.registry import find_planner, has_peak, make_planner, setting_defaults
         from lr_env.report.files import draw_into
 
         if not self.names:
@@ -47,18 +48,20 @@ class Preview:
         given = dict(parse_setting(text) for text in self.set)
         if "peak" in given:
             raise UserError(f"setting 'peak={given['peak']}': give the peak with --peak")
-        kinds = [find_planner(name) for name in self.names]
-        for name in given:
-            if not any(name in kind.__dataclass_fields__ for kind in kinds):
-                raise UserError(f"no setting {name!r} there: see `lr-env planners {' '.join(self.names)}`")
+        settings = {name: setting_defaults(name) for name in self.names}
+        for setting in given:
+            if not any(setting in of for of in settings.values()):
+                raise UserError(f"no setting {setting!r} there: see `lr-env planners {' '.join(self.names)}`")
         drawn = []
-        for kind in kinds:
-            if not hasattr(kind, "preview"):
-                raise UserError(f"planner {kind.name!r} has no preview: leave it out")
-            if not has_peak(kind.name):
-                raise UserError(f"planner {kind.name!r} has no peak: leave it out")
-            own = {name: value for name, value in given.items() if name in kind.__dataclass_fields__}
-            drawn.append((kind.name, kind(peak=self.peak, **own).preview(self.decisions)))
+        for name in self.names:
+            if not isinstance(find_planner(name), Previewable):
+                raise UserError(f"planner {name!r} has no preview: leave it out")
+            if not has_peak(name):
+                raise UserError(f"planner {name!r} has no peak: leave it out")
+            own = {setting: value for setting, value in given.items() if setting in settings[name]}
+            planner = make_planner(name, {"peak": self.peak, **own})
+            assert isinstance(planner, Previewable)
+            drawn.append((name, planner.preview(self.decisions)))
         writable(self.out.parent, "--out")
         if draw_into(self.out, lambda path: self._draw(drawn, path)):
             print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.decisions} decisions")

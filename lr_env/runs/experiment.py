@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lr_env.capabilities import optimizer_of
 from lr_env.children import Backend
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.errors import UserError
@@ -22,7 +23,7 @@ from lr_env.files import remove_leftovers
 from lr_env.provenance import provenance
 from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
 from lr_env.records.store import RunKey, Store, settings_json
-from lr_env.rollout import PlannedRun, Rollout, optimizer_of
+from lr_env.rollout import PlannedRun, Rollout
 from lr_env.tasks import Task
 
 Progress = Callable[[int], None]
@@ -103,7 +104,7 @@ class Experiment:
         """Runs that are made together: so many, under one optimizer."""
         groups: dict[Any, list[PlannedRun]] = {}
         for run in runs:
-            groups.setdefault(optimizer_of(run), []).append(run)
+            groups.setdefault(optimizer_of(run.planner), []).append(run)
         for group in groups.values():
             for start in range(0, len(group), self.lockstep):
                 yield group[start : start + self.lockstep]

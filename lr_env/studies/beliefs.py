@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.capabilities import Explainable
 from lr_env.children import EXACT, Numerics
 from lr_env.errors import UserError
 from lr_env.planner import Belief, Planner
+from lr_env.registry import find_planner, planner_names
 from lr_env.report.plotting import MORE_COLOURS, caption, log_scale, new_figure, own_style, plain, save
 from lr_env.rollout import PlannedRun, Rollout
 from lr_env.tasks import Task
@@ -118,11 +120,12 @@ def explained(
     return Explained(task.name, planner.name, seed, task.segment, np.array(lr), val_loss, float(final), beliefs)
 
 
-def check_explains(planner: object, name: str) -> None:
+def check_explains(planner: Planner | type[Planner], name: str) -> None:
     """See that a planner, or one of its class, can tell what it believes.
 
     Raises:
         UserError: it cannot.
     """
-    if not hasattr(planner, "explain"):
-        raise UserError(f"planner {name!r} does not tell what it believes; latent-ode does")
+    if not isinstance(planner, Explainable):
+        able = [other for other in planner_names() if isinstance(find_planner(other), Explainable)]
+        raise UserError(f"planner {name!r} does not tell what it believes (these do: {', '.join(able)})")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
 from lr_env.files import finite
 from lr_env.records.store import Store
@@ -267,7 +268,7 @@ def mean_factor(planner: str, job: Job) -> float:
     Raises:
         UserError: it is no schedule: its rates react to training, or are drawn.
     """
-    if not hasattr(find_planner(planner), "factors"):
+    if not isinstance(find_planner(planner), FixedShape):
         raise UserError(f"planner {planner!r} is no fixed schedule: only those have a cumulative rate known beforehand")
     (setting,) = replace(job, rates=job.rates[:1], settings=one_shape(job, planner)).candidates(planner)
     factors: Floats = setting.factors(job.task.num_segments)  # type: ignore[attr-defined]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError
 from lr_env.files import finite
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_planner, has_peak
+from lr_env.registry import find_planner, has_peak, setting_defaults
 from lr_env.stats.bootstrap import Seeds, resampled
 from lr_env.studies.comparison.comparison import Job
 
@@ -117,7 +118,7 @@ def check_sweep(job: Job, planner: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    if hasattr(find_planner(planner), "optimizer"):
+    if isinstance(find_planner(planner), OwnOptimizer):
         raise UserError(
             f"planner {planner!r} brings an optimizer of its own, whose rates are not the task's: sweep another planner"
         )
@@ -133,7 +134,7 @@ def check_sweep(job: Job, planner: str) -> None:
 
 def one_shape(job: Job, planner: str) -> dict[str, dict[str, Any]]:
     """Settings that keep a planner to one shape: what a sweep would vary along the rates stays at its default."""
-    defaults = {field.name: field.default for field in fields(find_planner(planner)) if field.name != "peak"}
+    defaults = {name: default for name, default in setting_defaults(planner).items() if name != "peak"}
     return {planner: {**defaults, **job.settings.get(planner, {})}}
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lr_env.capabilities import OwnOptimizer, fingerprint
 from lr_env.children.autotune import choose_backend
 from lr_env.children.children import check_seeds
 from lr_env.children.numerics import EXACT
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
-from lr_env.registry import check_settings, find_planner, has_peak
+from lr_env.registry import check_settings, find_planner, has_peak, make_planner
 from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import seeds_text
@@ -170,8 +171,7 @@ def starts(
     Raises:
         UserError: bad settings or seeds, a rate outside the task's range, or a planner with an optimizer of its own.
     """
-    kind, constant = find_planner(planner), find_planner(CONSTANT)
-    if hasattr(kind, "optimizer"):
+    if isinstance(find_planner(planner), OwnOptimizer):
         raise UserError(
             f"planner {planner!r} brings an optimizer of its own, but rates are kept under the task's beside it: use "
             "`lr-env compare`"
@@ -186,7 +186,10 @@ def starts(
         raise UserError(f"planner {planner!r}: peak is the rate that is varied, give rates in its place")
     if not len(rates):  # which may be an array
         raise UserError("give at least one rate")
-    planned = [(kind(peak=rate, **own), constant(peak=rate)) for rate in sorted(set(rates))]
+    planned = [
+        (make_planner(planner, {**own, "peak": rate}), make_planner(CONSTANT, {"peak": rate}))
+        for rate in sorted(set(rates))
+    ]
     how = {"device": "cpu", "backend": "auto", "numerics": EXACT} | how
     if isinstance(how["backend"], str):  # one for all: by another, the same rates give other runs
         device, numerics, child_steps = how["device"], how["numerics"], 2 * len(planned) * len(seeds) * task.budget
@@ -194,12 +197,11 @@ def starts(
             how["backend"], task, len(seeds), device, torch.float32, numerics, child_steps=child_steps
         )
     found = []
-    for pair in planned:
+    for rate, pair in zip(sorted(set(rates)), planned, strict=True):
         runs = []
         for setting in pair:
             runs.append(rollout(setting, task, seeds, score=("test",), **how))
             if progress:
                 progress("running", len(seeds) * task.budget)
-        found.append(Start(pair[0].peak, *runs))
-    fingerprint = getattr(planned[0][0], "fingerprint", None)
-    return Starts(task.name, planner, own, tuple(seeds), tuple(found), fingerprint, str(how["backend"]))
+        found.append(Start(float(rate), *runs))
+    return Starts(task.name, planner, own, tuple(seeds), tuple(found), fingerprint(planned[0][0]), str(how["backend"]))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.planner import PROBE, Foresight, Signals, State
+from lr_env.planner import Foresight, Probe, State
 from planners.forking.base import Probing
 from planners.forking.extrapolation import forecast
 from planners.forking.gaussian_process import Search
@@ -78,7 +78,7 @@ class AutoLRS(Probing):
             start += length
         return stages
 
-    def decide(self, state: State, signals: Signals, now: int) -> State | None:
+    def decide(self, state: State, probe: Probe, now: int) -> State | None:
         """The rate with the best forecast, at the start of a stage."""
         stages = self.stages(state["num_segments"])
         if now not in stages:
@@ -91,7 +91,7 @@ class AutoLRS(Probing):
         ]
         for _ in range(self.trials):
             lr = np.array([search.ask() for search in searches])
-            found = signals[PROBE](lr[:, None], trial)
+            found = probe(lr[:, None], trial)
             for run, search in enumerate(searches):
                 search.tell(self._forecast(found, run, length * state["segment"], state["segment"]))
         return {"lr": np.array([search.best for search in searches])}

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from lr_env.planner import PROBE, RunSpec, Signals, State, require, step_after
+from lr_env.capabilities import require_probe
+from lr_env.planner import Probe, RunSpec, Signals, State, require, step_after
 from planners.schedule import decisions_of
 from planners.settings import Array, Peaked, Rule, Rules
 
@@ -27,7 +28,8 @@ class Probing(Peaked, ABC):
 
     span: float = 2.0
 
-    needs = frozenset({"step", PROBE})
+    needs = frozenset({"step"})
+    needs_forks: ClassVar[bool] = True
     rules: ClassVar[Rules] = {"span": DECADES}
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
@@ -45,7 +47,7 @@ class Probing(Peaked, ABC):
             "num_segments": run.num_segments,
         }
 
-    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
+    def plan(self, state: State, signals: Signals, probe: Probe | None = None) -> tuple[Array, State]:
         """The rate of each run, (num_runs,), chosen anew where a decision is due.
 
         Raises:
@@ -53,7 +55,7 @@ class Probing(Peaked, ABC):
         """
         require(self, signals)
         state = {**state, "step": step_after(self, state, signals)}
-        chosen = self.decide(state, signals, self._now(state, signals))
+        chosen = self.decide(state, require_probe(self, probe), self._now(state, signals))
         if chosen is not None:
             state = {**state, **chosen}
         return state["lr"].copy(), state
@@ -63,7 +65,7 @@ class Probing(Peaked, ABC):
         return {**state, "num_segments": run.num_segments}
 
     @abstractmethod
-    def decide(self, state: State, signals: Signals, now: int) -> State | None:
+    def decide(self, state: State, probe: Probe, now: int) -> State | None:
         """What changes of the state: "lr", the rates from segment `now` on, (num_runs,), and more; None: nothing."""
 
     def low(self, state: State) -> float:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lr_env.planner import PROBE, Signals, State
+from lr_env.planner import Probe, State
 from planners.forking.base import Probing
 from planners.settings import COUNT, FROM_0, Array, Rules, Shapes
 
@@ -56,12 +56,12 @@ class Lookahead(Probing):
         D = min(self.cooldown, left - held)
         return np.concatenate([np.ones(held), np.arange(D, 0, -1) / (D + 1)])
 
-    def decide(self, state: State, signals: Signals, now: int) -> State | None:
+    def decide(self, state: State, probe: Probe, now: int) -> State | None:
         """The best of the grid, every few segments."""
         if now % self.every:
             return None
         rates = np.geomspace(self.low(state), self.peak, self.count) if self.count > 1 else np.array([self.peak])
         course = self.course(state["num_segments"] - now)
         ahead = np.maximum(rates[:, None] * course, state["range"][0])
-        found = signals[PROBE](np.broadcast_to(ahead, (len(state["lr"]), *ahead.shape)), len(course))
+        found = probe(np.broadcast_to(ahead, (len(state["lr"]), *ahead.shape)), len(course))
         return {"lr": rates[found["val_loss"][:, :, -1].argmin(axis=1)]}

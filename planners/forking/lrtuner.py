@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lr_env.planner import PROBE, Signals, State
+from lr_env.planner import Probe, State
 from planners.forking.base import Probing
 from planners.settings import COUNT, FRACTION, POSITIVE, Array, Rules, Shapes
 
@@ -46,14 +46,14 @@ class LRTuner(Probing):
     explore: float = 0.5
     tolerance: float = 0.1
 
-    def decide(self, state: State, signals: Signals, now: int) -> State | None:
+    def decide(self, state: State, probe: Probe, now: int) -> State | None:
         """The bottom of the parabola, every few segments."""
         if now % self.every:
             return None
         lr, low, high = state["lr"], self.low(state), state["range"][1]
         horizon = min(self.horizon, state["num_segments"] - now)
         tried = np.clip(np.column_stack([np.full(len(lr), low), lr, 2 * lr]), low, high)
-        losses = signals[PROBE](tried, horizon)["val_loss"][:, :, -1]
+        losses = probe(tried, horizon)["val_loss"][:, :, -1]
         # The fork at the smallest rate has hardly moved: its loss is where the run is now.
         first = losses[:, 0] if now == 0 else state["first"]
         lowest = np.minimum(losses[:, 0], first if now == 0 else state["lowest"])

@@ -1,9 +1,9 @@
-"""The latent-ODE planners without each of their parts, and otherwise, as answers of tuners for `lr-env budget`."""
+"""Ablations of the latent-ODE planners: variants that lack a part or have another one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,8 @@ from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.model.dynamics import Sizes
 from planners.latent_ode.model.generative import GenerativeSizes
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.tuner import LatentODETuner, fitted_to
+from planners.latent_ode.tuner import fitted_to
 from planners.schedules import Constant, Cosine, OneCycle
-
-DEFAULT = "by default"
-"""The planner as it is."""
 
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "no anchor": {"prior_strength": 0.0},
@@ -54,9 +51,6 @@ FITS: Mapping[str, Fitting] = {
 }
 """Label -> how else a model is fitted to the same runs."""
 
-
-GENERATIVE = "generative"
-"""The published planner as it is."""
 
 GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
     "one-sided": {"two_sided_match": False},
@@ -92,104 +86,47 @@ SWEEP_WITHOUT = {"without one-cycle": OneCycle.name, "without constants": Consta
 """Label -> family whose runs its model does not know."""
 
 
-@dataclass(frozen=True)
-class Ablations(LatentODETuner):
-    """Spends runs as its parent does; answers with the planner, and with all that it might be instead.
-
-    Attributes:
-        design: of its sweep.
-    """
-
-    name: str = "latent-ode-ablations"
-
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
-        """The planner first; models are kept in the folder, but for those of other tasks, which are shipped."""
-        planner = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
-        found: dict[str, Planner] = {DEFAULT: planner}
-        found |= {label: replace(planner, **settings) for label, settings in PLANS.items()}
-        for label, fitting in FITS.items():
-            found[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
-        for other in shipped_models():
-            if other != task.name:
-                found[f"model of {other}"] = LatentODE(model=other, mismatch="rescaled")
-        return found
+def ablations(
+    selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
+) -> Mapping[str, Planner]:
+    """Variants of the latent-ODE planners that lack a part or have another one, made of the same runs."""
+    if isinstance(selected, LatentODE):
+        return _controlled(selected, task, seed, records, folder)
+    if isinstance(selected, LatentODEGenerative):
+        return _generative(selected, task, seed, records, folder)
+    return {}
 
 
-@dataclass(frozen=True)
-class GenerativeAblations(LatentODETuner):
-    """The same for the published planner, beside what the default one and the controls make of its sweep.
-
-    Attributes:
-        design: of the sweep; of a sweep without one-cycle and constants no runs are left out.
-    """
-
-    name: str = "latent-ode-generative"
-    design: str = "paper"
-
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
-        """The planner first."""
-
-        def fitted(fitting: GenerativeFitting, runs: Sequence[RunRecord] = records) -> LatentODEGenerative:
-            return LatentODEGenerative(model=fitted_to(task, runs, folder, replace(fitting, seed=seed)))
-
-        planner = fitted(GenerativeFitting())
-        controlled = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
-        found: dict[str, Planner] = {GENERATIVE: planner, "controlled": controlled}
-        found |= {control.name: control.matched(controlled) for control in (BestOfSweep, MeanOfBest)}
-        families = {record.planner for record in records}
-        for label, settings in GENERATIVE_PLANS.items():
-            if settings.get("warm_start_family", "") in ("", *families):
-                found[label] = replace(planner, **settings)
-        found |= {label: fitted(fitting) for label, fitting in GENERATIVE_FITS.items()}
-        for label, family in SWEEP_WITHOUT.items():
-            if family in families:
-                found[label] = fitted(GenerativeFitting(), [run for run in records if run.planner != family])
-        return {self._named(label): planner for label, planner in found.items()}
-
-    def _named(self, label: str) -> str:
-        """What is of the paper's sweep has no mark."""
-        return label if self.design == "paper" else f"{label} ({self.design})"
+def _controlled(
+    planner: LatentODE, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
+) -> dict[str, Planner]:
+    """Other settings, other fits, and the models of other tasks, which are shipped."""
+    variants: dict[str, Planner] = {label: replace(planner, **settings) for label, settings in PLANS.items()}
+    for label, fitting in FITS.items():
+        variants[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
+    for other in shipped_models():
+        if other != task.name:
+            variants[f"model of {other}"] = LatentODE(model=other, mismatch="rescaled")
+    return variants
 
 
-@dataclass(frozen=True)
-class OfADesign(LatentODETuner):
-    """A sweep of another design, whose kinds of runs may depend on how many are asked for at once."""
+def _generative(
+    planner: LatentODEGenerative, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
+) -> dict[str, Planner]:
+    """Other settings and fits, and what the controlled model and its controls make of the same sweep."""
 
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
-        """The planner under the name of the tuner, and nothing else."""
-        return {self.name: LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))}
+    def fitted(fitting: GenerativeFitting, runs: Sequence[RunRecord] = records) -> LatentODEGenerative:
+        return LatentODEGenerative(model=fitted_to(task, runs, folder, replace(fitting, seed=seed)))
 
-
-def ablations() -> Ablations:
-    """All of `PLANS` and `FITS`."""
-    return Ablations()
-
-
-def generative() -> GenerativeAblations:
-    """All of `GENERATIVE_PLANS`, `GENERATIVE_FITS` and `SWEEP_WITHOUT`."""
-    return GenerativeAblations()
-
-
-def generative_wsd() -> GenerativeAblations:
-    """The same on a sweep of warm-up, stable, decay."""
-    return GenerativeAblations("latent-ode-generative-wsd", "wsd")
-
-
-def paper() -> OfADesign:
-    """The sweep of arXiv:2509.23052."""
-    return OfADesign("latent-ode-paper", "paper")
-
-
-def random() -> OfADesign:
-    """Random straight lines of the log rate."""
-    return OfADesign("latent-ode-random-sweep", "random")
-
-
-def mixed() -> OfADesign:
-    """These and schedules that people use."""
-    return OfADesign("latent-ode-mixed", "mixed")
-
-
-def wsd() -> OfADesign:
-    """Warm-up, stable, decay: the beginning of an adaptive sweep all through."""
-    return OfADesign("latent-ode-wsd", "wsd")
+    controlled = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
+    variants: dict[str, Planner] = {"controlled": controlled}
+    variants |= {control.name: control.matched(controlled) for control in (BestOfSweep, MeanOfBest)}
+    families = {record.planner for record in records}
+    for label, settings in GENERATIVE_PLANS.items():
+        if settings.get("warm_start_family", "") in ("", *families):
+            variants[label] = replace(planner, **settings)
+    variants |= {label: fitted(fitting) for label, fitting in GENERATIVE_FITS.items()}
+    for label, family in SWEEP_WITHOUT.items():
+        if family in families:
+            variants[label] = fitted(GenerativeFitting(), [run for run in records if run.planner != family])
+    return variants

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
 from lr_env.files import finite
 from lr_env.isolation import isolating
 from lr_env.records.record import RunRecord
 from lr_env.records.tables import write_runs
-from lr_env.registry import find_planner
+from lr_env.registry import find_planner, setting_defaults
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
 from lr_env.rollout import place_of
@@ -245,7 +246,7 @@ def _has_own_optimizer(record: RunRecord) -> bool:
         kind = find_planner(record.planner)
     except UserError:
         return False
-    return hasattr(kind, "optimizer") and record.settings.keys() == {setting.name for setting in fields(kind)}
+    return isinstance(kind, OwnOptimizer) and record.settings.keys() == setting_defaults(record.planner).keys()
 
 
 @isolating

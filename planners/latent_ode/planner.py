@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypedDict
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
 import torch
@@ -192,20 +192,6 @@ class LatentODE(ModelBasedPlanner):
         more = range(1, len(rates) - len(settings) + 1)
         return [*settings, *(cls(averaging_temperature=_TEMPERATURES[-1] + number) for number in more)][: len(rates)]
 
-    @staticmethod
-    def fitter() -> Any:
-        """Return the module that fits a model: `planners.latent_ode.fit_report`."""
-        from planners.latent_ode import fit_report
-
-        return fit_report
-
-    @staticmethod
-    def figures(rounds: int, quick: bool) -> Any:
-        """Measure how long fits and plans take, see `planners.latent_ode.bench.figures`."""
-        from planners.latent_ode import bench
-
-        return bench.figures(rounds, quick)
-
     @isolating
     def start(self, run: RunSpec, seeds: Sequence[int]) -> PlannerState:
         """Return the state before the first segment.
@@ -263,21 +249,21 @@ class LatentODE(ModelBasedPlanner):
         return {**state, "rates": rates_for_budget(state["rates"], run), "due": True, "planned": False}
 
     @isolating
-    def explain(self, state: PlannerState, run: int = 0) -> list[Belief]:
+    def explain(self, state: PlannerState, row: int = 0) -> list[Belief]:
         """Return what was considered for one run at each plan.
 
         Args:
             state: state of the planner.
-            run: row of the run.
+            row: row of the run in the state.
         """
         return [
             Belief(
                 record["segment"],
-                record["rates"][run],
+                record["rates"][row],
                 record["steps"],
-                record["losses"][:, run],
-                record["notes"][run],
-                tuple(record["ends"][run].tolist()) if np.isfinite(record["ends"][run]).all() else None,
+                record["losses"][:, row],
+                record["notes"][row],
+                tuple(record["ends"][row].tolist()) if np.isfinite(record["ends"][row]).all() else None,
             )
             for record in state["beliefs"]
         ]

@@ -1,4 +1,4 @@
-"""The latent-ODE planner as a tuner: an adaptive sweep, a model of it, and what that model and its controls play."""
+"""The latent-ODE planners as tuners: a sweep, and a model of it to plan by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from lr_env.errors import UserError
+from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.rollout import place_of
@@ -19,7 +19,9 @@ from planners.latent_ode.fit_report import about_runs
 from planners.latent_ode.fitting.fit import Fitting
 from planners.latent_ode.fitting.fit_artifact import fit_artifact
 from planners.latent_ode.generative.fit import GenerativeFitting
+from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
+from planners.latent_ode.sweep.designs import DESIGNS
 from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, next_schedules, seed_number_of
 from planners.tuning.tuners import AT_ONCE
 
@@ -29,17 +31,24 @@ ONCE = "latent-ode-once"
 
 @dataclass(frozen=True)
 class LatentODETuner:
-    """Spends runs as `lr-env fit` does, but that a round ends where it is asked for answers.
+    """Spends its runs on the sweep of `lr-env fit`, whose rounds end early where a planner is asked for.
 
     Attributes:
         name: of the tuner.
-        design: of its sweep.
+        design: of its sweep: adaptive, or a name in `planners.latent_ode.sweep.designs.DESIGNS`.
+
+    Raises:
+        UserError: there is no such design.
     """
 
     name: str = LatentODE.name
     design: str = ADAPTIVE
 
-    def round(self, done: int) -> int:
+    def __post_init__(self) -> None:
+        if self.design not in (designs := {ADAPTIVE, *DESIGNS}):
+            raise unknown("design", self.design, designs)
+
+    def batch_size(self, done: int) -> int:
         """As in an adaptive sweep; other designs are run at once."""
         return next_round(done) if self.design == ADAPTIVE else AT_ONCE
 
@@ -52,7 +61,7 @@ class LatentODETuner:
         if min(runs) < MIN_RUNS:
             raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {MIN_RUNS}")
 
-    def seed_number(self, run: int) -> int:
+    def seed_index(self, run: int) -> int:
         """As in a sweep."""
         return seed_number_of(self.design, run)
 
@@ -60,15 +69,33 @@ class LatentODETuner:
         """The next runs of a sweep."""
         return next_schedules(self.design, task, task.tuning_range, seed, records, count)
 
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
-        """The planner, the same planning once, and the controls; the model is kept in the folder."""
-        planner = LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
-        once = replace(planner, plan_interval=1.0)
-        return {
-            self.name: planner,
-            ONCE: once,
-            **{control.name: control.matched(planner) for control in CONTROLS},
-        }
+    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
+        """The planner with a model of the runs, which is kept in the folder."""
+        return LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
+
+
+@dataclass(frozen=True)
+class GenerativeTuner(LatentODETuner):
+    """The same for the published planner (arXiv:2509.23052)."""
+
+    name: str = LatentODEGenerative.name
+    design: str = "paper"
+
+    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
+        """The planner with a model of the runs, which is kept in the folder."""
+        return LatentODEGenerative(model=fitted_to(task, records, folder, GenerativeFitting(seed=seed)))
+
+
+def controls(
+    selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
+) -> Mapping[str, Planner]:
+    """Variants of the latent-ODE planner: the same planning only once, and its controls."""
+    if not isinstance(selected, LatentODE):
+        return {}
+    return {
+        ONCE: replace(selected, plan_interval=1.0),
+        **{control.name: control.matched(selected) for control in CONTROLS},
+    }
 
 
 def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting | GenerativeFitting) -> str:
@@ -87,8 +114,3 @@ def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: F
         fitted, _ = fit_artifact(run_dataset(records, task.budget), fitting, about_runs(task, records))
         fitted.save(file)
     return str(file)
-
-
-def latent_ode() -> LatentODETuner:
-    """The tuner by its defaults."""
-    return LatentODETuner()

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lr_env.env.observations import FEATURES
-from lr_env.errors import UserError
 from lr_env.planner import RunSpec, Signals, State
 from planners.ppo.policy import Policy, find_policy
 from planners.reactive import Reactive
@@ -40,21 +39,6 @@ class PPO(OfAFile, Reactive):
     def trained(self) -> Policy:
         """The network."""
         return find_policy(self.policy)
-
-    @staticmethod
-    def trainer() -> Any:
-        """The module that trains one: `Training` and `train`.
-
-        Raises:
-            UserError: stable-baselines3 is not installed.
-        """
-        try:
-            from planners.ppo import training
-        except ImportError as error:
-            raise UserError(
-                f"training a controller needs the package stable-baselines3 ({error}): pip install stable-baselines3"
-            ) from error
-        return training
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment.

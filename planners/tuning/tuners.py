@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_planner
+from lr_env.registry import make_planner
 from lr_env.tasks import Task
 from planners.piecewise import Knots, knots_at
 from planners.tuning.search_space import FAMILIES, Floats, Point, schedule_at, sobol
@@ -30,10 +30,11 @@ def end_of(record: RunRecord) -> float:
     return record.end("final_val_loss")
 
 
-def planner_of(record: RunRecord) -> Any:
-    """What a run was made with."""
-    kind = Knots if record.planner == Knots.name else find_planner(record.planner)
-    return kind(**record.settings)
+def planner_of(record: RunRecord) -> Planner:
+    """The planner that a run was made with."""
+    if record.planner == Knots.name:
+        return Knots(**record.settings)
+    return make_planner(record.planner, record.settings)
 
 
 class BestRun(ABC):
@@ -41,11 +42,11 @@ class BestRun(ABC):
 
     name: str
 
-    def round(self, done: int) -> int:
+    def batch_size(self, done: int) -> int:
         """All at once."""
         return AT_ONCE
 
-    def seed_number(self, run: int) -> int:
+    def seed_index(self, run: int) -> int:
         """Runs in a row share one: the best of them is then so by what made it, more than by luck."""
         return run // SHARING
 
@@ -53,9 +54,9 @@ class BestRun(ABC):
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """What to run next."""
 
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
+    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The planner of the run that ended lowest."""
-        return {self.name: planner_of(min(records, key=end_of))}
+        return planner_of(min(records, key=end_of))
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class TPE(BestRun):
     name: str
     families: tuple[str, ...]
 
-    def round(self, done: int) -> int:
+    def batch_size(self, done: int) -> int:
         """One, for each depends on those before."""
         return 1
 
@@ -153,7 +154,7 @@ class DirectSearch(BestRun):
     seeds: int = 2
     elites: int = 5
 
-    def round(self, done: int) -> int:
+    def batch_size(self, done: int) -> int:
         """All runs of a round, or what is left of it."""
         whole = self.schedules * self.seeds
         return whole - done % whole
@@ -164,20 +165,20 @@ class DirectSearch(BestRun):
         Raises:
             UserError: there are budgets of less than a round.
         """
-        if min(runs) < self.round(0):
-            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: give at least {self.round(0)}, one round")
+        if min(runs) < self.batch_size(0):
+            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: give at least {self.batch_size(0)}, one round")
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """Each schedule of the round as often as it has seeds; of a round that was begun, what is left."""
         mean, spread = self._distribution(task, seed, records)
-        done, begun = divmod(len(records), self.round(0))
+        done, begun = divmod(len(records), self.batch_size(0))
         drawn = np.random.default_rng([seed, done]).standard_normal((self.schedules, self.knots))
         planners = map(self._planner(task), mean + spread * drawn)
         return [planner for planner in planners for _ in range(self.seeds)][begun : begun + count]
 
-    def answers(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Mapping[str, Planner]:
+    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The mean of the last distribution."""
-        return {self.name: self._planner(task)(self._distribution(task, seed, records)[0])}
+        return self._planner(task)(self._distribution(task, seed, records)[0])
 
     def _planner(self, task: Task) -> Callable[[Floats], Planner]:
         return lambda logs: knots_at(np.exp(np.clip(logs, *np.log(task.lr_range))))
@@ -187,11 +188,11 @@ class DirectSearch(BestRun):
         low, high = np.log(task.tuning_range)
         mean, spread = np.full(self.knots, (low + high) / 2), np.full(self.knots, (high - low) / 4)
         mean[-1] -= 3.0
-        size = self.round(0)
+        size = self.batch_size(0)
         for start in range(0, len(records) // size * size, size):
             ends: dict[Knots, list[float]] = {}
             for record in records[start : start + size]:
-                ends.setdefault(planner_of(record), []).append(end_of(record))
+                ends.setdefault(Knots(**record.settings), []).append(end_of(record))
             best = sorted(ends, key=lambda planner: float(np.mean(ends[planner])))[: self.elites]
             logs = np.array([np.log(planner.peak) + np.log(planner.levels) for planner in best])
             mean, spread = logs.mean(0), np.maximum(logs.std(0), 0.05)

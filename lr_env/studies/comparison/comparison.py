@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from lr_env.capabilities import Forking, Previewable, fingerprint, original_of, pretraining_steps
 from lr_env.children import Backend
 from lr_env.children.flatness import usual_settings
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.files import only_process
-from lr_env.planner import UPDATE_SIGNALS, Planner
+from lr_env.planner import UPDATE_SIGNALS, Planner, planner_settings
 from lr_env.provenance import code_version, device_name, versions
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store, settings_json
-from lr_env.registry import candidates, check_settings, find_planner, needs_forks
-from lr_env.rollout import PlannedRun, planner_settings
+from lr_env.registry import candidates, check_settings, find_planner, matched_control, with_settings
+from lr_env.rollout import PlannedRun
 from lr_env.runs.execution import Training, check_lockstep
 from lr_env.runs.experiment import Experiment, added_to, generations, lock_of, start_over
 from lr_env.runs.own_code import own_code
@@ -92,13 +93,13 @@ class Job:
         offered = candidates(find_planner(planner), self.rates)
         own = dict(self.settings.get(planner, {}))
         check_settings(planner, own)
-        changed = [replace(setting, **own) for setting in offered]  # type: ignore[type-var]
+        changed = [with_settings(setting, own) for setting in offered]
         return [setting for index, setting in enumerate(changed) if setting not in changed[:index]]
 
     @cached_property  # finding a planner reads the metadata of every installed package
     def controls(self) -> dict[str, str]:
         """Control -> the planner that takes part and whose setting it takes over, in place of a sweep of its own."""
-        originals = {name: getattr(find_planner(name), "control_of", None) for name in self.planners}
+        originals = {name: original_of(find_planner(name)) for name in self.planners}
         return {name: original for name, original in originals.items() if original in self.planners}
 
     def sweep_runs(self, planners: Sequence[str]) -> list[PlannedRun]:
@@ -122,8 +123,9 @@ class Job:
         low, high = self.task.lr_range
         for name in self.planners:
             for setting in self.candidates(name):
-                preview = getattr(setting, "preview", None)
-                rates = preview(self.task.num_segments) if preview else np.array([low])
+                if not isinstance(setting, Previewable):
+                    continue
+                rates = setting.preview(self.task.num_segments)
                 if not (low <= rates.min() <= rates.max() <= high):
                     outside = rates.min() if rates.min() < low else rates.max()
                     raise UserError(
@@ -146,11 +148,11 @@ class Job:
     def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
         """Everything that the results depend on; what was measured for an earlier start is taken from it."""
         most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
-        aligned = any(not find_planner(name).needs.isdisjoint(UPDATE_SIGNALS) for name in self.planners)
-        forks = any(needs_forks(name) for name in self.planners)
+        aligned = any(not self.candidates(name)[0].needs.isdisjoint(UPDATE_SIGNALS) for name in self.planners)
+        forks = any(isinstance(find_planner(name), Forking) for name in self.planners)
         how = Training(self.device, self.backend, self.lockstep, self.numerics, aligned, forks)
         training = how.settled(self.task, known, most, self.child_steps)
-        prints = {name: getattr(self.candidates(name)[0], "fingerprint", None) for name in self.planners}
+        prints = {name: fingerprint(self.candidates(name)[0]) for name in self.planners}
         fingerprints = {name: value for name, value in prints.items() if value is not None}
         code = own_code(self.task, {name: find_planner(name) for name in self.planners})
         return {
@@ -249,7 +251,7 @@ def choose(job: Job, tuning: Sequence[RunRecord]) -> dict[str, Planner]:
     """The setting of each planner of a job: the best of its sweep, or that of the planner whose control it is."""
     own = [name for name in job.planners if name not in job.controls]
     chosen = {name: best_setting(name, job.candidates(name), tuning) for name in own}
-    matched = {name: find_planner(name).matched(chosen[of]) for name, of in job.controls.items()}
+    matched = {name: matched_control(name, chosen[of]) for name, of in job.controls.items()}
     return {name: (chosen | matched)[name] for name in job.planners}
 
 
@@ -275,11 +277,11 @@ def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> 
 
     Those of a control are those of the planner whose setting it takes over.
     """
-    steps = {planner: int(getattr(setting, "prior_steps", 0)) for planner, setting in chosen.items()}
+    steps = {planner: pretraining_steps(setting) for planner, setting in chosen.items()}
     for record in tuning:
         steps[record.planner] = steps.get(record.planner, 0) + record.child_steps
     swept = {record.planner for record in tuning}
-    shared = {name: getattr(setting, "control_of", None) for name, setting in chosen.items() if name not in swept}
+    shared = {name: original_of(setting) for name, setting in chosen.items() if name not in swept}
     return steps | {name: steps[of] for name, of in shared.items() if of in steps}
 
 

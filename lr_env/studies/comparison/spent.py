@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lr_env.capabilities import original_of, pretraining_steps
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 
@@ -43,8 +44,6 @@ def spent(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner], budget: in
     runs = dict.fromkeys(chosen, 0)
     for record in tuning:
         runs[record.planner] = runs.get(record.planner, 0) + 1
-    found = {
-        name: Spent(runs[name], int(getattr(setting, "prior_steps", 0)) / budget) for name, setting in chosen.items()
-    }
-    shared = {name: getattr(setting, "control_of", None) for name, setting in chosen.items() if not runs[name]}
+    found = {name: Spent(runs[name], pretraining_steps(setting) / budget) for name, setting in chosen.items()}
+    shared = {name: original_of(setting) for name, setting in chosen.items() if not runs[name]}
     return found | {name: found[of] for name, of in shared.items() if of in found}

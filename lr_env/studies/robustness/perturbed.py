@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.capabilities import OwnOptimizer, Rebudgetable
 from lr_env.errors import UserError
 from lr_env.planner import Planner, RunSpec, Signals, State
 
@@ -62,9 +63,9 @@ class Disturbed:
         middle = state["told"] // 2
         if self.announced and not changed and step.max() >= middle:
             changed = True
-            if (rebudgeted := getattr(self.planner, "rebudgeted", None)) is not None:
-                own = rebudgeted(own, run)
-        if changed and not hasattr(self.planner, "rebudgeted"):
+            if isinstance(self.planner, Rebudgetable):
+                own = self.planner.rebudgeted(own, run)
+        if changed and not isinstance(self.planner, Rebudgetable):
             signals = {**signals, "step": self._stretched(step, middle, run)}
         lr, own = self.planner.plan(own, signals)
         lr = np.asarray(lr, dtype=np.float64)
@@ -92,6 +93,6 @@ def disturbed(planner: Planner, settings: Mapping[str, Any]) -> Planner:
     """
     if not settings:
         return planner
-    if hasattr(planner, "optimizer"):
+    if isinstance(planner, OwnOptimizer):
         raise UserError(f"planner {planner.name!r} brings an optimizer of its own: it cannot be disturbed")
     return Disturbed(planner, planner.name, **settings)

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.files import finite, write_text
-from lr_env.planner import Planner
+from lr_env.planner import Planner, planner_settings
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
-from lr_env.rollout import planner_settings
 from lr_env.stats import intervals as st
 
 TUNED = "as tuned"

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.files import finite, write_text
-from lr_env.planner import Planner
+from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
-from lr_env.rollout import place_of, planner_settings
+from lr_env.rollout import place_of
 from lr_env.stats import intervals as st
 
 Floats = NDArray[np.float64]

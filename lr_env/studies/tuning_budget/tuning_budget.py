@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lr_env.errors import UserError, check_seeds
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_tuner
+from lr_env.registry import find_tuner, find_variants
 from lr_env.rollout import PlannedRun, not_made_before, place_of
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.study import Study
 from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.tuner import Checking
 
 FIRST_SEED = 3_000_000
 """Seeds of tuning runs count up from here, far from those of comparisons."""
@@ -40,6 +42,7 @@ class Budgets:
         runs: numbers of runs after which each is asked for its answers, rising.
         repeats: of each procedure from the start, with other seeds.
         seeds: on which answers are run.
+        variants: kinds of further planners that are made of the same runs, see `lr_env.tuner.Variants`.
         ceiling: tuner with a budget of its own, made once, to which regret is told; none if empty.
         ceiling_runs: that budget.
 
@@ -51,6 +54,7 @@ class Budgets:
     runs: tuple[int, ...]
     repeats: int
     seeds: tuple[int, ...]
+    variants: tuple[str, ...] = ("controls",)
     ceiling: str = ""
     ceiling_runs: int = 0
 
@@ -68,15 +72,25 @@ class Budgets:
         check_seeds(self.seeds, LEAST_TUNING_SEED)
         if self.ceiling and (self.ceiling in self.tuners or self.ceiling_runs < 1):
             raise UserError(f"ceiling {self.ceiling!r}: give one that is not among the tuners, and its runs")
+        for name in self.variants:
+            find_variants(name)
         for name, _, runs in self.procedures:
-            if check := getattr(find_tuner(name), "check", None):
-                check(runs)
+            if isinstance(tuner := find_tuner(name), Checking):
+                tuner.check(runs)
 
     @property
     def procedures(self) -> list[tuple[str, int, tuple[int, ...]]]:
         """Tuner, repeats, and runs after which it is asked."""
         ceiling = [(self.ceiling, 1, (self.ceiling_runs,))] if self.ceiling else []
         return [*((name, self.repeats, self.runs) for name in self.tuners), *ceiling]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the results depend on; the default variants are left out, as before there were others."""
+        spec = asdict(self)
+        if self.variants == type(self).variants:
+            del spec["variants"]
+        return spec
 
     @property
     def most_runs(self) -> int:
@@ -97,13 +111,13 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
         UserError: another process works on it, or it was begun otherwise.
     """
     most = max(len(wanted.seeds), wanted.repeats * wanted.runs[0])
-    with study.opened({"budgets": asdict(wanted)}, at_once=most, runs=wanted.most_runs) as experiment:
+    with study.opened({"budgets": wanted.spec}, at_once=most, runs=wanted.most_runs) as experiment:
         if study.fresh:
             for file in folder.glob("*/model-*.safetensors"):
                 file.unlink()
         found: dict[tuple[str, int, int], Planner] = {}
         for tuner, repeats, runs in wanted.procedures:
-            answers = _procedure(experiment, tuner, repeats, runs, folder, study.telling(tuner))
+            answers = _procedure(experiment, tuner, repeats, runs, wanted.variants, folder, study.telling(tuner))
             if twice := sorted({label for label, *_ in answers} & {label for label, *_ in found}):
                 raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
             found |= answers
@@ -127,6 +141,7 @@ def _procedure(
     name: str,
     repeats: int,
     runs: Sequence[int],
+    variants: Sequence[str],
     folder: Path,
     progress: Callable[[int], None],
 ) -> Mapping[tuple[str, int, int], Planner]:
@@ -135,17 +150,18 @@ def _procedure(
     Rounds that are finished are not proposed anew.
     """
     tuner, task, found = find_tuner(name), experiment.task, {}
+    settings = name.partition(":")[2]
     records: list[list[RunRecord]] = [[] for _ in range(repeats)]
     turn = 0
     for until in runs:
         while len(records[0]) < until:
             done = len(records[0])
-            count = min(tuner.round(done), until - done)
+            count = min(tuner.batch_size(done), until - done)
             phase = f"{name}-{turn}"
             if len(_finished(experiment, phase)) < count * repeats:
                 planned = []
                 for repeat, known in enumerate(records):
-                    seeds = [_first(repeat) + tuner.seed_number(number) for number in range(done, done + count)]
+                    seeds = [_first(repeat) + tuner.seed_index(number) for number in range(done, done + count)]
                     planned += not_made_before(tuner.propose(task, repeat, known, count), seeds, known)
                 experiment.run(planned, phase, ("val",), progress)
             else:
@@ -156,8 +172,10 @@ def _procedure(
         for repeat, known in enumerate(records):
             place = folder / f"{name}-{repeat}"
             place.mkdir(parents=True, exist_ok=True)
-            for label, planner in tuner.answers(task, repeat, known, place).items():
-                found[label, until, repeat] = planner
+            selected = found[name, until, repeat] = tuner.select(task, repeat, known, place)
+            for kind in variants:
+                for label, planner in find_variants(kind)(selected, task, repeat, known, place).items():
+                    found[f"{label} ({settings})" if settings else label, until, repeat] = planner
             with suppress(OSError):  # not empty
                 place.rmdir()
     return found

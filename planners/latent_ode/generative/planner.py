@@ -211,22 +211,22 @@ class LatentODEGenerative(ModelBasedPlanner):
         return {**state, "rates": rates_for_budget(state["rates"], run)}
 
     @isolating
-    def explain(self, state: GenerativeState, run: int = 0) -> list[Belief]:
+    def explain(self, state: GenerativeState, row: int = 0) -> list[Belief]:
         """Return what was considered for one run at each plan: the mean of the chosen futures, and each of them.
 
         Args:
             state: state of the planner.
-            run: row of the run.
+            row: row of the run in the state.
         """
         fitted: FittedModel = self.same(state)
         scales, total = fitted.scales, state["rates"].shape[1]
         beliefs = []
         for record in state["beliefs"]:
             now, left = record["segment"], total - record["segment"]
-            decoded, starts = record["decoded"][run], record["starts"][run]
+            decoded, starts = record["decoded"][row], record["starts"][row]
             rests = [
                 decoded[index, _times_from(starts[index], left, decoded.shape[1] - 1)]
-                for index in record["chosen"][run]
+                for index in record["chosen"][row]
             ]
             futures = np.reshape(rests, (-1, left, len(OUTPUTS)))
             rates = np.exp(futures[..., RATE] + scales.log_rate)

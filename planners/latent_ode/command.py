@@ -15,6 +15,7 @@ from lr_env.errors import UserError
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
+    from planners.latent_ode.fit_report import Report
 
 _SEEDS = 10
 """Of a comparison by default."""
@@ -63,24 +64,23 @@ class Fit(ReportOptions):
     def run(self) -> None:
         """Sweep, fit, and print how well ends of runs are foreseen."""
         from lr_env.records.tables import check_task, read_runs
-        from lr_env.registry import find_planner
+        from planners.latent_ode import fit_report
 
-        fitter: Any = find_planner("latent-ode").fitter()
         folder, task = self.folder, self.varied_task()
         how = {"kind": self.kind, "members": self.members}
         of_a_sweep = [f"--{option}" for option in _OF_A_SWEEP if getattr(self, option) != getattr(Fit, option)]
         if self.records is not None and of_a_sweep:
             raise UserError(f"{of_a_sweep[0]} is of a sweep, and --records takes runs that there are: leave out one")
         if self.records is None:
-            made, seeds = self._swept(fitter, task, folder, how), ""
+            made, seeds = self._swept(task, folder, how), ""
         else:
-            fitter.check_kind(**how)
+            fit_report.check_kind(**how)
             known = read_runs(self.records)
             check_task(self.records, task)
             writable(folder)
             self.numerics()
             about = {**self.how_made(task), "records": str(self.records)}
-            made = fitter.fit_records(known, task, seed=self.seed, about=about, **how)
+            made = fit_report.fit_records(known, task, seed=self.seed, about=about, **how)
             seeds = on_fresh_seeds({run.seed for run in known})
         made.write(folder)
         print(made.text())
@@ -91,10 +91,13 @@ class Fit(ReportOptions):
             f"--set {planner}.model={model}{seeds}"
         )
 
-    def _swept(self, fitter: Any, task: Task, folder: Path, how: Mapping[str, Any]) -> Any:
+    def _swept(self, task: Task, folder: Path, how: Mapping[str, Any]) -> Report:
         """A fit to the runs of a sweep."""
+        from planners.latent_ode.fit_report import fit_sweep
+        from planners.latent_ode.sweep.sweep import Sweep
+
         rates = task.tuning_range if self.rates is None else parse_ends(self.rates)
-        wanted = fitter.Sweep(self.design, self.runs, rates, self.seed)
+        wanted = Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fitter.fit_sweep(wanted, self.study(task, progress), about=self.how_made(task), **how)
+            return fit_sweep(wanted, self.study(task, progress), about=self.how_made(task), **how)

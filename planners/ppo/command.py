@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 from tyro.conf import arg
@@ -58,9 +59,7 @@ class TrainPpo(TaskOptions):
 
     def run(self) -> None:
         """Train, and say how good it became."""
-        from lr_env.registry import find_planner
-
-        trainer = find_planner("ppo").trainer()
+        trainer = _trainer()
         task, folder = self.varied_task(), self.folder
         numerics = self.numerics()
         for what, most in _MOST.items():
@@ -92,3 +91,18 @@ class TrainPpo(TaskOptions):
         print(f"Policy: {policy}; see what it makes of those rates, and compare it, with")
         print(f"  lr-env starts {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
         print(f"  lr-env compare {self.task}{self.variation} --planners ppo constant --set ppo.policy={policy}")
+
+
+def _trainer() -> ModuleType:
+    """The module that trains, which needs stable-baselines3.
+
+    Raises:
+        UserError: that is not installed.
+    """
+    try:
+        from planners.ppo import training
+    except ImportError as error:
+        raise UserError(
+            f"training a controller needs the package stable-baselines3 ({error}): pip install stable-baselines3"
+        ) from error
+    return training

@@ -1,0 +1,177 @@
+"""What a planner may be able to do besides `start` and `plan`: small protocols, used with `isinstance`.
+
+A planner has a capability by having its members, and inherits from nothing. `isinstance` works on planners and on
+their classes alike, for it only asks whether the members are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError
+from lr_env.planner import Belief, Planner, Probe, RunSpec, Signals, State
+
+if TYPE_CHECKING:
+    from lr_env.optimizers import Optimizer
+    from lr_env.tasks import Task
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A planner that a sweep over peak rates can tune."""
+
+    @classmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Planner]:
+        """The settings that a sweep tries: exactly one for each of the peak rates, so that budgets are equal."""
+        ...
+
+
+@runtime_checkable
+class TaskSpecific(Protocol):
+    """A planner that needs other settings for each task, such as a model that was fitted to it."""
+
+    @classmethod
+    def for_task(cls, task: Task) -> Mapping[str, Any] | None:
+        """The settings that suit it to a task; None where there are none: it is then not among "all"."""
+        ...
+
+
+@runtime_checkable
+class Previewable(Protocol):
+    """A planner whose rates follow from time and seed alone."""
+
+    def preview(self, num_segments: int, seed: int = 0) -> NDArray[np.float64]:
+        """The rate of each segment, (segments,), or of each draw within a segment."""
+        ...
+
+
+@runtime_checkable
+class FixedShape(Protocol):
+    """A schedule: a peak rate times factors that follow from time alone."""
+
+    def factors(self, num_segments: int) -> NDArray[np.float64]:
+        """The rate of each segment as a fraction of the peak, (segments,)."""
+        ...
+
+
+@runtime_checkable
+class OwnOptimizer(Protocol):
+    """A planner whose runs are trained by its own optimizer in place of the task's."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The settings of that optimizer."""
+        ...
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A planner on which child steps were spent before any sweep, say on training a policy. They count as tuning."""
+
+    @property
+    def pretraining_steps(self) -> int:
+        """How many."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A planner that depends on more than its settings, such as a file or another package."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A hash or a version of what it depends on; None where that is nothing."""
+        ...
+
+
+@runtime_checkable
+class Control(Protocol):
+    """A planner that shows what a part of another planner is worth. It takes over the settings of that planner."""
+
+    control_of: str
+    """The name of the other planner."""
+
+    @classmethod
+    def matched(cls, planner: Any) -> Planner:
+        """The control of the other planner as that was tuned."""
+        ...
+
+
+@runtime_checkable
+class Rebudgetable(Protocol):
+    """A planner that can plan anew where the budget of a run changes on the way."""
+
+    def rebudgeted(self, state: State, run: RunSpec) -> State:
+        """The state of runs that are now to have the budget of `run`."""
+        ...
+
+
+@runtime_checkable
+class Forking(Protocol):
+    """A planner that tries rates on forks of its runs, which costs many times the child steps of the runs.
+
+    Its `plan` takes a `Probe` as well: functions do not travel among the numbers of signals.
+    """
+
+    @property
+    def needs_forks(self) -> bool:
+        """True."""
+        ...
+
+    def plan(self, state: State, signals: Signals, probe: Probe | None = None) -> tuple[NDArray[np.float64], State]:
+        """As `lr_env.planner.Planner.plan`, with forks."""
+        ...
+
+
+@runtime_checkable
+class Explainable(Protocol):
+    """A planner that can tell what it predicted at each of its plans."""
+
+    def explain(self, state: State, row: int = 0) -> Sequence[Belief]:
+        """The forecasts for the run in that row of the state, in the order of time."""
+        ...
+
+
+@runtime_checkable
+class RenamedSettings(Protocol):
+    """A planner whose settings had other names before. Records and files with the old names are still read."""
+
+    @classmethod
+    def current_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings under the names, and with the values, that they have now."""
+        ...
+
+
+def require_probe(planner: Planner, probe: Probe | None) -> Probe:
+    """The probe of a planner that needs forks.
+
+    Raises:
+        UserError: the loop that asks the planner has no forks.
+    """
+    if probe is None:
+        raise UserError(f"planner {planner.name!r} tries rates on forks of its runs, and this loop has none")
+    return probe
+
+
+def pretraining_steps(planner: Planner) -> int:
+    """Child steps that were spent on a planner before any sweep; see `Pretrained`."""
+    return int(planner.pretraining_steps) if isinstance(planner, Pretrained) else 0
+
+
+def fingerprint(planner: Planner) -> str | None:
+    """What a planner depends on besides its settings; see `Fingerprinted`."""
+    return planner.fingerprint if isinstance(planner, Fingerprinted) else None
+
+
+def optimizer_of(planner: Planner) -> Optimizer | None:
+    """The optimizer that a planner brings along; None where its runs are trained by the task's."""
+    return planner.optimizer if isinstance(planner, OwnOptimizer) else None
+
+
+def original_of(planner: Planner | type[Planner]) -> str | None:
+    """The name of the planner that a planner is a control of; None where it is none."""
+    return planner.control_of if isinstance(planner, Control) else None
