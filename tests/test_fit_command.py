@@ -183,7 +183,7 @@ def test_a_sweep_that_was_begun_otherwise(tmp_path):
         (("--rates", "0.1"), "give LOW:HIGH"),
         (("--members", "1"), "1 members: an ensemble has from 2 to 100"),
         (("--records", "nothing.parquet"), "there is no file 'nothing.parquet'"),
-        (("--records", ".", "--rates", "0.1:1"), "--rates is of a sweep, and --records takes runs that there are"),
+        (("--records", ".", "--rates", "0.1:1"), "--rates is of a sweep, and --records takes existing runs"),
         (("--records", ".", "--kind", "new"), "unknown kind of model 'new'"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,15 @@ from lr_env.planner import RunSpec
 from lr_env.rollout import rollout
 from lr_env.studies.beliefs import explained
 from lr_env.tasks import find_task
+from planners.latent_ode import base
 from planners.latent_ode.artifact import FittedModel, shipped_models
+from planners.latent_ode.base import ModelBasedPlanner
 from planners.latent_ode.channels import CHANNELS
-from planners.latent_ode.controls import MeanOfBest
+from planners.latent_ode.controls import CONTROLS, MeanOfBest
+from planners.latent_ode.data import rate_curve
 from planners.latent_ode.data.batches import TensorDataset
 from planners.latent_ode.fitting.fit import forecast_final_losses
+from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
 from planners.schedules import WSD, Cosine
 from tests import quadratic
@@ -217,47 +222,6 @@ def test_damaged_models(quadratic_path, tmp_path, damage):
         FittedModel.load(target)
 
 
-def test_settings_of_a_sweep_are_as_many_as_rates():
-    for count in (1, 12, 40):
-        offered = LatentODE.candidates([0.1] * count)
-        assert len(set(offered)) == count
-        assert offered[0] == LatentODE()
-
-
-def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
-    """A run of a real task under a model of another one: what was played is what the plans say."""
-    task = replace(find_task("DigitsMLP"), budget=200, segment=10, val_subset=100)
-    planner = LatentODE(model=str(quadratic_path), mismatch="rescaled", first_plan=0.2, plan_interval=0.4)
-    found = explained(planner, task, 3)
-    assert [belief.segment for belief in found.beliefs] == [4, 12]
-    for belief, until in zip(found.beliefs, (12, 20), strict=True):
-        played = found.lr[belief.segment : until]
-        np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
-    (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
-    assert run.planner == "latent-ode"
-    assert len(found.val_loss) == 20
-    assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
-    found.draw(tmp_path / "explain.png")
-    assert (tmp_path / "explain.png").stat().st_size > 20_000
-    with pytest.raises(UserError, match="planner 'cosine' does not tell what it believes"):
-        explained(Cosine(0.1), task, 0)
-
-
-@pytest.mark.parametrize("name", shipped_models())
-def test_shipped_models_plan_for_their_tasks(name):
-    task = find_task(name)
-    settings = LatentODE.for_task(task)
-    assert settings == {"model": name}
-    assert LatentODE.for_task(replace(task, budget=2 * task.budget)) is None
-    run = RunSpec(name, task.budget, task.segment, task.lr_range, type(task.optimizer).__name__, 1)
-    planner = LatentODE(**settings, first_plan=0.01, plan_interval=1.0)
-    state, (low, high) = planner.start(run, [0]), task.tuning_range
-    signals = {channel: np.full(1, np.nan) for channel in ("lr", *CHANNELS)} | {"step": np.zeros(1)}
-    for segment in range(2):
-        lr, state = planner.plan(state, signals)
-        signals = {"step": np.full(1, (segment + 1.0) * task.segment), "lr": lr, "train_loss": np.full(1, 2.0)}
-        signals |= {"val_loss": np.full(1, 2.0), "val_accuracy": np.full(1, 0.2)}
-    (belief,) = planner.explain(state)
-    assert low < belief.rates[0].max() < high
-    assert belief.rates[0, -1] < 0.3 * belief.rates[0].max()  # they have all learned to cool down
-    assert 0.7 * 40 * task.budget < planner.pretraining_steps <= 40 * task.budget  # less where runs diverged
+def test_settings_under_their_earlier_names_are_those_of_today():
+    """What is saved today stays as it is, and every earlier name has a setting of today."""
+    earlier = {"model": "a", "reuse": "no", "horizon": 0.5, "blend": 5, "adapt": 7, "ascents": 12, "lead": 0.1}

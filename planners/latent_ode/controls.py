@@ -70,7 +70,7 @@ class Replay(ModelBasedPlanner, ABC):
 
 @dataclass(frozen=True)
 class BestOfSweep(Replay):
-    """Play the best schedule of the sweep that has a named shape, such as cosine.
+    """Plays the best schedule of the sweep that has a named shape, such as cosine.
 
     Attributes:
         model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
@@ -96,7 +96,7 @@ class BestOfSweep(Replay):
 
 @dataclass(frozen=True)
 class MeanOfBest(Replay):
-    """Play the mean, in log rate, of the best schedules of the sweep.
+    """Plays the mean, in log rate, of the best schedules of the sweep.
 
     Attributes:
         model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
@@ -198,7 +198,7 @@ class Reselecting(ModelBasedPlanner, ABC):
 
 @dataclass(frozen=True)
 class NearestRun(Reselecting):
-    """Play the rest of the schedule of the sweep whose validation losses so far were most like those of the run.
+    """Plays the rest of the schedule of the sweep whose validation losses so far were most like those of the run.
 
     What `latent-ode` gains over this control, it does not gain by memory.
 
@@ -228,7 +228,7 @@ class NearestRun(Reselecting):
 
 @dataclass(frozen=True)
 class RandomFuture(Reselecting):
-    """Play the rest of a schedule drawn at random from the best ones of the sweep, and draw anew at each plan.
+    """Plays the rest of a schedule drawn at random from the best ones of the sweep, anew at each plan.
 
     Its plans stay as near to the sweep as those of `latent-ode`, without knowing where they lead.
 

@@ -81,15 +81,15 @@ class PlannerState(TypedDict):
 
 @dataclass(frozen=True)
 class LatentODE(ModelBasedPlanner):
-    """Plan the rest of the schedule on a learned model of training, and plan again as the run goes on.
+    """Plans the rest of the schedule on a learned model of training, and plans again as the run goes on.
 
     The model is an ensemble of latent ODEs driven by the log of the learning rate (arXiv:2509.23052, Sampson & Melchior
     2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep. At each plan the
     planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
-    under many schedules for the rest of it, and takes their mean, weighted by how well they end. The first plan is
-    shrunk towards the mean of the three best schedules of the sweep, a later one replaces the current plan only if it
-    is clearly better. The planner also allows for runs that respond to the rate otherwise than those of the sweep, for
-    example because their batches are larger.
+    under many schedules for the rest of it, and plays their mean, weighted by how well they end. The first plan is
+    shrunk towards the mean of the three best schedules of the sweep. A later plan replaces the current one only if it
+    is clearly better. If the losses show that a run has more or less gradient noise than those of the sweep, because
+    its batches are smaller or larger, for example, later plans allow for that.
 
     Attributes:
         model: fitted model of training: a .safetensors file written by `lr-env fit`, or the name of a task for which a
@@ -106,19 +106,20 @@ class LatentODE(ModelBasedPlanner):
             same time; they may be outside by this much, in natural log. None: plans may have any rate of the task.
         pessimism: penalty for plans about which the ensemble disagrees: so many standard deviations over the ensemble
             are added to the predicted loss. Only used if averaging_temperature is 0.
-        confidence_sigmas: a difference counts as certain if its mean over the ensemble exceeds this many standard
-            deviations. The current plan is replaced only if the predicted gain is certain; the first plan is not shrunk
-            towards the prior if it is certainly better than the prior.
+        confidence_sigmas: a difference counts as certain if it exceeds this many standard deviations over the ensemble.
+            The current plan is replaced only if the predicted gain is certain; the first plan is not shrunk towards the
+            prior if it is certainly better than the prior; response_threshold has to be exceeded with the same
+            certainty.
         averaging_temperature: how far the mean of schedules reaches beyond the best: their weights are exp(-regret /
             temperature), with this factor times the disagreement of the ensemble as temperature. 0: no mean; seek the
             single best schedule.
         prior_strength: weight of the prior (the mean of the three best schedules of the sweep), counted in schedules.
             The first plan is (n * plan + prior_strength * prior) / (n + prior_strength) in log rate, with n distinct
             schedules in the sweep. 0 disables it.
-        response_threshold: smallest |log ratio| of a run's gradient noise to that of the sweep at which the run counts
-            as shifted; later plans then use its own response to the rate. None: never.
-        compensate_actuation: whether to divide the next rate by the factor by which the last rate was changed before it
-            was used, within the task's range of rates. Such factors may come from outside, unannounced.
+        response_threshold: smallest |log(gradient noise of the run / gradient noise of the sweep)| at which plans allow
+            for the difference. 0.7 is a factor of two. None: they never do.
+        compensate_actuation: whether to make up for rates that are changed before they are used, by a wrapper or a
+            scheduler, for example: the next rate is divided by the factor by which the last one was changed.
         search_rounds: rounds of the cross-entropy method. This and the following settings are of the search for the
             single best schedule, and only used if averaging_temperature is 0.
         samples_per_round: schedules drawn in each round of the search.

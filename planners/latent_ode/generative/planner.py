@@ -63,7 +63,7 @@ class GenerativeState(TypedDict):
 
 @dataclass(frozen=True)
 class LatentODEGenerative(ModelBasedPlanner):
-    """Sample futures of the run from a latent ODE, and play the mean rates of those that score best.
+    """Samples futures of the run from a latent ODE, and plays the mean rates of those that score best.
 
     This is Algorithm 1 of arXiv:2509.23052: its model predicts the learning rate together with losses and accuracy. At
     each plan, the most recent points of the run are encoded to a latent code, random perturbations of that code are
