@@ -225,3 +225,63 @@ def test_damaged_models(quadratic_path, tmp_path, damage):
 def test_settings_under_their_earlier_names_are_those_of_today():
     """What is saved today stays as it is, and every earlier name has a setting of today."""
     earlier = {"model": "a", "reuse": "no", "horizon": 0.5, "blend": 5, "adapt": 7, "ascents": 12, "lead": 0.1}
+    current = LatentODE.current_settings(earlier)
+    assert current == LatentODE.current_settings(current)
+    expected = {"model": "a", "mismatch": "refuse", "horizon": 0.5, "averaging_temperature": 5}
+    assert current == expected | {"response_threshold": 7, "gradient_steps": 12, "first_plan": 0.1}
+    for kind in (LatentODE, LatentODEGenerative, *CONTROLS):
+        renamed = kind.current_settings(dict.fromkeys({**ModelBasedPlanner.renamed, **kind.renamed}))
+        assert renamed.keys() <= {field.name for field in fields(kind)}
+    assert MeanOfBest.current_settings({"reuse": "steps", "count": 2}) == {"mismatch": "steps", "count": 2}
+
+
+@pytest.mark.parametrize("module", [base, rate_curve])
+def test_examples_in_docstrings(module):
+    done = doctest.testmod(module)
+    assert (done.attempted > 0, done.failed) == (True, 0)
+
+
+def test_settings_of_a_sweep_are_as_many_as_rates():
+    for count in (1, 12, 40):
+        offered = LatentODE.candidates([0.1] * count)
+        assert len(set(offered)) == count
+        assert offered[0] == LatentODE()
+
+
+def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
+    """A run of a real task under a model of another one: what was played is what the plans say."""
+    task = replace(find_task("DigitsMLP"), budget=200, segment=10, val_subset=100)
+    planner = LatentODE(model=str(quadratic_path), mismatch="rescaled", first_plan=0.2, plan_interval=0.4)
+    found = explained(planner, task, 3)
+    assert [belief.segment for belief in found.beliefs] == [4, 12]
+    for belief, until in zip(found.beliefs, (12, 20), strict=True):
+        played = found.lr[belief.segment : until]
+        np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
+    (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
+    assert run.planner == "latent-ode"
+    assert len(found.val_loss) == 20
+    assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
+    found.draw(tmp_path / "explain.png")
+    assert (tmp_path / "explain.png").stat().st_size > 20_000
+    with pytest.raises(UserError, match="planner 'cosine' does not tell what it believes"):
+        explained(Cosine(0.1), task, 0)
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_shipped_models_plan_for_their_tasks(name):
+    task = find_task(name)
+    settings = LatentODE.for_task(task)
+    assert settings == {"model": name}
+    assert LatentODE.for_task(replace(task, budget=2 * task.budget)) is None
+    run = RunSpec(name, task.budget, task.segment, task.lr_range, type(task.optimizer).__name__, 1)
+    planner = LatentODE(**settings, first_plan=0.01, plan_interval=1.0)
+    state, (low, high) = planner.start(run, [0]), task.tuning_range
+    signals = {channel: np.full(1, np.nan) for channel in ("lr", *CHANNELS)} | {"step": np.zeros(1)}
+    for segment in range(2):
+        lr, state = planner.plan(state, signals)
+        signals = {"step": np.full(1, (segment + 1.0) * task.segment), "lr": lr, "train_loss": np.full(1, 2.0)}
+        signals |= {"val_loss": np.full(1, 2.0), "val_accuracy": np.full(1, 0.2)}
+    (belief,) = planner.explain(state)
+    assert low < belief.rates[0].max() < high
+    assert belief.rates[0, -1] < 0.3 * belief.rates[0].max()  # they have all learned to cool down
+    assert 0.7 * 40 * task.budget < planner.pretraining_steps <= 40 * task.budget  # less where runs diverged

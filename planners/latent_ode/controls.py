@@ -20,14 +20,11 @@ from planners.settings import COUNT, RATIO, SHARE, Array, Rules
 
 
 class ReplayState(TypedDict):
-    """The state of a control that plays one schedule.
+    """The state of a control that plays one schedule."""
 
-    model: fingerprint of the model's file. rates: rates of all segments, (segments,). segment: optimizer steps of one.
-    """
-
-    model: str
-    rates: Floats
-    segment: int
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments, (segments,)
+    segment: int  # optimizer steps of a segment
 
 
 @dataclass(frozen=True)
@@ -121,19 +118,14 @@ class MeanOfBest(Replay):
 
 
 class ReselectingState(TypedDict):
-    """The state of a control that chooses a schedule anew at each plan.
+    """The state of a control that chooses a schedule anew at each plan."""
 
-    model: fingerprint of the model's file. rates: rates of all segments, (runs, segments). whole: rates of the
-    schedules of the sweep, (schedules, segments). losses: log validation losses so far, (runs, segments); NaN where
-    not measured. seeds: of the runs. segment: optimizer steps of a segment.
-    """
-
-    model: str
-    rates: Floats
-    whole: Floats
-    losses: Floats
-    seeds: list[int]
-    segment: int
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments, (runs, segments)
+    whole: Floats  # rates of the schedules of the sweep, (schedules, segments)
+    losses: Floats  # log validation losses so far, NaN where not measured, (runs, segments)
+    seeds: list[int]  # of the runs
+    segment: int  # optimizer steps of a segment
 
 
 @dataclass(frozen=True)

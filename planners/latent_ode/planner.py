@@ -40,43 +40,31 @@ PRIOR_SCHEDULES = 3
 
 
 class PlanRecord(TypedDict):
-    """What was considered at one plan, for all runs; the keys are those in checkpoints.
+    """What was considered at one plan, for all runs. Checkpoints have the same keys."""
 
-    segment: segment before which the plan was made. rates: rates of the candidates, the chosen one first, (runs, plans,
-    segments left). steps: optimizer steps at which losses were forecast, (nodes,). losses: forecast validation losses,
-    (members, runs, plans, nodes). notes: warnings, one a run. ends: 90 % interval of the final loss, (runs, 2).
-    """
-
-    segment: int
-    rates: Floats
-    steps: Floats
-    losses: Floats
-    notes: list[str]
-    ends: Floats
+    segment: int  # before which the plan was made
+    rates: Floats  # of the candidates, the chosen one first, (runs, plans, segments left)
+    steps: Floats  # optimizer steps at which losses were forecast, (nodes,)
+    losses: Floats  # forecast validation losses, (members, runs, plans, nodes)
+    notes: list[str]  # a warning for each run, or ""
+    ends: Floats  # 90 % interval of the final loss, (runs, 2)
 
 
 class PlannerState(TypedDict):
-    """The state of the planner; the keys are those in checkpoints.
+    """The state of the planner. Checkpoints have the same keys."""
 
-    model: fingerprint of the model. rates: rates of all segments by the current plan, (runs, segments). points:
-    measurements of each segment so far, (2 + channels, runs) each. seeds: of the runs. range: smallest and largest
-    rate. segment: optimizer steps of a segment. unit: optimizer steps of one unit of the model's time. due: whether to
-    plan before the next segment, whenever that is. planned: whether there is a plan. answered: the rates commanded
-    last, (runs,). beliefs: a record of each plan. step: optimizer step of the last call.
-    """
-
-    model: str
-    rates: Floats
-    points: list[Floats]
-    seeds: list[int]
-    range: list[float]
-    segment: int
-    unit: int
-    due: bool
-    planned: bool
-    answered: Floats | None
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments by the current plan, (runs, segments)
+    points: list[Floats]  # measurements of each segment so far, (2 + channels, runs) each
+    seeds: list[int]  # of the runs
+    range: list[float]  # smallest and largest rate
+    segment: int  # optimizer steps of a segment
+    unit: int  # optimizer steps of one unit of the model's time
+    due: bool  # whether to plan before the next segment, whenever that is
+    planned: bool  # whether there is a plan
+    answered: Floats | None  # the rates commanded last, (runs,)
     beliefs: list[PlanRecord]
-    step: int | None
+    step: int | None  # optimizer step of the last call
 
 
 @dataclass(frozen=True)

@@ -25,40 +25,28 @@ TRAIN, SCORE = CHANNELS.index("train_loss"), CHANNELS.index("val_accuracy")
 
 
 class FutureRecord(TypedDict):
-    """The futures of all runs at one plan; the keys are those in checkpoints.
+    """The futures of all runs at one plan. Checkpoints have the same keys."""
 
-    segment: segment before which the plan was made. decoded: sampled futures, (runs, futures, times, OUTPUTS). starts:
-    time at which each would be entered, -1 if it was not accepted, (runs, futures). rewards: predicted accuracy at the
-    horizon, (runs, futures). chosen: indices of the futures that were averaged, for each run.
-    """
-
-    segment: int
-    decoded: Floats
-    starts: NDArray[np.int64]
-    rewards: Floats
-    chosen: list[list[int]]
+    segment: int  # before which the plan was made
+    decoded: Floats  # the futures, (runs, futures, times, OUTPUTS)
+    starts: NDArray[np.int64]  # time at which each would be entered, -1 if it was not accepted, (runs, futures)
+    rewards: Floats  # predicted accuracy at the horizon, (runs, futures)
+    chosen: list[list[int]]  # indices of the futures that were averaged, for each run
 
 
 class GenerativeState(TypedDict):
-    """The state of the planner; the keys are those in checkpoints.
+    """The state of the planner. Checkpoints have the same keys."""
 
-    model: fingerprint of the model. rates: rates of all segments by the current plan, (runs, segments). tokens: the
-    most recent points, last point first, (runs, window, 1 + OUTPUTS): time, then scaled outputs. points: number of
-    points that are there. seeds: of the runs. range: smallest and largest rate. segment: optimizer steps of a segment.
-    unit: optimizer steps of one unit of the model's time. beliefs: a record of each plan. step: optimizer step of the
-    last call.
-    """
-
-    model: str
-    rates: Floats
-    tokens: NDArray[np.float32]
-    points: int
-    seeds: list[int]
-    range: list[float]
-    segment: int
-    unit: int
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments by the current plan, (runs, segments)
+    tokens: NDArray[np.float32]  # recent points, the last first, (runs, window, 1 + OUTPUTS): time, scaled outputs
+    points: int  # how many of them are there
+    seeds: list[int]  # of the runs
+    range: list[float]  # smallest and largest rate
+    segment: int  # optimizer steps of a segment
+    unit: int  # optimizer steps of one unit of the model's time
     beliefs: list[FutureRecord]
-    step: int | None
+    step: int | None  # optimizer step of the last call
 
 
 @dataclass(frozen=True)
