@@ -20,7 +20,7 @@ from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.filtering.observations import observe
 from planners.latent_ode.filtering.state import Estimate, StateEstimator
 from planners.latent_ode.planning.problem import RemainingRun, build_problem
-from planners.latent_ode.planning.search import GRID, SearchSettings, search, to_segments
+from planners.latent_ode.planning.search import GRID, PlanFamily, Problem, SearchSettings, search, to_segments
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
 _CURRENT, _NEW, _SHRUNK, _PRIOR = range(4)
@@ -261,52 +261,41 @@ class LatentODE(ModelBasedPlanner):
     def _planned(self, state: PlannerState, now: int) -> PlannerState:
         """Plan the segments from `now` on, and record what was considered."""
         fitted: FittedModel = self.same(state)
-        library, log_rate = fitted.library, fitted.scales.log_rate
-        runs, total = state["rates"].shape
-        low, high = state["range"]
+        (runs, total), (low, high) = state["rates"].shape, state["range"]
         estimate = self._estimate(fitted, state)
         span = (total - now) * state["segment"] / state["unit"]
         remaining = RemainingRun(now / total, span, (low, high), self.horizon)
         problem, family = build_problem(fitted, estimate.state, remaining, self.trust_radius, estimate.response)
-        current = RateCurve.of_segments(state["rates"], now, GRID).minus(log_rate)[:, None]
-        seeds = [[seed, now] for seed in state["seeds"]]
-        new, *others = search(problem, family, current, self._search_settings(), seeds).split(1, 1)
-        prior = library.mean_of_best(PRIOR_SCHEDULES).rest(remaining.elapsed, GRID).minus(log_rate).expand_as(new)
-        shrunk = new + self.prior_strength / (self.prior_strength + len(library.names)) * (prior - new)
-        numbered = [current, new, shrunk, prior]  # by _CURRENT, _NEW, _SHRUNK, _PRIOR
-        plans = torch.cat([problem.clamp(torch.cat(numbered, 1)), *others], 1)
+        plans = self._candidates(fitted, state, now, problem, family)
         states = problem.roll_out(plans)
         final_losses = problem.final_losses_of(states)
         chosen, runner_up = self._choice(final_losses, state["planned"], estimate.response.is_shifted)
-        rest = torch.arange(len(numbered), plans.shape[1]).expand(runs, -1)
-        rows, order = torch.arange(runs)[:, None], torch.cat([chosen[:, None], runner_up[:, None], rest], 1)
-        log_rates = to_segments(plans[rows, order].numpy().astype(np.float64), total - now) + log_rate
+        others = torch.arange(_PRIOR + 1, plans.shape[1]).expand(runs, -1)
+        rows, order = torch.arange(runs)[:, None], torch.cat([chosen[:, None], runner_up[:, None], others], 1)
+        log_rates = to_segments(plans[rows, order].numpy().astype(np.float64), total - now) + fitted.scales.log_rate
         rates = np.clip(np.exp(log_rates), low, high)
         unchanged = (chosen == _CURRENT).numpy()
         rates[unchanged, 0] = state["rates"][unchanged, now:]  # the grid would round them
         all_rates = state["rates"].copy()
         all_rates[:, now:] = rates[:, 0]
         losses = problem.losses_along(states[:, rows, order]).numpy().astype(np.float64)
-        nodes = np.linspace(0, self.horizon, losses.shape[-1])
         record: PlanRecord = {
             "segment": now,
             "rates": rates,
-            "steps": (now + nodes * (total - now)) * state["segment"],
-            "losses": np.exp(losses * fitted.scales.deviations[LOSS] + fitted.scales.means[LOSS]),
+            "steps": (now + np.linspace(0, self.horizon, losses.shape[-1]) * (total - now)) * state["segment"],
+            "losses": np.exp(fitted.scales.log_loss(losses)),
             "notes": _warnings(estimate),
             "ends": self._final_interval(fitted, final_losses[:, rows[:, 0], chosen], estimate, remaining.elapsed),
         }
         return {**state, "rates": all_rates, "planned": True, "beliefs": [*state["beliefs"], record]}
 
-    def _estimate(self, fitted: FittedModel, state: PlannerState) -> Estimate:
-        """Estimate the latent state of the runs from all that was measured so far."""
-        estimator = StateEstimator(fitted.ensemble, self.response_threshold, self.confidence_sigmas)
-        if not state["points"]:
-            return estimator.initial(len(state["rates"]))
-        return estimator(observe(state["points"], fitted.scales, state["range"], state["segment"], state["unit"]))
-
-    def _search_settings(self) -> SearchSettings:
-        return SearchSettings(
+    def _candidates(
+        self, fitted: FittedModel, state: PlannerState, now: int, problem: Problem, family: PlanFamily
+    ) -> Tensor:
+        """Return the plans of which one is chosen, and further good ones for the record, (runs, plans, GRID)."""
+        library, log_rate = fitted.library, fitted.scales.log_rate
+        current = RateCurve.of_segments(state["rates"], now, GRID).minus(log_rate)[:, None]
+        settings = SearchSettings(
             rounds=self.search_rounds,
             samples_per_round=self.samples_per_round,
             free_rounds=self.free_rounds,
@@ -314,6 +303,20 @@ class LatentODE(ModelBasedPlanner):
             gradient_steps=self.gradient_steps,
             averaging_temperature=self.averaging_temperature,
         )
+        seeds = [[seed, now] for seed in state["seeds"]]
+        new, *others = search(problem, family, current, settings, seeds).split(1, 1)
+        elapsed = now / state["rates"].shape[1]
+        prior = library.mean_of_best(PRIOR_SCHEDULES).rest(elapsed, GRID).minus(log_rate).expand_as(new)
+        shrunk = new + self.prior_strength / (self.prior_strength + len(library.names)) * (prior - new)
+        in_order = torch.cat([current, new, shrunk, prior], 1)  # of _CURRENT, _NEW, _SHRUNK, _PRIOR
+        return torch.cat([problem.clamp(in_order), *others], 1)
+
+    def _estimate(self, fitted: FittedModel, state: PlannerState) -> Estimate:
+        """Estimate the latent state of the runs from all that was measured so far."""
+        estimator = StateEstimator(fitted.ensemble, self.response_threshold, self.confidence_sigmas)
+        if not state["points"]:
+            return estimator.initial(len(state["rates"]))
+        return estimator(observe(state["points"], fitted.scales, state["range"], state["segment"], state["unit"]))
 
     def _choice(self, final_losses: Tensor, planned: bool, shifted: Tensor) -> tuple[Tensor, Tensor]:
         """Choose the plan of each run, and the one that it was compared with: their indices, (runs,) each.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planners.latent_ode.channels import Floats
+from planners.latent_ode.channels import LOSS, Floats
 from planners.latent_ode.data.dataset import RunDataset
 
 
@@ -34,6 +34,10 @@ class Scales:
         whole = isinstance(self.budget, int) and self.budget >= 1
         if not (all(map(math.isfinite, numbers)) and min(self.deviations) > 0 and whole):
             raise ValueError(f"scales are no finite numbers: {self}")
+
+    def log_loss(self, scaled_loss: Floats) -> Floats:
+        """Return the log validation loss of a scaled one."""
+        return scaled_loss * self.deviations[LOSS] + self.means[LOSS]
 
 
 def scales_of(dataset: RunDataset) -> Scales:

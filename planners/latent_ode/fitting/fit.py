@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lr_env.errors import UserError
-from planners.latent_ode.channels import CHANNELS, LOSS, Floats
+from planners.latent_ode.channels import CHANNELS, Floats
 from planners.latent_ode.data.batches import Batch, TensorDataset
 from planners.latent_ode.data.dataset import RunDataset
 from planners.latent_ode.data.scaling import Scales, scales_of
@@ -274,4 +274,4 @@ def forecast_final_losses(
             states = model.solve(estimator.corrected(history, rows, now), batch.rates, batch.span)
             ends = model.final_loss(states)
         forecasts.append(ends[torch.tensor(members), torch.arange(len(members))].numpy())
-    return np.stack(forecasts) * dataset.scales.deviations[LOSS] + dataset.scales.means[LOSS]
+    return dataset.scales.log_loss(np.stack(forecasts))

@@ -175,4 +175,4 @@ def decode_runs(model: Generative, curves: CurveTensors, elapsed: float) -> Tens
 def decode_final_losses(model: Generative, curves: CurveTensors, scales: Scales, elapsed: Sequence[float]) -> Floats:
     """Forecast the log validation loss at the end of runs after each share of them, (shares, runs)."""
     ends = [decode_runs(model, curves, share)[:, -1, LOSS].double().numpy() for share in elapsed]
-    return np.stack(ends) * scales.deviations[LOSS] + scales.means[LOSS]
+    return scales.log_loss(np.stack(ends))

@@ -218,7 +218,7 @@ class LatentODEGenerative(ModelBasedPlanner):
             ]
             futures = np.reshape(rests, (-1, left, len(OUTPUTS)))
             rates = np.exp(futures[..., RATE] + scales.log_rate)
-            losses = np.exp(futures[..., LOSS] * scales.deviations[LOSS] + scales.means[LOSS])
+            losses = np.exp(scales.log_loss(futures[..., LOSS]))
             if rests:
                 rates, losses = (np.concatenate([of.mean(0, keepdims=True), of]) for of in (rates, losses))
             steps = (now + 1.0 + np.arange(left)) * state["segment"]
