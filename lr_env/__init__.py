@@ -1,8 +1,8 @@
 """Real training as a Gymnasium environment, and fair comparison of whoever sets its learning rate.
 
 Importing this package registers the environments `lr_env/<Task>-v0`, whose action is the learning rate, and for
-reinforcement learning `lr_env/<Task>-Scale-v0`, `-Discrete-v0` and `-LogLR-v0`. The names below are loaded when first
-used, so that the import itself stays light.
+reinforcement learning `lr_env/<Task>-Scale-v0`, `-Discrete-v0` and `-LogLR-v0`, with Gymnasium as soon as that is
+imported. The names below are loaded when first used, so that the import itself stays light.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ if "lr_env.cli" in sys.orig_argv or (sys.argv[:1] and sys.argv[0].endswith(("/lr
 
     STOPPING.install()
 
-import gymnasium
-
-from lr_env import forking
+from lr_env import forking, registration
+from lr_env.version import __version__
 
 if TYPE_CHECKING:
     from lr_env.children import Backend, Children, Numerics
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from lr_env.errors import UserError
     from lr_env.planner import Planner, RunSpec
     from lr_env.tasks import TASKS, Task
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Backend": "lr_env.children",
@@ -59,34 +56,7 @@ __all__ = [
     "__version__",
 ]
 
-# By name, so that registering does not load torch; a test holds this list against TASKS. Beside each are the rates of
-# its id with an absolute action on a log scale: those that a sweep tries, and two decades below for the end of a run.
-_TASKS = {
-    "DigitsMLP": (3e-5, 0.3),
-    "FashionMLP": (3e-5, 0.3),
-    "FashionLeNet5": (3e-5, 0.3),
-    "FashionResNet8": (1e-4, 1.0),
-    "ShakespeareGPT": (1e-5, 0.1),
-    "FashionCNN": (3e-6, 0.03),
-    "FashionResNet18": (3e-5, 0.3),
-    "CIFAR10ResNet18": (3e-5, 0.3),
-    "ShakespeareGPTLarge": (3e-6, 0.03),
-}
-_ACTIONS = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}
-
-for _task, _rates in _TASKS.items():
-    for _suffix, _action in _ACTIONS.items():
-        gymnasium.register(
-            id=f"lr_env/{_task}{_suffix}-v0",
-            entry_point="lr_env.env:LREnv",
-            vector_entry_point="lr_env.env:LRVectorEnv",
-            kwargs={
-                "task": _task,
-                **({"action": _action, "score": ()} if _suffix else {}),  # learning has no use for test data
-                **({"lr_range": _rates} if _action == "log_lr" else {}),
-            },
-        )
-
+registration.when_gymnasium_is_imported()
 forking.prepare()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -31,6 +30,8 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> Us
 
 def guess(name: object, names: Sequence[str]) -> str:
     """The end of a sentence on a name that is none of some: the nearest of them; empty where none is near."""
+    import difflib
+
     text = str(name)
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.5) or difflib.get_close_matches(
         text.lower(), [n.lower() for n in names], n=1, cutoff=0.5

@@ -6,7 +6,6 @@ arrays and plain JSON values, so that a run can be saved, copied and resumed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -17,13 +16,10 @@ from numpy.typing import NDArray
 from lr_env.errors import UserError
 
 Signals = Mapping[str, NDArray[Any]]
-"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,)."""
+"""Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,); see
+`lr_env.signals` for what there is."""
 
-UPDATE_SIGNALS = ("update_product", "update_cosine")
-"""Signals that are measured only for planners that need them: inner product and cosine of the gradient of a step and
-the update before it over its rate, mean over the last segment's steps; see `lr_env.children.hypergradient`."""
-
-Foresight = Mapping[str, NDArray[np.float64]]
+ForkMeasurements = Mapping[str, NDArray[np.float64]]
 """What forks measured: "train_loss" and "val_loss" (num_runs, forks, segments), "step_losses" (num_runs, forks, steps);
 nats per example, infinite from the segment on in which a fork diverges."""
 
@@ -90,7 +86,7 @@ class Probe(Protocol):
     The runs that go on are all at the same step; there is no leaving some of them out.
     """
 
-    def __call__(self, lr: NDArray[np.float64], segments: int) -> Foresight:
+    def __call__(self, lr: NDArray[np.float64], segments: int) -> ForkMeasurements:
         """Train forks.
 
         Args:
@@ -151,6 +147,8 @@ def planner_settings(planner: Planner) -> dict[str, Any]:
     Raises:
         UserError: the planner is not a dataclass, or has a field that JSON does not hold.
     """
+    import json
+
     if not is_dataclass(planner) or isinstance(planner, type):
         raise UserError(f"planner {planner.name!r} is not a dataclass: its settings could not be kept in records")
     try:

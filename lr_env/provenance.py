@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lr_env.devices import find_device
+from lr_env.version import __version__
 
 CHANGED = "+changes"
 """What follows a commit of which files have been changed since."""
@@ -30,9 +31,7 @@ def provenance(device: str) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """The commit of the code, with `CHANGED` where it has been changed since; the package's version without git."""
-    import lr_env
-
-    return commit(CHANGED) or lr_env.__version__
+    return commit(CHANGED) or __version__
 
 
 def commit(changed: str) -> str:
@@ -75,11 +74,9 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
     Args:
         also: further packages; those that are not installed are left out.
     """
-    import lr_env
-
     found = {
         "python": ".".join(map(str, sys.version_info[:3])),
-        "lr_env": lr_env.__version__,
+        "lr_env": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "scikit-learn": version("scikit-learn"),  # of AutoLRS's Gaussian process

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from lr_env.capabilities import Explainable, Forking, optimizer_of
 from lr_env.children import EXACT, Backend, Numerics
-from lr_env.children.external_optimizers import Packaged
+from lr_env.children.external_optimizers import ExternalOptimizer
+from lr_env.children.meters import on_demand
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import LRVectorEnv
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
-from lr_env.planner import UPDATE_SIGNALS, Foresight, Planner, planner_settings
-from lr_env.records.record import SCORES, SIGNALS, RunRecord
-from lr_env.records.store import settings_json
+from lr_env.planner import ForkMeasurements, Planner, planner_settings
+from lr_env.records.record import SCORES, RunRecord, run_key
 from lr_env.session import PlannerSession
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -43,23 +44,17 @@ class PlannedRun:
         return planner_settings(self.planner)
 
 
-def place_of(run: PlannedRun | RunRecord) -> tuple[str, str, int]:
-    """What tells a run from others: name of the planner, its settings, seed."""
-    name = run.planner if isinstance(run, RunRecord) else run.planner.name
-    return name, settings_json(run.settings), run.seed
-
-
 def not_made_before(
     planners: Sequence[Planner], seeds: Sequence[int], known: Sequence[RunRecord] = ()
 ) -> list[PlannedRun]:
     """Runs of planners on seeds; what was made before, or is there twice, gets the next seed on which it is not."""
-    taken, found = {place_of(run) for run in known}, []
+    taken, found = {run_key(run) for run in known}, []
     for planner, seed in zip(planners, seeds, strict=True):
         run = PlannedRun(planner, seed)
-        while place_of(run) in taken:
+        while run_key(run) in taken:
             run = PlannedRun(planner, run.seed + 1)
         found.append(run)
-        taken.add(place_of(run))
+        taken.add(run_key(run))
     return found
 
 
@@ -97,11 +92,15 @@ class Rollout(Copied):
         self.runs = list(runs)
         task, backend = _own_optimizer(task, backend, self.runs)
         needs = frozenset().union(*(run.planner.needs for run in self.runs))
-        self.also = [name for name in UPDATE_SIGNALS if name in needs]
+        extra_signals = on_demand(needs)
+        self._measured_names = (*ALWAYS, *extra_signals)
+        self._recorded = [
+            (*ALWAYS, *(name for name in extra_signals if name in run.planner.needs)) for run in self.runs
+        ]
         self.env = LRVectorEnv(
             task,
             len(self.runs),
-            also=self.also,
+            extra_signals=extra_signals,
             autoreset_mode=AutoresetMode.DISABLED,
             score=score,
             device=device,
@@ -124,7 +123,7 @@ class Rollout(Copied):
         self._ended = np.zeros(len(self.runs), dtype=bool)
         _, infos = self.env.reset(seed=[run.seed for run in self.runs])
         self._infos = self._measured(infos)
-        spec, offered = self.env.run_spec, (*SIGNALS, *self.also)
+        spec, offered = self.env.run_spec, self._measured_names
         self._sessions = [
             PlannerSession(planner, spec, [self.runs[row].seed for row in rows], offered)
             for planner, rows in zip(planners, self._rows, strict=True)
@@ -157,11 +156,11 @@ class Rollout(Copied):
                 self._scores[name][mask] = infos[name][mask]
         self._ended = terminated | truncated
         self.segment += 1
-        return [(row, {name: float(self._infos[name][row]) for name in SIGNALS}) for row in live]
+        return [(row, {name: float(self._infos[name][row]) for name in self._recorded[row]}) for row in live]
 
     def _measured(self, infos: Mapping[str, Any]) -> dict[str, Any]:
         """What infos say that what follows needs."""
-        return {name: infos[name] for name in (*SIGNALS, *self.also, "diverged")}
+        return {name: infos[name] for name in (*self._measured_names, "diverged")}
 
     @isolating
     def explain(self, row: int) -> Sequence[Any]:
@@ -200,7 +199,7 @@ class Rollout(Copied):
         """Copies of everything that the rest of the runs depends on."""
         own = {name: getattr(self, name) for name in self._OWN}
         own |= {"_states": [session.state for session in self._sessions], "_seconds": self._seconds}
-        runs = [list(place_of(run)) for run in self.runs]
+        runs = [list(run_key(run)) for run in self.runs]
         return {"env": self.env.snapshot(), "own": copy.deepcopy(own), "runs": runs}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -211,7 +210,7 @@ class Rollout(Copied):
         """
         check_keys(snapshot, ("env", "own"), "a rollout")
         check_keys(snapshot["own"], (*self._OWN, *self._OF_SESSIONS), "a rollout")
-        ours = [list(place_of(run)) for run in self.runs]
+        ours = [list(run_key(run)) for run in self.runs]
         theirs = [list(place) for place in snapshot.get("runs", ours)]  # those of before did not tell
         if theirs != ours:
             other = next((place for place in theirs if place not in ours), theirs[0] if theirs else "nothing")
@@ -230,7 +229,7 @@ class Rollout(Copied):
             if self._ended[rows].all():
                 answers.append(self._infos["lr"][rows])  # not used: these runs rest
                 continue
-            signals = {name: self._infos[name][rows] for name in (*SIGNALS, *self.also)}
+            signals = {name: self._infos[name][rows] for name in self._measured_names}
             probe = partial(self._probe, session.planner, rows) if self._forks else None
             answers.append(session.next_rates(signals, probe, self._ended[rows]))
         inside = any(answer.ndim == 2 for answer in answers)
@@ -240,11 +239,11 @@ class Rollout(Copied):
             lr[rows] = answer[:, None] if inside and answer.ndim == 1 else answer
         return lr
 
-    def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> Foresight:
+    def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> ForkMeasurements:
         """Look ahead for the runs of a planner, and book it; see `lr_env.planner.Probe`."""
         assert self._forks is not None
         try:
-            found, steps = self._forks.look(rows, lr, segments)
+            found, steps = self._forks.measure(rows, lr, segments)
         except UserError as error:
             raise UserError(f"planner {planner.name!r} ({planner_settings(planner)}): {error}") from None
         self._extra_steps[rows] += steps
@@ -262,7 +261,7 @@ def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun
             )
     if optimizer is None:
         return task, backend
-    if isinstance(optimizer, Packaged):
+    if isinstance(optimizer, ExternalOptimizer):
         optimizer = optimizer.decaying_as(task.optimizer)
     if not optimizer.stackable:
         backend = "loop"
@@ -275,11 +274,11 @@ def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any)
     `settings` are those of `Rollout`.
     """
     runs = Rollout(task, [PlannedRun(planner, seed) for seed in seeds], **settings)
-    curves: list[dict[str, list[float]]] = [{name: [] for name in SIGNALS} for _ in seeds]
+    curves: list[dict[str, list[float]]] = [{} for _ in seeds]
     while not runs.done:
         for row, signals in runs.advance():
             for name, value in signals.items():
-                curves[row][name].append(value)
+                curves[row].setdefault(name, []).append(value)
     return [
         replace(runs.record(row, "final"), curves={name: np.array(values) for name, values in curves[row].items()})
         for row in range(len(seeds))

@@ -17,7 +17,7 @@ from lr_env.capabilities import Forking, Rebudgetable, require_probe
 from lr_env.copies import Copied
 from lr_env.errors import UserError, check_seeds
 from lr_env.isolation import isolating
-from lr_env.planner import Foresight, Planner, Probe, RunSpec, Signals, planner_settings, require
+from lr_env.planner import ForkMeasurements, Planner, Probe, RunSpec, Signals, planner_settings, require
 from lr_env.rates import clipped
 
 Floats = NDArray[np.float64]
@@ -166,7 +166,7 @@ class _Timed:
         self.probe = probe
         self.seconds = 0.0
 
-    def __call__(self, lr: Floats, segments: int) -> Foresight:
+    def __call__(self, lr: Floats, segments: int) -> ForkMeasurements:
         began = time.perf_counter()
         try:
             return self.probe(lr, segments)

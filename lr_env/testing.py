@@ -24,10 +24,12 @@ import numpy as np
 
 from lr_env.capabilities import Forking
 from lr_env.children import Backend, Children
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
-from lr_env.planner import UPDATE_SIGNALS, Foresight, Planner, RunSpec, Signals, State, planner_settings
+from lr_env.planner import ForkMeasurements, Planner, RunSpec, Signals, State, planner_settings
 from lr_env.records.checkpoint import load_tree, save_tree
-from lr_env.records.record import FINISHED, SIGNALS, RunRecord
+from lr_env.records.record import FINISHED, RunRecord
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 from lr_env.tuner import Checking, Tuner
 
@@ -64,8 +66,8 @@ class SimulatedRuns:
     def _signals(self, seed: int, rates: Sequence[float]) -> dict[str, float]:
         done = len(rates)
         loss = self._loss(seed, rates)
-        drawn = np.random.default_rng([seed, done]).standard_normal(len(SIGNALS) + len(UPDATE_SIGNALS))
-        found = {name: 0.1 + 0.01 * value for name, value in zip((*SIGNALS, *UPDATE_SIGNALS), drawn, strict=True)}
+        drawn = np.random.default_rng([seed, done]).standard_normal(len(ALWAYS) + len(on_demand_signals()))
+        found = {name: 0.1 + 0.01 * value for name, value in zip((*ALWAYS, *on_demand_signals()), drawn, strict=True)}
         found |= {"step": done * self.spec.segment, "progress": done / self.spec.num_segments}
         found |= {"lr": rates[-1] if done else np.nan, "train_loss": 0.9 * loss, "val_loss": loss}
         return found | {"val_accuracy": 1 / (1 + loss)}
@@ -76,7 +78,7 @@ class SimulatedRuns:
         moved = sum(rate - 0.5 * rate**2 for rate in rates)
         return float((0.05 + 2.3 * np.exp(-moved)) * np.exp(0.05 * noise))
 
-    def probe(self, lr: np.ndarray, segments: int) -> Foresight:
+    def probe(self, lr: np.ndarray, segments: int) -> ForkMeasurements:
         """Train forks, see `lr_env.planner.Probe`."""
         lr = np.broadcast_to(lr[..., None] if lr.ndim == 2 else lr, (*lr.shape[:2], segments))
         val = np.array(
@@ -202,7 +204,7 @@ def simulated_record(planner: Planner, task: Task, seed: int) -> RunRecord:
         lr, state = ask(planner, state, runs, runs.signals())
         runs.train(lr)
         rows.append(runs.signals())
-    curves = {name: np.array([float(row[name][0]) for row in rows]) for name in SIGNALS}
+    curves = {name: np.array([float(row[name][0]) for row in rows]) for name in ALWAYS}
     return RunRecord(
         phase="tune",
         planner=planner.name,

@@ -6,12 +6,13 @@ module is loaded at that moment, so that a schedule costs no import of torch.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
     """Load a planner from its module when it is first used."""
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group="lr_env.planners"):
         if entry.attr == name and entry.module.startswith("planners."):
             return entry.load()

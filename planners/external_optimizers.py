@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from lr_env.children.external_optimizers import Packaged
+from lr_env.children.external_optimizers import ExternalOptimizer
 from planners.schedule import Index, Schedule
 from planners.settings import Array
 
@@ -31,9 +31,9 @@ class Rival(Schedule):
     """Smallest and largest rate that a sweep tries."""
 
     @property
-    def optimizer(self) -> Packaged:
+    def optimizer(self) -> ExternalOptimizer:
         """The optimizer that the planner brings along."""
-        return Packaged(self.name)
+        return ExternalOptimizer(self.name)
 
     @property
     def fingerprint(self) -> str:

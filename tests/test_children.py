@@ -322,7 +322,7 @@ def test_the_memory_estimate_is_near_what_is_allocated(name, backend):
     children.train(np.full(16, 0.01))  # traces
     with _Peak() as peak:
         children.train(np.full(16, 0.01))
-    needed = children.need.bytes(16, backend.at_once(16, children.device)) - children.need.shared
+    needed = children.memory.bytes(16, backend.at_once(16, children.device)) - children.memory.shared
     assert kept + peak.bytes < needed < 4 * (kept + peak.bytes)
 
 

@@ -18,7 +18,7 @@ import pytest
 from lr_env import TASKS, Children, LREnv, LRVectorEnv
 from lr_env.children import Backend
 from lr_env.children.autotune import compiler
-from lr_env.children.external_optimizers import Packaged
+from lr_env.children.external_optimizers import ExternalOptimizer
 from lr_env.optimizers import AdamW
 from lr_env.registry import find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout
@@ -101,7 +101,7 @@ def go_on(thing: Any) -> list[Any]:
 
 def children(backend: Backend) -> Children:
     """Some that have trained, the second a segment longer."""
-    made = Children(replace(TASK, optimizer=AdamW()), [3, 4, 5], backend=backend, aligned=True)
+    made = Children(replace(TASK, optimizer=AdamW()), [3, 4, 5], backend=backend, extra_signals=["update_cosine"])
     made.train(np.full(3, 0.01))
     made.measure()
     made.train(np.full(3, 0.01), [1])
@@ -153,7 +153,7 @@ def test_copies_go_on_exactly_and_leave_the_original_alone(make, backend):
 @pytest.mark.parametrize("kind", ["schedule-free-sgd", "prodigy"])
 def test_optimizers_of_other_packages_come_along(kind):
     pytest.importorskip({"schedule-free-sgd": "schedulefree", "prodigy": "prodigyopt"}[kind])
-    original = Children(replace(TASK, optimizer=Packaged(kind)), [0, 1])
+    original = Children(replace(TASK, optimizer=ExternalOptimizer(kind)), [0, 1])
     original.train([0.1, 0.1])
     copied = read_only(original)
     assert same(go_on(copied), go_on(original))

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lr_env.cli.fit import on_fresh_seeds
 
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -18,6 +17,7 @@ from lr_env.runs.study import Study
 from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.command import on_fresh_seeds
 from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import sweep as sweeps
 from planners.latent_ode.sweep.sweep import FIRST_SEED, Sweep, seed_number, sweep

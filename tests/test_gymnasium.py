@@ -267,7 +267,7 @@ def test_a_snapshot_of_something_else_is_refused():
     with pytest.raises(UserError, match="dtype"):
         Children(varied(), [0]).restore(double.snapshot())
     with pytest.raises(UserError, match="'direction' is no"):
-        Children(varied(), [0], aligned=True).restore(Children(varied(), [0]).snapshot())
+        Children(varied(), [0], extra_signals=["update_product"]).restore(Children(varied(), [0]).snapshot())
 
 
 def test_a_snapshot_goes_on_where_weights_lie_otherwise():

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from lr_env.records.checkpoint import load_tree
-from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
 from lr_env.rollout import Rollout
+from lr_env.signals import ALWAYS
 from lr_env.studies.across.saved import read_finished
 from lr_env.studies.comparison.comparison import run_job
 from planners import PPO, LatentODE
@@ -54,7 +54,7 @@ def same_runs(found, expected):
     assert [(r.planner, r.settings, r.seed) for r in found] == [(r.planner, r.settings, r.seed) for r in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.scores == pytest.approx(other.scores, rel=1e-3)
-        assert one.curves.keys() == other.curves.keys() == set(SIGNALS)
+        assert one.curves.keys() == other.curves.keys() == set(ALWAYS)
         for name, curve in other.curves.items():
             np.testing.assert_allclose(one.curves[name], curve, rtol=1e-2, atol=1e-4)
 

@@ -18,10 +18,10 @@ from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
 from lr_env.files import only_process
 from lr_env.planner import RunSpec
-from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
+from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import Job, run_job
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
@@ -51,7 +51,7 @@ def policy(action: str = "scale", outputs: int = 1) -> Policy:
 
 def signals(count: int = 6) -> dict[str, np.ndarray]:
     random = np.random.RandomState(1)
-    return {name: random.rand(count) + 0.1 for name in SIGNALS}
+    return {name: random.rand(count) + 0.1 for name in ALWAYS}
 
 
 def test_a_policy_is_the_same_from_its_file_and_is_not_unpickled(tmp_path):
@@ -320,7 +320,7 @@ def test_a_policy_is_shipped():
     assert trained.about["task"] == "DigitsMLP"
     assert trained.about["child_steps"] > 10**6
     assert untrained.about["child_steps"] == 0
-    seen = {name: np.full(3, 0.5) for name in SIGNALS}
+    seen = {name: np.full(3, 0.5) for name in ALWAYS}
     assert np.abs(np.log(untrained.factors(seen))).max() < 0.01 * np.log(1.05)  # it leaves the rate as it is
 
 

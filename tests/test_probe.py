@@ -16,10 +16,10 @@ from lr_env.env.episodes import Episodes
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from lr_env.records.record import SIGNALS
 from lr_env.registry import find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.session import PlannerSession
+from lr_env.signals import ALWAYS
 from lr_env.tasks import TASKS
 from planners import Constant, Lookahead
 
@@ -78,7 +78,7 @@ def test_forks_are_children_trained_by_hand(backend):
     episodes.step([0.05, 0.05])
     forks = Forks(episodes)
     rates = np.array([[[0.1, 0.02], [0.01, 0.2], [0.05, 0.05]], [[0.02, 0.1], [0.2, 0.01], [0.03, 0.03]]])
-    found, steps = forks.look([0, 1], rates, 2)
+    found, steps = forks.measure([0, 1], rates, 2)
     assert steps.tolist() == [60, 60]
     assert {name: values.shape for name, values in found.items()} == {
         "train_loss": (2, 3, 2),
@@ -104,15 +104,15 @@ def test_forks_see_the_same_batches_and_masks_whatever_their_rate_and_not_those_
     episodes = started(backend=backend, task=task)
     forks = Forks(episodes)
     near = np.array([1e-10, 1e-9, 1e-8])  # too small to change anything: all differences are the batches' and masks'
-    first = forks.look([0, 1], np.tile(near, (2, 1)), 3)[0]["step_losses"]
+    first = forks.measure([0, 1], np.tile(near, (2, 1)), 3)[0]["step_losses"]
     np.testing.assert_allclose(first, np.repeat(first[:, :1], 3, axis=1), rtol=1e-5)
-    again = forks.look([0, 1], np.full((2, 1), 0.1), 3)[0]["step_losses"]  # another call, another rate
+    again = forks.measure([0, 1], np.full((2, 1), 0.1), 3)[0]["step_losses"]  # another call, another rate
     np.testing.assert_allclose(again[:, 0, 0], first[:, 0, 0], rtol=1e-6)  # before the first update
     differ(again[:, 0], first[:, 0])
     differ(first[0, 0], first[1, 0])  # two runs
     episodes.step([1e-10, 1e-10])
     differ(episodes.children.step_losses, first[:, 0, :2])  # what the run sees itself
-    later = forks.look([0, 1], near[None].repeat(2, 0), 3)[0]["step_losses"]  # as good as the same child, 2 steps on
+    later = forks.measure([0, 1], near[None].repeat(2, 0), 3)[0]["step_losses"]  # as good as the same child, 2 steps on
     differ(later[:, 0], first[:, 0])
     differ(later[:, 0, :4], first[:, 0, 2:])
 
@@ -125,10 +125,10 @@ def differ(one: np.ndarray, other: np.ndarray) -> None:
 def test_batches_of_forks_follow_from_the_seed_of_the_runs_batches():
     episodes = started((3, 3))  # one child twice
     forks = Forks(episodes)
-    same = forks.look([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
+    same = forks.measure([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
     np.testing.assert_array_equal(same[0], same[1])
     episodes.children.order.assign([1], [4])
-    other = forks.look([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
+    other = forks.measure([0, 1], [[0.1], [0.1]], 1)[0]["step_losses"]
     np.testing.assert_array_equal(other[0], same[0])
     differ(other[1], same[1])
 
@@ -138,9 +138,9 @@ def test_a_fork_is_the_same_alone_and_among_many(backend, rtol):
     episodes = started(backend=backend)
     forks = Forks(episodes)
     rates = np.geomspace(0.001, 0.3, 5)  # 10 forks on 2 children: in turns
-    many = forks.look([0, 1], np.tile(rates, (2, 1)), 2)[0]
+    many = forks.measure([0, 1], np.tile(rates, (2, 1)), 2)[0]
     for fork, rate in enumerate(rates):
-        alone = forks.look([1], [[rate]], 2)[0]
+        alone = forks.measure([1], [[rate]], 2)[0]
         for name, values in alone.items():
             np.testing.assert_allclose(values[0, 0], many[name][1, fork], rtol=rtol, atol=0)
 
@@ -152,7 +152,7 @@ def test_looking_leaves_no_trace_and_is_booked(backend):
     curious = rollout(Curious(0.05), TASK, seeds, backend=backend)
     for record, mine in zip(plain, curious, strict=True):
         assert mine.scores == record.scores
-        for name in SIGNALS:
+        for name in ALWAYS:
             np.testing.assert_array_equal(mine.curves[name], record.curves[name])
         assert (record.extra_steps, mine.extra_steps) == (0, 6 * 2 * 2 * 10)  # segments x forks x long x steps
         assert mine.steps == record.steps == 60
@@ -161,7 +161,7 @@ def test_looking_leaves_no_trace_and_is_booked(backend):
 def test_forks_end_where_a_run_would_have_ended():
     episodes = started((3, 4, 5))
     episodes.loss_bound[:] = [1e-3, 50.0, np.inf]
-    found, steps = Forks(episodes).look([0, 1, 2], np.tile([0.01, 9.0], (3, 1)), 6)
+    found, steps = Forks(episodes).measure([0, 1, 2], np.tile([0.01, 9.0], (3, 1)), 6)
     for name in ("train_loss", "val_loss"):
         assert np.isinf(found[name][0]).all()
         assert np.isfinite(found[name][1:, 0]).all()
@@ -226,7 +226,7 @@ def test_a_probe_has_a_row_for_each_run():
     forks = Forks(started())
     for shape in ((1, 3), (3, 3), (2,), (2, 3, 2), (2, 3, 1, 1)):
         with pytest.raises(UserError, match="2 runs over 1 segments"):
-            forks.look([0, 1], np.full(shape, 0.1), 1)
+            forks.measure([0, 1], np.full(shape, 0.1), 1)
 
 
 def test_only_planners_that_ask_for_forks_get_them():

@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lr_env.children import Backend, Children
 from lr_env.children.initial import build_seeded
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, AdamW
-from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.planner import RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, LRTuner, Plateau
@@ -38,7 +39,7 @@ def told(planner, losses, name: str = "val_loss", lr_range=(1e-3, 1.0)) -> np.nd
     spec = RunSpec("toy", 10 * (len(losses) + 1), 10, lr_range, "SGD", 1)
     state = planner.start(spec, range(losses.shape[1]))
     zero = np.zeros(losses.shape[1])
-    known = {"step": zero, "val_loss": zero, "train_loss": zero, **dict.fromkeys(UPDATE_SIGNALS, zero)}
+    known = {"step": zero, "val_loss": zero, "train_loss": zero, **dict.fromkeys(on_demand_signals(), zero)}
     first, state = planner.plan(state, known)
     assert (first == planner.peak).all()
     rates = []
@@ -140,14 +141,14 @@ def test_losses_that_are_not_wanted_or_not_there():
 @pytest.mark.parametrize("backend", [Backend("loop"), Backend("stacked", 2)], ids=str)
 def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
     task = replace(TASK, optimizer=optimizer, clip_norm=clip_norm, segment=5)
-    children = Children(task, [3, 4, 5], "cpu", backend, torch.float64, aligned=True)
+    children = Children(task, [3, 4, 5], "cpu", backend, torch.float64, extra_signals=["update_product"])
     lr = np.geomspace(0.001, 0.01, 30) * (1 if isinstance(optimizer, AdamW) else 5)
     ours, snapshot = [], None
     for start in range(0, 30, 5):
         if start == 10:
             snapshot = children.snapshot()
         children.train(np.tile(lr[start : start + 5], (3, 1)))
-        ours.append(children.step_alignment)
+        ours.append(children.step_signals)
     ours = np.concatenate(ours, axis=1)
     source, train = task.source, children.data.splits["train"]
     for row, seed in enumerate([3, 4, 5]):
@@ -171,17 +172,19 @@ def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
             direction = (before - torch.cat([p.detach().flatten() for p in module.parameters()])) / lr[number]
     children.restore(snapshot)
     children.train(np.tile(lr[10:15], (3, 1)))
-    np.testing.assert_array_equal(children.step_alignment, ours[:, 10:15])
+    np.testing.assert_array_equal(children.step_signals, ours[:, 10:15])
 
 
 def test_measuring_alignment_changes_nothing_else():
     for backend in (Backend("loop"), Backend("stacked", 3)):
-        plain, watched = (Children(TASK, range(3), "cpu", backend, aligned=aligned) for aligned in (False, True))
+        plain, watched = (
+            Children(TASK, range(3), "cpu", backend, extra_signals=extra) for extra in ((), on_demand_signals())
+        )
         for children in (plain, watched):
             children.train([0.05] * 3)
         assert torch.equal(plain.state.parameters, watched.state.parameters)
         np.testing.assert_array_equal(plain.step_losses, watched.step_losses)
-        assert plain.step_alignment is None
+        assert plain.step_signals.size == 0
 
 
 def _rates(planner, task) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from lr_env.children import Backend, Children
-from lr_env.children.external_optimizers import _KINDS, Packaged
+from lr_env.children.external_optimizers import _KINDS, ExternalOptimizer
 from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD
@@ -25,7 +25,7 @@ TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_trained_and_judged_as_in_a_plain_loop(kind):
-    optimizer = Packaged(kind)
+    optimizer = ExternalOptimizer(kind)
     task = replace(TASK, optimizer=optimizer)
     children = Children(task, [5, 3], dtype=torch.float64)
     assert children.backend.name == "loop"
@@ -57,7 +57,7 @@ def test_trained_and_judged_as_in_a_plain_loop(kind):
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_snapshots_forks_and_resets(kind, tmp_path):
-    task = replace(TASK, optimizer=Packaged(kind))
+    task = replace(TASK, optimizer=ExternalOptimizer(kind))
     children = Children(task, [5, 3, 8])
     children.train([0.02, 0.05, 0.02])
     save_tree(tmp_path / "kept", children.snapshot())
@@ -79,7 +79,8 @@ def test_snapshots_forks_and_resets(kind, tmp_path):
 def test_planners_bring_their_own_optimizer():
     records = rollout(Prodigy(1.0), TASK, [0, 1])
     assert all(np.isfinite(record.scores["test_loss"]) for record in records)
-    assert Rollout(TASK, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer == Packaged("mechanic-sgd", 0.0)
+    optimizer = Rollout(TASK, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer
+    assert optimizer == ExternalOptimizer("mechanic-sgd", 0.0)
     with pytest.raises(UserError, match="'constant' and 'schedule-free-sgd' bring optimizers of their own"):
         Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(ScheduleFreeSGD(0.1), 0)])
     plain = {name for name in planner_names() if in_default_set(name)}
@@ -90,17 +91,17 @@ def test_planners_bring_their_own_optimizer():
 def test_children_decay_as_those_of_the_task():
     decayed = replace(TASK, optimizer=SGD(momentum=0.9, weight_decay=0.1))
     trained = Rollout(decayed, [PlannedRun(MechanicSGD(0.1), 0)]).env.episodes.task.optimizer
-    assert trained == Packaged("mechanic-sgd", 0.1)
+    assert trained == ExternalOptimizer("mechanic-sgd", 0.1)
     (group,) = trained.build([torch.nn.Parameter(torch.ones(2))]).param_groups
     assert group["weight_decay"] == 0.1
-    assert Packaged("prodigy", 0.0).decaying_as(decayed.optimizer).weight_decay == 0.0
+    assert ExternalOptimizer("prodigy", 0.0).decaying_as(decayed.optimizer).weight_decay == 0.0
 
 
 @pytest.mark.parametrize("kind", ["schedule-free-adamw", "prodigy", "d-adapt-adam"])
 def test_adams_decay_as_adamw_does(kind, capsys):
     """By a share of each weight; in the gradient, decay would move a large and a small weight equally far."""
     parameter = torch.nn.Parameter(torch.tensor([1.0, 0.01, 0.0]))
-    optimizer = Packaged(kind, 0.1).build([parameter])
+    optimizer = ExternalOptimizer(kind, 0.1).build([parameter])
     for group in optimizer.param_groups:
         group |= {name: 1.0 for name in ("d", "d0") if name in group}  # as if they had found their rate
     for _ in range(3):
@@ -120,11 +121,11 @@ def test_candidates_cover_decades_of_their_own():
 
 def test_bad_input(monkeypatch):
     with pytest.raises(UserError, match="unknown optimizer 'adamax'"):
-        Packaged("adamax")
+        ExternalOptimizer("adamax")
     with pytest.raises(UserError, match="is trained by the loop: use backend 'loop' or 'auto'"):
-        Children(replace(TASK, optimizer=Packaged("prodigy")), [0, 1], backend="stacked")
+        Children(replace(TASK, optimizer=ExternalOptimizer("prodigy")), [0, 1], backend="stacked")
     with pytest.raises(UserError, match="trained by the loop"):
-        Children(replace(TASK, optimizer=Packaged("prodigy")), [0, 1], backend=Backend("stacked", 2))
+        Children(replace(TASK, optimizer=ExternalOptimizer("prodigy")), [0, 1], backend=Backend("stacked", 2))
     monkeypatch.setitem(__import__("sys").modules, "prodigyopt", None)
     with pytest.raises(UserError, match=r"^optimizer 'prodigy' needs the package prodigyopt: pip install prodigyopt$"):
         rollout(Prodigy(1.0), TASK, [0])

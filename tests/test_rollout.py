@@ -9,10 +9,10 @@ import pytest
 from lr_env.children import Backend, Children
 from lr_env.errors import UserError
 from lr_env.planner import Planner, require
-from lr_env.records.record import SIGNALS
 from lr_env.records.store import Store
 from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
+from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import Job, best_setting, run_job, tuning_steps
 from lr_env.tasks import TASKS
 from planners.schedules import Constant, Cosine
@@ -33,7 +33,7 @@ class Noisy:
         return {"seeds": np.array(seeds), "asked": 0, "segment": run.segment}
 
     def plan(self, state, signals):
-        assert set(signals) == set(SIGNALS)
+        assert set(signals) == set(ALWAYS)
         draws = [
             np.random.Generator(np.random.PCG64([seed, state["asked"]])).random(state["segment"])
             for seed in state["seeds"].tolist()
@@ -110,7 +110,7 @@ def test_a_broken_planner_is_told_from_a_broken_environment():
         runs = Rollout(TASK, [PlannedRun(planner, 0)])
         with pytest.raises(UserError, match=f"'answers'.*{message}"):
             runs.advance()
-    with pytest.raises(UserError, match=r"'answers' needs the signal 'gradient_norm'.*it measures: "):
+    with pytest.raises(UserError, match=r"'answers' needs the signal 'gradient_noise'.*it measures: "):
         Rollout(TASK, [PlannedRun(_Greedy(0.1), 0)])
     with pytest.raises(UserError, match="offers 1 settings for 2"):
         candidates(_OneSetting, [0.1, 0.2])
@@ -133,7 +133,7 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Greedy(_Answers):
-    needs = frozenset({"gradient_norm"})
+    needs = frozenset({"gradient_noise"})
 
 
 class _OneSetting(Constant):

@@ -21,9 +21,10 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_lr
 
 import planners
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
-from lr_env.planner import UPDATE_SIGNALS, Planner, RunSpec
-from lr_env.records.record import SIGNALS
+from lr_env.planner import Planner, RunSpec
+from lr_env.signals import ALWAYS
 from planners import schedules as ours
 from planners.piecewise import Knots
 from tests.helpers import ENTRY_POINTS, PLANNERS
@@ -282,7 +283,7 @@ def test_planners_keep_the_contract(name, planner):
     assert isinstance(schedule, Planner)
     assert schedule.name == planner.name == name
     assert "step" in schedule.needs
-    assert schedule.needs <= {*SIGNALS, *UPDATE_SIGNALS}
+    assert schedule.needs <= {*ALWAYS, *on_demand_signals()}
     headline = planner.__doc__.splitlines()[0]
     assert headline.endswith(".")
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
-from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.planner import RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import LEAP, PLRS, Cosine, GreedyLR, Plateau, PLRSMidpoint, ShuffledCosine
@@ -30,7 +31,7 @@ def rates(planner, seeds=(3, 4)) -> np.ndarray:
             "step": zero + 10 * number,
             "val_loss": zero + 1,
             "train_loss": zero,
-            **dict.fromkeys(UPDATE_SIGNALS),
+            **dict.fromkeys(on_demand_signals()),
         }
         answer, state = planner.plan(state, signals)
         found.append(answer)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from lr_env.errors import UserError
-from lr_env.records.record import SCORES, SIGNALS, RunRecord
-from lr_env.records.store import SCHEMA_VERSION, Store, settings_json
+from lr_env.records.record import SCORES, RunRecord, settings_key
+from lr_env.records.store import SCHEMA_VERSION, Store
+from lr_env.signals import ALWAYS
 
 
 @pytest.fixture
@@ -33,11 +34,11 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def key(seed: int, planner: str = "cosine", phase: str = "final") -> tuple[str, str, str, int]:
-    return phase, planner, settings_json({"peak": 0.1}), seed
+    return phase, planner, settings_key({"peak": 0.1}), seed
 
 
 def signals(step: float) -> dict[str, float]:
-    return {name: step + place / 8 for place, name in enumerate(SIGNALS)}
+    return {name: step + place / 8 for place, name in enumerate(ALWAYS)}
 
 
 def begun(store: Store, seeds: int = 2, segments: int = 3) -> list[int]:
@@ -82,8 +83,8 @@ def test_runs_and_curves_come_back(store: Store, path: Path) -> None:
     assert (running.planner, running.seed, running.status) == ("adaptive", 2**63 - 1, "running")
     assert replace(done, curves={}) == ended
     assert tuned.scores == {"test_loss": 1.0}
-    assert list(done.curves) == list(SIGNALS)
-    for place, name in enumerate(SIGNALS):
+    assert list(done.curves) == list(ALWAYS)
+    for place, name in enumerate(ALWAYS):
         np.testing.assert_array_equal(done.curves[name], [place / 8, odd[name]])
     assert [run.seed for run in again.runs("e", "tune")] == [3]
     assert again.runs("e", "tune")[0].curves == {}

@@ -19,10 +19,11 @@ from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.provenance import provenance
 from lr_env.records import schema
-from lr_env.records.record import SIGNALS, RunRecord
-from lr_env.records.store import Store, settings_json
+from lr_env.records.record import RunRecord, settings_key
+from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, runs_table, write_runs
 from lr_env.rollout import Rollout
+from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import Job, run_job, tuning_steps
 from lr_env.studies.comparison.summary import summarise
 from lr_env.tasks import TASKS
@@ -123,9 +124,9 @@ def small(path: Path) -> Store:
     """A store with a finished run of three segments."""
     store = Store(path)
     store.begin_experiment("e", {})
-    ids = store.begin_runs("e", [("final", "cosine", settings_json({"peak": 0.1}), 3)])
+    ids = store.begin_runs("e", [("final", "cosine", settings_key({"peak": 0.1}), 3)])
     for segment in range(3):
-        store.write_segment(segment, [(ids[0], dict.fromkeys(SIGNALS, segment + 0.5))])
+        store.write_segment(segment, [(ids[0], dict.fromkeys(ALWAYS, segment + 0.5))])
     store.finish_runs([(ids[0], RunRecord("final", "cosine", {"peak": 0.1}, 3, scores={"test_loss": 0.5}))])
     return store
 
@@ -172,14 +173,14 @@ def test_signals_that_come_later_and_those_that_were_never_taken(tmp_path):
     file = tmp_path / "s"
     small(file).close()
     with closing(sqlite3.connect(file)) as db:
-        assert schema.signal_columns(db) == list(SIGNALS)
+        assert schema.signal_columns(db) == list(ALWAYS)
     with closing(Store(file)) as store:
         ids = store.begin_runs("e", [("final", "linear", "{}", seed) for seed in (1, 2)])
         store.write_segment(0, [(ids[0], {"step": 1.0, "grad norm": 7.0}), (ids[1], {"step": 1.0, "lr": 0.5})])
         store.finish_runs([(run, RunRecord("final", "linear", {}, 1)) for run in ids])
     with closing(Store(file)) as store:
         curves = {(run.planner, run.seed): run.curves for run in store.runs("e", curves=True)}
-    assert list(curves["cosine", 3]) == list(SIGNALS)
+    assert list(curves["cosine", 3]) == list(ALWAYS)
     assert {name: curve.tolist() for name, curve in curves["linear", 1].items()} == {"step": [1.0], "grad norm": [7.0]}
     assert list(curves["linear", 2]) == ["step", "lr"]
 
@@ -195,7 +196,7 @@ def test_an_experiment_goes_on_with_a_signal_that_is_new(tmp_path, fixture, monk
     )
     with closing(Store(tmp_path / "records.sqlite")) as store:
         found = run_job(make.JOB, store, make.STOPPED).final
-        assert {len(run.curves) for run in found} == {len(SIGNALS) + 1}
+        assert {len(run.curves) for run in found} == {len(ALWAYS) + 1}
         assert all(np.isnan(run.curves["new"][0]) and run.curves["new"][-1] == 1 for run in found)
         assert all("new" not in run.curves for run in store.runs(make.FINISHED, curves=True))
     write_runs(found, tmp_path / "runs.parquet", {})
@@ -207,7 +208,7 @@ def test_a_table_of_runs_that_lacks_a_signal_or_has_others(tmp_path):
     curves = {name: np.arange(3.0) for name in ("step", "val_loss", "new")}
     runs = [RunRecord("final", "cosine", {}, seed, "finished", curves=curves) for seed in range(2)]
     file = tmp_path / "runs.parquet"
-    table = runs_table(runs).drop_columns([f"curve_{name}" for name in SIGNALS if name not in curves])
+    table = runs_table(runs).drop_columns([f"curve_{name}" for name in ALWAYS if name not in curves])
     pq.write_table(table.drop_columns(["commit", "device", "threads", "test_accuracy"]), file)
     for run in read_runs(file):
         assert list(run.curves) == ["step", "val_loss", "new"]

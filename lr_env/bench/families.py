@@ -160,7 +160,7 @@ def growth(task: Task, device: torch.device, effort: Effort, counts: Sequence[in
                 "backend": str(backend),
                 "steps_per_second": count * segment / float(np.median(seconds)),
                 "gib": (memory.peak(device) - before) / 2**30,
-                "estimated_gib": (children.need.bytes(count, backend.at_once(count, device)) - children.need.shared)
+                "estimated_gib": (children.memory.bytes(count, backend.at_once(count, device)) - children.memory.shared)
                 / 2**30,
             }
         )

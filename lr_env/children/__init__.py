@@ -1,4 +1,4 @@
-"""How children are trained: N at a time, in lockstep, by one of two engines behind one interface."""
+"""Train N children in lockstep, by one of two engines behind one interface."""
 
 from lr_env.children.backend import Backend
 from lr_env.children.children import Children

@@ -31,12 +31,12 @@ _LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two 
 
 
 def compiler() -> str | None:
-    """Where the C++ compiler is that `torch.compile` needs on a CPU, if there is one."""
+    """The path of a C++ compiler, which `torch.compile` needs on a CPU; None if there is none."""
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
 def choose_backend(
-    wanted: str,
+    name: str,
     task: Task,
     num_children: int,
     device: str,
@@ -44,36 +44,45 @@ def choose_backend(
     numerics: Numerics = EXACT,
     child_steps: float = 0.0,
 ) -> Backend:
-    """The fastest way to train so many children, of those that the name allows.
+    """Choose the fastest backend for a number of children.
 
-    One child is looped: it must not pay for a stack that it does not need. Where `child_steps` optimizer steps are
-    known to come, and would keep a CPU busy for more than 20 minutes, "auto" tries "compiled", too.
+    A single child is trained by the loop: a stack would only cost it time. "auto" tries "compiled", too, where training
+    will keep a CPU busy for more than 20 minutes.
+
+    Args:
+        name: one of `BACKENDS`.
+        task: what is trained.
+        num_children: children in lockstep.
+        device: where they are trained.
+        dtype: of parameters and inputs.
+        numerics: precision and determinism.
+        child_steps: optimizer steps of all children together that are to come; 0 where that is not known.
 
     Raises:
-        UserError: there is no such backend.
+        UserError: there is no such backend, or no compiler for it.
     """
-    if wanted not in BACKENDS:
-        raise unknown("backend", wanted, BACKENDS)
-    if wanted == "auto" and not task.optimizer.stackable:
-        wanted = "loop"
-    if wanted == "compiled":
+    if name not in BACKENDS:
+        raise unknown("backend", name, BACKENDS)
+    if name == "auto" and not task.optimizer.stackable:
+        name = "loop"
+    if name == "compiled":
         if device == "cpu" and not compiler():
             raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")
         return Backend("compiled", min(_COMPILED_BLOCK, num_children))
-    if num_children == 1 and wanted != "stacked":
+    if num_children == 1 and name != "stacked":
         return Backend("loop")
     choices = []
-    if wanted != "stacked":
+    if name != "stacked":
         threads = torch.get_num_threads() if device == "cpu" else 1
         choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
-    if wanted != "loop":
+    if name != "loop":
         blocks = _BLOCKS if device == "cpu" else (1, *_BLOCKS)
         choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in blocks})]
     if len(choices) == 1:
         return choices[0]
     common = task, device, dtype, numerics, torch.get_num_threads()
     fastest, seconds = _fastest(tuple(choices), *common)
-    if wanted == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
+    if name == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
         compiled = Backend("compiled", min(_COMPILED_BLOCK, num_children))
         if _compiled_seconds(compiled, *common) < _WORTHWHILE * seconds:
             return compiled
@@ -84,7 +93,7 @@ def choose_backend(
 def _fastest(
     choices: tuple[Backend, ...], task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
 ) -> tuple[Backend, float]:
-    """Time a few steps of each choice, from the smallest; `threads` only keys the cache.
+    """Time a few steps of each backend, the smallest block first; `threads` only keys the cache.
 
     Returns:
         The fastest, and its seconds for one step of one child.
@@ -93,13 +102,13 @@ def _fastest(
     smaller = float("inf")
     for choice in choices:
         try:
-            found = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
+            latest = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
         except UserError:  # there is no memory for it
             continue
         if choice.name == "stacked":
-            if found > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
+            if latest > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
                 break  # a larger block of the same will not gain much, and measuring it would take up to a minute
-            smaller = found
+            smaller = latest
     if not seconds:
         return choices[0], 0.0  # which will say what is wrong
     # Cores that share an operation wait for each other at its end, which costs dearly as soon as anything else runs on
@@ -113,7 +122,7 @@ def _fastest(
 def _compiled_seconds(
     choice: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics, threads: int
 ) -> float:
-    """Time a few steps; infinite where the compiler fails, which is no reason not to train."""
+    """Time a few steps; infinite where the compiler fails, as other backends can train then."""
     try:
         return _seconds_per_step(choice, task, device, dtype, numerics)
     except Exception as error:  # whatever a compiler raises
@@ -144,6 +153,6 @@ def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dt
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given, so that it can be timed."""
+    """Wait until a device has finished its work, so that it can be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

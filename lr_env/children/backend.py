@@ -1,4 +1,4 @@
-"""Backends: which engine trains children, and how many in one computation."""
+"""Backends: the engine that trains children, and how many children share one computation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BACKENDS = ("auto", "loop", "stacked", "compiled")
 
 @dataclass(frozen=True)
 class Backend:
-    """How children are trained.
+    """An engine and its settings.
 
     Attributes:
-        name: "loop"; "stacked"; or "compiled", which is a stack whose operations `torch.compile` has fused. Compiling
-            takes up to a minute or two, and on a CPU a C++ compiler, so that it pays for hundreds of runs of children
-            that spend their time on reading and writing memory, as transformers and batch norm do.
-        block: children in one computation at most; 1 for the loop.
-        workers: threads of the loop, each with its own child on one core; 1 for the stack.
+        name: "loop"; "stacked"; or "compiled", a stack whose operations `torch.compile` fuses. Compiling takes up to
+            two minutes and, on a CPU, needs a C++ compiler. It pays for hundreds of runs of children that spend their
+            time on reading and writing memory, as transformers and batch norm do.
+        block: largest number of children in one computation; 1 for the loop.
+        workers: threads of the loop, each of which trains one child on one core; 1 for the stack.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Backend:
             raise UserError(f"{self!r}: a loop has workers of at least 1, a stack has a block of at least 1")
 
     def at_once(self, num_children: int, device: torch.device) -> int:
-        """How many of some children are trained at the same time, and so need memory to work in."""
+        """How many of the children are trained at the same time, and so need working memory."""
         if self.name == "loop":
             return self.workers
         return num_children if device.type == "cuda" else self.block  # a captured step keeps its memory
@@ -54,6 +54,6 @@ class Backend:
 
 
 def network_of(task: Task, dtype: torch.dtype, seed: int = 0) -> nn.Module:
-    """A module of the task's network with the initial weights of a seed, on the CPU."""
+    """Build a task's network on the CPU, with the initial weights of a seed."""
     source = task.source
     return seed_dropout(build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, dtype))

@@ -1,4 +1,4 @@
-"""The examples of a step, gathered on the device, as both engines get them."""
+"""Batches of training examples, gathered on the device."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from lr_env.tasks.augment import Augment
 from lr_env.tasks.data import Split
 
 _PLACE = -1
-"""Tells the augmentation's random numbers from those of the network's layers."""
+"""The place of the augmentation among the users of a step's random numbers; layers have numbers from 0."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The training split as batches.
+    """The training split, from which both engines take their batches.
 
     Attributes:
         split: the training examples.
-        augment: what is done to their inputs, if anything.
+        augment: the augmentation of their inputs, if there is one.
     """
 
     split: Split
     augment: Augment | None = None
 
     def take(self, index: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One batch for each child.
+        """Gather one batch for each child.
 
         Args:
             index: row numbers of the training split, (children * batch,).
-            keys: of the children at this step, (children, 2) int32, or (2,) for one; None where nothing is random.
+            keys: keys of the children's random numbers at this step, (children, 2) int32, or (2,) for one child; None
+                where nothing is random.
 
         Returns:
             Inputs (children * batch, *input_shape) and labels (children * batch, ...).

@@ -1,4 +1,4 @@
-"""N children in training: the one interface to both engines."""
+"""Children: N networks in training, whichever engine trains them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from lr_env.children.batches import Batches
 from lr_env.children.initial import moved
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss, score
-from lr_env.children.memory import Need, activations_per_example
+from lr_env.children.memory import MemoryEstimate, activations_per_example
+from lr_env.children.meters import find_meters
 from lr_env.children.noise import keys as keys_of
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.order import DataOrder
@@ -27,8 +28,9 @@ from lr_env.children.snapshots import check_kind, kind_of
 from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
 from lr_env.devices import check_process, find_device
-from lr_env.errors import UserError
+from lr_env.errors import UserError, refuse_duplicates
 from lr_env.isolation import isolating
+from lr_env.signals import VALIDATION_SIGNALS, names
 from lr_env.tasks.data import load
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Snapshot = dict[str, Any]
 """Copies of rows of children: a tree of tensors and arrays, one row a child."""
+
+_MEASURED = names(VALIDATION_SIGNALS)
 
 # Elements of activations that one chunk of an evaluation may take, so that scoring a whole split stays small.
 # CUDA devices take more, for each operation of a chunk costs them the same up to there.
@@ -60,7 +64,8 @@ class Children:
             task and number of children. A `Backend` fixes the block too.
         dtype: of parameters and inputs.
         numerics: precision of the arithmetic, and whether it must be deterministic.
-        aligned: whether to measure `step_alignment`, which costs some passes over the parameters a step.
+        extra_signals: names of signals to measure on demand, see `lr_env.children.meters`. They cost some passes over
+            the parameters a step.
 
     Attributes:
         steps: optimizer steps done by each child, (children,).
@@ -68,8 +73,8 @@ class Children:
         backend: the backend in use.
         step_losses: training loss of every step of the last segment trained, nats per example, (children, segment);
             NaN for children that were not trained in it.
-        step_alignment: of the same steps, inner product and cosine of the gradient and the update before (see
-            `lr_env.children.hypergradient`), (children, segment, 2); None unless `aligned`.
+        extra_signals: names of what the meters measure that `extra_signals` asked for.
+        step_signals: these signals at the same steps, (children, segment, signals).
 
     Raises:
         UserError: bad seeds, device or backend; more children than memory can hold; a network not supported.
@@ -84,21 +89,25 @@ class Children:
         backend: str | Backend = "auto",
         dtype: torch.dtype = torch.float32,
         numerics: Numerics = EXACT,
-        aligned: bool = False,
+        extra_signals: Sequence[str] = (),
     ) -> None:
         self.task = task
         self.device = find_device(device)
         self.dtype = dtype
         self.numerics = numerics
         numerics.check(self.device)
+        self.meters = find_meters(extra_signals)
+        self.extra_signals = tuple(name for meter in self.meters for name in names(meter.signals))
+        refuse_duplicates("signal", self.extra_signals)
         template = network_of(task, dtype)
         # Some of cuDNN's kernels read 16 bytes at a time, and fail where a weight lies in between.
         align = 16 // dtype.itemsize if self.device.type == "cuda" else 1
         layout = Layout.of(template, numerics.kernels_last(self.device), align)
         activations = activations_per_example(template, task.source)
         evaluated = _EVALUATION_ELEMENTS[self.device.type]
-        self.need = _need(task, layout, activations, evaluated, dtype, aligned)
-        self.need.check(len(seeds), 1, self.device)
+        slots = sum(len(meter.slots) for meter in self.meters)
+        self.memory = _memory_estimate(task, layout, activations, evaluated, dtype, slots)
+        self.memory.check(len(seeds), 1, self.device)
         self.seeds = check_seeds(seeds)
         self.steps = np.zeros(len(self.seeds), dtype=np.int64)
         self.data = load(task.data, str(self.device), dtype, task.train_fraction, task.label_noise)
@@ -110,8 +119,8 @@ class Children:
         )
         if self.backend.name != "loop" and not task.optimizer.stackable:
             raise UserError(f"{task.optimizer} is trained by the loop: use backend 'loop' or 'auto'")
-        self.need.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
-        self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype, aligned)
+        self.memory.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
+        self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype, self.meters)
         self._kind = kind_of(task, dtype)
         self._last_logits = torch.zeros(
             len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
@@ -122,7 +131,7 @@ class Children:
         self.batches = Batches(self.data.splits["train"], task.augment)
         self._random = layout.key is not None or task.augment is not None
         self._template = moved(template, self.device)
-        common = self.state, self._template, self.batches, task.clip_norm, numerics
+        common = self.state, self._template, self.batches, task.clip_norm, numerics, self.meters
         self.engine: LoopEngine | StackedEngine = (
             LoopEngine(*common, workers=self.backend.workers)
             if self.backend.name == "loop"
@@ -142,7 +151,7 @@ class Children:
 
     @isolating
     def reset(self, rows: Sequence[int], seeds: Sequence[int] | NDArray[np.int64]) -> None:
-        """Start children anew, each from its seed; the others are not touched."""
+        """Start some children again, each from its seed; the others stay as they are."""
         seeds = check_seeds(seeds)
         for row, seed in zip(rows, seeds.tolist(), strict=True):
             self.state.initialise(row, network_of(self.task, self.dtype, seed))
@@ -184,11 +193,10 @@ class Children:
             index = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
             keys = self._keys(self.task.segment)
             with self.numerics.active(self.device):
-                found = self.engine.train(index, keys, rates, self.steps, active)
-            measured = found.double().cpu().numpy()[active]
+                measured = self.engine.train(index, keys, rates, self.steps, active)
+            measured = measured.double().cpu().numpy()[active]
             self.step_losses[active] = measured[..., 0]
-            if self.step_alignment is not None:
-                self.step_alignment[active] = measured[..., 1:]
+            self.step_signals[active] = measured[..., 1:]
             self.steps[active] += self.task.segment
         return self.step_losses.mean(1)
 
@@ -219,7 +227,7 @@ class Children:
         means = [loss.mean(1), accuracy.mean(1)]
         # One tensor, so that there is one transfer and one wait.
         table = torch.stack([*means, _variance(logits.flatten(1)), _variance(change), *_mean_and_variance(weights)])
-        return dict(zip(MEASURED, table.double().cpu().numpy(), strict=True))
+        return dict(zip(_MEASURED, table.double().cpu().numpy(), strict=True))
 
     @isolating
     def evaluate(self, split: str, rows: Sequence[int] | None = None) -> tuple[Floats, Floats]:
@@ -270,7 +278,7 @@ class Children:
 
     @isolating
     def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:
-        """Copies of everything that the children's future depends on; of all children by default."""
+        """Copy everything that the further training of some children depends on; of all children by default."""
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         return {
             "kind": self._kind,
@@ -285,10 +293,10 @@ class Children:
 
     @isolating
     def restore(self, snapshot: Mapping[str, Any], rows: Sequence[int] | None = None) -> None:
-        """Put children back where a snapshot was taken; `rows` says where its rows go (by default the same).
+        """Put children back into the state of a snapshot; `rows` are the children to overwrite, all by default.
 
         Raises:
-            UserError: the snapshot is of children of another kind, of as many as there are no rows for, or none.
+            UserError: the snapshot is of another kind or number of children, or no snapshot.
         """
         chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         self.check_fits(snapshot, len(chosen))
@@ -302,14 +310,14 @@ class Children:
 
     @isolating
     def fork(self, sources: Sequence[int], targets: Sequence[int], *, same_batches: bool = False) -> None:
-        """Copy children onto others, to look ahead on the real thing.
+        """Copy children onto others, to try learning rates on the copies.
 
         A fork goes on from the source's step, parameters and optimizer state, but follows its own data order, so that
-        looking ahead does not mean peeking at the batches that are still to come.
+        it does not see the batches that the source will train on.
 
         Args:
             sources: children to copy, (forks,).
-            targets: children to overwrite, (forks,), no two alike and none of them a source.
+            targets: children to overwrite, (forks,), all different and none of them a source.
             same_batches: follow the source's data order instead.
         """
         if len(set(targets)) != len(targets) or set(targets) & set(sources) or len(sources) != len(targets):
@@ -320,16 +328,16 @@ class Children:
             self.order.assign(list(targets), own_order)
 
     def check_fits(self, snapshot: Mapping[str, Any], count: int) -> None:
-        """See that a snapshot is one of `count` children of this kind.
+        """Check that a snapshot is of `count` children of this kind.
 
         Raises:
-            UserError: it is not; naming what differs.
+            UserError: it is not; the message names what differs.
         """
         check_kind(snapshot, self._kind, count)
         self.state.check_fits(snapshot["tensors"], count)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What the same children can be made of, wherever."""
+        """Arguments, snapshot and last segment, of which a copy is made on the same kind of device."""
         arguments = {
             "task": self.task,
             "seeds": self.seeds.tolist(),
@@ -337,22 +345,21 @@ class Children:
             "backend": self.backend,
             "dtype": self.dtype,
             "numerics": self.numerics,
-            "aligned": self.state.direction is not None,
+            "extra_signals": self.extra_signals,
         }
-        segment = {"step_losses": self.step_losses, "step_alignment": self.step_alignment}
+        segment = {"step_losses": self.step_losses, "step_signals": self.step_signals}
         return {"arguments": arguments, "snapshot": self.snapshot(), "segment": segment}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the children, and put them where they were."""
+        """Make the children again, in the same state."""
         self.__init__(**state["arguments"])
         self.restore(state["snapshot"])
         for name, values in state["segment"].items():
-            setattr(self, name, None if values is None else np.array(values))  # which may have come read-only
+            setattr(self, name, np.array(values))  # which may have come read-only
 
     def _forget_steps(self) -> None:
         self.step_losses = np.full((len(self), self.task.segment), np.nan)
-        aligned = self.state.direction is not None
-        self.step_alignment = np.full((len(self), self.task.segment, 2), np.nan) if aligned else None
+        self.step_signals = np.full((len(self), self.task.segment, len(self.extra_signals)), np.nan)
 
     def _keys(self, count: int) -> Tensor | None:
         """Keys of the random numbers of the next steps, (children, count, 2); None where nothing is random."""
@@ -370,21 +377,11 @@ class Children:
         return chosen
 
 
-MEASURED: tuple[str, ...] = (
-    "val_loss",
-    "val_accuracy",
-    "prediction_variance",
-    "prediction_change",
-    "output_weight_mean",
-    "output_weight_variance",
-)
-
-
 def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Seeds as an array.
+    """Check seeds and return them as an array.
 
     Raises:
-        UserError: there is none, or one is not a whole number in [0, 2**63).
+        UserError: there are no seeds, or one is not a whole number in [0, 2**63).
     """
     values = list(seeds)
     for seed in values:
@@ -398,7 +395,7 @@ def check_seeds(seeds: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 def _variance(values: Tensor) -> Tensor:
     """Population variance along rows: (rows, n) -> (rows,).
 
-    torch.var is careful and, for many rows, several times slower than this; for few it saves three calls.
+    torch.var is more accurate, but several times slower for many rows; for few rows it saves three calls.
     """
     return values.var(1, correction=0) if len(values) < 8 else _mean_and_variance(values)[1]
 
@@ -412,17 +409,19 @@ def _mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean[:, 0], (values - mean).square().mean(1)
 
 
-def _need(task: Task, layout: Layout, activations: int, evaluated: int, dtype: torch.dtype, aligned: bool) -> Need:
+def _memory_estimate(
+    task: Task, layout: Layout, activations: int, evaluated: int, dtype: torch.dtype, meter_slots: int
+) -> MemoryEstimate:
+    """What children of a task take; `evaluated` is how many activations one chunk of an evaluation may have."""
     item = dtype.itemsize
     source = task.source
     train, inputs = task.train_size, math.prod(source.input_shape)
-    # Parameters, gradients (which the loop keeps) and optimizer; logits at the last measurement, and four times as much
-    # while all children are measured together.
-    kept = (2 + aligned + len(task.optimizer.slots)) * layout.size + 5 * task.val_subset * math.prod(
-        source.output_shape
-    )
+    # Parameters, gradients (which the loop keeps), optimizer and meters; logits at the last measurement, and four times
+    # as much while all children are measured together.
+    flat = (2 + meter_slots + len(task.optimizer.slots)) * layout.size
+    logits = 5 * task.val_subset * math.prod(source.output_shape)
     indices = 4 * train + 8 * task.segment * task.batch_size
     # What the update makes of gradients; inputs as gathered; activations, forward and backward.
-    working = 2 * layout.size + 2 * (inputs + activations) * task.batch_size
+    active = 2 * layout.size + 2 * (inputs + activations) * task.batch_size
     data = sum(source.sizes.values()) * inputs
-    return Need(item * kept + indices, item * working, shared=item * (evaluated + data))
+    return MemoryEstimate(item * (flat + logits) + indices, item * active, shared=item * (evaluated + data))

@@ -13,34 +13,34 @@ _WARM_UP = 3
 
 
 class Replay:
-    """Steps of one block of children without the host in between.
+    """Replays steps of one block of children without the host between them.
 
-    What differs from step to step lies in tables on the device, with one row a step; a step reads the row that its own
-    counter points at and counts on. So a segment is as many replays of one graph, one short call each. Blocks have a
-    stream each, so that a device that one block does not fill works on several.
+    The inputs that differ between steps lie in tables on the device, with one row a step; a step reads the row of its
+    counter and increases the counter. So a segment is a number of replays of one graph, one short call each. Each block
+    has its own stream, so that a device that one block does not fill works on several.
 
     Args:
-        step: does one step, given one row of each table; returns what is measured, (block, columns). It must work on
+        step: trains one step, given one row of each table, and returns what it measures, (block, columns). It must use
             the same memory every time, and never wait for the device.
-        tables: name -> (steps, ...), as `run` will get them.
-        kept: a context that puts back what `step` changes: warming up runs it.
+        tables: name -> (steps, ...), of the shapes that `run` will get.
+        restored_afterwards: a context that puts back what `step` changes, since warming up runs it.
     """
 
     def __init__(
         self,
         step: Callable[[Tables], Tensor],
         tables: Tables,
-        kept: Callable[[], AbstractContextManager[None]],
+        restored_afterwards: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._tables = {name: table.clone() for name, table in tables.items()}
         index = tables["index"]
         self._counter = torch.zeros(1, dtype=torch.int64, device=index.device)
-        with kept():
+        with restored_afterwards():
             self._measured = self._warm_up(step).expand(len(index), -1, -1).clone()
             self._capture(step)
 
     def run(self, tables: Tables) -> Tensor:
-        """All steps of one segment; returns what they measure, (steps, block, columns), valid until the next call."""
+        """Train one segment; returns what its steps measure, (steps, block, columns), valid until the next call."""
         for name, table in self._tables.items():
             table.copy_(tables[name])
         self._counter.zero_()
@@ -49,11 +49,11 @@ class Replay:
         return self._measured
 
     def join(self) -> None:
-        """Make what follows on the current stream wait for what was started."""
+        """Make the current stream wait for the block's stream."""
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def started(self) -> AbstractContextManager[object]:
-        """A context in which `run` goes on the block's own stream, after what the current stream has to do."""
+        """A context in which `run` uses the block's stream, after the work that the current stream has already."""
         self.stream.wait_stream(torch.cuda.current_stream())
         return torch.cuda.stream(self.stream)
 
@@ -64,11 +64,11 @@ class Replay:
         self._measured.index_copy_(0, self._counter, step(self._row())[None])
         self._counter.add_(1)
 
-    # The step is handed on and not kept: it belongs to the engine that keeps this, and in a circle the memory of both
-    # would live until the garbage collector comes by.
+    # The step is passed on and not stored: it belongs to the engine that stores this object, and the memory of a
+    # reference cycle would live until the garbage collector runs.
 
     def _warm_up(self, step: Callable[[Tables], Tensor]) -> Tensor:
-        """Run a few steps outside of the graph, as capturing asks for; returns what the last measured."""
+        """Run a few steps outside of the graph, which capturing needs; returns what the last one measured."""
         self.stream = torch.cuda.Stream()
         with self.started():
             measured = [step(self._row()) for _ in range(_WARM_UP)][-1]

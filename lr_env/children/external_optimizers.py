@@ -1,4 +1,4 @@
-"""Optimizers of other packages, which set their own rate or need no schedule; on the loop, one child at a time."""
+"""Optimizers of other packages, which set their own rate or need no schedule. The loop trains with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lr_env.optimizers import Coefficients, Optimizer
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where an optimizer is found: package on PyPI, module, class, and its settings."""
+    """Package on PyPI, module, class and settings of an optimizer."""
 
     package: str
     module: str
@@ -40,18 +40,17 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Packaged:
-    """An optimizer of another package, with that package's defaults but for a momentum of 0.9 where it is SGD's.
+class ExternalOptimizer:
+    """An optimizer of another package, with that package's defaults, but a momentum of 0.9 for kinds of SGD.
 
-    Weight decay is decoupled where it is an Adam's, as in AdamW; one package would leave it in the gradient.
+    Weight decay of the kinds of Adam is decoupled, as in AdamW; one package would leave it in the gradient.
 
-    Its arithmetic is not stacked: children are trained by the loop. What it keeps besides the parameters is kept with
-    the child, whatever it is.
+    It cannot be stacked: children are trained by the loop. Its state, whatever that is, is saved with the child.
 
     Attributes:
         kind: "schedule-free-sgd", "schedule-free-adamw" (arXiv:2405.15682), "prodigy" (2306.06101), "d-adapt-sgd",
             "d-adapt-adam" (2301.07733) or "mechanic-sgd" (2306.00144).
-        weight_decay: as the package understands it; None for that of the task's optimizer.
+        weight_decay: in the package's sense; None takes that of the task's optimizer.
     """
 
     kind: str
@@ -65,30 +64,32 @@ class Packaged:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """None that could be stacked."""
+        """There are none that could be stacked."""
         return ()
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The package's optimizer.
+        """Make the package's optimizer.
 
         Raises:
             UserError: the package is not installed.
         """
         kind = _KINDS[self.kind]
         try:
-            made = getattr(importlib.import_module(kind.module), kind.name)
+            optimizer_class = getattr(importlib.import_module(kind.module), kind.name)
         except ImportError as error:
             raise self._missing() from error
         if self.kind == "mechanic-sgd":
-            made = made(torch.optim.SGD)
+            optimizer_class = optimizer_class(torch.optim.SGD)
         with redirect_stdout(io.StringIO()):  # dadaptation prints a line for every optimizer that decouples decay
-            optimizer = made(list(parameters), lr=1.0, weight_decay=self.weight_decay or 0.0, **kind.settings)
+            optimizer = optimizer_class(
+                list(parameters), lr=1.0, weight_decay=self.weight_decay or 0.0, **kind.settings
+            )
         if hasattr(optimizer, "train"):
-            optimizer.train()  # schedule-free: at the point where gradients are taken
+            optimizer.train()  # schedule-free: parameters at the point where gradients are computed
         return optimizer
 
-    def decaying_as(self, other: Optimizer) -> Packaged:
-        """The same with the weight decay of another optimizer, if it has none of its own."""
+    def decaying_as(self, other: Optimizer) -> ExternalOptimizer:
+        """The same optimizer with the weight decay of another one, where its own is not set."""
         if self.weight_decay is not None:
             return self
         return replace(self, weight_decay=float(getattr(other, "weight_decay", 0.0)))
@@ -111,24 +112,24 @@ class Packaged:
         return UserError(f"optimizer {self.kind!r} needs the package {package}: pip install {package}")
 
     def coefficients(self, lr: NDArray[np.float64], step: NDArray[np.int64]) -> Coefficients:
-        """Not for a stack."""
+        """Raise: it is not stacked."""
         raise NotImplementedError(f"{self.kind} is trained by the loop")
 
     def update(
         self, parameters: Tensor, gradients: Tensor, slots: Mapping[str, Tensor], now: Mapping[str, Tensor]
     ) -> None:
-        """Not for a stack."""
+        """Raise: it is not stacked."""
         raise NotImplementedError(f"{self.kind} is trained by the loop")
 
 
 def save_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Copies of all that an optimizer of a single parameter keeps, as a tree of tensors and JSON values."""
+    """Copy the state of an optimizer of a single parameter, as a tree of tensors and JSON values."""
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     return {"state": _copied(dict(optimizer.state)), "groups": _copied(groups)}
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Put back what `save_state` found."""
+    """Put back what `save_state` copied."""
     (parameter,) = optimizer.param_groups[0]["params"]
     optimizer.state.clear()
     optimizer.state.update(_put_back(saved["state"], parameter))

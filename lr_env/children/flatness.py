@@ -1,9 +1,10 @@
-"""How flat the loss is where children are: largest eigenvalue and trace of the Hessian, without the Hessian.
+"""Flatness of the loss at the parameters of children: largest eigenvalue and trace of the Hessian.
 
-Both need nothing but products of the Hessian with vectors (Pearlmutter, Neural Computation 1994). They are taken by
-differentiating the gradient's graph once more: the graph is made once and kept for all products, which is faster than
-forward-mode differentiation with `torch.func`, and every layer that can be trained has it. Children whose losses are
-added up share one graph, and as no child's loss depends on another's parameters, one product gives each its own.
+The Hessian is not computed: both only need its products with vectors (Pearlmutter, Neural Computation 1994). These are
+computed by differentiating the gradient's graph once more. The graph is made once for all products, which is faster
+than forward-mode differentiation with `torch.func`, and works for every layer that can be trained. Children share one
+graph: their losses are added up, and since no child's loss depends on another's parameters, one product with the sum's
+Hessian gives the product of each child.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Floats = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]
 """The Hessian of each child times a vector of its own: (children, size) -> (children, size)."""
 
-MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_error")
+_MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_error")
 
 # Tells the stream of start and probe vectors from other uses of the same seed.
 _STREAM = 0xF1A7
@@ -56,7 +57,7 @@ def flatness(
     tolerance: float = 1e-3,
     probes: int = 32,
 ) -> dict[str, Floats]:
-    """Measure how flat the training loss is where children are; nothing of them is changed.
+    """Measure how flat the training loss is at the parameters of children, which stay as they are.
 
     The loss is the mean cross-entropy, nats per example (per token for text), of the first `examples` examples of the
     training split, which is shuffled: a random batch, fixed, and the same for all children. The network is in
@@ -117,20 +118,21 @@ def flatness(
             return torch.stack([largest, *trace(product, itertools.islice(vectors, probes))]).double().cpu().numpy()
 
     with children.numerics.active(children.device), _ready(children):
-        found = children.engine.each(measure, parts) if isinstance(children.engine, LoopEngine) else map(measure, parts)
-        table = np.full((len(MEASURED), len(chosen)), np.nan)
-        for part, values in zip(parts, found, strict=True):
+        engine = children.engine
+        results = engine.each(measure, parts) if isinstance(engine, LoopEngine) else map(measure, parts)
+        table = np.full((len(_MEASURED), len(chosen)), np.nan)
+        for part, values in zip(parts, results, strict=True):
             table[:, part] = np.where(np.isfinite(values), values, np.nan)
-    return dict(zip(MEASURED, table, strict=True))
+    return dict(zip(_MEASURED, table, strict=True))
 
 
 def usual_examples(task: Task) -> int:
-    """256; for text, where an example has a prediction for each token, so many that there are about 2,048."""
+    """The default number of examples: 256; for text, so many that there are about 2,048 predictions."""
     return max(1, min(256, 2048 // task.source.positions))
 
 
 def usual_settings(task: Task) -> dict[str, int | float]:
-    """What `flatness` does unless it is told otherwise, e.g. in a comparison; JSON-able."""
+    """The default settings of `flatness`, JSON-able."""
     fixed = inspect.signature(flatness).parameters
     return {
         "examples": usual_examples(task),
@@ -194,23 +196,23 @@ def _products(children: Children, rows: Sequence[int], batches: Sequence[tuple[T
         loss = losses(inputs, labels) * (len(labels) / total)
         return torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
 
-    kept = gradients(*batches[0]) if len(batches) == 1 else None  # one batch's graph is small enough to be kept
+    stored = gradients(*batches[0]) if len(batches) == 1 else None  # one batch's graph is small enough to be kept
 
     def product(vectors: Tensor) -> Tensor:
         views = layout.views(vectors[0] if alone else vectors).values()
         image = torch.zeros_like(vectors)
         for batch in batches:
-            # What no parameter moves, e.g. the gradient of a weight that is not used, has no graph.
-            given = gradients(*batch) if kept is None else kept
-            moved = [(gradient, view) for gradient, view in zip(given, views, strict=True) if gradient.requires_grad]
-            found = torch.autograd.grad(
-                [gradient for gradient, _ in moved],
+            # A gradient that depends on no parameter, e.g. that of a weight that is not used, has no graph.
+            first = gradients(*batch) if stored is None else stored
+            pairs = [(gradient, view) for gradient, view in zip(first, views, strict=True) if gradient.requires_grad]
+            second = torch.autograd.grad(
+                [gradient for gradient, _ in pairs],
                 list(parameters.values()),
-                [view for _, view in moved],
-                retain_graph=kept is not None,
+                [view for _, view in pairs],
+                retain_graph=stored is not None,
                 materialize_grads=True,
             )
-            image += layout.flatten({name: x[None] if alone else x for name, x in zip(parameters, found, strict=True)})
+            image += layout.flatten({name: x[None] if alone else x for name, x in zip(parameters, second, strict=True)})
         return image
 
     return product
@@ -219,7 +221,7 @@ def _products(children: Children, rows: Sequence[int], batches: Sequence[tuple[T
 def _losses(children: Children, rows: Sequence[int]) -> tuple[dict[str, Tensor], Callable[[Tensor, Tensor], Tensor]]:
     """Parameters in the layout's order, and the sum over children of the mean loss as a function of a batch.
 
-    The loop has one child at a time, and each child its own module, so that threads do not meet in one.
+    The loop measures one child at a time, each with its own module, so that threads do not share one.
     """
     state, engine = children.state, children.engine
     if isinstance(engine, LoopEngine):

@@ -1,4 +1,4 @@
-"""Initial weights from a seed, drawn without touching torch's global generator."""
+"""Initial weights from a seed, drawn without torch's global generator."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lr_env.errors import UserError
 
 
 class DrawFrom(TorchDispatchMode):
-    """Inside this context, torch's random functions draw from one generator instead of the global one.
+    """A context in which torch's random functions draw from one generator instead of the global one.
 
     Networks initialise themselves in `__init__` with functions that take no generator, and `torch.manual_seed` would
     change the caller's random numbers. The numbers drawn are those that follow `torch.manual_seed` of the same seed.
 
     Args:
-        generator: what to draw from; None makes any draw an error (used to find networks that are random in training).
+        generator: the generator; None makes any draw an error, which finds networks that are random in training.
     """
 
     def __init__(self, generator: torch.Generator | None) -> None:
@@ -29,7 +29,7 @@ class DrawFrom(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run one operation, with our generator where it draws."""
+        """Run one operation, with the generator where it draws random numbers."""
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags:
             if self.generator is None:
@@ -48,7 +48,7 @@ class DrawFrom(TorchDispatchMode):
 
 
 def build_seeded(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.Module:
-    """A new module on the CPU whose initial weights are those that follow `torch.manual_seed(seed)`.
+    """Build a module on the CPU with the initial weights that follow `torch.manual_seed(seed)`.
 
     The weights are drawn in float32 and then cast, so that float64 children start where float32 ones do.
     """
@@ -60,7 +60,7 @@ def build_seeded(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype) 
 
 
 def moved(module: nn.Module, device: torch.device) -> nn.Module:
-    """A module on a device; `Module.to` alone would give every place of a shared buffer a copy of its own."""
+    """Move a module to a device. `Module.to` alone would give every place of a shared buffer a copy of its own."""
     shared: dict[int, list[str]] = {}
     for name, buffer in module.named_buffers(remove_duplicate=False):
         shared.setdefault(id(buffer), []).append(name)

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what the machine has free, and what its control groups leave."""
+"""The memory that this process can still allocate, by the machine and by the limits of control groups."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True)
 class _Files:
-    """Where a version of control groups says what may be used and what is.
+    """Files in which a version of control groups tells limits and usage of memory.
 
     Attributes:
-        limits: files of a group that hold a limit in bytes; whichever is lowest holds.
+        limits: files of a group that hold a limit in bytes; the lowest applies.
         usage: the file that holds the bytes in use.
-        cache: in the group's statistics, bytes of files in the cache, which are given back when they are needed.
+        cache: name, in the group's statistics, of the bytes of cached files, which are freed when they are needed.
     """
 
     limits: tuple[str, ...]
@@ -37,8 +37,8 @@ def free_bytes(process: Path = Path("/proc/self"), machine: Path = Path("/proc/m
     above it. Also counts the limit of its address space (`ulimit -v`).
 
     Args:
-        process: folder where the system tells of the process.
-        machine: file where it tells of the machine's memory.
+        process: folder in which the system describes the process.
+        machine: file in which it describes the machine's memory.
     """
     bounds = [*_group_bounds(process), *_address_bounds(process)]
     try:
@@ -51,7 +51,7 @@ def free_bytes(process: Path = Path("/proc/self"), machine: Path = Path("/proc/m
 
 
 def _group_bounds(process: Path) -> Iterator[int]:
-    """What each of the process's control groups leaves."""
+    """Bytes left by each of the process's control groups."""
     for kind, folder, top in _groups(process):
         files = _VERSIONS[kind]
         for group in (folder, *folder.parents):
@@ -74,15 +74,15 @@ def _groups(process: Path) -> Iterator[tuple[str, Path, Path]]:
         return
     for line in mounts:
         before, _, after = line.partition(" - ")
-        fields, told = before.split(), after.split()
-        if len(fields) < 5 or len(told) < 3 or told[0] not in paths:
+        fields, source = before.split(), after.split()
+        if len(fields) < 5 or len(source) < 3 or source[0] not in paths:
             continue
-        if told[0] == "cgroup" and "memory" not in told[2].split(","):
+        if source[0] == "cgroup" and "memory" not in source[2].split(","):
             continue
         root, top = PurePosixPath(fields[3]), Path(fields[4])
-        path = paths[told[0]]
-        # Of a hierarchy a container may see its own part alone.
-        yield told[0], top / (path.relative_to(root) if path.is_relative_to(root) else ""), top
+        path = paths[source[0]]
+        # A container may see only its own part of a hierarchy.
+        yield source[0], top / (path.relative_to(root) if path.is_relative_to(root) else ""), top
 
 
 def _paths(text: str) -> Iterator[tuple[str, PurePosixPath]]:
@@ -97,7 +97,7 @@ def _paths(text: str) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _address_bounds(process: Path) -> Iterator[int]:
-    """What the limit of the address space leaves."""
+    """Bytes left by the limit of the address space."""
     with suppress(ImportError, OSError, ValueError):
         import resource  # which Windows does not have
 

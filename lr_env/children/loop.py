@@ -1,4 +1,4 @@
-"""One child after another: plain torch with `torch.optim`, the truth that the stack is tested against."""
+"""Train one child after another in plain torch with `torch.optim`: the reference that the stack is tested against."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from torch import Tensor, nn
 
 from lr_env.children.batches import Batches
 from lr_env.children.external_optimizers import load_state, save_state
-from lr_env.children.hypergradient import alignment
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.children.state import ChildrenState, kept
+from lr_env.children.state import ChildrenState, restored_afterwards
+from lr_env.signals import Meter
 
 
 class LoopEngine:
     """Trains each child as its own module with its own torch optimizer.
 
-    The modules' parameters and the optimizers' averages are views of the stacked state, so that snapshots and forks
-    are the same for both engines.
+    The modules' parameters and the optimizers' averages are views of the stacked state, so that snapshots and forks are
+    the same for both engines.
 
     Args:
         state: the children; changed in place.
         template: a module of the children's kind, copied for each.
         batches: the training examples.
-        clip_norm: norm to which a child's gradient is scaled down, if it is above.
-        numerics: how to compute.
-        workers: children trained at the same time, each by a thread that computes on one core. Children do not share
-            anything, so that this changes who waits for whom and nothing else.
+        clip_norm: norm to which a child's gradient is scaled down, if it is larger.
+        numerics: precision and determinism.
+        meters: measure further signals at every step.
+        workers: children trained at the same time, each by a thread that computes on one core. Children share nothing,
+            so that results do not depend on it.
     """
 
     def __init__(
@@ -50,15 +51,17 @@ class LoopEngine:
         batches: Batches,
         clip_norm: float | None = None,
         numerics: Numerics = EXACT,
+        meters: Sequence[Meter] = (),
         workers: int = 1,
     ) -> None:
         self.state = state
         self.batches = batches
         self.clip_norm = clip_norm
         self.numerics = numerics
-        # torch's own modules without buffers evaluate as they train, and switching costs a small network dearly.
-        foreign = any(not type(part).__module__.startswith("torch.") for part in template.modules())
-        self.has_modes = bool(state.layout.buffers) or foreign
+        self.meters = meters
+        # torch's own modules without buffers evaluate as they train, and for a small network switching is slow.
+        has_other_modules = any(not type(part).__module__.startswith("torch.") for part in template.modules())
+        self.has_modes = bool(state.layout.buffers) or has_other_modules
         self._gradients = torch.zeros_like(state.parameters)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(row) for row in range(len(self.modules))]
@@ -74,8 +77,8 @@ class LoopEngine:
         active: Sequence[int],
     ) -> Tensor:
         """Train the active children; see `StackedEngine.train`."""
-        layout, direction = self.state.layout, self.state.direction
-        columns = 1 if direction is None else 3
+        layout, meters = self.state.layout, self.meters
+        columns = 1 + sum(len(meter.signals) for meter in meters)
         measured = torch.zeros(*index.shape[:2], columns, device=index.device, dtype=self.state.parameters.dtype)
         autocast = partial(self.numerics.autocast, index.device)
 
@@ -84,9 +87,12 @@ class LoopEngine:
             if "exp_avg" in self.state.slots:
                 optimizer.state[optimizer.param_groups[0]["params"][0]]["step"].fill_(int(steps[row]))
             group, gradients = optimizer.param_groups[0], self._gradients[row]
+            own = slice(row, row + 1)
+            whole, parameters = self._gradients[own], self.state.parameters[own]
+            slots = {name: slot[own] for name, slot in self.state.meter_slots.items()}
             key = self.state.buffers(row)[layout.key] if layout.key else None
             of_row = itertools.repeat(None) if keys is None else keys[row].unbind()
-            found = []
+            values: list[Tensor] = []
             for batch, now, rate in zip(index[row].unbind(), of_row, lr[row].tolist(), strict=False):
                 if key is not None and now is not None:
                     key.copy_(now)
@@ -97,25 +103,23 @@ class LoopEngine:
                     logits = module(inputs)
                     loss = F.cross_entropy(logits, labels) if logits.dim() == 2 else mean_loss(logits, labels)
                 loss.backward()
-                now_measured = [loss.detach()]
-                before = self.state.parameters[row].clone() if direction is not None else None
-                if direction is not None:
-                    now_measured += alignment(gradients[None], direction[row][None])
+                values.append(loss.detach())
+                for meter in meters:
+                    values += meter.before_update(whole, parameters, slots)
                 if self.clip_norm is not None:
                     nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
                 optimizer.step()
-                if direction is not None and before is not None:
-                    torch.sub(before, self.state.parameters[row], out=direction[row]).div_(rate)
-                found += [part.view(()) for part in now_measured]
-            torch.stack(found, out=measured[row].view(-1))
+                for meter in meters:
+                    meter.after_update(parameters, rate, slots)
+            torch.stack([value.view(()) for value in values], out=measured[row].view(-1))
 
         self.each(train_child, active)
         return measured
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
-        """What children answer to the same inputs; see `StackedEngine.logits`."""
+        """Logits of children for the same inputs; see `StackedEngine.logits`."""
 
-        def answer(row: int) -> Tensor:
+        def forward(row: int) -> Tensor:
             module = self.modules[row]
             if self.has_modes:
                 module.eval()
@@ -125,21 +129,21 @@ class LoopEngine:
                 module.train()
             return logits
 
-        return torch.stack(self.each(answer, rows))
+        return torch.stack(self.each(forward, rows))
 
     def each(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Do the same for each of several children, or sets of them, by the engine's threads where it has any."""
+        """Call a function for each of several children, or sets of them, in the engine's threads where it has any."""
         if self._pool is None or len(items) == 1:
             return [work(item) for item in items]
-        if self._process != os.getpid():  # a fork, which has none of its parent's threads
+        if self._process != os.getpid():  # a forked process, which has none of its parent's threads
             self._start_workers()
-        doing = [self._pool.submit(work, item) for item in items]
+        jobs = [self._pool.submit(work, item) for item in items]
         try:
-            return [job.result() for job in doing]
-        finally:  # whatever happened, nobody goes on writing into children that somebody else may have by now
-            for job in doing:
+            return [job.result() for job in jobs]
+        finally:  # after an error no thread may go on writing into the children
+            for job in jobs:
                 job.cancel()
-            wait(doing)
+            wait(jobs)
 
     def _start_workers(self) -> None:
         self._process = os.getpid()
@@ -149,31 +153,32 @@ class LoopEngine:
 
     @contextmanager
     def evaluating(self, rows: Sequence[int]) -> Iterator[None]:
-        """Inside, children have the parameters to judge them by, where their optimizers tell those apart."""
-        told_apart = [row for row in rows if hasattr(self.optimizers[row], "eval")]
-        if not told_apart:
+        """A context in which children have the parameters to evaluate, where their optimizers train others."""
+        switching = [row for row in rows if hasattr(self.optimizers[row], "eval")]
+        if not switching:
             yield
             return
-        with kept({str(row): self.state.parameters[row] for row in told_apart}):  # there and back would round
-            for row in told_apart:
+        parameters = {str(row): self.state.parameters[row] for row in switching}
+        with restored_afterwards(parameters):  # switching there and back would round
+            for row in switching:
                 cast("Any", self.optimizers[row]).eval()
             try:
                 yield
             finally:
-                for row in told_apart:
+                for row in switching:
                     cast("Any", self.optimizers[row]).train()
 
     def renew(self, row: int) -> None:
-        """Forget what an optimizer keeps outside of the state, for a child that starts anew."""
+        """Make a new optimizer for a child that starts again, unless its state is in `ChildrenState`."""
         if not self.state.optimizer.stackable:
             self.optimizers[row] = self._optimizer(row)
 
     def save_optimizers(self, rows: Sequence[int]) -> list[Any]:
-        """What optimizers keep outside of the state, a tree each; empty where there is nothing."""
+        """Copy the state of optimizers that `ChildrenState` does not hold, a tree each; empty where it holds all."""
         return [] if self.state.optimizer.stackable else [save_state(self.optimizers[row]) for row in rows]
 
     def load_optimizers(self, rows: Sequence[int], saved: Sequence[Any]) -> None:
-        """Put back what `save_optimizers` found."""
+        """Put back what `save_optimizers` copied."""
         for row, tree in zip(rows, saved, strict=bool(saved)):
             load_state(self.optimizers[row], tree)
 
@@ -192,7 +197,7 @@ class LoopEngine:
         return module.train()
 
     def _optimizer(self, row: int) -> torch.optim.Optimizer:
-        """torch's optimizer of all of a child's parameters as one vector: one update instead of one for each layer."""
+        """Make torch's optimizer of a child; its parameters are one vector, which one update changes."""
         parameters = nn.Parameter(self.state.parameters[row])
         parameters.grad = self._gradients[row]
         optimizer = self.state.optimizer.build([parameters])
@@ -204,13 +209,13 @@ class LoopEngine:
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """Threads that each compute on one core; the caller's own number of threads stays as it is."""
+    """Start threads that compute on one core each; the caller's number of threads stays as it is."""
     threads = torch.get_num_threads()
     started = threading.Barrier(workers + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # a thread's first operation fetches the process's number, unless it has asked before
-        torch.set_num_threads(1)  # holds for this thread, but is also what threads made later begin with
+        torch.get_num_threads()  # otherwise the thread's first operation would set the process's number
+        torch.set_num_threads(1)  # for this thread, but also the first number of threads that start later
         started.wait()
 
     pool = ThreadPoolExecutor(workers, "lr_env-child", initializer=start)

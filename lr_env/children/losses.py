@@ -9,8 +9,8 @@ from torch import Tensor
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, mean over all predictions: logits (..., classes), labels (...) -> ().
 
-    Without the class to ignore that `F.cross_entropy` looks for, which under vmap is a third of all operations. In
-    float32 at least, whatever `torch.autocast` made of the logits.
+    `F.cross_entropy` also looks for a class to ignore, which under vmap is a third of all operations. The loss is
+    computed in at least float32, whatever `torch.autocast` made of the logits.
     """
     if logits.dtype.itemsize < 4:
         logits = logits.float()
@@ -18,7 +18,7 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and share of right predictions of every example.
+    """Loss and share of correct predictions of every example.
 
     Args:
         logits: (children, examples, classes), or (children, examples, context, classes).

@@ -1,4 +1,4 @@
-"""How much memory N children will take, asked before it is allocated."""
+"""Estimate the memory that N children need, before it is allocated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _CountOutputs(TorchDispatchMode):
-    """Adds up the elements of everything that torch computes inside, views left out."""
+    """Adds up the elements of all tensors that torch computes inside, without views."""
 
     elements = 0
 
@@ -29,19 +29,19 @@ class _CountOutputs(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {
+        inputs = {
             leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
         }
         self.elements += sum(
             leaf.numel()
             for leaf in tree_leaves(result)
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in given
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in inputs
         )
         return result
 
 
 def activations_per_example(module: nn.Module, source: DataSource) -> int:
-    """Numbers that one forward pass computes for one example.
+    """Count the numbers that one forward pass computes for one example.
 
     Raises:
         UserError: the network is random in training other than through `nn.Dropout`, which would draw from torch's
@@ -65,7 +65,7 @@ def activations_per_example(module: nn.Module, source: DataSource) -> int:
 
 
 def _once(used: set[str], name: str) -> None:
-    """Refuse the second use of a dropout layer in one pass, which would drop the same places again."""
+    """Refuse a second use of a dropout layer in one pass, which would drop the same places again."""
     if name in used:
         raise UserError(
             f"the network uses the dropout layer {name!r} more than once: give each place its own nn.Dropout"
@@ -74,35 +74,35 @@ def _once(used: set[str], name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes that children will take.
+class MemoryEstimate:
+    """Bytes that children need.
 
     Attributes:
-        kept: for every child, for as long as it lives.
-        working: for every child that is trained at the same time as others.
-        shared: besides, whatever the number of children.
+        persistent: for every child, for as long as it lives.
+        per_active: for every child that is trained at the same time as others.
+        shared: whatever the number of children.
     """
 
-    kept: int
-    working: int
+    persistent: int
+    per_active: int
     shared: int
 
     def bytes(self, num_children: int, at_once: int) -> int:
-        """What so many children need, of which so many are trained at the same time."""
-        return self.kept * num_children + self.working * min(at_once, num_children) + self.shared
+        """Bytes for some children, of which `at_once` are trained at the same time."""
+        return self.persistent * num_children + self.per_active * min(at_once, num_children) + self.shared
 
     def fitting(self, available: float, at_once: int) -> int:
-        """How many children fit, of which so many are trained at the same time."""
-        count = int((available - self.bytes(0, 0)) // (self.kept + self.working))
+        """How many children fit, of which `at_once` are trained at the same time."""
+        count = int((available - self.bytes(0, 0)) // (self.persistent + self.per_active))
         if count > at_once:
-            count = int((available - self.shared - self.working * at_once) // self.kept)
+            count = int((available - self.shared - self.per_active * at_once) // self.persistent)
         return max(0, count)
 
     def check(self, num_children: int, at_once: int, device: torch.device) -> None:
-        """Refuse what cannot fit.
+        """Check that children fit into the memory that is free.
 
         Raises:
-            UserError: naming how many children would fit.
+            UserError: they do not; the message says how many would.
         """
         available = available_bytes(device)
         total = self.bytes(num_children, at_once)
@@ -116,7 +116,7 @@ class Need:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device, the limits of a container included."""
+    """Bytes that can still be allocated on a device, within the limits of a container."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
         return torch.cuda.mem_get_info(device)[0] + unused

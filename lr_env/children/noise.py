@@ -1,4 +1,4 @@
-"""Random numbers that training needs, as a function of (child's seed, step, place): dropout masks, crops, flips.
+"""Random numbers for dropout masks, crops and flips, as a function of (child's seed, step, place).
 
 A counter-based generator (Salmon et al., SC 2011) has no state: every number is a hash of where it is used. So a
 child's noise does not depend on its position or its neighbours, nothing has to be saved or restored, both engines see
@@ -26,9 +26,9 @@ def keys(seeds: NDArray[np.int64], steps: NDArray[np.int64], count: int) -> NDAr
     """The keys of the next steps of every child.
 
     Args:
-        seeds: of the children, (children,).
+        seeds: the children's seeds, (children,).
         steps: steps done by each, (children,).
-        count: steps wanted.
+        count: number of steps.
 
     Returns:
         (children, count, 2), two words of 32 bits each: splitmix64 (Steele et al., OOPSLA 2014) of seed and step.
@@ -44,7 +44,7 @@ def bits(key: Tensor, count: int, place: int) -> Tensor:
 
     Args:
         key: (..., 2) int32.
-        count: numbers wanted for each key.
+        count: numbers for each key.
         place: tells apart the uses of one key, e.g. the number of the layer.
 
     Returns:
@@ -80,7 +80,7 @@ class SeededDropout(nn.Module):
         return x * (keep * (1 / (1 - self.p) if self.p < 1 else 0.0))
 
     def extra_repr(self) -> str:
-        """As torch's."""
+        """The settings, in torch's form."""
         return f"p={self.p}"
 
 
@@ -95,9 +95,9 @@ def seed_dropout(module: nn.Module) -> nn.Module:
     """
     key = torch.zeros(2, dtype=torch.int32)
     # Not named_children(), which passes over a module's second name.
-    found = [(parent, *item) for parent in module.modules() for item in parent._modules.items() if item[1] is not None]
+    places = [(parent, *item) for parent in module.modules() for item in parent._modules.items() if item[1] is not None]
     replaced: dict[nn.Module, SeededDropout] = {}
-    for parent, name, child in found:
+    for parent, name, child in places:
         if type(child) is nn.Dropout:
             if child not in replaced:
                 replaced[child] = SeededDropout(child.p, len(replaced), key)

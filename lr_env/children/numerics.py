@@ -1,4 +1,4 @@
-"""How numbers are computed: precision and determinism, chosen for children and never left set for others."""
+"""Precision and determinism of the arithmetic, set while children compute and put back afterwards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Numerics:
             raise unknown("precision", self.precision, PRECISIONS)
 
     def check(self, device: torch.device) -> None:
-        """See that a device can do it.
+        """Check that a device can compute so.
 
         Raises:
             UserError: it cannot.
@@ -55,7 +55,7 @@ class Numerics:
             )
 
     def autocast(self, device: torch.device) -> Any:
-        """A context for forward passes; of the thread that enters it."""
+        """A context for forward passes, which holds for the thread that enters it."""
         return _bf16(device) if self.precision == "bf16" else nullcontext()
 
     def kernels_last(self, device: torch.device) -> bool:
@@ -64,7 +64,7 @@ class Numerics:
 
     @contextmanager
     def active(self, device: torch.device) -> Iterator[None]:
-        """Inside, the process-wide settings are these, and the device is the current one; afterwards as before."""
+        """A context in which these are the settings of the process, and the device is the current one."""
         if device.type != "cuda":
             yield
             return
@@ -79,9 +79,9 @@ class Numerics:
 
 @contextmanager
 def _bf16(device: torch.device) -> Iterator[None]:
-    """`torch.autocast`, whose rounded parameters are forgotten at the end.
+    """`torch.autocast` that forgets its rounded parameters at the end.
 
-    It does so itself, unless a caller's autocast is around it: then steps would go on with parameters of before.
+    Inside a caller's autocast torch would keep them, and the next steps would use parameters of before.
     """
     try:
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -91,13 +91,13 @@ def _bf16(device: torch.device) -> Iterator[None]:
 
 
 class BatchNormForFunctorch(TorchFunctionMode):
-    """Inside, batch norm computes as functorch can batch it: in at least float32, of channels-last images not by cuDNN.
+    """A context for batch norm under functorch: in at least float32, without cuDNN for channels-last images.
 
-    Batched, its backward pass wants inputs and gradients of one type, which under autocast they are not; and cuDNN's
-    asks of channels-last images what functorch cannot say.
+    The batched backward pass needs inputs and gradients of one type, which autocast does not give it; and cuDNN asks
+    for the memory layout of channels-last images, which functorch does not know.
 
     Args:
-        cudnn: whether it may be used.
+        cudnn: whether cuDNN may be used.
     """
 
     def __init__(self, cudnn: bool) -> None:
@@ -115,10 +115,10 @@ class BatchNormForFunctorch(TorchFunctionMode):
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Inside, matrix products and convolutions of CUDA devices may compute in TF32, or may not; afterwards as before.
+    """A context in which matrix products and convolutions of CUDA devices may compute in TF32, or may not.
 
-    torch has an older and a newer set of switches for this. The older ones are set, which moves both and keeps them
-    consistent; both are put back, of the older ones what can be read (they cannot where the newer ones disagree).
+    torch has an older and a newer set of switches for this. Setting the older ones sets both and keeps them consistent.
+    Both are put back, as far as the older ones can be read (they cannot where the newer ones disagree).
     """
     convolutions = cast("Any", torch.backends.cudnn)
     newer = torch.backends.cuda.matmul, convolutions.conv, convolutions.rnn, cast("Any", torch.backends).mkldnn.matmul
@@ -142,4 +142,4 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 EXACT = Numerics()
-"""As the parameters are: the default."""
+"""The default: the precision of the parameters."""

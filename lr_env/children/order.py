@@ -1,4 +1,4 @@
-"""Which examples a child sees at which step: a function of its seed and the step alone."""
+"""The order of training examples, a function of the child's seed and the step alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Tells the stream of data orders from other uses of the same seed.
+# Separates the random stream of data orders from other uses of the same seed.
 _STREAM = 0x0DA7A
 
 
@@ -41,7 +41,7 @@ class DataOrder:
 
         Args:
             steps: steps done by each child, (children,).
-            count: batches wanted.
+            count: number of batches.
 
         Returns:
             Row numbers of the training split, (children, count, batch_size).

@@ -1,4 +1,4 @@
-"""All children as one computation: `torch.func` over stacked parameters, a learning rate per child."""
+"""Train children as one computation: `torch.func` over stacked parameters, with a learning rate for each child."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_map
 
 from lr_env.children.batches import Batches
 from lr_env.children.cuda_graphs import Replay
-from lr_env.children.hypergradient import alignment
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, BatchNormForFunctorch, Numerics
-from lr_env.children.state import ChildrenState, kept
+from lr_env.children.state import ChildrenState, restored_afterwards
 from lr_env.children.tracing import traced
+from lr_env.signals import Meter
 
-# Up to so many numbers, joining the gradients into one tensor and stepping once costs less than stepping each layer.
+# Up to this number of parameters, joining the gradients and stepping once is faster than stepping each layer.
 _FLAT_ELEMENTS = 2**19
 
 _RATE = "rate of the step"
@@ -37,21 +37,21 @@ Graph = Callable[..., tuple[dict[str, Tensor], Tensor]]
 class StackedEngine:
     """Trains blocks of children as stacked tensors.
 
-    `vmap(grad_and_value(...))` is traced once for each block size into a flat list of torch operations, which then
-    runs without functorch's own cost in Python (about half of a step of a small network). A block, rather than all
-    children at once, is trained for the whole segment, so that its parameters stay in the processor's cache. On CUDA
-    a step of a block is captured as a graph and replayed, so that nothing but the replays is left to the host. A
-    block of one child does without `vmap`, and so has all of the device's own kernels: on an H100 a step of ResNet-18
-    under bf16 takes 2.4 ms in place of 6.5.
+    `vmap(grad_and_value(...))` is traced once for each block size into a flat list of torch operations, which then runs
+    without functorch's cost in Python (about half of a step of a small network). Blocks are trained one after another
+    for a whole segment, so that a block's parameters stay in the processor's cache. On CUDA a step of a block is
+    captured as a graph, and the host only replays it. A block of one child needs no `vmap` and uses the device's own
+    kernels: on an H100 a step of ResNet-18 under bf16 takes 2.4 ms instead of 6.5.
 
     Args:
         state: the children; changed in place.
         template: a module of the children's kind; only its structure is used.
         batches: the training examples.
-        clip_norm: norm to which a child's gradient is scaled down, if it is above.
-        numerics: how to compute.
-        block: children in one computation at most.
-        key: tells the children's kind from all others, for keeping what was traced.
+        clip_norm: norm to which a child's gradient is scaled down, if it is larger.
+        numerics: precision and determinism.
+        meters: measure further signals at every step.
+        block: largest number of children in one computation.
+        key: of the children's kind in the cache of traced functions.
         compiled: whether `torch.compile` fuses the operations of a step.
     """
 
@@ -62,6 +62,7 @@ class StackedEngine:
         batches: Batches,
         clip_norm: float | None = None,
         numerics: Numerics = EXACT,
+        meters: Sequence[Meter] = (),
         block: int = 1,
         key: Hashable = None,
         compiled: bool = False,
@@ -71,6 +72,7 @@ class StackedEngine:
         self.batches = batches
         self.clip_norm = clip_norm
         self.numerics = numerics
+        self.meters = meters
         self._compiled = compiled
         self._key = (key, compiled, numerics, state.parameters.device, state.parameters.dtype)
         num_children = len(state.parameters)
@@ -94,14 +96,14 @@ class StackedEngine:
 
         Args:
             index: row numbers of the training split, (children, steps, batch) on the device.
-            keys: of the random numbers, (children, steps, 2) on the device; None where nothing is random.
+            keys: keys of the random numbers, (children, steps, 2) on the device; None where nothing is random.
             lr: learning rate of every child and step, (children, steps).
             steps: optimizer steps that each child has done, (children,).
             active: children to train; the others stay as they are.
 
         Returns:
-            (children, steps, columns), of the others meaningless: training losses, nats per example; and where the
-            state has directions, what `alignment` says.
+            (children, steps, 1 + signals): training losses, nats per example, then the signals of the meters. Rows of
+            children that are not active have no meaning.
         """
         dtype, device = self.state.parameters.dtype, self.state.parameters.device
         resting = np.ones(len(lr), dtype=bool)
@@ -111,17 +113,17 @@ class StackedEngine:
             name: torch.tensor(values.T[:, :, None], device=device).to(dtype)
             for name, values in self._coefficients(lr, number).items()
         }
-        columns = 1 if self.state.direction is None else 3
+        columns = 1 + sum(len(meter.signals) for meter in self.meters)
         measured = torch.zeros(index.shape[1], len(lr), columns, device=device, dtype=dtype)
-        unwanted: list[tuple[NDArray[np.int64], Tensors]] = []
+        before_block: list[tuple[NDArray[np.int64], Tensors]] = []
         running: list[tuple[slice, Replay, Tensors, Tensor]] = []
         for start, end in self.blocks:
             rows = slice(start, end)
             idle = start + np.flatnonzero(resting[rows])
             if len(idle) == end - start:
                 continue
-            if len(idle):  # the others of the block are trained along, which is cheaper than a stack of another size
-                unwanted.append((idle, self.state.get(idle)))
+            if len(idle):  # they are trained, too, and put back: cheaper than a stack of another size
+                before_block.append((idle, self.state.get(idle)))
             tables = {
                 "index": index[rows].transpose(0, 1).flatten(1),
                 **({} if keys is None else {"keys": keys[rows].transpose(0, 1)}),
@@ -130,7 +132,7 @@ class StackedEngine:
             step = partial(self._step, rows)
             if self._replayed:
                 if start not in self._replays:
-                    self._replays[start] = Replay(step, tables, partial(self.state.kept, rows))
+                    self._replays[start] = Replay(step, tables, partial(self.state.restored_afterwards, rows))
                 replay = self._replays[start]
                 with replay.started():
                     running.append((rows, replay, tables, replay.run(tables)))
@@ -138,15 +140,15 @@ class StackedEngine:
                 of_step = {name: table.unbind() for name, table in tables.items()}
                 for number in range(len(measured)):
                     measured[number, rows] = step({name: table[number] for name, table in of_step.items()})
-        for rows, replay, _, found in running:  # the tables are kept until the block's stream has read them
+        for rows, replay, _, of_block in running:  # holds the tables until the block's stream has read them
             replay.join()
-            measured[:, rows] = found
-        for idle, before in unwanted:
+            measured[:, rows] = of_block
+        for idle, before in before_block:
             self.state.set(idle, before)
         return measured.transpose(0, 1)
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
-        """What children answer to the same inputs.
+        """Logits of children for the same inputs, in evaluation mode.
 
         Args:
             rows: which children.
@@ -155,10 +157,9 @@ class StackedEngine:
         Returns:
             (rows, examples, classes), or (rows, examples, context, classes).
         """
-        wanted = list(rows)
-        answers = []
+        logits = []
         for start, end in self.blocks:
-            inside = [row - start for row in wanted if start <= row < end]
+            inside = [row - start for row in rows if start <= row < end]
             if not inside:
                 continue
             views, buffers = (
@@ -169,14 +170,14 @@ class StackedEngine:
             with torch.no_grad():
                 if key not in self._logit_graphs:
                     self._logit_graphs[key] = traced(
-                        (self._key, *key), partial(self._answers, end - start), views, buffers, inputs
+                        (self._key, *key), partial(self._forward, end - start), views, buffers, inputs
                     )
                 block = self._logit_graphs[key](views, buffers, inputs)
-                answers.append(block if len(inside) == end - start else block[inside])
-        return torch.cat(answers)
+                logits.append(block if len(inside) == end - start else block[inside])
+        return torch.cat(logits)
 
     def _step(self, rows: slice, now: Mapping[str, Tensor]) -> Tensor:
-        """One step of a block, given one row of each table; returns what `train` does, (block, columns)."""
+        """Train a block for one step, given one row of each table; returns what it measures, (block, 1 + signals)."""
         layout, parameters = self.state.layout, self.state.parameters[rows]
         count = len(parameters)
         views, buffers = layout.views(parameters), self.state.buffers(rows)
@@ -190,7 +191,7 @@ class StackedEngine:
         # Compiled code has the number of threads in it, which changes in a forked process.
         kind = count, torch.get_num_threads() if self._compiled else 0
         if kind not in self._gradient_graphs:
-            with kept(buffers):  # tracing runs the network, which moves running averages
+            with restored_afterwards(buffers):  # tracing runs the network, which moves running averages
                 self._gradient_graphs[kind] = traced(
                     (self._key, *kind, inputs.shape),
                     partial(self._gradients, count),
@@ -198,33 +199,34 @@ class StackedEngine:
                     compiled=self._compiled,
                 )
         with torch.no_grad():
-            found, loss = self._gradient_graphs[kind](views, buffers, inputs, labels)
+            gradient, loss = self._gradient_graphs[kind](views, buffers, inputs, labels)
             slots = {name: slot[rows] for name, slot in self.state.slots.items()}
             if parameters.numel() < _FLAT_ELEMENTS:
-                pieces, gradients = [(parameters, slots)], [layout.flatten(found)]
+                pieces, gradients = [(parameters, slots)], [layout.flatten(gradient)]
             else:
                 averages = {name: layout.views(slot) for name, slot in slots.items()}
                 pieces = [(view, {slot: of[name] for slot, of in averages.items()}) for name, view in views.items()]
-                gradients = [found[name] for name in views]
+                gradients = [gradient[name] for name in views]
             measured = [loss]
-            direction = None if self.state.direction is None else self.state.direction[rows]
-            if direction is not None:
-                measured += alignment(layout.flatten(found), direction)
-                direction.copy_(parameters)
+            meter_slots = {name: slot[rows] for name, slot in self.state.meter_slots.items()}
+            if self.meters:
+                whole = layout.flatten(gradient)
+                for meter in self.meters:
+                    measured += meter.before_update(whole, parameters, meter_slots)
             if self.clip_norm is not None:
                 clip_(gradients, self.clip_norm)
-            for (piece, averages_of), gradient in zip(pieces, gradients, strict=True):
+            for (piece, piece_slots), piece_gradient in zip(pieces, gradients, strict=True):
                 shape = (count, *[1] * (piece.dim() - 1))
                 current = {name: value.view(shape) for name, value in now.items() if name not in _NOT_OF_UPDATE}
-                self.state.optimizer.update(piece, gradient, averages_of, current)
-            if direction is not None:
-                direction.sub_(parameters).div_(now[_RATE])
+                self.state.optimizer.update(piece, piece_gradient, piece_slots, current)
+            for meter in self.meters:
+                meter.after_update(parameters, now[_RATE], meter_slots)
         return torch.stack(measured, dim=1)
 
     def _coefficients(self, lr: NDArray[np.float64], number: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
-        """What the steps need of rate and time, (children, steps) each."""
-        own = {} if self.state.direction is None else {_RATE: lr}
-        return {**self.state.optimizer.coefficients(lr, number), **own}
+        """Numbers that updates compute from rates and step numbers, (children, steps) each."""
+        rate = {_RATE: lr} if self.meters else {}
+        return {**self.state.optimizer.coefficients(lr, number), **rate}
 
     def _gradients(self, count: int) -> Callable[..., Any]:
         def loss(parameters: Tensors, buffers: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -233,8 +235,8 @@ class StackedEngine:
 
         return _each(grad_and_value(loss), count, (0, 0, 0, 0))
 
-    def _answers(self, count: int) -> Callable[..., Any]:
-        def answer(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
+    def _forward(self, count: int) -> Callable[..., Any]:
+        def forward(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
             self.template.eval()
             try:
                 with self._batch_norm(count):
@@ -242,41 +244,41 @@ class StackedEngine:
             finally:
                 self.template.train()
 
-        return _each(answer, count, (0, 0, None))
+        return _each(forward, count, (0, 0, None))
 
     def _batch_norm(self, count: int) -> AbstractContextManager[object]:
         return nullcontext() if count == 1 else BatchNormForFunctorch(not self.state.layout.channels_last)
 
 
 def _each(function: Callable[..., Any], count: int, in_dims: tuple[int | None, ...]) -> Callable[..., Any]:
-    """A function of one child for so many: `vmap`, of which one child has no need.
+    """Turn a function of one child into one of `count` children: by `vmap`, unless there is only one.
 
-    Without it operations stay the device's own, such as batch norm by cuDNN.
+    Without `vmap` operations use the device's own kernels, such as batch norm by cuDNN.
 
     Args:
         function: of one child.
-        count: children.
-        in_dims: of each input 0, where children have their own, or None, where they share it.
+        count: number of children.
+        in_dims: for each input 0, where each child has its own, or None, where they share it.
     """
     if count > 1:
         return vmap(function, in_dims)
 
     def of_one(*inputs: Any) -> Any:
-        own = [
-            tree_map(lambda tensor: tensor[0], given) if dim == 0 else given
-            for given, dim in zip(inputs, in_dims, strict=True)
+        single = [
+            tree_map(lambda tensor: tensor[0], argument) if dim == 0 else argument
+            for argument, dim in zip(inputs, in_dims, strict=True)
         ]
-        return tree_map(lambda tensor: tensor[None], function(*own))
+        return tree_map(lambda tensor: tensor[None], function(*single))
 
     return of_one
 
 
 def clip_(gradients: Sequence[Tensor], max_norm: float) -> None:
-    """Scale each child's gradient down to a norm, in place, as `nn.utils.clip_grad_norm_` does for one network.
+    """Scale each child's gradient down to a norm, in place, like `nn.utils.clip_grad_norm_` for one network.
 
     Args:
         gradients: parts of the gradient, (children, ...) each.
-        max_norm: largest norm of all of a child's gradient.
+        max_norm: largest norm of a child's whole gradient.
     """
     square = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)
     factor = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""Functions of stacked children as flat lists of torch operations, traced once a process."""
+"""Trace functions of stacked children into flat lists of torch operations, once a process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _graphs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 def traced(
     key: Hashable, function: Callable[[], Callable[..., Any]], *inputs: Any, compiled: bool = False
 ) -> Callable[..., Any]:
-    """A function's graph, from an earlier call with the same key where there was one: tracing takes seconds.
+    """Trace a function, or take the graph of an earlier call with the same key: tracing takes seconds.
 
     Args:
-        key: all that the graph depends on, the shapes of the inputs included.
+        key: all that the graph depends on, including the shapes of the inputs.
         function: returns the function.
-        inputs: to trace it with.
+        inputs: examples of its inputs.
         compiled: whether `torch.compile` fuses its operations, when it is first called.
     """
     if key not in _graphs:
@@ -36,7 +36,7 @@ def traced(
 
 
 def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
-    """A function as a flat list of torch operations."""
+    """Trace a function into a flat list of torch operations."""
     # functorch has no rules for the backward passes of attention kernels, and would unroll them child by child; spelled
     # out, attention batches like anything else.
     with sdpa_kernel([SDPBackend.MATH]):
@@ -44,7 +44,7 @@ def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
 
 
 def simplify(graph: GraphModule) -> GraphModule:
-    """Leave out the operations that change nothing: functorch adds many, and each costs microseconds a step."""
+    """Remove operations that change nothing: functorch adds many, and each costs microseconds a step."""
     aten = torch.ops.aten
     reshapes = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
     for node in graph.graph.nodes:
@@ -68,6 +68,6 @@ def simplify(graph: GraphModule) -> GraphModule:
 
 
 def _dims(node: torch.fx.Node) -> tuple[int, ...]:
-    """The dimensions that a transpose or a permutation is given."""
-    _, *given = cast("list[Any]", list(node.args))
-    return tuple(given if len(given) > 1 else given[0])
+    """The dimensions in the arguments of a transpose or a permutation."""
+    _, *dims = cast("list[Any]", list(node.args))
+    return tuple(dims if len(dims) > 1 else dims[0])

@@ -108,7 +108,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
     | log_train_loss: mean over the last segment (at reset: of the first batch) | log nats/example | -28 | 10 |
     | log_val_loss: on the task's validation subset | log nats/example | -28 | 10 |
     | val_accuracy: on the same | fraction | 0 | 1 |
-    | log_lr: of the last step | log of the rate | -28 | 10 |
+    | log_lr: of the last step | log rate | -28 | 10 |
     | progress: optimizer steps over the budget | fraction | 0 | 1 |
     | log_prediction_variance: variance of the logits | log logit^2 | -28 | 28 |
     | log_prediction_change: variance of the logits' change over the segment | log logit^2 | -28 | 28 |
@@ -180,7 +180,7 @@ class LREnv(_Settled, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompa
     @isolating
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
         """Train one segment at the rate that the action asks for."""
-        if self.episodes.started.all() and self.episodes.over.all():
+        if self.episodes.started.all() and self.episodes.ended.all():
             raise UserError("the run is over: call reset() to start another")
         actions = np.asarray(action)[None] if np.ndim(action) != 1 or np.size(action) != 1 else action
         outcome = self.episodes.step(actions)

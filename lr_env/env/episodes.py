@@ -1,4 +1,4 @@
-"""N runs in lockstep, seen as episodes: what both environments share."""
+"""N runs in lockstep as episodes: the common part of both environments."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from lr_env.copies import Copied
 from lr_env.env import observations
 from lr_env.env.actions import find_action
 from lr_env.env.rewards import find_reward
-from lr_env.errors import UserError, guess, unknown, whole
+from lr_env.errors import UserError, guess, whole
 from lr_env.jsonable import from_plain
-from lr_env.planner import UPDATE_SIGNALS, RunSpec
+from lr_env.planner import RunSpec
 from lr_env.rates import clipped, numbers
-from lr_env.records.record import FLATNESS_SCORES, SIGNALS
+from lr_env.records.record import FLATNESS_SCORES
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task, find_task
 
 Floats = NDArray[np.float64]
@@ -36,12 +37,12 @@ SCORED = {"val": ("final_val_loss", "final_val_accuracy"), "test": ("test_loss",
 """Split scored at the end of a run -> the names of its loss and accuracy."""
 
 FLATNESS = "flatness"
-"""What else can be measured at the end of a run: the scores in `FLATNESS_SCORES`."""
+"""Another kind of score at the end of a run: the names are in `FLATNESS_SCORES`."""
 
 
 _SNAPSHOT = ("children", "signals", "over", "diverged", "started", "loss_bound")
 
-_START, _NOISE = 0x57A7, 0x7015  # tell the draws of one seed apart
+_START, _NOISE = 0x57A7, 0x7015  # separate the random streams of one seed
 
 
 def _drawn(*origin: Any) -> np.random.Generator:
@@ -50,13 +51,13 @@ def _drawn(*origin: Any) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one segment of N runs brought.
+    """The result of one segment of N runs.
 
     Attributes:
         rewards: (num_envs,) float64.
         terminated: the run diverged, (num_envs,).
         truncated: the budget is spent, (num_envs,).
-        scores: every name in `Episodes.score_names` -> (num_envs,), NaN but for runs that ended in this segment.
+        scores: every name in `Episodes.score_names` -> (num_envs,); NaN for runs that did not end in this segment.
     """
 
     rewards: Floats
@@ -66,29 +67,31 @@ class Outcome:
 
 
 class Episodes(Copied):
-    """N runs of one task, each started from its own seed whenever it is told to.
+    """N runs of one task, each of which can be started from a seed at any time.
 
     Args:
-        task: a task, its name, or what `lr_env.jsonable` made of it; `budget`, `segment`, `lr_range` replace its own.
+        task: a task, its name, or the JSON that `lr_env.jsonable` made of it.
+        budget, segment, lr_range: replace those of the task.
         num_envs: runs at a time.
         action: "lr", "log_lr", "scale" or "discrete"; see `lr_env.env.actions`.
         max_change: largest factor of one relative action.
         reward: "improvement", "neg_val_loss" or "final"; see `lr_env.env.rewards`.
-        score: what is measured at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian
-            (see `lr_env.children.flatness`; NaN for a run that diverged).
+        score: kinds of scores at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian (see
+            `lr_env.children.flatness`; NaN for a run that diverged).
         max_episode_steps: segments after which a run is truncated, if its budget lasts longer.
-        start_rates: rates of which each run starts from one, drawn from its seed, where none is given; the task's own
-            by default. It matters to relative actions only.
+        start_rates: the rate that relative actions start from is drawn from these by the run's seed, unless one is
+            given; by default it is the task's.
         noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
             seed at each segment.
-        also: further signals to measure, of `lr_env.planner.UPDATE_SIGNALS`.
+        extra_signals: names of signals to measure on demand, see `lr_env.children.meters`.
         device, backend: see `Children`.
-        numerics: how numbers are computed.
+        numerics: precision and determinism.
 
     Attributes:
-        signals: name in `SIGNALS` and `also` -> (num_envs,), measured at the end of the last segment, finite: the
-            validation loss of a run that has diverged reads as the bound of divergence, its training loss at most.
-        over: whether each run has ended; such a run rests until it is started again.
+        signals: name in `lr_env.signals.ALWAYS` and `extra_signals` -> (num_envs,), measured at the end of the last
+            segment. All are finite: a run that has diverged has the bound of divergence as its validation loss, and a
+            training loss of at most that.
+        ended: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
         loss_bound: the loss above which it diverges, nats per example.
         child_seconds: wall time spent on starting, training, measuring and scoring children.
@@ -105,7 +108,7 @@ class Episodes(Copied):
         score: Sequence[str] = ("val", "test"),
         start_rates: Sequence[float] = (),
         noise: float = 0.0,
-        also: Sequence[str] = (),
+        extra_signals: Sequence[str] = (),
         budget: int | None = None,
         segment: int | None = None,
         lr_range: Sequence[float] | None = None,
@@ -129,8 +132,8 @@ class Episodes(Copied):
             self.last_step = min(self.task.budget, segments * self.task.segment)
         self.num_envs = num_envs = whole("num_envs", num_envs)
         self.action = find_action(action, max_change)
-        given = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)
-        self.start_rates = self._in_range(given if given.size else [self.task.lr_start])
+        rates = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)
+        self.start_rates = self._in_range(rates if rates.size else [self.task.lr_start])
         if not 0 <= numbers(noise, "noise") < np.inf:
             raise UserError(f"noise is {noise}: it must be a finite number of at least 0")
         self.noise = float(noise)
@@ -144,24 +147,20 @@ class Episodes(Copied):
         self.score = score
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
-        wrong = [name for name in also if name not in UPDATE_SIGNALS]
-        if wrong:
-            raise unknown("signal", wrong[0], UPDATE_SIGNALS)
-        self.names = (*SIGNALS, *(name for name in UPDATE_SIGNALS if name in also))
-        aligned = len(self.names) > len(SIGNALS)
         how: dict[str, Any] = {"backend": from_plain(backend), "numerics": from_plain(numerics)}
-        self.children = Children(self.task, range(num_envs), device, aligned=aligned, **how)
-        self.over = np.ones(num_envs, dtype=bool)
+        self.children = Children(self.task, range(num_envs), device, extra_signals=extra_signals, **how)
+        self.names = (*ALWAYS, *(name for name in self.children.extra_signals if name in extra_signals))
+        self.ended = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
         self.started = np.zeros(num_envs, dtype=bool)
         table = np.zeros((len(self.names), num_envs))
-        table[SIGNALS.index("lr")] = self.task.lr_start
+        table[ALWAYS.index("lr")] = self.task.lr_start
         self._set_table(table)
         self.loss_bound = np.zeros(num_envs)
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names of all that is measured at the end of a run."""
+        """Names of the scores at the end of a run."""
         return tuple(name for kind in self.score for name in SCORED.get(kind, FLATNESS_SCORES))
 
     @property
@@ -171,7 +170,7 @@ class Episodes(Copied):
 
     @property
     def run_spec(self) -> RunSpec:
-        """What a planner may know beforehand."""
+        """The facts that a planner knows before a run."""
         return RunSpec(
             task=self.task.name,
             budget=self.task.budget,
@@ -185,18 +184,18 @@ class Episodes(Copied):
         """Start runs from their seeds.
 
         Args:
-            rows: which of the N.
-            seeds: one for each.
-            lr: the rate that relative actions start from, one or one for each; where it is None, one of
-                `start_rates`, by the seed.
+            rows: which of the N runs.
+            seeds: one for each of them.
+            lr: the rate that relative actions start from, one for all or one for each; None draws it from
+                `start_rates` by the seed.
         """
-        given = [lr] if np.ndim(lr) == 0 else list(lr)
-        if np.ndim(lr) > 1 or len(given) not in (1, len(rows)):
+        start_rates = [lr] if np.ndim(lr) == 0 else list(lr)
+        if np.ndim(lr) > 1 or len(start_rates) not in (1, len(rows)):
             raise UserError(f"{np.size(lr)} starting rates for {len(rows)} runs: give one, or one for each")
         rates = self._in_range(
             [
                 self.start_rates[_drawn(_START, seed).integers(len(self.start_rates))] if rate is None else rate
-                for rate, seed in zip(given * (len(rows) if len(given) == 1 else 1), seeds, strict=True)
+                for rate, seed in zip(start_rates * (len(rows) if len(start_rates) == 1 else 1), seeds, strict=True)
             ]
         )
         rows = list(rows)
@@ -206,20 +205,20 @@ class Episodes(Copied):
             "lr": rates,
             "train_loss": self.children.first_batch_loss(rows),
             **self.children.measure(rows),
-            **dict.fromkeys(UPDATE_SIGNALS, np.zeros(len(rows))),
+            **dict.fromkeys(self.children.extra_signals, np.zeros(len(rows))),
         }
         self.child_seconds += time.perf_counter() - began
         self.loss_bound[rows] = DIVERGED_MULTIPLE * np.nan_to_num(first["val_loss"], nan=10.0, posinf=10.0, neginf=10.0)
-        self.over[rows] = self.diverged[rows] = False
+        self.ended[rows] = self.diverged[rows] = False
         self.started[rows] = True
         self._update(rows, first)
 
     def step(self, actions: Any) -> Outcome:
-        """Train one segment of every run that is not over, at the rates that the actions ask for."""
+        """Train one segment of every run that has not ended, at the rates that the actions ask for."""
         if not self.started.all():
             raise UserError("there is no run to step: call reset() first")
         lr = self.action.decode(actions, self.signals["lr"], self.task.lr_range, self.task.segment)
-        live = ~self.over
+        live = ~self.ended
         rows = np.flatnonzero(live).tolist()
         if self.noise:
             lr = self._noisy(lr, rows)
@@ -229,13 +228,14 @@ class Episodes(Copied):
             losses = self.children.train(lr, rows)[rows]
             last = lr if lr.ndim == 1 else lr[:, -1]
             measured = {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)}
-            if self.children.step_alignment is not None:
-                measured.update(zip(UPDATE_SIGNALS, self.children.step_alignment[rows].mean(1).T, strict=True))
+            if self.children.extra_signals:
+                means = self.children.step_signals[rows].mean(1).T
+                measured.update(zip(self.children.extra_signals, means, strict=True))
             self.child_seconds += time.perf_counter() - began
             self._update(rows, measured)
         terminated = live & self.diverged
         truncated = live & ~self.diverged & (self.children.steps >= self.last_step)
-        self.over |= terminated | truncated
+        self.ended |= terminated | truncated
         scores = self.scores(np.flatnonzero(terminated | truncated))
         final = scores.get("final_val_loss", np.full(self.num_envs, np.nan))
         rewards = np.where(live, self.reward(before, self.signals["val_loss"], final), 0.0)
@@ -246,21 +246,21 @@ class Episodes(Copied):
         return observations.observe(self.signals)
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that the future of the runs depends on, as a tree of tensors, arrays and JSON values."""
+        """Copy everything that the rest of the runs depends on, as a tree of tensors, arrays and JSON values."""
         return {
             "children": self.children.snapshot(),
             "signals": self._table.copy(),
-            "over": self.over.copy(),
+            "over": self.ended.copy(),
             "diverged": self.diverged.copy(),
             "started": self.started.copy(),
             "loss_bound": self.loss_bound.copy(),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go back to where a snapshot was taken.
+        """Put the runs back into the state of a snapshot.
 
         Raises:
-            UserError: it is of another task, of another number of runs, or no snapshot.
+            UserError: the snapshot is of another task or number of runs, or no snapshot.
         """
         check_keys(snapshot, _SNAPSHOT, "an environment")
         self.children.check_fits(snapshot["children"], self.num_envs)
@@ -271,13 +271,13 @@ class Episodes(Copied):
             )
         self.children.restore(snapshot["children"])
         self._set_table(snapshot["signals"].copy())
-        self.over = snapshot["over"].copy()
+        self.ended = snapshot["over"].copy()
         self.diverged = snapshot["diverged"].copy()
         self.started = snapshot["started"].copy()
         self.loss_bound = snapshot["loss_bound"].copy()
 
     def _in_range(self, rates: Any) -> Floats:
-        """Rates to start from, checked."""
+        """Check rates to start from and return them as an array."""
         low, high = self.task.lr_range
         numbers(rates, "the starting rate")
         rates, wrong = clipped(rates, low, high)
@@ -286,7 +286,7 @@ class Episodes(Copied):
         return rates
 
     def _noisy(self, lr: Floats, rows: Sequence[int]) -> Floats:
-        """Rates times the exponential of noise that follows from each run's seed and step."""
+        """Multiply rates by the exponential of noise, which follows from each run's seed and step."""
         lr = lr.copy()
         for row in rows:
             drawn = _drawn(_NOISE, self.children.seeds[row], self.children.steps[row]).standard_normal()
@@ -294,7 +294,7 @@ class Episodes(Copied):
         return lr
 
     def _update(self, rows: Sequence[int], measured: Mapping[str, Floats]) -> None:
-        """Take over what was measured, as a new table: what was handed out before never changes."""
+        """Set the signals of some runs, in a new table, since callers may hold the old one."""
         steps = self.children.steps[rows].astype(np.float64)
         measured = {"step": steps, "progress": steps / self.task.budget, **measured}
         bound = self.loss_bound[rows]
@@ -304,12 +304,12 @@ class Episodes(Copied):
             self.diverged[rows] |= diverged
             measured["train_loss"] = np.where(train_exploded, bound, measured["train_loss"])
             measured["val_loss"] = np.where(diverged, bound, measured["val_loss"])
-        found = np.array([measured[name] for name in self.names])
-        found = found if np.isfinite(found).all() else np.nan_to_num(found, nan=0.0)
+        values = np.array([measured[name] for name in self.names])
+        values = values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0)
         if len(rows) == self.num_envs:
-            return self._set_table(found)
+            return self._set_table(values)
         table = self._table.copy()
-        table[:, rows] = found
+        table[:, rows] = values
         return self._set_table(table)
 
     def _set_table(self, table: Floats) -> None:
@@ -317,10 +317,10 @@ class Episodes(Copied):
         self.signals = dict(zip(self.names, table, strict=True))
 
     def scores(self, ended: NDArray[np.int64]) -> dict[str, Floats]:
-        """Score some runs as they are; a diverged run has the loss at which it was stopped, and no flatness.
+        """Score some runs now; a diverged run has the loss at which it was stopped, and no flatness.
 
         Args:
-            ended: which runs.
+            ended: indices of the runs.
 
         Returns:
             Every name in `score_names` -> (num_envs,), NaN for the others.
@@ -331,8 +331,8 @@ class Episodes(Copied):
             rows = ended
             if kind == FLATNESS:
                 rows = ended[~self.diverged[ended]]
-                found = flatness(self.children, rows.tolist())
-                measured = {name: found[name] for name in FLATNESS_SCORES}
+                measured = flatness(self.children, rows.tolist())
+                measured = {name: measured[name] for name in FLATNESS_SCORES}
             else:
                 loss, accuracy = self.children.evaluate(kind, ended.tolist())
                 loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
@@ -344,24 +344,24 @@ class Episodes(Copied):
 
 
 class ArgumentError(UserError, TypeError):
-    """An argument that there is not; a `TypeError` as well, as Python has it and SB3 reads it."""
+    """An unknown argument; also a `TypeError`, which Python raises and SB3 catches."""
 
 
 def check_arguments(kind: type, names: Sequence[str], others: Sequence[str]) -> None:
-    """See that arguments are some that `Episodes` takes.
+    """Check the names of arguments of an environment, which passes them on to `Episodes`.
 
     Args:
-        kind: what they were given to.
-        names: of the arguments.
-        others: that it takes itself.
+        kind: the environment's class.
+        names: names of the arguments.
+        others: names of arguments that the environment takes itself.
 
     Raises:
-        UserError: (a `TypeError` as well) one is not; naming the nearest that there is.
+        UserError: (also a `TypeError`) one is unknown; the message names the nearest that there is.
     """
-    taken = [*inspect.signature(Episodes).parameters]
-    known = sorted({*taken, *others} - {"also"} - ({"num_envs"} - {*others}))
+    parameters = [*inspect.signature(Episodes).parameters]
+    public = sorted({*parameters, *others} - {"extra_signals"} - ({"num_envs"} - {*others}))
     for name in names:
-        if name not in known and name != "also":  # which rollouts give
-            words = "got an unexpected keyword argument"  # Python's own, which other software looks for
-            there_are = f"{guess(name, known)} (there are: {', '.join(known)})"
+        if name not in public and name != "extra_signals":  # which rollouts pass
+            words = "got an unexpected keyword argument"  # Python's words, which other software looks for
+            there_are = f"{guess(name, public)} (there are: {', '.join(public)})"
             raise ArgumentError(f"{kind.__name__}.__init__() {words} {name!r}{there_are}")

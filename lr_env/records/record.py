@@ -1,62 +1,50 @@
-"""What is kept of a run."""
+"""Records of runs, their scores and their keys."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
-
-SIGNALS: tuple[str, ...] = (
-    "step",
-    "progress",
-    "lr",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "prediction_variance",
-    "prediction_change",
-    "output_weight_mean",
-    "output_weight_variance",
-)
-"""The numbers measured at the end of every segment, in the order in which they are stored."""
+from lr_env.planner import Planner
 
 SPLIT_SCORES: tuple[str, ...] = ("final_val_loss", "final_val_accuracy", "test_loss", "test_accuracy")
-"""The numbers measured once, at the end of a run, on the whole validation and test splits."""
+"""The scores that are measured at the end of a run on the whole validation and test splits."""
 
 FLATNESS_SCORES: tuple[str, ...] = ("hessian_max", "hessian_trace")
-"""The numbers measured at the end of a run where they are asked for; see `lr_env.children.flatness`."""
+"""The scores that are measured at the end of a run on demand; see `lr_env.children.flatness`."""
 
 SCORES = SPLIT_SCORES + FLATNESS_SCORES
-"""All that is measured at the end of a run."""
+"""All scores of a run."""
 
 RUNNING, FINISHED = "running", "finished"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as it is kept.
+    """One run as it is stored.
 
     Attributes:
-        phase: "tune" for the runs that choose a setting, "final" for the runs on fresh seeds.
+        phase: "tune" for the runs that choose a setting, "final" for the runs on new seeds; studies have others.
         planner: name of the planner.
         settings: the fields of the planner.
         seed: seed of the child.
         status: "running" or "finished".
-        diverged: whether the run was ended by a loss that exploded or was not finite.
-        steps: optimizer steps that the child was trained for.
-        extra_steps: child steps beyond the run's own, e.g. of forks that a planner looked ahead with.
-        scores: name, e.g. in `SCORES` -> value, nats per example, fraction, or what `flatness` says; a score that was
-            not taken is absent.
+        diverged: whether a loss that exploded or was not finite ended the run.
+        steps: optimizer steps of the child.
+        extra_steps: optimizer steps besides those, e.g. of forks with which a planner looked ahead.
+        scores: name, e.g. in `SCORES` -> value, in nats per example, as a fraction, or in the unit that `flatness`
+            tells; a score that was not measured is absent.
         planning_seconds: wall time spent in the planner.
-        curves: name of a signal, e.g. in `SIGNALS` -> (segments,) values at segment ends; a signal that was not taken
-            is absent, and all are unless they are asked for.
-        provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that was not kept.
+        curves: name of a signal -> (segments,) values at segment ends: those of `lr_env.signals.SIGNALS`, and those
+            that the planner had measured on demand. A signal that was not measured is absent, and all are unless they
+            are asked for.
+        provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that is not known.
     """
 
     phase: str
@@ -73,10 +61,10 @@ class RunRecord:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def score(self, name: str) -> float:
-        """A score that the run must have.
+        """The value of a score.
 
         Raises:
-            UserError: it has none of that name.
+            UserError: the run does not have it.
         """
         if name not in self.scores:
             raise UserError(
@@ -85,19 +73,19 @@ class RunRecord:
         return float(self.scores[name])
 
     def end(self, score: str) -> float:
-        """A score that is better the lower it is; infinite if the run diverged."""
+        """The value of a score of which lower is better; infinite if the run diverged."""
         return float("inf") if self.diverged else self.score(score)
 
     @property
     def child_steps(self) -> int:
-        """All optimizer steps that it took."""
+        """All optimizer steps, including the extra ones."""
         return self.steps + self.extra_steps
 
     def check(self) -> None:
-        """See that a record that was read makes sense.
+        """Check the types and ranges of a record that was read.
 
         Raises:
-            ValueError: it does not, and how.
+            ValueError: one is wrong; the message says which.
         """
         for name in ("phase", "planner"):
             _expect(name, getattr(self, name), isinstance(getattr(self, name), str))
@@ -124,13 +112,46 @@ def _expect(name: str, value: Any, right: bool) -> None:
         raise ValueError(f"{name} of a run is {str(value)[:40]!r}")
 
 
+class Run(Protocol):
+    """A run that has a key: a `RunRecord`, or one to be made, which holds the planner itself."""
+
+    @property
+    def planner(self) -> str | Planner:
+        """The planner or its name."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The fields of the planner."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the child."""
+        ...
+
+
+RunKey = tuple[str, str, int]
+"""What tells a run from others: name of the planner, its settings as `settings_key` has them, seed."""
+
+
+def run_key(run: Run) -> RunKey:
+    """The key of a run."""
+    name = run.planner if isinstance(run.planner, str) else run.planner.name
+    return name, settings_key(run.settings), run.seed
+
+
 def settings_key(settings: Mapping[str, Any]) -> str:
-    """Settings as JSON in one fixed spelling, to be stored and compared."""
+    """Settings as JSON with sorted keys: equal settings give equal text.
+
+    Raises:
+        UserError: a setting is of a type that JSON does not hold.
+    """
     return json.dumps(dict(settings), sort_keys=True, default=_plain)
 
 
 def _plain(value: Any) -> Any:
-    """A numpy number or array as JSON has it."""
+    """Convert a numpy number or array to what JSON can hold."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise UserError(f"a setting of type {type(value).__name__} cannot be kept as JSON; use numbers, text or lists")

@@ -1,16 +1,16 @@
-"""The tables of a record store: made, brought up to date, and seen to be whole."""
+"""Make, update and check the tables of a record store."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 
 from lr_env.errors import UserError
-from lr_env.records.record import SIGNALS, SPLIT_SCORES
+from lr_env.records.record import SPLIT_SCORES
+from lr_env.signals import ALWAYS
 
-VERSION = 2
-"""Of the tables. Those of version 1 had no seals."""
+VERSION = 3
+"""Of the tables. Version 1 had no seals, version 2 no `further_signals`."""
 
 _TABLES = f"""
 CREATE TABLE experiments (
@@ -32,21 +32,29 @@ CREATE TABLE runs (
     {", ".join(f"{name} REAL" for name in SPLIT_SCORES)},
     UNIQUE (experiment, phase, planner, settings, seed)
 );
-CREATE TABLE segments (     -- a column a signal
+CREATE TABLE segments (     -- the signals of every run, a column each
     run INTEGER NOT NULL REFERENCES runs(id),
     segment INTEGER NOT NULL,
-    {", ".join(f"{name} REAL" for name in SIGNALS)},
+    {", ".join(f"{name} REAL" for name in ALWAYS)},
     PRIMARY KEY (run, segment)
 ) WITHOUT ROWID;
 """
 
-# What only some runs have, by name: another score needs no new version.
+# What only some runs have, by name: another score or signal needs no new version.
 _BY_NAME = """
 CREATE TABLE IF NOT EXISTS scores (
     run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
     name TEXT NOT NULL,
     value REAL,
     PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS further_signals (
+    run INTEGER NOT NULL,
+    segment INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value REAL,
+    PRIMARY KEY (run, segment, name),
+    FOREIGN KEY (run, segment) REFERENCES segments(run, segment) ON DELETE CASCADE
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS provenance (
     run INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
@@ -56,8 +64,8 @@ CREATE TABLE IF NOT EXISTS provenance (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS run_seals (
     run INTEGER PRIMARY KEY REFERENCES runs(id) ON DELETE CASCADE,
-    record TEXT NOT NULL,   -- SHA-256 of what the other tables but `segments` have of a finished run
-    curves TEXT NOT NULL    -- SHA-256 of its segments
+    record TEXT NOT NULL,   -- SHA-256 of what the other tables but those of signals have of a finished run
+    curves TEXT NOT NULL    -- SHA-256 of its signals
 );
 CREATE TABLE IF NOT EXISTS experiment_seals (
     experiment TEXT PRIMARY KEY REFERENCES experiments(name) ON DELETE CASCADE,
@@ -70,10 +78,10 @@ _CHECKED_BYTES = 2**30
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> bool:
-    """Make the tables in a transaction, or see that they are those of a record store, and add what newer code has.
+    """Make the tables in a transaction, or check that they are those of a record store and add newer ones.
 
     Returns:
-        Whether what is in the store has no seals yet.
+        Whether the runs in the store have no seals yet.
 
     Raises:
         UserError: the file was made by a newer version, or is a database of something else.
@@ -96,32 +104,24 @@ def prepare(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
-    """See that the pages of a store fit together.
+    """Check that the pages of a store are consistent.
 
     Raises:
-        sqlite3.DatabaseError: they do not.
+        sqlite3.DatabaseError: they are not.
     """
     if path.is_file() and path.stat().st_size <= _CHECKED_BYTES:
-        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-        if found != "ok":
+        (result,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if result != "ok":
             raise sqlite3.DatabaseError("malformed")
 
 
 def signal_columns(db: sqlite3.Connection) -> list[str]:
-    """Names of the signals that a store has columns of."""
+    """Names of the signals that have columns of `segments`: those of every run, and others in some older stores."""
     return [row[1] for row in db.execute("PRAGMA table_info(segments)") if row[1] not in ("run", "segment")]
 
 
-def add_signals(db: sqlite3.Connection, names: Iterable[str]) -> None:
-    """Add the columns of signals that a store has none of yet."""
-    have = {name.lower() for name in signal_columns(db)}  # SQLite does not tell them apart
-    for name in names:
-        if name.lower() not in have:
-            db.execute(f"ALTER TABLE segments ADD COLUMN {quoted(name)} REAL")
-
-
 def quoted(name: str) -> str:
-    """The name of a column as SQL has it."""
+    """Quote the name of a column for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

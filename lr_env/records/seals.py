@@ -1,4 +1,4 @@
-"""Hashes of what a record store has of runs and experiments: what is read again is what was written, or is refused."""
+"""Hashes of runs and experiments in a record store: data that are not as they were written are refused."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def seal_of_text(text: str) -> str:
 
 
 def seal_of_record(row: Sequence[Any], scores: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-    """SHA-256 of what is known of a run, but for its curves."""
+    """SHA-256 of a run without its curves."""
     return seal_of_text(json.dumps([*row, sorted(scores.items()), sorted(provenance.items())]))
 
 
 def seal_of_curves(curves: Iterable[Mapping[str, NDArray[np.float64]]]) -> str:
-    """SHA-256 of the signals of some runs, whatever the order of their names."""
-    told = hashlib.sha256()
+    """SHA-256 of the curves of some runs; the order of their names does not matter."""
+    digest = hashlib.sha256()
     for run in curves:
         for name in sorted(run):
-            told.update(f"{name} {len(run[name])} ".encode() + np.ascontiguousarray(run[name]).tobytes())
-        told.update(b"\n")
-    return told.hexdigest()
+            digest.update(f"{name} {len(run[name])} ".encode() + np.ascontiguousarray(run[name]).tobytes())
+        digest.update(b"\n")
+    return digest.hexdigest()

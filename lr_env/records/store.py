@@ -1,4 +1,4 @@
-"""The record store: runs and their segments in SQLite, written as the runs go."""
+"""The record store: runs and their segments in SQLite, written while the runs are trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.records import schema
-from lr_env.records.record import FINISHED, SPLIT_SCORES, RunRecord
+from lr_env.records.record import FINISHED, SPLIT_SCORES, RunKey, RunRecord, run_key
 from lr_env.records.refusals import check_place, told_plainly
 from lr_env.records.seals import seal_of_curves, seal_of_record, seal_of_text
 
@@ -23,17 +23,12 @@ SCHEMA_VERSION = schema.VERSION
 _KEY = ("phase", "planner", "settings", "seed")
 _COLUMNS = (*_KEY, "status", "diverged", "steps", "extra_steps", "planning_seconds")
 
-RunKey = tuple[str, str, str, int]
-"""(phase, planner, settings as JSON, seed): names a run within an experiment."""
-
-
-def settings_json(settings: Mapping[str, Any]) -> str:
-    """A planner's settings as the store writes them: equal settings give equal text."""
-    return json.dumps(dict(settings), sort_keys=True)
+StoredKey = tuple[str, *RunKey]
+"""The key of a run within an experiment: its phase and its `run_key`."""
 
 
 class Store:
-    """A record store file; made where there is none. Several processes may use one at a time.
+    """A record store file, which is made if it does not exist. Several processes may use it at the same time.
 
     Raises:
         UserError: the file cannot be opened or written, is damaged, or was made by a newer version.
@@ -68,7 +63,7 @@ class Store:
         self._use_wal()
 
     def _use_wal(self) -> None:
-        """Change the journal's mode; SQLite does not wait for other processes here, so that we do."""
+        """Change the journal's mode; SQLite does not wait for other processes here, so this does."""
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -91,13 +86,13 @@ class Store:
             try:
                 yield
             except BaseException:
-                if self._db.in_transaction:  # SQLite itself rolls back when the disk is full
+                if self._db.in_transaction:  # where the disk is full SQLite has rolled back already
                     self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
 
     def experiment(self, name: str) -> dict[str, Any] | None:
-        """What was noted when an experiment was begun; None if there is none of that name.
+        """The spec of an experiment; None if there is none of that name.
 
         Raises:
             UserError: it is not what was written.
@@ -114,13 +109,13 @@ class Store:
             spec, seal = row
             if not isinstance(spec, str) or seal_of_text(spec) != seal:
                 raise ValueError("its spec is not what was written")
-            found = json.loads(spec)
-            if not isinstance(found, dict):
+            experiment = json.loads(spec)
+            if not isinstance(experiment, dict):
                 raise ValueError("its spec is no object")
-        return found
+        return experiment
 
     def begin_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Note an experiment before its runs."""
+        """Write the spec of an experiment, before its runs."""
         with self.transaction():
             if self._db.execute("SELECT 1 FROM runs WHERE experiment = ?", (name,)).fetchone():
                 raise self._damaged(name, "it has runs, but no spec")
@@ -128,21 +123,21 @@ class Store:
             self._seal_experiment(name)
 
     def change_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Note something else of an experiment that was begun."""
+        """Replace the spec of an experiment."""
         with self.transaction():
             spec_json = json.dumps(dict(spec), sort_keys=True)
             self._db.execute("UPDATE experiments SET spec = ? WHERE name = ?", (spec_json, name))
             self._seal_experiment(name)
 
     def delete_experiment(self, name: str) -> None:
-        """Forget an experiment and its runs."""
+        """Delete an experiment and its runs."""
         with self.transaction():
             self._db.execute("DELETE FROM segments WHERE run IN (SELECT id FROM runs WHERE experiment = ?)", (name,))
             self._db.execute("DELETE FROM runs WHERE experiment = ?", (name,))
             self._db.execute("DELETE FROM experiments WHERE name = ?", (name,))
 
-    def begin_runs(self, experiment: str, keys: Iterable[RunKey]) -> list[int]:
-        """Make runs, or find them where they were begun before; returns their ids."""
+    def begin_runs(self, experiment: str, keys: Iterable[StoredKey]) -> list[int]:
+        """Insert runs that are not there yet; returns the ids of all of them."""
         ids = []
         with self.transaction():
             for key in keys:
@@ -151,25 +146,25 @@ class Store:
                     "VALUES (?, ?, ?, ?, ?, 'running')",
                     (experiment, *key),
                 )
-                found = self._db.execute(
+                row = self._db.execute(
                     "SELECT id FROM runs "
                     "WHERE experiment = ? AND phase = ? AND planner = ? AND settings = ? AND seed = ?",
                     (experiment, *key),
                 ).fetchone()
-                if found is None:
+                if row is None:
                     raise self._damaged(experiment, "a run that was begun cannot be found")
-                ids += found
+                ids += row
         return ids
 
     def rewind(self, runs: Sequence[int], segments: int) -> None:
-        """Forget what was written after the first `segments` segments of runs: it will be trained again."""
+        """Delete all but the first `segments` segments of runs: the others will be trained again."""
         with self.transaction():
             self._db.executemany(
                 "DELETE FROM segments WHERE run = ? AND segment >= ?", [(run, segments) for run in runs]
             )
 
     def count_segments(self, runs: Sequence[int], segments: int) -> int:
-        """How many of the first `segments` segments of runs are written, all runs together."""
+        """Count how many of the first `segments` segments are there, in all runs together."""
         with told_plainly(self.path):
             return sum(
                 self._db.execute(
@@ -179,33 +174,33 @@ class Store:
             )
 
     def seal_segments(self, experiment: str, runs: Sequence[int], segments: int) -> str:
-        """A hash of the first `segments` segments of some runs of an experiment, of which any may have fewer.
+        """Hash the first `segments` segments of some runs of an experiment; a run may have fewer.
 
         Raises:
-            UserError: they make no sense.
+            UserError: a segment is damaged.
         """
         with told_plainly(self.path), self._refusing(experiment):
             names = schema.signal_columns(self._db)
             return seal_of_curves(self._curves(run, names, segments) for run in runs)
 
     def write_segment(self, segment: int, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Write one segment of several runs: (run, signals)."""
+        """Write one segment of several runs: (run id, name of a signal -> value)."""
         with self.transaction():
-            rows = list(rows)
-            names = list(dict.fromkeys(name for _, signals in rows for name in signals))
-            schema.add_signals(self._db, names)
+            rows, names = list(rows), schema.signal_columns(self._db)
             columns, marks = ["run", "segment", *map(schema.quoted, names)], ["?"] * (2 + len(names))
             self._db.executemany(
                 f"INSERT OR REPLACE INTO segments ({', '.join(columns)}) VALUES ({', '.join(marks)})",
                 [(run, segment, *map(signals.get, names)) for run, signals in rows],
             )
+            further = [(run, segment, *one) for run, signals in rows for one in signals.items() if one[0] not in names]
+            self._db.executemany("INSERT INTO further_signals VALUES (?, ?, ?, ?)", further)
 
     def finish_runs(self, rows: Iterable[tuple[int, RunRecord]]) -> None:
-        """Write how runs ended."""
+        """Write the scores of runs that ended: (run id, record)."""
         rows = list(rows)
         scores = ", ".join(f"{name} = ?" for name in SPLIT_SCORES)
         further = [(run, *score) for run, r in rows for score in r.scores.items() if score[0] not in SPLIT_SCORES]
-        made = [(run, *entry) for run, record in rows for entry in record.provenance.items()]
+        provenance = [(run, *entry) for run, record in rows for entry in record.provenance.items()]
         with self.transaction():
             self._db.executemany(
                 "UPDATE runs SET status = 'finished', diverged = ?, steps = ?, extra_steps = ?, planning_seconds = ?, "
@@ -223,66 +218,67 @@ class Store:
                 ],
             )
             self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", further)
-            self._db.executemany("INSERT OR REPLACE INTO provenance VALUES (?, ?, ?)", made)
+            self._db.executemany("INSERT OR REPLACE INTO provenance VALUES (?, ?, ?)", provenance)
             for run, _ in rows:
                 self._seal_run(run)
 
-    def finished(self, experiment: str) -> set[RunKey]:
-        """The runs of an experiment that are finished.
+    def finished(self, experiment: str) -> set[StoredKey]:
+        """The keys of the finished runs of an experiment.
 
         Raises:
             UserError: see `runs`.
         """
-        return {
-            (run.phase, run.planner, settings_json(run.settings), run.seed)
-            for run in self.runs(experiment)
-            if run.status == FINISHED
-        }
+        return {(run.phase, *run_key(run)) for run in self.runs(experiment) if run.status == FINISHED}
 
     def runs(self, experiment: str, phase: str | None = None, *, curves: bool = False) -> list[RunRecord]:
         """The runs of an experiment, in the order of phase, planner, settings and seed.
 
         Raises:
-            UserError: a run that is finished is not what was written, or a value makes no sense.
+            UserError: a finished run is not what was written, or a value is invalid.
         """
-        which, wanted = "runs.experiment = ? AND (phase = ? OR ? IS NULL)", (experiment, phase, phase)
+        which, values = "runs.experiment = ? AND (phase = ? OR ? IS NULL)", (experiment, phase, phase)
         with told_plainly(self.path):
             rows = self._db.execute(
                 f"SELECT id, {self._selected}, run_seals.record, run_seals.curves FROM runs "
                 f"LEFT JOIN run_seals ON run = id WHERE {which} ORDER BY {', '.join(_KEY)}",
-                wanted,
+                values,
             ).fetchall()
-            scores, provenance = (self._by_name(table, which, wanted) for table in ("scores", "provenance"))
-            found, keys, names = [], set(), schema.signal_columns(self._db)
+            scores, provenance = (self._by_name(table, which, values) for table in ("scores", "provenance"))
+            records, keys, names = [], set(), schema.signal_columns(self._db)
             with self._refusing(experiment):
                 for run, *row, record_seal, curves_seal in rows:
-                    own = scores.get(run, {}), provenance.get(run, {})
-                    taken = self._curves(run, names) if curves else {}
-                    record = _record(row, *own, taken)
-                    whole = not curves or seal_of_curves([taken]) == curves_seal
-                    if record.status == FINISHED and not (whole and seal_of_record(row, *own) == record_seal):
+                    by_name = scores.get(run, {}), provenance.get(run, {})
+                    signals = self._curves(run, names) if curves else {}
+                    record = _record(row, *by_name, signals)
+                    whole = not curves or seal_of_curves([signals]) == curves_seal
+                    if record.status == FINISHED and not (whole and seal_of_record(row, *by_name) == record_seal):
                         raise ValueError(f"the run of {record.planner!r} on seed {record.seed} is not what was written")
                     keys.add(tuple(row[1:5]))
-                    found.append(record)
-                if len(keys) < len(found):
+                    records.append(record)
+                if len(keys) < len(records):
                     raise ValueError("a run is there twice")
-        return found
+        return records
 
     @property
     def _selected(self) -> str:
-        """What is selected of a run: its experiment, `_COLUMNS` and the scores."""
+        """The columns that are read of a run: its experiment, `_COLUMNS` and the scores."""
         return ", ".join(f"runs.{name}" for name in ("experiment", *_COLUMNS, *SPLIT_SCORES))
 
-    def _by_name(self, table: str, which: str, wanted: Sequence[Any]) -> dict[int, dict[str, Any]]:
-        """What a table of names and values has of runs; NULL is left out."""
-        found: dict[int, dict[str, Any]] = {}
+    def _by_name(self, table: str, which: str, parameters: Sequence[Any]) -> dict[int, dict[str, Any]]:
+        """Read a table of names and values for some runs, run id -> name -> value, without NULLs."""
+        by_run: dict[int, dict[str, Any]] = {}
         query = f"SELECT run, name, value FROM {table} JOIN runs ON run = id WHERE {which} AND value IS NOT NULL"
-        for run, name, value in self._db.execute(query, wanted):
-            found.setdefault(run, {})[name] = value
-        return found
+        for run, name, value in self._db.execute(query, parameters):
+            by_run.setdefault(run, {})[name] = value
+        return by_run
 
     def _curves(self, run: int, names: Sequence[str], segments: int = 2**62) -> dict[str, np.ndarray]:
-        """Signals of a run, or of its first segments. One that was never taken is left out.
+        """Signals of a run, or of its first segments; NaN where one was not measured. One that never was is left out.
+
+        Args:
+            run: its id.
+            names: of the columns of `segments`.
+            segments: how many to read at most.
 
         Raises:
             ValueError: a segment is missing, or holds something else than numbers.
@@ -293,18 +289,26 @@ class Store:
         ).fetchall()
         if [row[0] for row in rows] != list(range(len(rows))):
             raise ValueError("a segment of a run is missing")
-        if not all(type(value) in (float, int, type(None)) for row in rows for value in row):
+        further = self._db.execute(
+            "SELECT name, segment, value FROM further_signals WHERE run = ? AND segment < ?", (run, segments)
+        ).fetchall()
+        values = [value for row in (*rows, *(row[1:] for row in further)) for value in row]
+        if not all(type(value) in (float, int, type(None)) for value in values):
             raise ValueError("a segment of a run holds something else than numbers")
         table = np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(names))
         curves = {name: table[:, column] for column, name in enumerate(names, 1)}
+        for name, segment, value in further:
+            if not 0 <= segment < len(rows):
+                raise ValueError("a segment of a run is missing")
+            curves.setdefault(name, np.full(len(rows), np.nan))[segment] = np.nan if value is None else value
         return {name: curve for name, curve in curves.items() if not len(rows) or not np.isnan(curve).all()}
 
     def _seal_run(self, run: int) -> None:
-        """Note hashes of a run as it is in the tables."""
+        """Write the hashes of a run that is in the tables."""
         which = "runs.id = ?"
         row = self._db.execute(f"SELECT {self._selected} FROM runs WHERE {which}", (run,)).fetchone()
-        own = (self._by_name(table, which, (run,)).get(run, {}) for table in ("scores", "provenance"))
-        seals = seal_of_record(row, *own), seal_of_curves([self._curves(run, schema.signal_columns(self._db))])
+        by_name = (self._by_name(table, which, (run,)).get(run, {}) for table in ("scores", "provenance"))
+        seals = seal_of_record(row, *by_name), seal_of_curves([self._curves(run, schema.signal_columns(self._db))])
         self._db.execute("INSERT OR REPLACE INTO run_seals VALUES (?, ?, ?)", (run, *seals))
 
     def _seal_experiment(self, name: str) -> None:
@@ -312,7 +316,7 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO experiment_seals VALUES (?, ?)", (name, seal_of_text(spec)))
 
     def _seal_all(self) -> None:
-        """Seal what an earlier version wrote, as it is."""
+        """Seal all that an earlier version wrote."""
         for run, experiment in self._db.execute(
             "SELECT id, experiment FROM runs WHERE status = ?", (FINISHED,)
         ).fetchall():
@@ -324,7 +328,7 @@ class Store:
 
     @contextmanager
     def _refusing(self, experiment: str) -> Iterator[None]:
-        """Turn what is wrong with an experiment into a line that names the fix."""
+        """A context that turns errors in the data of an experiment into a line that names the fix."""
         try:
             yield
         except UserError:
@@ -342,10 +346,10 @@ class Store:
 def _record(
     row: Sequence[Any], scores: Mapping[str, Any], provenance: Mapping[str, Any], curves: Mapping[str, np.ndarray]
 ) -> RunRecord:
-    """The record that a row tells of.
+    """Make a record of a row of the tables.
 
     Raises:
-        ValueError: a value makes no sense.
+        ValueError: a value is invalid.
     """
     phase, planner, settings, seed, status, diverged, steps, extra_steps, planning_seconds, *split_scores = row[1:]
     if diverged not in (0, 1):

@@ -1,4 +1,4 @@
-"""Runs as a table in a Parquet file, which can be read back, and the manifest of a report."""
+"""Write runs to a Parquet file, read them back, and write the manifest of a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_json, sha256_of, write_json, write_sealed
-from lr_env.records.record import FLATNESS_SCORES, SIGNALS, SPLIT_SCORES, RunRecord, settings_key
+from lr_env.records.record import FLATNESS_SCORES, SPLIT_SCORES, RunRecord, run_key, settings_key
+from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
 MANIFEST = "manifest.json"
@@ -24,22 +25,19 @@ _BESIDE = ("runs.parquet", "summary.csv")
 """Files that are read together with a manifest."""
 
 _TOLD = "lr_env"
-"""Key of what is told in a Parquet file beside its table."""
+"""Key of the task in the metadata of a Parquet file."""
 
 _CURVE = "curve_"
 
 PROVENANCE: Mapping[str, pa.DataType] = {"commit": pa.string(), "device": pa.string(), "threads": pa.int64()}
-"""Columns that say where a run was finished. Files from before there were seals have none of them."""
+"""Columns that tell where a run was finished. Files without seals, which are older, do not have them."""
 
 
 def runs_table(records: Sequence[RunRecord]) -> pa.Table:
-    """One row a run; a score or a curve that was not taken, and provenance that was not kept, are null."""
+    """Make a table with one row a run; scores and curves that were not measured, and unknown provenance, are null."""
     order = {"tune": 0, "final": 1}
 
-    def place(run: RunRecord) -> tuple[int, str, str, int]:
-        return order.get(run.phase, 2), run.planner, settings_key(run.settings), run.seed
-
-    runs = sorted(records, key=place)
+    runs = sorted(records, key=lambda run: (order.get(run.phase, 2), *run_key(run)))
     columns: dict[str, pa.Array] = {
         "phase": pa.array([r.phase for r in runs], pa.string()),
         "planner": pa.array([r.planner for r in runs], pa.string()),
@@ -56,48 +54,48 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
     columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
     for name, kind in PROVENANCE.items():
         columns[name] = pa.array([r.provenance.get(name) for r in runs], kind)
-    taken = (name for run in runs for name in run.curves)
-    for name in dict.fromkeys((*SIGNALS, *taken)):
+    recorded = (name for run in runs for name in run.curves)
+    for name in dict.fromkeys((*ALWAYS, *recorded)):
         curves = [np.asarray(r.curves[name], np.float64).tolist() if name in r.curves else None for r in runs]
         columns[f"{_CURVE}{name}"] = pa.array(curves, pa.list_(pa.float64()))
     return pa.table(columns)
 
 
 def write_runs(records: Sequence[RunRecord], file: Path, task: Mapping[str, Any]) -> None:
-    """Write `runs_table` as sealed Parquet, with what was trained as `Task.settings` has it, if that is known."""
+    """Write `runs_table` as sealed Parquet, with the task as `Task.settings` tells it; empty where it is not known."""
     out = io.BytesIO()
     pq.write_table(runs_table(records).replace_schema_metadata({_TOLD: json.dumps(_what(task))}), out)
     write_sealed(file, with_seal(out.getvalue()))
 
 
 def with_seal(parquet: bytes) -> bytes:
-    """The content of a Parquet file with a place for a seal before its footer, where readers look for nothing."""
+    """Add a place for a seal to the content of a Parquet file: before its footer, where readers do not look."""
     footer = len(parquet) - 8 - int.from_bytes(parquet[-8:-4], "little")
     return parquet[:footer] + OPEN_SEAL.encode() + parquet[footer:]
 
 
 def check_task(path: Path, task: Task) -> None:
-    """See that the runs in a file are of a task; files that do not tell are believed.
+    """Check that the runs in a file are of a task, if the file tells its task.
 
     Raises:
-        UserError: they are of another one, or of another budget or optimizer.
+        UserError: they are of another task, budget or optimizer.
     """
     with _refusing(path):
-        told = (pq.read_schema(_content(path)).metadata or {}).get(_TOLD.encode())
-        known = json.loads(told) if told else {}
-        if not isinstance(known, dict):
+        metadata = (pq.read_schema(_content(path)).metadata or {}).get(_TOLD.encode())
+        saved = json.loads(metadata) if metadata else {}
+        if not isinstance(saved, dict):
             raise ValueError("what it tells of its task is no object")
-        for name, own in _what(task.settings()).items():
-            if known.get(name, own) != own:
-                raise UserError(f"the runs in {str(path)!r} are of {name} {known[name]}, not {own}: give that one")
+        for name, value in _what(task.settings()).items():
+            if saved.get(name, value) != value:
+                raise UserError(f"the runs in {str(path)!r} are of {name} {saved[name]}, not {value}: give that one")
 
 
 def read_runs(path: Path, curves: Sequence[str] | None = None) -> list[RunRecord]:
-    """The runs that `runs_table` made a table of.
+    """Read the runs of a table that `runs_table` made.
 
     Args:
-        path: a Parquet file of such a table.
-        curves: names of signals that the file must have, the others are left out; by default all that it has.
+        path: a Parquet file.
+        curves: names of the signals to read, which the file must have; by default all that it has.
 
     Raises:
         UserError: the file is not there, is damaged or lacks a column.
@@ -105,22 +103,22 @@ def read_runs(path: Path, curves: Sequence[str] | None = None) -> list[RunRecord
     plain = ("phase", "planner", "settings", "seed", "status", "diverged", "steps", "extra_steps", "planning_seconds")
     with _refusing(path):
         content = _content(path)
-        known = pq.read_schema(content).names
+        columns = pq.read_schema(content).names
         if curves is None:
-            curves = [name.removeprefix(_CURVE) for name in known if name.startswith(_CURVE)]
-        scores = [name for name in (*SPLIT_SCORES, *FLATNESS_SCORES) if name in known]
-        made = [name for name in PROVENANCE if name in known]
+            curves = [name.removeprefix(_CURVE) for name in columns if name.startswith(_CURVE)]
+        scores = [name for name in (*SPLIT_SCORES, *FLATNESS_SCORES) if name in columns]
+        provenance = [name for name in PROVENANCE if name in columns]
         needed = [*plain, *(f"{_CURVE}{name}" for name in curves)]
-        if missing := [name for name in needed if known.count(name) != 1]:
+        if missing := [name for name in needed if columns.count(name) != 1]:
             raise ValueError(f"it has no column {missing[0]}")
-        rows = pq.read_table(content, columns=[*needed, *scores, *made]).to_pylist()
+        rows = pq.read_table(content, columns=[*needed, *scores, *provenance]).to_pylist()
         records = [
             RunRecord(
                 **{name: row[name] for name in plain if name != "settings"},
                 settings=json.loads(row["settings"]),
                 scores={name: row[name] for name in scores if row[name] is not None},
                 curves={name: _curve(row[f"{_CURVE}{name}"]) for name in curves if row[f"{_CURVE}{name}"] is not None},
-                provenance={name: row[name] for name in made if row[name] is not None},
+                provenance={name: row[name] for name in provenance if row[name] is not None},
             )
             for row in rows
         ]
@@ -136,7 +134,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `write_manifest` wrote, without the hashes, or a manifest from before there were any.
+    """Read what `write_manifest` wrote, without the hashes, or an older manifest, which has none.
 
     Raises:
         ValueError: it is damaged, or a file beside it is not the one that was written with it.
@@ -150,9 +148,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def seal_older(folder: Path) -> None:
-    """Seal the files of a comparison or a fit from before there were seals: what they hold stays as it is.
+    """Seal the files of an older comparison or fit, which have no seals; their content stays as it is.
 
-    Of a comparison the manifest is sealed, which has the hashes of the others.
+    Of a comparison only the manifest is sealed, which holds the hashes of the other files.
     """
     runs = folder / "runs.parquet"
     if (folder / MANIFEST).is_file():
@@ -162,7 +160,7 @@ def seal_older(folder: Path) -> None:
 
 
 def _content(path: Path) -> pa.BufferReader:
-    """The content of a Parquet file.
+    """Read a Parquet file and check its seal.
 
     Raises:
         ValueError: it is not what was written.
@@ -179,10 +177,10 @@ def _content(path: Path) -> pa.BufferReader:
 
 
 def _curve(values: Any) -> np.ndarray:
-    """The values of a signal.
+    """Convert the values of a curve to an array.
 
     Raises:
-        ValueError: they are no numbers.
+        ValueError: they are not numbers.
     """
     if not isinstance(values, list) or not all(type(value) in (float, int) for value in values):
         raise ValueError("a curve holds something else than numbers")
@@ -191,7 +189,7 @@ def _curve(values: Any) -> np.ndarray:
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Turn what is wrong with a file of runs into a line that names the fix."""
+    """A context that turns errors in a file of runs into a line that names the fix."""
     try:
         yield
     except UserError:
@@ -208,5 +206,5 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def _what(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, optimizer and budget of a task's settings."""
+    """Name, optimizer and budget of a task, from its settings; empty where these are."""
     return {"task": task["name"], "optimizer": task["optimizer"]["class"], "budget": task["budget"]} if task else {}

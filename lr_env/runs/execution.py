@@ -43,7 +43,7 @@ class Training:
         backend: "auto", "loop", "stacked" or "compiled".
         lockstep: children at a time; None for as many as pay and fit.
         numerics: precision and determinism.
-        aligned: whether update products are measured, see `lr_env.children.hypergradient`.
+        extra_signals: names of the signals that are measured on demand, see `lr_env.children.meters`.
         forks: whether runs are forked, see `lr_env.env.forks`.
     """
 
@@ -51,7 +51,7 @@ class Training:
     backend: str = "auto"
     lockstep: int | None = None
     numerics: Numerics = EXACT
-    aligned: bool = False
+    extra_signals: tuple[str, ...] = ()
     forks: bool = False
 
     def __post_init__(self) -> None:
@@ -77,15 +77,15 @@ class Training:
 
     def _lockstep(self, task: Task, runs: int) -> int:
         """Children at a time: what was asked for, if it fits, or what pays."""
-        need = Children(task, [0], self.device, "loop", aligned=self.aligned).need
+        memory = Children(task, [0], self.device, "loop", extra_signals=self.extra_signals).memory
         if self.forks:
-            need = replace(need, kept=2 * need.kept)  # a second child for each run
+            memory = replace(memory, persistent=2 * memory.persistent)  # a second child for each run
         device = find_device(self.device)
         if self.lockstep is not None:
-            need.check(min(self.lockstep, runs), 1, device)
+            memory.check(min(self.lockstep, runs), 1, device)
             return min(self.lockstep, runs)
         at_once = torch.get_num_threads() if self.backend == "loop" else LOCKSTEP  # what "auto" finds is not known yet
-        return max(1, min(LOCKSTEP, runs, need.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
+        return max(1, min(LOCKSTEP, runs, memory.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
 
 
 def _checked(settled: dict[str, Any]) -> dict[str, Any]:

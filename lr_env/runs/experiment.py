@@ -22,7 +22,8 @@ from lr_env.errors import UserError
 from lr_env.files import remove_leftovers
 from lr_env.provenance import provenance
 from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
-from lr_env.records.store import RunKey, Store, settings_json
+from lr_env.records.record import run_key
+from lr_env.records.store import Store, StoredKey
 from lr_env.rollout import PlannedRun, Rollout
 from lr_env.tasks import Task
 
@@ -94,7 +95,7 @@ class Experiment:
         """
         finished = self.store.finished(self.name)
         for chunk in self._chunks(runs):
-            keys = [_key(run, phase) for run in chunk]
+            keys = [(phase, *run_key(run)) for run in chunk]
             if all(key in finished for key in keys):
                 progress(len(chunk) * self.task.budget)
             else:
@@ -112,7 +113,7 @@ class Experiment:
     def _run_chunk(
         self,
         chunk: Sequence[PlannedRun],
-        keys: Sequence[RunKey],
+        keys: Sequence[StoredKey],
         phase: str,
         score: Sequence[str],
         progress: Progress,
@@ -252,10 +253,6 @@ def start_over(store: Store, name: str) -> None:
 
 def _beside(store: Store, name: str, kind: str) -> Path:
     return store.path.with_name(f"{store.path.name}.{name}.{kind}")
-
-
-def _key(run: PlannedRun, phase: str) -> RunKey:
-    return phase, run.planner.name, settings_json(run.settings), run.seed
 
 
 def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

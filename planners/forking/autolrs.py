@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.planner import Foresight, Probe, State
+from lr_env.planner import ForkMeasurements, Probe, State
 from planners.forking.base import Probing
 from planners.forking.extrapolation import forecast
 from planners.forking.gaussian_process import Search
@@ -96,7 +96,7 @@ class AutoLRS(Probing):
                 search.tell(self._forecast(found, run, length * state["segment"], state["segment"]))
         return {"lr": np.array([search.best for search in searches])}
 
-    def _forecast(self, found: Foresight, run: int, end: int, segment: int) -> float:
+    def _forecast(self, found: ForkMeasurements, run: int, end: int, segment: int) -> float:
         """The loss of a run at the end of a stage, so many steps after its start, from that of the trial."""
         if self.loss == "train":  # the loss of a step is that before its update
             losses = found["step_losses"][run, 0]

@@ -15,12 +15,11 @@ from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
 from lr_env.files import finite
 from lr_env.isolation import isolating
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.records.tables import write_runs
 from lr_env.registry import find_planner, setting_defaults
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
-from lr_env.rollout import place_of
 from lr_env.runs.study import Study
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import KINDS_OF, FittedModel
@@ -238,7 +237,7 @@ def _unusable(record: RunRecord) -> str:
 
 
 def _has_own_optimizer(record: RunRecord) -> bool:
-    """Whether a planner of this package made the run, and brought an optimizer of its own.
+    """Check whether a planner of this package made the run with an optimizer of its own.
 
     A log of somebody else may have the planner's name, but not its settings: its run used the optimizer of the task.
     """
@@ -275,14 +274,14 @@ def fit_records(
     check_kind(kind, members)
     check_seed(seed)
     usable, left_out = usable_of(records)
-    usable = sorted(usable, key=place_of)  # the model does not depend on their order
+    usable = sorted(usable, key=run_key)  # the model does not depend on their order
     about = {**about_runs(task, usable), **(about or {})}
     try:
-        made = FITS[kind](run_dataset(usable, task.budget), members, seed, about)
+        result = FITS[kind](run_dataset(usable, task.budget), members, seed, about)
     except UserError as error:
         reasons = "".join(f"; {count} left out: {why}" for why, count in left_out.items())
         raise UserError(f"{error}{reasons}") from error
-    return replace(made, left_out=left_out, records=tuple(usable), task=task.settings())
+    return replace(result, left_out=left_out, records=tuple(usable), task=task.settings())
 
 
 def check_kind(kind: str, members: int, runs: int | None = None) -> None:

@@ -24,7 +24,7 @@ from planners.latent_ode.planning.search import GRID, PlanFamily, Problem, Searc
 from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
 _CURRENT, _NEW, _SHRUNK, _PRIOR = range(4)
-"""Indices of plans: the current one, the one that was found, the same shrunk towards the prior, and the prior."""
+"""Indices of plans: the current one, the result of the search, the same shrunk towards the prior, and the prior."""
 
 _SIGMAS_OF_90_PERCENT = 1.645
 """A normal distribution is within so many standard deviations of its mean with a probability of 90 %."""
@@ -40,7 +40,7 @@ PRIOR_SCHEDULES = 3
 
 
 class PlanRecord(TypedDict):
-    """What was considered at one plan, for all runs. Checkpoints have the same keys."""
+    """Record of one plan, for all runs. Checkpoints have the same keys."""
 
     segment: int  # before which the plan was made
     rates: Floats  # of the candidates, the chosen one first, (runs, plans, segments left)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
-from lr_env.records.record import RunRecord
-from lr_env.rollout import place_of
+from lr_env.records.record import RunRecord, run_key
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
 from planners.latent_ode.data.dataset import MIN_RUNS, run_dataset
@@ -107,7 +106,7 @@ def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: F
         folder: where models are kept, each under a name that tells runs and fitting.
         fitting: how one is fitted.
     """
-    told = [(*place_of(run), run.diverged, run.scores.get("final_val_loss")) for run in records]
+    told = [(*run_key(run), run.diverged, run.scores.get("final_val_loss")) for run in records]
     mark = sha256(json.dumps([told, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
     file = folder / f"model-{len(records)}-{mark}.safetensors"
     if not file.is_file():

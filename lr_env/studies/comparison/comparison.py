@@ -14,14 +14,15 @@ import torch
 from lr_env.capabilities import Forking, Previewable, fingerprint, original_of, pretraining_steps
 from lr_env.children import Backend
 from lr_env.children.flatness import usual_settings
+from lr_env.children.meters import on_demand
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.files import only_process
-from lr_env.planner import UPDATE_SIGNALS, Planner, planner_settings
+from lr_env.planner import Planner, planner_settings
 from lr_env.provenance import code_version, device_name, versions
-from lr_env.records.record import RunRecord
-from lr_env.records.store import Store, settings_json
+from lr_env.records.record import RunRecord, settings_key
+from lr_env.records.store import Store
 from lr_env.registry import candidates, check_settings, find_planner, matched_control, with_settings
 from lr_env.rollout import PlannedRun
 from lr_env.runs.execution import Training, check_lockstep
@@ -148,9 +149,9 @@ class Job:
     def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
         """Everything that the results depend on; what was measured for an earlier start is taken from it."""
         most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
-        aligned = any(not self.candidates(name)[0].needs.isdisjoint(UPDATE_SIGNALS) for name in self.planners)
+        extra_signals = on_demand(frozenset().union(*(self.candidates(name)[0].needs for name in self.planners)))
         forks = any(isinstance(find_planner(name), Forking) for name in self.planners)
-        how = Training(self.device, self.backend, self.lockstep, self.numerics, aligned, forks)
+        how = Training(self.device, self.backend, self.lockstep, self.numerics, extra_signals, forks)
         training = how.settled(self.task, known, most, self.child_steps)
         prints = {name: fingerprint(self.candidates(name)[0]) for name in self.planners}
         fingerprints = {name: value for name, value in prints.items() if value is not None}
@@ -263,10 +264,10 @@ def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunR
     runs: dict[str, list[RunRecord]] = {}
     for record in tuning:
         if record.planner == planner:
-            runs.setdefault(settings_json(record.settings), []).append(record)
+            runs.setdefault(settings_key(record.settings), []).append(record)
 
     def rank(setting: Planner) -> tuple[int, float]:
-        found = runs[settings_json(planner_settings(setting))]
+        found = runs[settings_key(planner_settings(setting))]
         return sum(r.diverged for r in found), float(np.mean([r.score("final_val_loss") for r in found]))
 
     return min(offered, key=rank)

@@ -11,9 +11,9 @@ import numpy as np
 
 from lr_env.errors import UserError, check_seeds, unknown
 from lr_env.planner import Planner
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner
-from lr_env.rollout import PlannedRun, place_of
+from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.study import Study
 from lr_env.studies.robustness.perturbed import disturbed
@@ -162,11 +162,11 @@ def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath
         ) as experiment:
             oracle = _oracle(experiment, wanted.oracle, settings, telling)
             final = {**{label: disturbed(planner, settings) for label, planner in planners.items()}, "": oracle}
-            runs = {place_of(run): run for run in (PlannedRun(p, s) for p in final.values() for s in wanted.seeds)}
-            experiment.run(sorted(runs.values(), key=place_of), "final", ("val", "test"), telling)
-            ends = {place_of(run): run for run in study.store.runs(part.name, "final")}
+            runs = {run_key(run): run for run in (PlannedRun(p, s) for p in final.values() for s in wanted.seeds)}
+            experiment.run(sorted(runs.values(), key=run_key), "final", ("val", "test"), telling)
+            ends = {run_key(run): run for run in study.store.runs(part.name, "final")}
         found = {
-            label: np.array([ends[place_of(PlannedRun(planner, seed))].end(LOSS) for seed in wanted.seeds])
+            label: np.array([ends[run_key(PlannedRun(planner, seed))].end(LOSS) for seed in wanted.seeds])
             for label, planner in final.items()
         }
         oracles[condition] = oracle, found.pop("")
@@ -190,5 +190,5 @@ def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> li
     """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in records:
-        found.setdefault(place_of(run)[:2], []).append(run.end(SEEN))
-    return [found[place_of(PlannedRun(planner, 0))[:2]] for planner in planners]
+        found.setdefault(run_key(run)[:2], []).append(run.end(SEEN))
+    return [found[run_key(PlannedRun(planner, 0))[:2]] for planner in planners]

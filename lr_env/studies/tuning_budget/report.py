@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from lr_env.files import finite, write_text
 from lr_env.planner import Planner, planner_settings
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
-from lr_env.rollout import place_of
 from lr_env.stats import intervals as st
 
 Floats = NDArray[np.float64]
@@ -105,7 +104,7 @@ class BudgetCurve:
         There is no interval where all repeats answer the same.
         """
         means = self.means(label, runs, score)
-        answers = {place_of(a.ends[0]) for a in self.answers if (a.label, a.runs) == (label, runs)}
+        answers = {run_key(a.ends[0]) for a in self.answers if (a.label, a.runs) == (label, runs)}
         means = means[:1] if len(answers) == 1 else means
         return st.paired_difference(means, np.full_like(means, self.best.losses(score).mean()))
 

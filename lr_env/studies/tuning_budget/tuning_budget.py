@@ -10,9 +10,9 @@ from typing import Any
 
 from lr_env.errors import UserError, check_seeds
 from lr_env.planner import Planner
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner, find_variants
-from lr_env.rollout import PlannedRun, not_made_before, place_of
+from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.study import Study
 from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
@@ -124,13 +124,13 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
         before: set[tuple[str, str, int]] = set()
         for until in sorted({runs for _, runs, _ in found}):  # apart, so that a budget that is added later changes none
             planners = [planner for (_, runs, _), planner in found.items() if runs == until]
-            planned = {place_of(run): run for run in (PlannedRun(p, s) for p in planners for s in wanted.seeds)}
+            planned = {run_key(run): run for run in (PlannedRun(p, s) for p in planners for s in wanted.seeds)}
             new = [planned[place] for place in sorted(planned.keys() - before)]
             experiment.run(new, FINAL, ("val", "test"), study.telling("answers"))
             before |= planned.keys()
-        ends = {place_of(run): run for run in study.store.runs(study.name, FINAL)}
+        ends = {run_key(run): run for run in study.store.runs(study.name, FINAL)}
     answers = tuple(
-        Answer(label, runs, repeat, planner, tuple(ends[place_of(PlannedRun(planner, s))] for s in wanted.seeds))
+        Answer(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in wanted.seeds))
         for (label, runs, repeat), planner in found.items()
     )
     return BudgetCurve(study.task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
@@ -189,4 +189,4 @@ def _first(repeat: int) -> int:
 def _finished(experiment: Experiment, phase: str) -> list[RunRecord]:
     """The finished runs of a round, with their curves, in an order that does not depend on how they were made."""
     runs = experiment.store.runs(experiment.name, phase, curves=True)
-    return sorted((run for run in runs if run.status == "finished"), key=place_of)
+    return sorted((run for run in runs if run.status == "finished"), key=run_key)

@@ -16,7 +16,7 @@ MIN_RUNS = 10
 """Fewest runs that a model can be fitted to."""
 
 CENSOR_SHARE = 0.08
-"""How far above the best final log losses the censoring threshold lies, as a share of the fall of the log loss from the
+"""Distance of the censoring threshold from the best final log losses, as a share of the fall of the log loss from the
 first point of a run to the best ends."""
 
 MIN_WEIGHT = 0.003

@@ -27,7 +27,7 @@ def innovation_features(time: Tensor, rates: Tensor, measured: Tensor, forecast:
 
 @dataclass(frozen=True)
 class History:
-    """What the dynamics forecast for whole runs from their rates, and the innovations along the way.
+    """Forecasts of whole runs from their rates, by the dynamics, and the innovations along the way.
 
     Attributes:
         states: forecast states at the start and at each point, (members, runs, points + 1, latent).

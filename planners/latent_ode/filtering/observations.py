@@ -14,12 +14,12 @@ from planners.latent_ode.channels import CHANNELS, Floats, channel
 from planners.latent_ode.data.scaling import Scales, scaled
 
 OBSERVATION_STD = 0.14
-"""Standard deviation of a scaled channel around the forecast of a model, for a whole curve rather than for a point."""
+"""Standard deviation by which forecasts of a run's curve are wrong, in scaled units, for each channel."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """What was measured of some runs so far, one point at the end of each segment.
+    """Measurements of some runs so far, one point at the end of each segment.
 
     Attributes:
         rates: u (log rate less a constant) of each segment, (runs, points).

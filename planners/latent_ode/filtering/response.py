@@ -1,4 +1,4 @@
-"""How a run responds to its rates, compared with the runs of the sweep: estimated from its curves so far."""
+"""Estimation of how a run responds to its rates, compared with the runs of the sweep, from its curves so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOISE_PRIOR_STD, PACE_PRIOR_STD = 1.0, 0.5
 """Standard deviations of the normal priors of `Response.noise` and `Response.pace`."""
 
 _MAX_ITERATIONS, _MAX_STEP, _TOLERANCE, _FINITE_DIFFERENCE = 6, 1.0, 0.05, 0.05
-"""Of the Gauss-Newton method: iterations, longest step, step that counts as converged, difference for slopes."""
+"""Gauss-Newton method: most iterations, longest step, step that counts as converged, difference for slopes."""
 
 _EARLY_EXIT = 1 / 3
 """The method stops after one step where that changes the noise by less than this share of the threshold. In tests
@@ -27,7 +27,7 @@ _COARSE_STEPS = 12
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """How runs respond to their rates, as two log factors relative to the runs that the model was fitted to.
+    """The response of runs to their rates, as two log factors relative to the runs that the model was fitted to.
 
     `pace` scales how far a rate moves a run; `noise` scales the gradient noise that it lets in. A four times larger
     batch has noise = -log 4, for example. The dynamics of such a run are
@@ -57,7 +57,7 @@ class Response:
 
     @property
     def is_shifted(self) -> Tensor:
-        """Which runs respond otherwise than those of the sweep, (runs,), boolean."""
+        """Mask of the runs that respond otherwise than those of the sweep, (runs,), boolean."""
         return (self.noise != 0).any(0)
 
     def describe(self) -> list[str]:

@@ -61,7 +61,7 @@ BASELINES: dict[str, Forecast] = {"last value": last_value, "nearest run": neare
 
 @dataclass(frozen=True)
 class Quality:
-    """How good forecasts are.
+    """The quality of forecasts.
 
     Attributes:
         error: root mean square error of the log final loss.

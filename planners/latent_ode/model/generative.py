@@ -14,7 +14,7 @@ from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.model.layers import GRU, Linear, Members, generators
 
 OUTPUTS = (*CHANNELS, "lr")
-"""What a path decodes to. The rate is the log of the rate less a constant."""
+"""Names of what a path decodes to; "lr" is the log of the rate less a constant."""
 
 RATE = OUTPUTS.index("lr")
 

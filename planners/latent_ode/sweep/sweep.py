@@ -10,9 +10,9 @@ import torch
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
-from lr_env.records.record import RunRecord
+from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store
-from lr_env.rollout import PlannedRun, not_made_before, place_of
+from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.study import Study
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import FittedModel
@@ -41,7 +41,7 @@ SEEDS, SHARING = 4, 5
 
 _SEEDS_APART, MOST_RUNS = 1_000, 5_000  # the largest sweep has as many seeds
 _TRUST_RADIUS = 0.3
-"""How far proposals may leave the rates of good runs, in the log: wider than in plans, for these runs explore."""
+"""Trust radius of proposals, in the log: wider than that of plans, because these runs explore."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def sweep(settings: Sweep, study: Study) -> list[RunRecord]:
 
 def _finished_runs(store: Store, name: str, phase: str) -> list[RunRecord]:
     """Read the finished runs of a round, with curves."""
-    return [run for run in sorted(store.runs(name, phase, curves=True), key=place_of) if run.status == "finished"]
+    return [run for run in sorted(store.runs(name, phase, curves=True), key=run_key) if run.status == "finished"]
 
 
 def _phases(settings: Sweep) -> Iterator[tuple[str, int, list[int]]]:
@@ -172,7 +172,7 @@ def _started_round(store: Store, name: str, phase: str, size: int) -> list[Plann
 
 def _sorted(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Sort runs, because neighbours in a stack change the last bits of a run."""
-    return sorted(runs, key=place_of)
+    return sorted(runs, key=run_key)
 
 
 def _plan_round(settings: Sweep, task: Task, finished: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
