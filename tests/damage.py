@@ -29,7 +29,7 @@ from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
 from lr_env.studies.across.saved import read_saved
-from planners.latent_ode.artifact import Trained
+from planners.latent_ode.artifact import FittedModel
 from planners.ppo.policy import Policy
 from tests.fixtures import make
 from tests.helpers import compared
@@ -131,8 +131,8 @@ def read_comparison(folder: Path) -> Any:
 
 def read_model(folder: Path) -> Any:
     """All that a model's file holds."""
-    trained = Trained.load(folder / "model.safetensors")
-    return [plain(part) for part in (trained._tensors(), trained.scales, trained.repertoire.names, trained.about)]
+    trained = FittedModel.load(folder / "model.safetensors")
+    return [plain(part) for part in (trained._tensors(), trained.scales, trained.library.names, trained.about)]
 
 
 def read_policy(folder: Path) -> Any:

@@ -19,7 +19,7 @@ from lr_env.studies.robustness.perturbed import Disturbed, disturbed
 from lr_env.studies.robustness.report import TUNED
 from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
 from lr_env.tasks import find_task
-from planners.latent_ode.data.dataset import CHANNELS
+from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.planner import LatentODE
 from planners.schedules import Constant, Cosine
 from tests.test_cli import lr_env
@@ -67,7 +67,7 @@ def test_a_planner_that_can_is_told_of_the_new_budget():
 def test_the_latent_ode_planner_plans_anew_what_is_left():
     """Its shipped model under a budget that is halved at the middle: what then comes is a plan of what is left."""
     task = find_task("DigitsMLP")
-    planner = LatentODE(every=1.0)
+    planner = LatentODE(plan_interval=1.0)
     spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, "SGD", 1)
     shorter = replace(spec, budget=task.budget * 3 // 4)
 

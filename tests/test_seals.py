@@ -20,7 +20,7 @@ from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, seal_older, write_manifest
 from lr_env.studies.across.saved import read_saved
-from planners.latent_ode.artifact import Trained
+from planners.latent_ode.artifact import FittedModel
 from planners.ppo.policy import Policy
 from tests.damage import plain
 from tests.fixtures import make
@@ -66,7 +66,7 @@ def test_json_is_read_as_it_was_written_and_not_without_its_seal(tmp_path):
 
 
 def test_weights_without_their_seal_do_not_pass_for_older_ones(folder):
-    for name, kind in (("model", Trained), ("policy", Policy)):
+    for name, kind in (("model", FittedModel), ("policy", Policy)):
         file = folder / f"{name}.safetensors"
         with safe_open(file, framework="pt") as opened:
             header = {name: opened.metadata()[name]}
