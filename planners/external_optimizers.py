@@ -1,4 +1,4 @@
-"""Optimizers that need no schedule, under a constant rate: why schedule at all?"""
+"""Optimizers that need no schedule, each with a constant rate: they replace the optimizer of the task."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from planners.schedule import Index, Schedule
 from planners.settings import Array
 
 FACTORS = (0.01, 1.0)
-"""Tried by those that find the rate themselves: their authors advise 1, in short runs the best is often a tenth."""
+"""Range of factors for optimizers that find the rate themselves. Their authors advise 1; short runs often need less."""
 
 
 @dataclass(frozen=True)
-class Rival(Schedule):
-    """A constant rate under an optimizer of its own, in place of the task's.
+class TunedOptimizer(Schedule):
+    """A constant rate with another optimizer than the task's, tuned over a range of rates of its own.
 
-    Its name is the kind of the optimizer. Children are trained with the weight decay of the task's. A sweep tries as
-    many rates as it does of schedules, over decades of the optimizer's own, whatever the task's.
+    The name of the planner is the kind of the optimizer. The weight decay is that of the task's optimizer.
 
     Attributes:
-        peak: the rate; a factor, usually 1, for those that find the rate themselves.
+        peak: the rate; for optimizers that find the rate themselves a factor, usually 1.
     """
 
     decades: ClassVar[tuple[float, float]]
-    """Smallest and largest rate that a sweep tries."""
+    """Smallest and largest rate that a sweep tries, whatever the range of the task."""
 
     @property
     def optimizer(self) -> ExternalOptimizer:
-        """The optimizer that the planner brings along."""
+        """The optimizer that replaces the task's."""
         return ExternalOptimizer(self.name)
 
     @property
     def fingerprint(self) -> str:
-        """The package and its version, which its runs depend on."""
+        """Package and version, which the runs depend on."""
         return self.optimizer.version
 
     def _at(self, k: Index, n: int) -> Array:
@@ -45,17 +44,18 @@ class Rival(Schedule):
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """As many rates as there are peaks, evenly spaced in their logs."""
+        """Return one planner for each of the peak rates; their own rates are evenly spaced in log over `decades`."""
         grid = np.geomspace(*cls.decades, len(rates)) if len(rates) > 1 else [float(np.sqrt(np.prod(cls.decades)))]
         return [cls(peak=float(f"{rate:.4g}")) for rate in grid]
 
 
 @dataclass(frozen=True)
-class ScheduleFreeSGD(Rival):
-    """SGD that averages its iterates in place of a schedule (Defazio et al. 2024).
+class ScheduleFreeSGD(TunedOptimizer):
+    """SGD that averages its iterates instead of following a schedule (Defazio et al. 2024).
 
-    Through the package schedulefree. Origin: NeurIPS 2024, arXiv:2405.15682. It is judged by the averaged parameters;
-    the running statistics of batch norm are those of the others, which its authors advise to recompute.
+    Package: schedulefree. Origin: NeurIPS 2024, arXiv:2405.15682. The averaged parameters are evaluated, with the
+    running statistics of batch norm that belong to the parameters before averaging; its authors advise to recompute
+    them.
     """
 
     name = "schedule-free-sgd"
@@ -63,10 +63,10 @@ class ScheduleFreeSGD(Rival):
 
 
 @dataclass(frozen=True)
-class ScheduleFreeAdamW(Rival):
-    """AdamW that averages its iterates in place of a schedule (Defazio et al. 2024).
+class ScheduleFreeAdamW(TunedOptimizer):
+    """AdamW that averages its iterates instead of following a schedule (Defazio et al. 2024).
 
-    Through the package schedulefree. Origin: NeurIPS 2024, arXiv:2405.15682; see `schedule-free-sgd`.
+    Package: schedulefree. Origin: NeurIPS 2024, arXiv:2405.15682; see `schedule-free-sgd`.
     """
 
     name = "schedule-free-adamw"
@@ -74,10 +74,10 @@ class ScheduleFreeAdamW(Rival):
 
 
 @dataclass(frozen=True)
-class Prodigy(Rival):
+class Prodigy(TunedOptimizer):
     """Adam that estimates its rate from the distance to the start (Mishchenko & Defazio 2023).
 
-    Through the package prodigyopt. Origin: ICML 2024, arXiv:2306.06101.
+    Package: prodigyopt. Origin: ICML 2024, arXiv:2306.06101.
     """
 
     name = "prodigy"
@@ -85,10 +85,10 @@ class Prodigy(Rival):
 
 
 @dataclass(frozen=True)
-class DAdaptSGD(Rival):
+class DAdaptSGD(TunedOptimizer):
     """SGD that estimates its rate from a bound on the distance to the solution (Defazio & Mishchenko 2023).
 
-    Through the package dadaptation. Origin: ICML 2023, arXiv:2301.07733.
+    Package: dadaptation. Origin: ICML 2023, arXiv:2301.07733.
     """
 
     name = "d-adapt-sgd"
@@ -96,10 +96,10 @@ class DAdaptSGD(Rival):
 
 
 @dataclass(frozen=True)
-class DAdaptAdam(Rival):
+class DAdaptAdam(TunedOptimizer):
     """Adam that estimates its rate from a bound on the distance to the solution (Defazio & Mishchenko 2023).
 
-    Through the package dadaptation. Origin: ICML 2023, arXiv:2301.07733.
+    Package: dadaptation. Origin: ICML 2023, arXiv:2301.07733.
     """
 
     name = "d-adapt-adam"
@@ -107,10 +107,10 @@ class DAdaptAdam(Rival):
 
 
 @dataclass(frozen=True)
-class MechanicSGD(Rival):
+class MechanicSGD(TunedOptimizer):
     """SGD whose updates a parameter-free online learner scales (Cutkosky et al. 2023).
 
-    Through the package mechanic-pytorch. Origin: NeurIPS 2023, arXiv:2306.00144.
+    Package: mechanic-pytorch. Origin: NeurIPS 2023, arXiv:2306.00144.
     """
 
     name = "mechanic-sgd"

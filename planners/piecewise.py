@@ -1,4 +1,4 @@
-"""A schedule that can have any shape: straight lines of the log rate between knots."""
+"""A piecewise schedule of any shape: the log rate is linear between knots."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import numpy as np
 
 from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
-from planners.settings import RATIO, Array, Shapes
+from planners.settings import RATIO, Array, TuningVariants
 
 
 @dataclass(frozen=True)
 class Knots(Schedule):
-    """Straight lines of the log rate between knots at equal distances, the first at k = 0, the last at k = n-1.
+    """A piecewise schedule: the log rate is linear between evenly spaced knots, from k = 0 to k = n-1.
 
-    log f(k) is linear between the logs of the levels. No one's schedule: what a direct search of the best schedule goes
-    through, and what sweeps of random shapes are made of.
+    Direct searches for the best schedule and sweeps over random schedules use it.
 
     Attributes:
         levels: rates at the knots as fractions of the peak, at least two, the largest 1.
+
+    >>> Knots(peak=0.1, levels=(0.1, 1.0, 0.01)).preview(5).round(4)
+    array([0.01  , 0.0316, 0.1   , 0.01  , 0.001 ])
     """
 
     name = "knots"
-    shapes: ClassVar[Shapes] = (
+    tuning_variants: ClassVar[TuningVariants] = (
         {},
         {"levels": (1.0, 1.0, 1.0, 0.5, 0.02)},
         {"levels": (1.0, 0.8, 0.5, 0.2, 0.01)},
@@ -33,14 +35,14 @@ class Knots(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.levels if isinstance(self.levels, list | tuple) else ()
-        levels = tuple(float(RATIO.apply(self.name, "each of levels", level)) for level in given)
+        sequence = self.levels if isinstance(self.levels, list | tuple) else ()
+        levels = tuple(float(RATIO.apply(self.name, "each of levels", level)) for level in sequence)
         if len(levels) < 2 or max(levels) != 1:
             raise UserError(
                 f"planner {self.name!r}: levels must be a list of at least two fractions, the largest 1, "
                 f"not {self.levels!r}"
             )
-        self.settle("levels", levels)  # from JSON it comes as a list
+        self._set("levels", levels)  # JSON gives a list
 
     def _at(self, k: Index, n: int) -> Array:
         at = k / max(1, n - 1) * (len(self.levels) - 1)
@@ -48,6 +50,6 @@ class Knots(Schedule):
 
 
 def knots_at(rates: Array) -> Knots:
-    """The schedule that has these rates at its knots."""
+    """Return the schedule with these rates at its knots, (knots,)."""
     peak = float(np.max(rates))
     return Knots(peak=peak, levels=tuple(float(rate) / peak for rate in rates))

@@ -1,13 +1,16 @@
 """Open-loop schedules: the learning rate as a formula of time alone.
 
-Time is counted in decisions: a run of n = `RunSpec.num_segments` segments asks n times, at k = 0 .. n-1, and
-decision k holds for one segment. A schedule is a dataclass of settings around one pure function f(k) of k and
-n, the rate as a fraction of the peak. A fraction in the settings (of a warm-up, a cool-down, a milestone) is
-of n, rounded to the nearest whole decision and at least one.
+A run has n = `RunSpec.num_segments` segments, k = 0 .. n-1, each with one rate. A schedule is a dataclass of settings
+and one pure function f(k) of k and n, the rate as a fraction of the peak. Lengths in the settings (of a warm-up, a
+cool-down, a milestone) are fractions of the budget. They are rounded to the nearest number of segments, at least one.
 
-No rate is ever 0: a decay "to 0" would get there at decision n, one after the last, and a warm-up of W
-decisions starts at peak/W. The schedulers of `torch.optim.lr_scheduler` named below do the same, one step a
-decision.
+No rate is ever 0: a decay "to 0" would reach 0 at segment n, one after the last, and a warm-up of W segments starts at
+peak/W. The schedulers of `torch.optim.lr_scheduler` named below give the same rates, with one scheduler step a segment.
+
+>>> Cosine(peak=0.1).preview(5).round(4)
+array([0.1   , 0.0905, 0.0655, 0.0345, 0.0095])
+>>> WSD(peak=0.1, warmup=0.4, cooldown=0.4).preview(5)
+array([0.05, 0.1 , 0.1 , 0.1 , 0.05])
 """
 
 from __future__ import annotations
@@ -20,16 +23,16 @@ import numpy as np
 
 from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
-from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, Shapes
+from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, TuningVariants
 
 
-def _decisions(fraction: float, n: int) -> int:
-    """A fraction of n decisions as whole decisions: nearest, halves up, at least one."""
+def _whole_segments(fraction: float, n: int) -> int:
+    """Round a fraction of n segments to whole segments: to the nearest, halves up, at least one."""
     return max(1, math.floor(fraction * n + 0.5))
 
 
 def _warm_up(k: Index, length: int) -> Array:
-    """Linear from 1/length to 1 in `length` decisions, then 1: no decision is spent on a rate of 0."""
+    """Rise linearly from 1/length to 1 in `length` segments, then stay at 1. No segment has a rate of 0."""
     return np.minimum(1.0, (k + 1) / length)
 
 
@@ -40,9 +43,12 @@ def _half_cosine(u: Array) -> Array:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The peak rate throughout: the baseline that every other schedule has to beat.
+    """The same rate in every segment: the baseline that other planners must beat.
 
     f(k) = 1. Torch: `ConstantLR(factor=1)`.
+
+    >>> Constant(peak=0.1).preview(3)
+    array([0.1, 0.1, 0.1])
     """
 
     name = "constant"
@@ -53,9 +59,12 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Straight line from the peak to 0, optimal in the worst convex case (Defazio et al. 2023).
+    """A straight line from the peak to 0, optimal in the worst convex case (Defazio et al. 2023).
 
-    f(k) = 1 - k/n. Torch: `LinearLR(1, 0, n)`. Optimality: arXiv:2310.07831; the form is older.
+    f(k) = 1 - k/n. Torch: `LinearLR(1, 0, n)`. Optimality: arXiv:2310.07831; the schedule is older.
+
+    >>> Linear(peak=0.1).preview(5)
+    array([0.1 , 0.08, 0.06, 0.04, 0.02])
     """
 
     name = "linear"
@@ -69,6 +78,9 @@ class Cosine(Schedule):
     """Half a cosine from the peak to 0 (Loshchilov & Hutter 2016, without restarts).
 
     f(k) = (1 + cos(pi k/n)) / 2. Torch: `CosineAnnealingLR(n)`. Origin: ICLR 2017, arXiv:1608.03983.
+
+    >>> Cosine(peak=0.1).preview(5).round(4)
+    array([0.1   , 0.0905, 0.0655, 0.0345, 0.0095])
     """
 
     name = "cosine"
@@ -79,13 +91,16 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class CosineWarmup(Schedule):
-    """Linear warm-up to the peak, then half a cosine to 0 (Goyal et al. 2017, Loshchilov & Hutter 2016).
+    """A linear warm-up to the peak, then half a cosine to 0 (Goyal et al. 2017, Loshchilov & Hutter 2016).
 
     f(k) = (k+1)/W for k < W, else (1 + cos(pi (k-W)/(n-W))) / 2. Torch: `SequentialLR` of `LinearLR` from 1/W
     and `CosineAnnealingLR(n-W)`, switched at W. Origin: arXiv:1706.02677 (warm-up), 1608.03983 (cosine).
 
     Attributes:
-        warmup: length of the warm-up as a fraction of the budget; W in decisions.
+        warmup: length of the warm-up as a fraction of the budget; W in segments.
+
+    >>> CosineWarmup(peak=0.1, warmup=0.4).preview(5).round(4)
+    array([0.05 , 0.1  , 0.1  , 0.075, 0.025])
     """
 
     name = "cosine-warmup"
@@ -93,24 +108,27 @@ class CosineWarmup(Schedule):
     warmup: float = 0.1
 
     def _at(self, k: Index, n: int) -> Array:
-        W = _decisions(self.warmup, n)
+        W = _whole_segments(self.warmup, n)
         return _warm_up(k, W) * _half_cosine(np.maximum(0, k - W) / max(1, n - W))
 
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """One rise and one long fall, both cosines, to far below the start (Smith & Topin 2017).
+    """A rise to the peak and a long fall to far below the first rate, both half a cosine (Smith & Topin 2017).
 
-    With the top at a = pct_start n - 1 (a real number), f rises from 1/div_factor at k = 0 to 1 at k = a, and
-    falls to 1/(div_factor final_div_factor) at k = n-1, the last decision, each time by half a cosine. Torch:
-    `OneCycleLR(total_steps=n)`, two phases. Unless a is whole, no decision falls on the peak itself; where
-    a < 0 (by default, n < 4) there is no time to rise and the first decision is at the peak, unlike torch.
-    Origin: arXiv:1708.07120; the cosines and the default numbers are fastai's, which torch took over.
+    With the top at a = pct_start n - 1 (a real number), f rises from 1/div_factor at k = 0 to 1 at k = a, and falls to
+    1/(div_factor final_div_factor) at k = n-1, the last segment. Torch: `OneCycleLR(total_steps=n)`, two phases. Unless
+    a is whole, no segment has exactly the peak rate. If a < 0 (by default, n < 4) there is no time to rise, and the
+    first segment is at the peak, unlike torch. Origin: arXiv:1708.07120; the cosines and the defaults are fastai's,
+    which torch took over.
 
     Attributes:
-        pct_start: fraction of the budget spent rising (torch's name; not in percent).
+        pct_start: fraction of the budget in which the rate rises (torch's name; not in percent).
         div_factor: peak / first rate.
         final_div_factor: first rate / last rate.
+
+    >>> OneCycle(peak=0.1, pct_start=0.4).preview(5)
+    array([4.00000e-03, 1.00000e-01, 7.50001e-02, 2.50003e-02, 4.00000e-07])
     """
 
     name = "one-cycle"
@@ -134,19 +152,22 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """A drop by a constant factor after each of several equal stages (Ge et al. 2019).
+    """Several equal stages with constant rates; each rate is the one before times a factor (Ge et al. 2019).
 
-    f(k) = gamma^floor(k stages/n). Torch: `StepLR(n/stages, gamma)`. Origin: NeurIPS 2019, arXiv:1904.12838,
-    the theory of a practice that is older.
+    f(k) = gamma^floor(k stages/n). Torch: `StepLR(n/stages, gamma)`. Origin: NeurIPS 2019, arXiv:1904.12838, a theory
+    of an older practice.
 
     Attributes:
         stages: number of equal stages.
         gamma: rate of a stage / rate of the stage before.
+
+    >>> Step(peak=0.1, stages=3, gamma=0.1).preview(6)
+    array([0.1  , 0.1  , 0.01 , 0.01 , 0.001, 0.001])
     """
 
     name = "step"
     rules: ClassVar[Rules] = {"stages": COUNT, "gamma": FRACTION}
-    shapes: ClassVar[Shapes] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
+    tuning_variants: ClassVar[TuningVariants] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
     stages: int = 3
     gamma: float = 0.1
 
@@ -156,14 +177,17 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """A tenth of the rate at half of the budget and again at three quarters (He et al. 2015).
+    """Drops of the rate at given times, by default to a tenth at 1/2 and at 3/4 of the budget (He et al. 2015).
 
-    f(k) = gamma^(number of milestones m with k >= m). Torch: `MultiStepLR`. Origin of the milestones: ResNet
-    on CIFAR-10, at 32k and 48k of 64k steps, arXiv:1512.03385.
+    f(k) = gamma^(number of milestones m with k >= m). Torch: `MultiStepLR`. Origin of the milestones: ResNet on
+    CIFAR-10, at 32k and 48k of 64k steps, arXiv:1512.03385.
 
     Attributes:
-        milestones: where the rate drops, as increasing fractions of the budget.
+        milestones: times at which the rate drops, as increasing fractions of the budget.
         gamma: rate after a milestone / rate before.
+
+    >>> MultiStep(peak=0.1).preview(4)
+    array([0.1  , 0.1  , 0.01 , 0.001])
     """
 
     name = "multi-step"
@@ -173,33 +197,36 @@ class MultiStep(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.milestones if isinstance(self.milestones, list | tuple) else ()
-        fractions = tuple(FRACTION.apply(self.name, "each of milestones", m) for m in given)
+        milestones = self.milestones if isinstance(self.milestones, list | tuple) else ()
+        fractions = tuple(FRACTION.apply(self.name, "each of milestones", m) for m in milestones)
         if not fractions or list(fractions) != sorted(set(fractions)):
             raise UserError(
                 f"planner {self.name!r}: milestones must be a list of increasing fractions, not {self.milestones!r}"
             )
-        self.settle("milestones", fractions)  # from JSON it comes as a list
+        self._set("milestones", fractions)  # JSON gives a list
 
     def _at(self, k: Index, n: int) -> Array:
-        drops = np.array([_decisions(m, n) for m in self.milestones])
+        drops = np.array([_whole_segments(m, n) for m in self.milestones])
         return np.power(self.gamma, (k[:, None] >= drops).sum(axis=1))
 
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """The same small relative drop at every decision, down to a given ratio (Senior et al. 2013).
+    """An exponential decay: the same relative drop at every segment, down to a given ratio (Senior et al. 2013).
 
     f(k) = final^(k/n). Torch: `ExponentialLR(final^(1/n))`. Origin: ICASSP 2013,
     "An empirical study of learning rates in deep neural networks for speech recognition".
 
     Attributes:
         final: rate at the end of the budget / peak.
+
+    >>> Exponential(peak=0.1, final=0.01).preview(4).round(4)
+    array([0.1   , 0.0316, 0.01  , 0.0032])
     """
 
     name = "exponential"
     rules: ClassVar[Rules] = {"final": FRACTION}
-    shapes: ClassVar[Shapes] = ({"final": 0.1}, {"final": 0.01})
+    tuning_variants: ClassVar[TuningVariants] = ({"final": 0.1}, {"final": 0.01})
     final: float = 0.01
 
     def _at(self, k: Index, n: int) -> Array:
@@ -208,18 +235,21 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """A power of the share of the budget that is left ("poly", Chen et al. 2016).
+    """A power of the remaining share of the budget ("poly", Chen et al. 2016).
 
     f(k) = (1 - k/n)^power. Torch: `PolynomialLR(n, power)`. Origin: made common, with 0.9, by DeepLab,
     arXiv:1606.00915.
 
     Attributes:
-        power: above 1 falls early and flattens out; below 1 holds the rate and falls late; 1 is `Linear`.
+        power: above 1, the rate falls early and then slowly; below 1, it falls late; 1 is `Linear`.
+
+    >>> Polynomial(peak=0.1, power=2.0).preview(5).round(4)
+    array([0.1  , 0.064, 0.036, 0.016, 0.004])
     """
 
     name = "polynomial"
     rules: ClassVar[Rules] = {"power": POSITIVE}
-    shapes: ClassVar[Shapes] = ({"power": 2.0}, {"power": 0.5})
+    tuning_variants: ClassVar[TuningVariants] = ({"power": 2.0}, {"power": 0.5})
     power: float = 2.0
 
     def _at(self, k: Index, n: int) -> Array:
@@ -228,13 +258,16 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class InverseSqrt(Schedule):
-    """Linear warm-up, then a fall as 1/sqrt(time) that knows no end of the budget (Vaswani et al. 2017).
+    """A linear warm-up, then a decay as 1/sqrt(time) that does not depend on the budget (Vaswani et al. 2017).
 
     f(k) = (k+1)/W for k < W, else sqrt(W/(k+1)). Origin: NeurIPS 2017, arXiv:1706.03762, where the peak is
     (d_model W)^(-1/2) and W = 4000 steps.
 
     Attributes:
-        warmup: length of the warm-up as a fraction of the budget; W in decisions.
+        warmup: length of the warm-up as a fraction of the budget; W in segments.
+
+    >>> InverseSqrt(peak=0.1, warmup=0.4).preview(5).round(4)
+    array([0.05  , 0.1   , 0.0816, 0.0707, 0.0632])
     """
 
     name = "inverse-sqrt"
@@ -242,25 +275,28 @@ class InverseSqrt(Schedule):
     warmup: float = 0.1
 
     def _at(self, k: Index, n: int) -> Array:
-        W = _decisions(self.warmup, n)
+        W = _whole_segments(self.warmup, n)
         return np.minimum(_warm_up(k, W), np.sqrt(W / (k + 1)))
 
 
 @dataclass(frozen=True)
 class WSD(Schedule):
-    """Warm-up, stable, decay: linear up, long at the peak, linear down to 0 (MiniCPM, Hu et al. 2024).
+    """Warm-up, stable, decay: a linear rise, a long time at the peak, a linear fall to 0 (MiniCPM, Hu et al. 2024).
 
-    f(k) = (k+1)/W for k < W, 1 - (k-s)/D for the last D decisions, k >= s = n-D, and 1 in between. Origin:
+    f(k) = (k+1)/W for k < W, 1 - (k-s)/D for the last D segments, k >= s = n-D, and 1 in between. Origin:
     arXiv:2404.06395, with an exponential cool-down; linear: Hägele et al. 2024, arXiv:2405.18392.
 
     Attributes:
-        warmup: length of the warm-up as a fraction of the budget; W in decisions.
-        cooldown: length of the cool-down as a fraction of the budget; D in decisions.
+        warmup: length of the warm-up as a fraction of the budget; W in segments.
+        cooldown: length of the cool-down as a fraction of the budget; D in segments.
+
+    >>> WSD(peak=0.1, warmup=0.4, cooldown=0.4).preview(5)
+    array([0.05, 0.1 , 0.1 , 0.1 , 0.05])
     """
 
     name = "wsd"
     rules: ClassVar[Rules] = {"warmup": FRACTION, "cooldown": FRACTION}
-    shapes: ClassVar[Shapes] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
+    tuning_variants: ClassVar[TuningVariants] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
     warmup: float = 0.1
     cooldown: float = 0.2
 
@@ -272,21 +308,24 @@ class WSD(Schedule):
             )
 
     def _at(self, k: Index, n: int) -> Array:
-        W, D = _decisions(self.warmup, n), _decisions(self.cooldown, n)
-        # Rounded up, W + D can be n + 1: the ramps then share one decision, at which both are 1.
+        W, D = _whole_segments(self.warmup, n), _whole_segments(self.cooldown, n)
+        # Rounded up, W + D can be n + 1. The ramps then share one segment, where both are 1.
         return np.minimum(_warm_up(k, W), self._cool_down(np.maximum(0, k - (n - D)) / D))
 
     @staticmethod
     def _cool_down(u: Array) -> Array:
-        """From 1 to 0 as u, the share of the cool-down that is over, goes from 0 to 1."""
+        """Return the factor, from 1 to 0, at u, the share of the cool-down that is over, from 0 to 1."""
         return 1 - u
 
 
 @dataclass(frozen=True)
 class WSDSqrt(WSD):
-    """WSD with the 1-sqrt cool-down, which drops fast and ends gently (Hägele et al. 2024).
+    """WSD with the 1-sqrt cool-down, which falls fast at first and slowly at the end (Hägele et al. 2024).
 
-    As `WSD`, with 1 - sqrt((k-s)/D) in the last D decisions. Origin: NeurIPS 2024, arXiv:2405.18392.
+    As `WSD`, with 1 - sqrt((k-s)/D) in the last D segments. Origin: NeurIPS 2024, arXiv:2405.18392.
+
+    >>> WSDSqrt(peak=0.1, warmup=0.2, cooldown=0.6).preview(5).round(4)
+    array([0.1   , 0.1   , 0.1   , 0.0423, 0.0184])
     """
 
     name = "wsd-sqrt"
@@ -298,22 +337,25 @@ class WSDSqrt(WSD):
 
 @dataclass(frozen=True)
 class Knee(Schedule):
-    """Explore at the peak, then exploit down a straight line to 0 (Iyer et al. 2020).
+    """The peak rate for some time (explore), then a straight line to 0 (exploit) (Iyer et al. 2020).
 
-    f(k) = 1 for k < E, else 1 - (k-E)/(n-E); the warm-up of the original, 0 by default there too, is `wsd`'s. Torch:
-    `SequentialLR` of `ConstantLR` and `LinearLR`. Origin: arXiv:2003.03977, which advises half of the budget.
+    f(k) = 1 for k < E, else 1 - (k-E)/(n-E). The original has an optional warm-up, as `wsd` does. Torch: `SequentialLR`
+    of `ConstantLR` and `LinearLR`. Origin: arXiv:2003.03977, which advises to explore for half of the budget.
 
     Attributes:
-        explore: fraction of the budget spent at the peak; E in decisions.
+        explore: fraction of the budget spent at the peak; E in segments.
+
+    >>> Knee(peak=0.1, explore=0.4).preview(5).round(4)
+    array([0.1   , 0.1   , 0.1   , 0.0667, 0.0333])
     """
 
     name = "knee"
     rules: ClassVar[Rules] = {"explore": FRACTION}
-    shapes: ClassVar[Shapes] = ({}, {"explore": 0.3}, {"explore": 0.7})
+    tuning_variants: ClassVar[TuningVariants] = ({}, {"explore": 0.3}, {"explore": 0.7})
     explore: float = 0.5
 
     def _at(self, k: Index, n: int) -> Array:
-        E = _decisions(self.explore, n)
+        E = _whole_segments(self.explore, n)
         return 1 - np.maximum(0, k - E) / max(1, n - E)
 
 
@@ -321,12 +363,15 @@ class Knee(Schedule):
 class SGDR(Schedule):
     """Cosine decays with warm restarts, each twice as long as the last (Loshchilov & Hutter 2016).
 
-    f(k) = (1 + cos(pi x)) / 2, with x in [0, 1) the share of its cycle that is over at k. The first cycle
-    lasts T = n/(2^cycles - 1) decisions (a real number, at least 1), so that by default 1 + 2 + 4 = 7 parts
-    fill the budget. Torch: `CosineAnnealingWarmRestarts(T, T_mult=2)`. Origin: ICLR 2017, arXiv:1608.03983.
+    f(k) = (1 + cos(pi x)) / 2, with x in [0, 1) the share of the current cycle that is over at k. The first cycle lasts
+    T = n/(2^cycles - 1) segments (a real number, at least 1), so that by default 1 + 2 + 4 = 7 parts fill the budget.
+    Torch: `CosineAnnealingWarmRestarts(T, T_mult=2)`. Origin: ICLR 2017, arXiv:1608.03983.
 
     Attributes:
-        cycles: number of cycles in the budget; fewer, the last cut short, where n < 2^cycles - 1.
+        cycles: number of cycles in the budget. If n < 2^cycles - 1 there are fewer, and the last is cut short.
+
+    >>> SGDR(peak=0.1, cycles=2).preview(6).round(4)
+    array([0.1   , 0.05  , 0.1   , 0.0854, 0.05  , 0.0146])
     """
 
     name = "sgdr"
@@ -335,7 +380,7 @@ class SGDR(Schedule):
 
     def _at(self, k: Index, n: int) -> Array:
         parts = min(2**self.cycles - 1, n)
-        time = k * parts / n  # in first cycles: cycle c lasts from 2^c - 1 to 2^(c+1) - 1
+        time = k * parts / n  # in lengths of the first cycle: cycle c lasts from 2^c - 1 to 2^(c+1) - 1
         mantissa, _ = np.frexp(time + 1)  # time + 1 = mantissa 2^(c+1), 1/2 <= mantissa < 1, without rounding
         return _half_cosine(2 * mantissa - 1)
 
@@ -344,13 +389,16 @@ class SGDR(Schedule):
 class Cyclic(Schedule):
     """Triangles between a fraction of the peak and the peak (Smith 2015).
 
-    f(k) = b + (1 - b)(1 - |2x - 1|), with b = base_ratio and x in [0, 1) the share of its cycle that is over
-    at k. Torch: `CyclicLR(step_size_up=n/(2 cycles))`. A cycle starts at the base and peaks half-way, which
-    a decision sees only if half a cycle is a whole number of them. Origin: WACV 2017, arXiv:1506.01186.
+    f(k) = b + (1 - b)(1 - |2x - 1|), with b = base_ratio and x in [0, 1) the share of the current cycle that is over at
+    k. Torch: `CyclicLR(step_size_up=n/(2 cycles))`. A cycle starts at the base and peaks half-way; a segment has the
+    peak rate only if half a cycle is a whole number of segments. Origin: WACV 2017, arXiv:1506.01186.
 
     Attributes:
         base_ratio: smallest rate / peak.
-        cycles: number of cycles in the budget; fewer where a cycle would be shorter than 2 decisions.
+        cycles: number of cycles in the budget; fewer if a cycle would be shorter than 2 segments.
+
+    >>> Cyclic(peak=0.1, base_ratio=0.2, cycles=1).preview(4)
+    array([0.02, 0.06, 0.1 , 0.06])
     """
 
     name = "cyclic"

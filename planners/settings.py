@@ -1,4 +1,4 @@
-"""Settings that are checked, and what every planner that has a peak rate shares."""
+"""Checked settings, and the base class of planners with a peak rate."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 
 Array = NDArray[np.float64]
-Shapes = Sequence[Mapping[str, Any]]
+TuningVariants = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a setting may be, as a test and in words."""
+    """A check of a number: a test, and words for the error message."""
 
     test: Callable[[float], bool]
     words: str
     whole: bool = False
 
     def apply(self, planner: str, setting: str, value: Any) -> float | int:
-        """The value as a plain Python number, or a UserError."""
+        """Return the value as a plain Python number.
+
+        Raises:
+            UserError: the value does not pass the test.
+        """
         kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
         number = math.nan
         if isinstance(value, kinds) and not isinstance(value, bool):
@@ -39,12 +43,16 @@ class Rule:
 
 
 class Switch:
-    """A setting that is true or false, a rule as `Rule` is."""
+    """A check that a setting is true or false, used like a `Rule`."""
 
     words = "true or false"
 
     def apply(self, planner: str, setting: str, value: Any) -> bool:
-        """The value, or a UserError."""
+        """Return the value.
+
+        Raises:
+            UserError: it is neither true nor false.
+        """
         if not isinstance(value, bool):
             raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
         return value
@@ -60,46 +68,46 @@ FRACTION = Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
 RATIO = Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1")
 SHARE = Rule(lambda v: 0 <= v <= 1, "a number from 0 to 1")
 COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
-FROM_0 = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
+NON_NEGATIVE_INT = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
 
 Rules = Mapping[str, Rule | Switch]
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A planner with checked settings."""
+class ValidatedSettings:
+    """Base class of planners whose settings are checked when they are made."""
 
     name = ""  # without ClassVar, which would not match the property of `Planner`
     rules: ClassVar[Rules] = {}
-    """Setting -> what it may be; a subclass names those that it adds."""
+    """Setting -> its check. A subclass lists the settings that it adds."""
 
     def __post_init__(self) -> None:
         for kind in reversed(type(self).__mro__):
             for setting, rule in vars(kind).get("rules", {}).items():
-                self.settle(setting, rule.apply(self.name, setting, getattr(self, setting)))
+                self._set(setting, rule.apply(self.name, setting, getattr(self, setting)))
 
-    def settle(self, setting: str, value: object) -> None:
-        """Write the checked form of a setting, which a frozen dataclass allows only this way."""
+    def _set(self, setting: str, value: object) -> None:
+        """Set a field of this frozen dataclass to its checked value."""
         object.__setattr__(self, setting, value)
 
 
 @dataclass(frozen=True)
-class Peaked(Checked):
-    """A planner with a peak rate.
+class PeakRatePlanner(ValidatedSettings):
+    """Base class of planners with a peak rate.
 
     Attributes:
-        peak: the largest rate of an open-loop planner, and where a closed-loop one starts; in the optimizer's own unit.
+        peak: the largest rate of a schedule, or the initial rate of a planner that reacts to the run.
     """
 
     peak: float
 
     needs = frozenset({"step"})
     rules: ClassVar[Rules] = {"peak": POSITIVE}
-    shapes: ClassVar[Shapes] = ({},)
-    """Settings besides the peak that a sweep goes through, one after the other along the grid of peaks."""
+    tuning_variants: ClassVar[TuningVariants] = ({},)
+    """Other settings that a sweep tries: along the grid of peak rates they take turns."""
 
     def check_run(self, run: RunSpec) -> None:
-        """See that a run has decisions to make, and accepts the peak.
+        """Check that a run has a segment, and that its range of rates contains the peak.
 
         Raises:
             UserError: it does not.
@@ -114,5 +122,5 @@ class Peaked(Checked):
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """One setting for each peak rate; the i-th takes the i-th of the planner's shapes, cyclically."""
-        return [cls(peak=rate, **cls.shapes[i % len(cls.shapes)]) for i, rate in enumerate(rates)]
+        """Return one planner for each peak rate; the i-th has the i-th of `tuning_variants`, cyclically."""
+        return [cls(peak=rate, **cls.tuning_variants[i % len(cls.tuning_variants)]) for i, rate in enumerate(rates)]

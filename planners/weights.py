@@ -1,4 +1,4 @@
-"""Files of trained weights: tensors and JSON, found by path or by the name under which they are shipped."""
+"""Files of trained weights: tensors and JSON, found by path or by the name of a shipped file."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ Tensors = Mapping[str, NDArray[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class WeightFiles(Generic[T]):
-    """Files of one kind of thing.
+    """Reads and writes files of one kind, e.g. policies.
 
     Attributes:
-        what: the kind in a word, which is also the key of its JSON in the file.
-        prefix: of the names of files that are shipped.
-        format: number of the format; that of before, which has no seal (see `lr_env.files`), is read, too, and files of
-            others are refused.
-        make, again: what to do where there is none, and where it is damaged; ends of error messages.
-        read: makes the thing of its JSON, its tensors, and what to call the file; raises KeyError, TypeError,
-            ValueError or RuntimeError where they do not fit.
+        what: the kind in one word, which is also the key of the JSON header in the file.
+        prefix: prefix of the names of shipped files.
+        format: number of the format. The format before it, which has no seal (see `lr_env.files`), is read as well;
+            files of other formats are refused.
+        make: what to do if there is no such file, for error messages.
+        damaged_hint: what to do if the file is damaged, for error messages.
+        read: builds the object from the header, the tensors and a name of the file for messages; raises KeyError,
+            TypeError, ValueError or RuntimeError if they do not fit together.
     """
 
     what: str
     prefix: str
     format: int
     make: str
-    again: str
+    damaged_hint: str
     read: Callable[[Mapping[str, Any], Tensors, str], T]
 
     def save(self, path: Path, header: Mapping[str, Any], tensors: Tensors) -> None:
         """Write JSON and tensors, as float32, to a safetensors file."""
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
-        known = {"format": self.format, "sha256": _digest(arrays), **header}
-        write_sealed(path, save(arrays, {self.what: json.dumps(known), "seal": OPEN_SEAL}))
+        full_header = {"format": self.format, "sha256": _digest(arrays), **header}
+        write_sealed(path, save(arrays, {self.what: json.dumps(full_header), "seal": OPEN_SEAL}))
 
     def load(self, path: Path) -> T:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             UserError: there is no such file, or it is damaged or of another format.
@@ -69,11 +70,11 @@ class WeightFiles(Generic[T]):
                 raise ValueError("it has no seal")
             if header["format"] not in (self.format, self.format - 1):
                 raise UserError(
-                    f"{self.what} {str(path)!r} has format {header['format']!r}, not {self.format}: {self.again}"
+                    f"{self.what} {str(path)!r} has format {header['format']!r}, not {self.format}: {self.damaged_hint}"
                 )
             for name, tensor in tensors.items():
                 if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
-                    raise ValueError(f"{name} holds what is no finite number")
+                    raise ValueError(f"{name} holds numbers that are not finite")
             if header["sha256"] != _digest(tensors):
                 raise ValueError("its numbers are not those that were written")
             check_about(header["about"])
@@ -81,14 +82,16 @@ class WeightFiles(Generic[T]):
         except UserError:
             raise
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]  # torch tells of every tensor
-            raise UserError(f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.again}") from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]  # torch lists every tensor
+            raise UserError(
+                f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.damaged_hint}"
+            ) from error
 
     def find(self, name: str) -> T:
-        """What a file holds, or what is shipped under a name.
+        """Read a file by its path, or a shipped file by its name.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is no such file, or it is damaged.
         """
         if not isinstance(name, str):  # a setting from the command line may be anything
             raise UserError(
@@ -97,68 +100,68 @@ class WeightFiles(Generic[T]):
         path = Path(name) if Path(name).suffix else PRETRAINED / f"{self.prefix}{name}.safetensors"
         try:
             path.is_file()
-        except OSError as error:  # no name that a file could have
+        except OSError as error:  # no file can have such a name
             raise UserError(f"{self.what} {name[:40]!r}...: {error.strerror}: {self.make}") from error
         if not Path(name).suffix and not path.is_file():
-            have = ", ".join(self.shipped()) or "none"
+            shipped = ", ".join(self.shipped()) or "none"
             raise UserError(
-                f"there is no {self.what} {name!r} (shipped: {have}): give one of those or a .safetensors file, or "
+                f"there is no {self.what} {name!r} (shipped: {shipped}): give one of those or a .safetensors file, or "
                 f"{self.make}"
             )
         return _loaded(self, path, path.stat().st_mtime_ns if path.is_file() else 0)
 
     def shipped(self) -> list[str]:
-        """Names of those that are."""
+        """Return the names of the shipped files."""
         return sorted(file.stem.removeprefix(self.prefix) for file in PRETRAINED.glob(f"{self.prefix}*.safetensors"))
 
 
-class OfAFile(ABC):
-    """A planner that plays what is kept in a file of weights, which it has read as `trained`."""
+class FromWeights(ABC):
+    """A planner that depends on a file of trained weights."""
 
-    kept: ClassVar[str]
-    """What that is called, which is also the name of the setting that names it."""
+    weights_field: ClassVar[str]
+    """Name of the setting that names the file, and of the entry of the state that holds its fingerprint."""
 
     @property
     @abstractmethod
     def trained(self) -> Any:
-        """What the file holds, with `fingerprint` and `about`."""
+        """The content of the file, with `fingerprint` and `about` (its provenance)."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of it: a comparison that was begun with one is not gone on with another."""
+        """Hash of the file's content, so that a comparison is not continued with another file."""
         return self.trained.fingerprint
 
     @property
     def pretraining_steps(self) -> int:
-        """Child steps that were spent on it."""
+        """Child steps that were spent on making the file."""
         return int(self.trained.about.get("child_steps", 0))
 
-    def same(self, state: Mapping[str, Any]) -> Any:
-        """`trained`, which must be what the run of a state began with.
+    def check_unchanged(self, state: Mapping[str, Any]) -> Any:
+        """Return `trained`, after a check that the run began with it.
 
         Raises:
-            UserError: it is not.
+            UserError: the file has changed since.
         """
         trained = self.trained
-        if trained.fingerprint != state[self.kept]:
-            name = getattr(self, self.kept)
-            raise UserError(f"{self.kept} {name!r} is not the one that this run began with: put that back")
+        if trained.fingerprint != state[self.weights_field]:
+            name = getattr(self, self.weights_field)
+            raise UserError(f"{self.weights_field} {name!r} is not the one that this run began with: put that back")
         return trained
 
 
 def _digest(tensors: Tensors) -> str:
-    """A hash of all numbers, with their names and shapes."""
-    told = hashlib.sha256()
+    """Return a hash of all numbers, with their names and shapes."""
+    digest = hashlib.sha256()
     for name in sorted(tensors):
-        told.update(f"{name} {tensors[name].shape} ".encode() + tensors[name].tobytes())
-    return told.hexdigest()
+        digest.update(f"{name} {tensors[name].shape} ".encode() + tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 def check_about(about: Any) -> None:
-    """See that what a file says of how it was made can be used.
+    """Check the provenance in a file.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is not a dict, or its number of child steps is not a count.
     """
     if not isinstance(about, dict):
         raise ValueError(f"about is of type {type(about).__name__}")
@@ -169,5 +172,5 @@ def check_about(about: Any) -> None:
 
 @lru_cache(maxsize=16)
 def _loaded(files: WeightFiles[T], path: Path, changed: int) -> T:
-    """What a file holds; `changed` only keys the cache."""
+    """Read a file once; `changed`, its time of modification, is only a key of the cache."""
     return files.load(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planners.forking.extrapolation import fit_exponential, forecast
-from planners.forking.gaussian_process import Search
+from planners.forking.gaussian_process import GaussianProcessSearch
 
 CURVES = [(2.0, -0.02, 0.3), (0.5, -0.2, 0.0), (10.0, -0.005, 1.0), (0.01, -0.05, 2.0), (1.0, -3.0, 0.1)]
 
@@ -68,7 +68,7 @@ def test_a_forecast_is_a_loss_whatever_the_series():
 
 def told(loss, kappa: float = 2.0, seed: int = 0, trials: int = 10) -> tuple[float, list[float]]:
     """The best rate that a search finds from 0.001 to 1, and all that it tried."""
-    search = Search(0.001, 1.0, kappa, np.random.default_rng(seed))
+    search = GaussianProcessSearch(0.001, 1.0, kappa, np.random.default_rng(seed))
     tried = []
     for _ in range(trials):
         tried.append(search.ask())

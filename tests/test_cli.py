@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lr_env.cli.catalogue import LOOPS
+from lr_env.cli.catalogue import FEEDBACK_KINDS
 from lr_env.cli.commands import commands
 from lr_env.cli.main import main
 from lr_env.tasks import TASKS
@@ -62,7 +62,7 @@ def test_lists(tmp_path):
     planners = lr_env("planners", cwd=tmp_path)
     names, loops = zip(*(line.split()[:2] for line in planners.stdout.splitlines()[:-3]), strict=True)
     assert set(names) >= set(PLANNERS)
-    order = [(LOOPS.index(loop), name) for name, loop in zip(names, loops, strict=True)]
+    order = [(FEEDBACK_KINDS.index(loop), name) for name, loop in zip(names, loops, strict=True)]
     assert order == sorted(order)
     assert not tasks.stderr + planners.stderr
 
@@ -347,19 +347,19 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "stopped; the same command goes on from here\n"
+    assert err == "stopped; the same command continues from here\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["compare", "DigitsMLP"], "stopped; the same command goes on from here"),
-        (["scaling", "DigitsMLP", "--fresh"], "stopped; the same command, without --fresh, goes on from here"),
-        (["train-ppo", "DigitsMLP"], "stopped; the same command goes on from here"),
-        (["starts", "DigitsMLP"], "stopped; nothing is kept of it"),
-        (["range-test", "DigitsMLP"], "stopped; nothing is kept of it"),
-        (["across", "one", "other"], "stopped; nothing is kept of it"),
-        (["preview", "cosine"], "stopped; nothing is kept of it"),
+        (["compare", "DigitsMLP"], "stopped; the same command continues from here"),
+        (["scaling", "DigitsMLP", "--fresh"], "stopped; the same command, without --fresh, continues from here"),
+        (["train-ppo", "DigitsMLP"], "stopped; the same command continues from here"),
+        (["starts", "DigitsMLP"], "stopped; nothing of it is saved"),
+        (["range-test", "DigitsMLP"], "stopped; nothing of it is saved"),
+        (["across", "one", "other"], "stopped; nothing of it is saved"),
+        (["preview", "cosine"], "stopped; nothing of it is saved"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

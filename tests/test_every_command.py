@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import fields
 
 from lr_env.cli.commands import commands
-from lr_env.cli.experiment_options import KeptOptions
+from lr_env.cli.experiment_options import ExperimentOptions
 
 SECONDS = 600
 """Many times what it takes where nothing else runs: what this is for is a process that hangs."""
@@ -98,7 +98,7 @@ def test_no_two_studies_of_a_task_share_a_name_or_a_folder_by_default():
     studies = [kind(task="DigitsMLP") for kind in kinds]
     studies += [kind(task="DigitsMLP", fixed="epochs") for kind in kinds if hasattr(kind, "fixed")]
     studies += [kind(task="DigitsMLP", planner="plateau") for kind in kinds if kind.__name__ == "Starts"]
-    kept = Counter(study.experiment() for study in studies if isinstance(study, KeptOptions))
+    kept = Counter(study.experiment_name() for study in studies if isinstance(study, ExperimentOptions))
     folders = Counter(study.folder for study in studies if hasattr(study, "folder"))
     assert len(kept) >= 8
     assert len(folders) >= 11

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import runpy
 import sys
 from dataclasses import dataclass
@@ -35,10 +37,12 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
     blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
-    step, ppo, planner, task = blocks
+    step, ppo, session, planner, task = blocks
     exec(step, {})
     assert len(capsys.readouterr().out.split()) == 2
     exec(ppo, {})
+    exec(session, names := {})
+    assert 0 < names["lr"] < 0.003  # the last rate of a cosine from 0.1
     names = {"np": np, "dataclass": dataclass}
     exec(planner, names)
     (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])
@@ -50,3 +54,10 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
 def test_every_example_is_tested():
     tested = {"own_loop.py", "own_planner.py", "own_task.py", "train_ppo.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+@pytest.mark.parametrize("module", ["planners.schedules", "planners.piecewise"])
+def test_the_examples_in_docstrings_print_what_they_say(module):
+    failed, examples = doctest.testmod(importlib.import_module(module))
+    assert examples
+    assert not failed

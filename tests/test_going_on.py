@@ -23,14 +23,13 @@ from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import MLP, TASKS, data
 from lr_env.tasks.sources import SOURCES, DataSource
 from planners.latent_ode.sweep.sweep import Sweep, sweep
-from planners.ppo.training import Training as PPOTraining
-from planners.ppo.training import train
+from planners.ppo.training import PPOSettings, train
 from planners.schedules import Cosine
 from tests.helpers import compared
 
 NAME = "test-own"
 SMALL = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=20, batch_size=8)
-PPO = PPOTraining(decisions=32, children=2, minibatches=2, evaluate_every=16, evaluation_runs=1, start_rates=(0.03,))
+PPO = PPOSettings(decisions=32, children=2, minibatches=2, evaluate_every=16, evaluation_runs=1, start_rates=(0.03,))
 
 
 def source(seed: int = 0, **changes) -> DataSource:

@@ -247,7 +247,7 @@ def test_candidates_are_one_a_rate_and_survive_json(planner):
     found = planner.candidates(rates)
     assert [c.peak for c in found] == rates
     shapes = {json.dumps({k: v for k, v in dataclasses.asdict(c).items() if k != "peak"}) for c in found}
-    assert len(shapes) == len(planner.shapes) > 1
+    assert len(shapes) == len(planner.tuning_variants) > 1
     assert [planner(**json.loads(json.dumps(dataclasses.asdict(c)))) for c in found] == found
 
 

@@ -28,13 +28,13 @@ from planners import PPO
 from planners.ppo import policy as policies
 from planners.ppo.policy import Policy
 from planners.ppo.sb3_state import LeanPolicy
-from planners.ppo.training import Training, train
+from planners.ppo.training import PPOSettings, train
 from planners.weights import PRETRAINED
 from tests.helpers import compared
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
 NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}
-SMALL = Training(
+SMALL = PPOSettings(
     decisions=320, children=4, minibatches=2, evaluate_every=80, evaluation_runs=3, start_rates=(0.03, 0.01)
 )
 
@@ -297,7 +297,7 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Episodes, "step", step)
     task = replace(TASK, budget=100, segment=5)
-    training = Training(
+    training = PPOSettings(
         decisions=24_000,
         children=32,
         max_change=1.5,

@@ -21,7 +21,7 @@ def test_a_preview_is_written_as_png(tmp_path, monkeypatch, capsys):
     names = [name for name, planner in PLANNERS.items() if hasattr(planner, "preview")][:12]
     preview(monkeypatch, *names, "--set", "warmup=0.2", "--out", str(tmp_path / "all.PNG"))
     assert (tmp_path / "all.PNG").read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.endswith(f"{names[-1]}, 100 decisions\n")
+    assert capsys.readouterr().out.endswith(f"{names[-1]}, 100 segments\n")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from lr_env.planner import RunSpec
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.tasks import TASKS
 from planners import GreedyLR, Hypergradient, HypergradientMultiplicative, LossSlope, LRTuner, Plateau
-from planners.forking.lrtuner import bottom
+from planners.forking.lrtuner import parabola_minimum
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 REACTIVE = (
@@ -241,7 +241,7 @@ def test_parabolas():
         [0.5, 0.5, 0.7],
     ]
     rates[-2:, 0] = 0.1  # the smallest rate is the present one
-    found = bottom(rates, np.array(losses))
+    found = parabola_minimum(rates, np.array(losses))
     np.testing.assert_allclose(found, [0.1, 0.2, np.inf, 0.0, 0.1, 0.0, 0.0, np.inf, 0.0])
 
 

@@ -172,8 +172,8 @@ def test_candidates_are_one_a_rate(planner):
     assert len(set(found)) == len(rates)
     assert {c.name for c in found} == {planner.name}
     shapes = [{k: v for k, v in dataclasses.asdict(c).items() if k != "peak"} for c in found]
-    assert shapes[0] == shapes[len(planner.shapes)]
-    assert sum(s == shapes[0] for s in shapes) == -(-len(rates) // len(planner.shapes))
+    assert shapes[0] == shapes[len(planner.tuning_variants)]
+    assert sum(s == shapes[0] for s in shapes) == -(-len(rates) // len(planner.tuning_variants))
 
 
 @pytest.mark.parametrize("schedule", SETTINGS, ids=str)

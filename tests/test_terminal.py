@@ -179,7 +179,7 @@ def test_stopped_at_any_time_and_twice(tmp_path, first, number, code):
         time.sleep(0.05)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
-    assert err in ("stopped\n", "stopped; the same command goes on from here\n")
+    assert err in ("stopped\n", "stopped; the same command continues from here\n")
 
 
 def test_signals_do_what_they_did_once_a_command_is_over(monkeypatch):
@@ -196,7 +196,7 @@ def test_a_signal_that_something_took_for_its_own_error_is_not_forgotten(monkeyp
 
 
 def test_errors_of_the_system_are_told_as_they_are():
-    of = main._of_the_system
+    of = main._system_message
     missing = OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /nope")
     assert of(missing) == str(missing)
     assert of(FileNotFoundError(2, "No such file or directory", "x")) == (

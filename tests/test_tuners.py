@@ -267,7 +267,7 @@ def test_regret_where_runs_diverged():
 
 
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuners, "SHARING", 2)
+    monkeypatch.setattr(tuners, "RUNS_PER_SEED", 2)
     store = Store(tmp_path / "r.sqlite")
     run_budgets(Budgets(("random",), (5,), 1, (0,)), Lab(TASK, store, "x", TRAINING), tmp_path)
     assert sorted(run.seed - FIRST_SEED for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]

@@ -57,5 +57,5 @@ class Budget(ReportOptions):
         writable(folder)
         with progress_bar(wanted.most_runs * task.budget) as progress:
             curve = run_budgets(wanted, self.lab(task, progress), folder)
-        curve.write(folder, self.how_made(task))
+        curve.write(folder, self.provenance(task))
         print_document(curve.document(), console(), folder)

@@ -1,4 +1,4 @@
-"""`lr-env tasks` and `lr-env planners`: what there is."""
+"""`lr-env tasks` and `lr-env planners`: list what is installed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import arg
 
-LOOPS = ("open", "closed", "forks", "own")
-"""What planners look at, in the order in which they are listed."""
+FEEDBACK_KINDS = ("open", "closed", "forks", "own-optimizer")
+"""Kinds of planners by what they react to, in the order in which they are listed."""
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """List the tasks: what can be trained."""
+    """List the tasks that can be trained: network, optimizer, batch size, budget and data set."""
 
     def run(self) -> None:
-        """Print one line a task."""
+        """Print one line for each task."""
         from lr_env.tasks import TASKS
 
         for task in TASKS.values():
@@ -30,39 +30,36 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Planners:
-    """List the planners: who can set the learning rate. With names: their sources, settings and tuning grids.
-
-    They are listed by what they look at, and alphabetically where that is the same.
-    """
+    """List the planners that can set the learning rate. With names: describe them, with settings and tuning grid."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")] = ()
     """Planners to describe in full."""
 
     def run(self) -> None:
-        """Print one line a planner, or all about some."""
+        """Print one line for each planner, or full descriptions."""
         from lr_env.registry import find_planner, planner_names
 
-        if not self.names:
-            planners: dict[str, Any] = {name: find_planner(name) for name in planner_names()}
-            width = max(map(len, planners))
-            for name in sorted(planners, key=lambda name: LOOPS.index(loop_of(planners[name]))):
-                print(f"{name:{width}} {loop_of(planners[name]):6} {_summary(planners[name])}")
-            print("open: a schedule; closed: reacts to what it sees; forks: tries rates on copies of children, at many")
-            print("child steps a run; own: a constant rate under an optimizer of its own, which needs no schedule.")
-            print('"all" are open and closed. `lr-env planners NAME` tells the rest.')
+        if self.names:
+            for planner in [find_planner(name) for name in self.names]:
+                print("\n".join(_description(planner)) + "\n")
             return
-        for planner in [find_planner(name) for name in self.names]:
-            print("\n".join(_description(planner)) + "\n")
+        planners: dict[str, Any] = {name: find_planner(name) for name in planner_names()}
+        width = max(map(len, planners))
+        for name in sorted(planners, key=lambda name: FEEDBACK_KINDS.index(feedback_kind(planners[name]))):
+            print(f"{name:{width}} {feedback_kind(planners[name]):13} {_summary(planners[name])}")
+        print("open: a schedule that ignores the run. closed: reacts to losses and other signals.")
+        print("forks: tries rates on copies of the run, at many times the cost. own-optimizer: replaces the task's.")
+        print('"all" stands for every open and closed planner. `lr-env planners NAME` describes one in full.')
 
 
-def loop_of(planner: Any) -> str:
-    """What a planner looks at, one of `LOOPS`."""
+def feedback_kind(planner: Any) -> str:
+    """Return what a planner reacts to, one of `FEEDBACK_KINDS`."""
     from lr_env.capabilities import Forking, OwnOptimizer
 
     if isinstance(planner, Forking):
         return "forks"
     if isinstance(planner, OwnOptimizer):
-        return "own"
+        return "own-optimizer"
     return "closed" if planner.needs - {"step", "progress"} else "open"
 
 
@@ -79,14 +76,22 @@ def _description(planner: Any) -> list[str]:
         f"{f': {words[field.name]}' if field.name in words else ''}"
         for field in fields(planner)
     ]
-    shapes = [", ".join(f"{k}={v!r}" for k, v in s.items()) or "defaults" for s in getattr(planner, "shapes", [])]
-    of = original_of(planner)
+    variants = [
+        ", ".join(f"{name}={value!r}" for name, value in variant.items()) or "defaults"
+        for variant in getattr(planner, "tuning_variants", [])
+    ]
+    tuned = "a list of settings of its own, one for each peak rate"
+    if variants:
+        tuned = f"the grid of peak rates, with {variants[0]}"
+    if len(variants) > 1:
+        tuned = f"the grid of peak rates, whose points take turns with {' | '.join(variants)}"
+    original = original_of(planner)
     return [
-        f"{planner.name} ({loop_of(planner)} loop; needs {', '.join(sorted(planner.needs))})",
+        f"{planner.name} ({feedback_kind(planner)}; reads {', '.join(sorted(planner.needs))})",
         inspect.cleandoc(planner.__doc__ or "-"),
         "",
-        "Settings:",
+        "Settings and their defaults:",
         *settings,
-        f"Tuning: each peak rate of the sweep with {' | '.join(shapes) or 'what its candidates() say'}, in turns.",
-        *([f"Control of {of}: where both take part it is not tuned, but takes over its setting."] if of else []),
+        f"Tuning tries {tuned}.",
+        *([f"Control of {original}: in a comparison with {original} it takes its settings."] if original else []),
     ]

@@ -1,4 +1,4 @@
-"""Who sets the learning rate best? Planners compared on real training of small networks."""
+"""Compare planners of the learning rate on real training of small neural networks."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from lr_env.errors import UserError
 from lr_env.files import in_home
 from lr_env.registry import COMMANDS, declared, load
 
-_LEAST = 40
-"""Columns that help is laid out in at least."""
+_MIN_COLUMNS = 40
+"""Smallest width of help texts in columns."""
+
+_RENAMED = {"--decisions": "--segments"}
+"""Old name of an option -> its name today."""
 
 
 class Command(Protocol):
-    """A command of `lr-env`: a dataclass, whose fields are its options."""
+    """A command of `lr-env`: a dataclass whose fields are its options."""
 
     def run(self) -> None:
-        """Do what it is for."""
+        """Run the command."""
         ...
 
 
 def commands() -> dict[str, type[Command]]:
-    """Name -> class of every command that an installed package declares in the entry-point group `lr_env.commands`.
+    """Return name -> class of every command that a package declares in the entry-point group `lr_env.commands`.
 
     Raises:
         UserError: one of them cannot be loaded.
@@ -41,15 +44,15 @@ def commands() -> dict[str, type[Command]]:
 
 
 def parse() -> Command:
-    """What the arguments ask for; tyro's framed messages become one line.
+    """Read the arguments into a command. tyro's framed error messages become one line.
 
     Raises:
         UserError: the arguments are wrong.
-        SystemExit: they ask for help, which is printed.
+        SystemExit: the arguments ask for help, which is printed.
     """
-    told = io.StringIO()
+    messages = io.StringIO()
     try:
-        with redirect_stderr(told), _columns():
+        with redirect_stderr(messages), _columns():
             kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands().items()]
             command = tyro.cli(
                 cast("type[Command]", Union[tuple(kinds)]),  # noqa: UP007 (of a list)
@@ -62,15 +65,18 @@ def parse() -> Command:
         if not end.code:
             terminal.finish()
             raise
-        text = " ".join(re.sub("[│╭╮╰╯]", " ", told.getvalue()).split())
+        text = " ".join(re.sub("[│╭╮╰╯]", " ", messages.getvalue()).split())
         text = re.sub(r"^─ [^─]* ─+ ", "", text)
         near = re.search(r"Perhaps you meant: (--[a-z-]+)", text)
         guess = f"; did you mean {near[1]}?" if near and near[1] not in sys.argv else ""
+        for before, now in _RENAMED.items():
+            if f"options: {before}" in text:
+                guess = f"; {before} is called {now} now"
         raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
 
 
 def _with_homes(command: Any) -> Any:
-    """The command with all of its paths as they are meant: a shell leaves a ~ alone after a = sign."""
+    """Return the command with ~ expanded in all of its paths; a shell does not expand it after a = sign."""
     paths = {field.name: getattr(command, field.name) for field in fields(command)}
     paths = {name: in_home(path, f"--{name}") for name, path in paths.items() if isinstance(path, Path)}
     return replace(command, **paths)
@@ -78,10 +84,10 @@ def _with_homes(command: Any) -> Any:
 
 @contextmanager
 def _columns() -> Iterator[None]:
-    """Tell tyro how wide its text may be: help as wide as there is room, what is wrong as wide as can be."""
+    """Set the width of tyro's texts: help is as wide as the terminal, error messages are on one line."""
     before = os.environ.get("COLUMNS")
-    helps = any(argument in ("-h", "--help") for argument in sys.argv)
-    os.environ["COLUMNS"] = str(max(terminal.width(sys.stdout), _LEAST) if helps else terminal.WIDEST)
+    is_help = any(argument in ("-h", "--help") for argument in sys.argv)
+    os.environ["COLUMNS"] = str(max(terminal.width(sys.stdout), _MIN_COLUMNS) if is_help else terminal.WIDEST)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from lr_env.cli.experiment_options import KeptOptions, ReportOptions
+from lr_env.cli.experiment_options import ExperimentOptions, ReportOptions
 from lr_env.cli.parsing import (
     command_line,
     log_grid,
@@ -28,7 +28,7 @@ _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds pe
 
 
 @dataclass(frozen=True)
-class Common(KeptOptions):
+class Common(ExperimentOptions):
     """Options of a sweep and of a comparison."""
 
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ("all",)
@@ -83,7 +83,7 @@ class Sweep(Common):
         from lr_env.report.terminal import print_table
         from lr_env.studies.comparison.comparison import run_comparison, tuning_steps
 
-        plan, name = self.plan(()), self.experiment()
+        plan, name = self.plan(()), self.experiment_name()
         with progress_bar(plan.child_steps) as progress:
             result = run_comparison(plan, self.lab(plan.task, progress))
         steps = tuning_steps(result.tuning, result.chosen)

@@ -51,7 +51,7 @@ class Conditions(ReportOptions):
         runs = len(tuners) * self.runs + len(wanted.names) * (wanted.most_tuning + len(tuners) * len(seeds))
         with progress_bar(runs * task.budget) as progress:
             result = run_conditions(wanted, self.lab(task, progress), folder)
-        result.write(folder, self.how_made(task))
+        result.write(folder, self.provenance(task))
         print_document(result.document(), console())
         print(f"Report: {folder / 'summary.md'}")
 

@@ -43,5 +43,5 @@ class Cumulative(Common, ReportOptions):
         writable(folder)
         with progress_bar(plan.child_steps) as progress:
             result = cumulative(plan, self.lab(plan.task, progress))
-        result.write(folder, self.how_made(plan.task))
+        result.write(folder, self.provenance(plan.task))
         print_document(result.document(), console(), folder)

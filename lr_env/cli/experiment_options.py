@@ -1,4 +1,4 @@
-"""Options of commands whose runs are kept in the record store, and that go on where they were stopped."""
+"""Options of commands that write their runs into the record store and continue after a stop."""
 
 from __future__ import annotations
 
@@ -21,40 +21,45 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class KeptOptions(TaskOptions):
-    """What is trained, and where its runs are kept."""
+class ExperimentOptions(TaskOptions):
+    """Options of an experiment: its task, its name, and where its runs are stored."""
 
     suffix: ClassVar[str] = ""
-    """What is added to the name of the task for the default name."""
+    """Text that follows the name of the task in the default name."""
 
     lockstep: Annotated[int | None, arg(metavar="N")] = None
-    """Children trained together. Default: up to 128, as memory allows."""
+    """Runs trained at the same time. Default: up to 128, as memory allows."""
     store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
+    """Record store for all runs, a SQLite file."""
     name: Annotated[str | None, arg(metavar="NAME")] = None
-    """Name of the experiment, in the store and of its folder. Default: that of the task and what is done."""
+    """Name of the experiment in the store, and of its folder. The same command with the same name continues it.
+    Default: TASK-COMMAND, and TASK alone for compare."""
     fresh: bool = False
-    """Forget what was done under this name, and start over."""
+    """Delete what is stored under this name, and start over."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
-    """Wall time between checkpoints of the runs in flight."""
+    """Seconds between two checkpoints of the runs in progress."""
 
     def default_name(self) -> str:
-        """The name of the task and of what is done: no two studies of a task share theirs."""
+        """Return the name of the task and the suffix; no two studies of a task share a name."""
         return f"{self.task}{self.suffix}"
 
-    def experiment(self) -> str:
-        """The checked name."""
+    def experiment_name(self) -> str:
+        """Return the name of the experiment.
+
+        Raises:
+            UserError: it cannot be the name of a folder.
+        """
         return parse_name(self.default_name() if self.name is None else self.name)
 
     def execution(self) -> Execution:
         """How children are trained; sets the number of threads on the way."""
         return replace(super().execution(), lockstep=self.lockstep)
 
-    def seconds(self) -> float:
-        """Wall time between checkpoints.
+    def checkpoint_interval(self) -> float:
+        """Return the seconds between two checkpoints.
 
         Raises:
-            UserError: it is none.
+            UserError: the number is negative or not finite.
         """
         if not (math.isfinite(self.checkpoint_seconds) and self.checkpoint_seconds >= 0):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
@@ -69,18 +74,18 @@ class KeptOptions(TaskOptions):
         from lr_env.records.store import Store
         from lr_env.runs.lab import Lab
 
-        name, execution, seconds = self.experiment(), self.execution(), self.seconds()
+        name, execution, seconds = self.experiment_name(), self.execution(), self.checkpoint_interval()
         return Lab(task, Store(self.store), name, execution, seconds, self.fresh, progress)
 
 
 @dataclass(frozen=True)
-class ReportOptions(KeptOptions):
-    """The same, of commands that write a report."""
+class ReportOptions(ExperimentOptions):
+    """Options of an experiment that writes a report."""
 
     results: Path = Path("results")
-    """Folder for the reports; each goes to a subfolder of its name."""
+    """Folder for reports. Each experiment writes into a subfolder of its name."""
 
     @property
     def folder(self) -> Path:
-        """Where the report goes."""
-        return self.results / self.experiment()
+        """Folder of the report."""
+        return self.results / self.experiment_name()

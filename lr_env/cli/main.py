@@ -1,4 +1,4 @@
-"""The entry point of `lr-env`. It imports next to nothing before it can be stopped."""
+"""The entry point of `lr-env`. Heavy imports wait until Ctrl-C and SIGTERM are handled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lr_env import terminal
 from lr_env.errors import UserError
 from lr_env.stopping import STOPPING
 
-_MEANT = {
+_REMEDIES = {
     errno.ENOSPC: "; make room on the disk",
     errno.EDQUOT: "; make room on the disk",
     errno.EFBIG: "; see that the disk has room, and that no limit is set to the size of files",
@@ -18,11 +18,11 @@ _MEANT = {
     errno.EPERM: "; see that it may be read and written",
     errno.EROFS: "; see that it may be written",
 }
-"""Number of an error of the system -> what to do about it."""
+"""Error number of the operating system -> what the user can do about it."""
 
 
 def main() -> None:
-    """Run the command that the arguments ask for: bad input is one line and exit code 2."""
+    """Run the command that the arguments ask for. Bad input ends with one line on standard error and exit code 2."""
     terminal.prepare()
     STOPPING.install()
     code = _run()
@@ -32,66 +32,66 @@ def main() -> None:
 
 
 def _run() -> int:
-    """The exit code of the command."""
+    """Run the command and return its exit code."""
     command = None
-    lost: list[str] = []  # figures that could not be drawn
+    failed_figures: list[str] = []  # messages about figures that could not be drawn
     try:
         from lr_env.cli.commands import parse
         from lr_env.report.files import collect_not_drawn
 
         command = parse()
         STOPPING.begin()
-        with collect_not_drawn(lost):
+        with collect_not_drawn(failed_figures):
             command.run()
         terminal.finish()
-        code = 1 if lost else 0
-    except SystemExit:  # help was asked for, and given
+        code = 1 if failed_figures else 0
+    except SystemExit:  # the help was printed
         raise
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt) or STOPPING.number is not None  # whatever it was turned into
-        if stopped:
-            return STOPPING.tell(_stopped(command))
-        code = _told(error)
-    if lost:
-        _tell("; ".join(lost))
+        # Other software may have turned the KeyboardInterrupt into another error.
+        if isinstance(error, KeyboardInterrupt) or STOPPING.number is not None:
+            return STOPPING.tell(_stop_message(command))
+        code = _report(error)
+    if failed_figures:
+        _tell("; ".join(failed_figures))
     return code
 
 
-def _told(error: BaseException) -> int:
-    """Say in one line what went wrong, and return the exit code; what is no one's to mend but ours is raised."""
+def _report(error: BaseException) -> int:
+    """Print one line about an error and return the exit code. Bugs, which the user cannot fix, are raised again."""
     if isinstance(error, UserError):
         _tell(str(error))
         return 2
-    if isinstance(error, BrokenPipeError):  # the reader of our output, say `head`, has had enough
+    if isinstance(error, BrokenPipeError):  # the reader of the output, e.g. `head`, has closed it
         terminal.swallow()
         return 1
     if isinstance(error, OSError):
         with suppress(OSError):
-            terminal.finish()  # it may be what failed, and would fail again at the end of the process
-        _tell(_of_the_system(error))
+            terminal.finish()  # if standard output has failed, it would fail again at the end of the process
+        _tell(_system_message(error))
         return 2
     if isinstance(error, MemoryError):
-        _tell("the memory does not hold that: ask for less, such as fewer children (--lockstep) or smaller batches")
+        _tell("out of memory: ask for less, such as fewer runs at a time (--lockstep) or smaller batches")
         return 2
     raise error
 
 
-def _of_the_system(error: OSError) -> str:
-    """What the system, or the network, did not do."""
-    if error.errno is None:  # of a package: its own words are all there is
+def _system_message(error: OSError) -> str:
+    """Describe an error of the operating system or the network."""
+    if error.errno is None:  # raised by a package, with a message of its own
         return f"{str(error) or type(error).__name__}"
     where = f" {str(error.filename)!r}" if error.filename else ""
-    return f"cannot read or write{where}: {error.strerror or error}{_MEANT.get(error.errno, '')}"
+    return f"cannot read or write{where}: {error.strerror or error}{_REMEDIES.get(error.errno, '')}"
 
 
-def _stopped(command: object) -> str:
-    """What becomes of a command that was stopped by hand; only those with --fresh keep what they have done."""
-    if command is None:  # before it was known which
+def _stop_message(command: object) -> str:
+    """Say whether a stopped command can be continued. Only commands with --fresh store what they have done."""
+    if command is None:  # stopped before the arguments were read
         return "stopped"
     fresh = getattr(command, "fresh", None)
     if fresh is None:
-        return "stopped; nothing is kept of it"
-    return f"stopped; the same command{', without --fresh,' if fresh else ''} goes on from here"
+        return "stopped; nothing of it is saved"
+    return f"stopped; the same command{', without --fresh,' if fresh else ''} continues from here"
 
 
 def _tell(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What commands share: arguments that are read from text, folders that are tried, and the progress bar."""
+"""Helpers that commands share: parsers of arguments, a check of folders, and the progress bar."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lr_env.terminal import console
 
 MOST_SEEDS = 100_000
 MOST_RATES = 10_000
-"""More are a slip of the finger: their runs would take years."""
+"""Upper limits that catch typing errors: more runs would take years."""
 
 LONGEST_NAME = 100
-"""Files are called after it, whose names have at most 255 characters."""
+"""Limit for names in characters: they become part of file names, which have at most 255 characters."""
 
 
 def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
-    """Seeds from "10" (so many, from `first` up), "3,5,8", or "3," (the one).
+    """Read seeds from a count, "10" (that many, from `first` up), or a list, "3,5,8"; "3," is the single seed 3.
 
     Raises:
-        UserError: the text is neither, or asks for none or for more than anybody can wait for.
+        UserError: the text is neither, or the count is below 1 or above `MOST_SEEDS`.
     """
     try:
         numbers = [int(part) for part in text.removesuffix(",").split(",")]
@@ -44,7 +44,7 @@ def parse_seeds(text: str, first: int = 0) -> tuple[int, ...]:
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
-    """Rates from "0.01:1:9" (a log grid of 9) or "0.01,0.1,1".
+    """Read rates from "0.01:1:9" (9 rates on a log grid) or "0.01,0.1,1".
 
     Raises:
         UserError: the text is neither, or a rate is not a finite number above 0.
@@ -65,7 +65,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
 
 
 def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
-    """`count` rates from `low` to `high`, evenly spaced in their logs, rounded to 4 significant digits.
+    """Return `count` rates from `low` to `high`, evenly spaced in log rate, rounded to 4 significant digits.
 
     Raises:
         UserError: a bound is not a finite number above 0, they are not in order, or the count is below 2 or too large.
@@ -81,15 +81,15 @@ def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 def command_line() -> str:
-    """The command as it was given, for a report to keep."""
+    """Return the command as the user typed it, for a report."""
     return shlex.join(["lr-env", *sys.argv[1:]])
 
 
 def writable(folder: Path, option: str = "--results") -> None:
-    """Find out before the work rather than after it that a report cannot be written.
+    """Check that files can be written into a folder, before the work and not after it.
 
     Raises:
-        UserError: it cannot; the line names the option that chooses the folder.
+        UserError: they cannot; the message names the option that chooses the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def writable(folder: Path, option: str = "--results") -> None:
 
 @contextmanager
 def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar with the time left on standard error; silent where that is not a terminal."""
+    """Show a progress bar with the time left on standard error, if that is a terminal."""
     from rich.progress import (
         BarColumn,
         Progress,
@@ -134,10 +134,10 @@ def progress_bar(child_steps: int) -> Iterator[Callable[[str, int], None]]:
 
 
 def parse_name(name: str) -> str:
-    """The name of an experiment or a training, which is also that of a folder.
+    """Check the name of an experiment or a training, which also names a folder.
 
     Raises:
-        UserError: it has other characters than a folder should, or too many of them.
+        UserError: the name has characters that a folder should not have, or too many.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"name {name!r}: use letters, digits, '.', '_' and '-', and begin with a letter or digit")
@@ -147,15 +147,15 @@ def parse_name(name: str) -> str:
 
 
 def parse_names(texts: Sequence[str]) -> list[str]:
-    """Names from words of which each may hold several, e.g. "constant,cosine"."""
+    """Split words that may hold several names, e.g. "constant,cosine"."""
     return [name for text in texts for name in text.split(",") if name]
 
 
 def parse_ends(text: str) -> tuple[float, float]:
-    """Two rates from "0.001:1".
+    """Read two rates from LOW:HIGH, e.g. "0.001:1".
 
     Raises:
-        UserError: the text is something else.
+        UserError: the text has another form.
     """
     try:
         low, high = (float(part) for part in text.split(":"))
@@ -165,7 +165,7 @@ def parse_ends(text: str) -> tuple[float, float]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """A setting from NAME=VALUE; the value as JSON, or else as text.
+    """Read a setting from NAME=VALUE. The value is read as JSON; what is not JSON is text.
 
     Raises:
         UserError: there is no name or no "=".
@@ -180,16 +180,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def parse_settings(texts: Sequence[str], planners: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Planner -> its settings, from PLANNER.SETTING=VALUE.
+    """Read settings from PLANNER.SETTING=VALUE, and return a dict planner -> settings.
 
     Raises:
-        UserError: the text is something else, or names a planner that does not take part.
+        UserError: a text has another form, or names a planner that does not take part.
     """
-    found: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, value = parse_setting(text)
         planner, dot, setting = name.partition(".")
         if not dot or planner not in planners:
             raise UserError(f"setting {text!r}: give PLANNER.SETTING=VALUE for a planner that takes part")
-        found.setdefault(planner, {})[setting] = value
-    return found
+        settings.setdefault(planner, {})[setting] = value
+    return settings

@@ -1,4 +1,4 @@
-"""`lr-env preview`: what schedules look like, without training anything."""
+"""`lr-env preview`: draw schedules without training anything."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preview:
-    """Draw the rates of schedules without training: one figure, a line for each."""
+    """Draw the learning rates of schedules in one figure, without training anything."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")]
-    """Planners that have a preview: most of those that `lr-env planners` calls open."""
+    """Planners to draw: most of those that `lr-env planners` calls open."""
     peak: float = 0.1
-    """Peak rate."""
+    """Peak rate of every planner."""
     set: Annotated[tuple[str, ...], arg(metavar="SETTING=VALUE")] = field(default=())
-    """Further settings, e.g. warmup=0.2; every planner takes those that it has."""
-    decisions: Annotated[int, arg(metavar="N")] = 100
-    """Decisions in a run."""
+    """Settings, e.g. warmup=0.2. They apply to every planner that has a setting of that name."""
+    segments: Annotated[int, arg(metavar="N")] = 100
+    """Segments in a run: the planner sets one rate for each."""
     out: Path = Path("preview.png")
     """Figure to write, a .png file."""
 
@@ -43,8 +43,8 @@ class Preview:
             raise UserError("no planners to draw: name at least one, e.g. cosine")
         if self.out.suffix.lower() != ".png":
             raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
-        if not 1 <= self.decisions <= 1_000_000:
-            raise UserError(f"decisions {self.decisions}: it must be a whole number from 1 to 1,000,000")
+        if not 1 <= self.segments <= 1_000_000:
+            raise UserError(f"segments {self.segments}: it must be a whole number from 1 to 1,000,000")
         given = dict(parse_setting(text) for text in self.set)
         if "peak" in given:
             raise UserError(f"setting 'peak={given['peak']}': give the peak with --peak")
@@ -58,16 +58,16 @@ class Preview:
                 raise UserError(f"planner {name!r} has no preview: leave it out")
             if not has_peak(name):
                 raise UserError(f"planner {name!r} has no peak: leave it out")
-            own = {setting: value for setting, value in given.items() if setting in settings[name]}
-            planner = make_planner(name, {"peak": self.peak, **own})
+            applicable = {setting: value for setting, value in given.items() if setting in settings[name]}
+            planner = make_planner(name, {"peak": self.peak, **applicable})
             assert isinstance(planner, Previewable)
-            drawn.append((name, planner.preview(self.decisions)))
+            drawn.append((name, planner.preview(self.segments)))
         writable(self.out.parent, "--out")
         if draw_into(self.out, lambda path: self._draw(drawn, path)):
-            print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.decisions} decisions")
+            print(f"{self.out}: {', '.join(name for name, _ in drawn)}, {self.segments} segments")
 
     def _draw(self, drawn: Sequence[tuple[str, NDArray[np.float64]]], path: Path) -> None:
-        """Rates by name, as a PNG."""
+        """Draw rates, (segments,) for each name, and save the figure as PNG."""
         from lr_env.report.plotting import NullFormatter, caption, distinct_style, new_figure, own_style, plain, save
 
         with own_style():
@@ -75,9 +75,9 @@ class Preview:
             axes = figure.subplots()
             plain(axes)
             for number, (name, rates) in enumerate(drawn):
-                axes.step(range(self.decisions), rates, where="post", label=name, **distinct_style(number))
+                axes.step(range(self.segments), rates, where="post", label=name, **distinct_style(number))
             axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel("decision")
+            axes.set_xlabel("segment")
             axes.set_ylabel("learning rate")
             caption(axes, ", ".join([f"peak {self.peak:g}", *self.set]))
             if len(drawn) > 1:

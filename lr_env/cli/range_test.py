@@ -59,5 +59,5 @@ class RangeTest(TaskOptions):
             backend=self.backend,
             numerics=numerics,
         )
-        result.write(folder, self.how_made(task))
+        result.write(folder, self.provenance(task))
         print_document(result.document(), console(), folder)

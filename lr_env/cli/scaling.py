@@ -45,5 +45,5 @@ class Scaling(Common, ReportOptions):
         steps = plan.child_steps * (len(fractions) + 1 if self.fixed == "steps" else 1 + sum(fractions))
         with progress_bar(round(steps)) as progress:
             result = scaling(plan, self.lab(plan.task, progress), fractions, self.fixed)
-        result.write(folder, self.how_made(plan.task))
+        result.write(folder, self.provenance(plan.task))
         print_document(result.document(), console(), folder)

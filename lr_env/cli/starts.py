@@ -40,5 +40,5 @@ class Starts(ReportOptions):
         writable(folder)
         with progress_bar(2 * len(rates) * len(seeds) * task.budget) as progress:
             result = start_rates(self.lab(task, progress), self.planner, rates, seeds, settings)
-        result.write(folder, self.how_made(task))
+        result.write(folder, self.provenance(task))
         print_document(result.document(), console(), folder)

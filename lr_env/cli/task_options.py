@@ -1,4 +1,4 @@
-"""Options of all commands that train: which task, varied how, and where."""
+"""Options of all commands that train: the task, its variations, and the device."""
 
 from __future__ import annotations
 
@@ -16,59 +16,60 @@ if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 MOST_STEPS, MOST_SEGMENTS, MOST_THREADS = 10**9, 10**6, 1024
-"""More are a slip of the finger: nobody could wait for them, and no machine has as much memory, or as many cores."""
+"""Upper limits that catch typing errors: larger numbers would take years, or more memory and cores than there are."""
 
 _VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise", "val_subset")
-"""Fields of a task that options replace."""
+"""Fields of a task that can be replaced by an option of the same name."""
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What is trained, and where."""
+    """The task, its variations, and how it is computed."""
 
     task: Annotated[str, tyro.conf.Positional, arg(metavar="TASK")]
-    """Name of a task; `lr-env tasks` lists them."""
+    """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them."""
     budget: Annotated[int | None, arg(metavar="STEPS")] = None
-    """Optimizer steps in a run, in place of the task's."""
+    """Optimizer steps in a run. Default: the task's."""
     segment: Annotated[int | None, arg(metavar="STEPS")] = None
-    """Optimizer steps between two decisions, in place of the task's."""
+    """Optimizer steps between two learning rates of a planner. Default: the task's."""
     batch_size: Annotated[int | None, arg(metavar="N")] = None
-    """Examples a step, in place of the task's."""
+    """Training examples in a batch. Default: the task's."""
     train_fraction: Annotated[float | None, arg(metavar="SHARE")] = None
-    """Share of the training examples that is used, in place of the task's."""
+    """Share of the training examples to use, e.g. 0.25. Default: the task's."""
     label_noise: Annotated[float | None, arg(metavar="SHARE")] = None
-    """Share of the training labels that are wrong, in place of the task's."""
+    """Share of the training labels to replace by wrong ones, e.g. 0.2. Default: the task's."""
     val_subset: Annotated[int | None, arg(metavar="N")] = None
-    """Validation examples that are measured after every segment, in place of the task's."""
+    """Validation examples to measure after every segment. Default: the task's."""
     adam: bool = False
-    """Train children by Adam, as in the paper of the PPO controller, in place of the task's optimizer."""
+    """Train with Adam instead of the task's optimizer."""
     device: Annotated[str, arg(metavar="NAME")] = "cpu"
-    """cpu, cuda, cuda:1, ... or auto."""
+    """Device for the training: cpu, cuda, cuda:1, ... or auto."""
     backend: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto, loop (children one after another), stacked (as one computation) or compiled (the same, fused)."""
+    """How to train several networks: loop (one after another), stacked (as one computation), compiled (the same with
+    torch.compile) or auto (the fastest of them, measured at the start)."""
     precision: Annotated[str, arg(metavar="NAME")] = "float32"
-    """float32, tf32 (CUDA) or bf16 (autocast)."""
+    """Precision of the training: float32, tf32 (CUDA only) or bf16 (autocast)."""
     channels_last: bool | None = None
-    """Compute convolutions channels-last. Default: on CPUs."""
+    """Compute convolutions in the channels-last memory format. Default: on CPUs only."""
     deterministic: bool = False
-    """Use only algorithms that give the same bits every time (CPUs do so anyway)."""
+    """Use only algorithms that give the same bits every time. CPUs always do."""
     threads: Annotated[int | None, arg(metavar="N")] = None
-    """CPU threads. Default: torch's."""
+    """CPU threads. Default: as many as torch chooses."""
 
     def varied_task(self) -> Task:
-        """The task with the fields that options replace.
+        """Return the task with the fields that options replace.
 
         Raises:
-            UserError: there is no such task, or a field that it cannot have.
+            UserError: there is no such task, or a field has a value that the task cannot have.
         """
         from lr_env.tasks import find_task
 
-        own = self._given()
+        changes = self._given()
         if self.adam:
             from lr_env.optimizers import Adam
 
-            own["optimizer"] = Adam()
-        task = replace(find_task(self.task), **own)
+            changes["optimizer"] = Adam()
+        task = replace(find_task(self.task), **changes)
         if task.budget > MOST_STEPS:
             raise UserError(f"budget {task.budget:,}: give at most {MOST_STEPS:,} steps")
         if task.num_segments > MOST_SEGMENTS:
@@ -80,16 +81,16 @@ class TaskOptions:
 
     @property
     def variation(self) -> str:
-        """The options that vary the task, as they would be written after its name."""
-        own = (f" --{name.replace('_', '-')} {value}" for name, value in self._given().items())
-        return "".join(own) + " --adam" * self.adam
+        """The options that vary the task, as text to be written after its name on a command line."""
+        options = (f" --{name.replace('_', '-')} {value}" for name, value in self._given().items())
+        return "".join(options) + " --adam" * self.adam
 
     def _given(self) -> dict[str, Any]:
-        """The fields that options replace, with their values."""
+        """Return the fields of the task that options replace, with their new values."""
         return {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
 
-    def how_made(self, task: Task) -> dict[str, Any]:
-        """What a report keeps of how it was made."""
+    def provenance(self, task: Task) -> dict[str, Any]:
+        """Return the provenance of a report: command, task, device, threads, numerics and versions."""
         import torch
 
         from lr_env.provenance import device_name, versions
@@ -114,10 +115,10 @@ class TaskOptions:
         return Execution(self.device, self.backend, self.numerics())
 
     def numerics(self) -> Numerics:
-        """How numbers are computed; sets the number of threads on the way.
+        """Set the number of threads, and return the numerics that the options ask for.
 
         Raises:
-            UserError: the device cannot do it, or the number of threads is not one.
+            UserError: the device does not support them, or the number of threads is out of range.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""What planners that look ahead with forks share: a range of rates below a peak, checked settings, and the clock."""
+"""The base class of planners that try rates on forks of the children."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 
 from lr_env.capabilities import require_probe
 from lr_env.planner import Probe, RunSpec, Signals, State, require, step_after
-from planners.schedule import decisions_of
-from planners.settings import Array, Peaked, Rule, Rules
+from planners.schedule import current_segments
+from planners.settings import Array, PeakRatePlanner, Rule, Rules
 
 DECADES = Rule(lambda v: 0 < v <= 12, "a number above 0 and at most 12")
 
 
 @dataclass(frozen=True)
-class Probing(Peaked, ABC):
-    """A planner that tries rates on forks before it answers.
+class ForkingPlanner(PeakRatePlanner, ABC):
+    """A planner that tries rates on forks of the children before it chooses one.
 
     Attributes:
-        peak: the largest rate that is tried, in the optimizer's own unit.
-        span: decades below the peak down to the smallest; cut off at the smallest rate that the task accepts.
+        peak: the largest rate that is tried.
+        span: the smallest rate that is tried is this number of decades below the peak, or the smallest rate of the
+            task.
     """
 
     span: float = 2.0
@@ -33,10 +34,10 @@ class Probing(Peaked, ABC):
     rules: ClassVar[Rules] = {"span": DECADES}
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The state before the first segment.
+        """Return the state before the first segment.
 
         Raises:
-            UserError: there is no decision to make, or the peak is outside the task's range.
+            UserError: the run has no segment, or the peak is outside the task's range.
         """
         self.check_run(run)
         return {
@@ -48,10 +49,10 @@ class Probing(Peaked, ABC):
         }
 
     def plan(self, state: State, signals: Signals, probe: Probe | None = None) -> tuple[Array, State]:
-        """The rate of each run, (num_runs,), chosen anew where a decision is due.
+        """Return the rate of each run, (num_runs,), a new one where it is time to choose.
 
         Raises:
-            UserError: there are no forks, or a run has no segment left.
+            UserError: the training loop has no forks, or a run has no segment left.
         """
         require(self, signals)
         state = {**state, "step": step_after(self, state, signals)}
@@ -61,17 +62,21 @@ class Probing(Peaked, ABC):
         return state["lr"].copy(), state
 
     def rebudgeted(self, state: State, run: RunSpec) -> State:
-        """The state of runs whose budget has changed."""
+        """Return the state of runs whose budget has changed."""
         return {**state, "num_segments": run.num_segments}
 
     @abstractmethod
     def decide(self, state: State, probe: Probe, now: int) -> State | None:
-        """What changes of the state: "lr", the rates from segment `now` on, (num_runs,), and more; None: nothing."""
+        """Choose the rates from segment `now` on.
+
+        Returns:
+            The changed entries of the state, among them "lr", (num_runs,); None if the rates stay as they are.
+        """
 
     def low(self, state: State) -> float:
-        """The smallest rate that is tried."""
+        """Return the smallest rate that is tried."""
         return max(self.peak / 10.0**self.span, state["range"][0])
 
     def _now(self, state: State, signals: Signals) -> int:
-        """Segments done by the runs that go on, which are all at the same step; those that have ended lag behind."""
-        return int(decisions_of(self, signals, state["num_segments"], state["segment"]).max())
+        """Return the number of segments done by running runs; they are all at the same step, ended runs are behind."""
+        return int(current_segments(self, signals, state["num_segments"], state["segment"]).max())

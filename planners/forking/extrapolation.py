@@ -1,4 +1,4 @@
-"""Where a loss is going: an exponential fitted to a short, noisy series, and read off at a later time."""
+"""Extrapolation of losses: fit a falling exponential to a short, noisy series, and read it off at a later time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-FEWEST = 5
-"""Points that a fit of three numbers needs at least."""
+MIN_POINTS = 5
+"""Smallest number of points for a fit of three numbers."""
 
 _GRID = 40
 _ROUNDS = 3
@@ -20,20 +20,20 @@ _FASTEST = 10.0
 
 
 def fit_exponential(t: Array, y: Array) -> tuple[float, float, float] | None:
-    """Least squares for y = a exp(b t) + c with a > 0, b < 0 and c >= 0: a loss that falls to a floor.
+    """Fit y = a exp(b t) + c with a > 0, b < 0 and c >= 0 by least squares: a loss that falls to a floor.
 
-    For a given b the best a and c are known in closed form, so that the search is over b alone (variable projection,
-    as in Jin et al. 2021): on a grid of log(-b), then between its neighbours. The time constant -1/b is sought between
-    a tenth of the mean distance of points and ten times the series, beyond which a line would do as well.
+    For a given b the best a and c have a closed form, so that the search is over b alone (variable projection, as in
+    Jin et al. 2021): on a grid of log(-b), then between the neighbours of the best point. The time constant -1/b is
+    between a tenth of the mean distance of points and ten times the length of the series, where a line fits as well.
 
     Args:
         t: times, increasing, (points,).
         y: losses, (points,).
 
     Returns:
-        (a, b, c); None where a falling exponential is no better than a constant.
+        (a, b, c); None if a falling exponential is no better than a constant.
     """
-    from scipy.optimize import minimize_scalar  # takes most of a second, which those who only list planners save
+    from scipy.optimize import minimize_scalar  # here, because this import takes most of a second
 
     length = float(t[-1] - t[0])
     x = (t - t[0]) / length  # in these units b is in the range below, whatever the unit of time
@@ -53,43 +53,43 @@ def fit_exponential(t: Array, y: Array) -> tuple[float, float, float] | None:
 
 
 def forecast(t: Array, y: Array, end: float) -> float:
-    """The loss to be expected at a later time.
+    """Forecast the loss at a later time.
 
-    Points that lie more than four robust standard deviations off the fit are left out of the next one, three times at
-    most: single batches can be far off. A loss that does not fall is expected to stay as it is.
+    Points that are more than four robust standard deviations away from the fit are left out of the next fit, in at most
+    three rounds, because single batches can be far off. A loss that does not fall is forecast to stay constant.
 
     Args:
         t: times of the measurements, increasing, (points,).
-        y: losses, (points,).
-        end: the time asked for, at or after the last.
+        y: losses, nats per example, (points,).
+        end: time of the forecast, not before the last measurement.
 
     Returns:
-        nats per example; infinite if a loss is not finite.
+        The loss in nats per example; infinite if a measured loss is not finite.
     """
     if not np.isfinite(y).all():
         return math.inf
-    latest = float(y[-max(3, len(y) // 10) :].mean()) if len(y) >= FEWEST else float(y[-1])
-    kept = np.ones(len(y), dtype=bool)
+    latest = float(y[-max(3, len(y) // 10) :].mean()) if len(y) >= MIN_POINTS else float(y[-1])
+    inliers = np.ones(len(y), dtype=bool)
     value = latest
     for _ in range(_ROUNDS):
-        if kept.sum() < FEWEST:
+        if inliers.sum() < MIN_POINTS:
             break
-        fit = fit_exponential(t[kept], y[kept])
+        fit = fit_exponential(t[inliers], y[inliers])
         if fit is None:
             return latest
         a, b, c = fit
         value = float(a * np.exp(b * end) + c)
         off = np.abs(y - a * np.exp(b * t) - c)
-        # 1.4826 medians are one standard deviation where the noise is normal.
-        inside = off <= _OUTLIER * 1.4826 * np.median(off[kept]) + 1e-12
-        if (inside == kept).all():
+        # For normal noise, 1.4826 medians are one standard deviation.
+        inside = off <= _OUTLIER * 1.4826 * np.median(off[inliers]) + 1e-12
+        if (inside == inliers).all():
             break
-        kept = inside
+        inliers = inside
     return value
 
 
 def _project(x: Array, y: Array, b: float) -> tuple[float, float, float]:
-    """Squared error, a and c of the best a exp(-b x) + c for a given b, with a >= 0 and c >= 0."""
+    """Return the squared error, a and c of the best a exp(-b x) + c for a given b, with a >= 0 and c >= 0."""
     e = np.exp(-b * x)
     deviation = e - e.mean()
     a = float(deviation @ y / (deviation @ deviation))

@@ -1,4 +1,4 @@
-"""Bayesian search for the rate with the lowest loss, one trial after another."""
+"""Bayesian optimization of one rate: a Gaussian process proposes the next trial."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ Floats = NDArray[np.float64]
 
 _POINTS = 201
 _BAD = 2.0
-# Of the Gaussian process: length scales as shares of the range, and variances of the noise as shares of that of the
-# losses.
+# Of the Gaussian process: length scales as shares of the range, and noise variances as shares of the losses' variance.
 _LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _NOISES = (1e-4, 1e-2, 0.1)
 
 
-class Search:
-    """Minimises a noisy loss over the logarithm of a rate in few trials.
+class GaussianProcessSearch:
+    """Minimise a noisy loss over the log of a rate in few trials.
 
-    A Gaussian process (Matern 5/2 kernel, with noise) is fitted to what has been told; the next rate is that with the
-    smallest mean - kappa * standard deviation (lower confidence bound; Srinivas et al., ICML 2010, arXiv:0912.3995) of
-    201 rates in equal ratios that has not been tried yet. The first rate is drawn at random. While all that was tried
-    is infinite, the next is the smallest not tried.
+    The candidates are 201 rates at equal ratios. A Gaussian process (Matern 5/2 kernel, with noise) is fitted to the
+    losses so far. The next rate is the untried one with the smallest mean - kappa * standard deviation (lower
+    confidence bound; Srinivas et al., ICML 2010, arXiv:0912.3995). The first rate is drawn at random. As long as all
+    losses are infinite, the next rate is the smallest untried one.
 
     Args:
         low, high: range of the rates.
-        kappa: 0 trusts the mean; large values fill the largest gap.
-        generator: where all that is random is drawn from.
+        kappa: weight of the uncertainty. 0 trusts the mean; a large value fills the largest gap.
+        generator: generator of the first rate.
     """
 
     def __init__(self, low: float, high: float, kappa: float, generator: np.random.Generator) -> None:
@@ -41,17 +40,17 @@ class Search:
         self._losses: list[float] = []
 
     def ask(self) -> float:
-        """The rate to try next."""
+        """Return the rate to try next."""
         self._tried.append(self._next())
         return float(self.rates[self._tried[-1]])
 
     def tell(self, loss: float) -> None:
-        """What the rate last asked for gave; infinite where it diverged."""
+        """Report the loss of the rate that `ask` returned last; infinite if the trial diverged."""
         self._losses.append(loss)
 
     @property
     def best(self) -> float:
-        """The rate with the lowest loss; of equals the smallest."""
+        """The rate with the lowest loss; the smallest one if several are equal."""
         return float(self.rates[min(zip(self._losses, self._tried, strict=True))[1]])
 
     def _next(self) -> int:
@@ -63,18 +62,18 @@ class Search:
         finite = losses[np.isfinite(losses)]
         if not len(finite):
             score = self._x
-        elif len(losses) == 1:  # nothing to fit yet: as far away as can be
+        elif len(losses) == 1:  # too few to fit: take the rate that is farthest away
             score = -np.abs(self._x - self._x[self._tried[0]])
         else:
-            # Told as they are, a few rates that nearly explode would make all others look alike.
+            # Without this limit, a few rates that nearly diverge would make all others look alike.
             worst = min(float(finite.max()), _BAD * float(np.median(finite)))
             mean, deviation = self._posterior(np.minimum(losses, worst))
             score = mean - self.kappa * deviation
         return int(np.flatnonzero(free)[np.argmin(score[free])])
 
     def _posterior(self, losses: Floats) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the loss at all rates, each (_POINTS,)."""
-        # Here, because it takes two seconds, which those who only list planners should not wait.
+        """Return mean and standard deviation of the loss at all rates, each (_POINTS,)."""
+        # Here, because importing scikit-learn takes two seconds.
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
@@ -87,10 +86,10 @@ class Search:
 
 
 def _likeliest(negative: Callable[..., float], initial: Floats, bounds: Floats) -> tuple[Floats, float]:
-    """The likeliest of a few length scales and noises, in the form that scikit-learn asks for.
+    """Choose the likeliest of a few length scales and noise variances, as an optimizer for scikit-learn.
 
-    Ten points do not tell more, climbing from several starts takes ten times as long, and noise without a bound
-    explains anything.
+    Ten points cannot support a finer choice, gradient ascent from several starts takes ten times as long, and unbounded
+    noise explains anything.
     """
     settings = [np.log([length, noise]) for length in _LENGTHS for noise in _NOISES]
     scores = [negative(theta, eval_gradient=False) for theta in settings]

@@ -13,8 +13,8 @@ from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from planners.latent_ode.artifact import KINDS_OF, FittedModel, find_model, shipped_models
 from planners.latent_ode.channels import Floats
-from planners.settings import Checked
-from planners.weights import OfAFile
+from planners.settings import ValidatedSettings
+from planners.weights import FromWeights
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
@@ -23,7 +23,7 @@ MISMATCH = ("refuse", "steps", "rescaled")
 
 
 @dataclass(frozen=True)
-class ModelBasedPlanner(OfAFile, Checked):
+class ModelBasedPlanner(FromWeights, ValidatedSettings):
     """A planner that loads a fitted model, and with it the schedules of a sweep.
 
     Attributes:
@@ -34,7 +34,7 @@ class ModelBasedPlanner(OfAFile, Checked):
             count time as a share of the run, whatever the budget.
     """
 
-    kept = "model"
+    weights_field = "model"
     kind: ClassVar[str] = ""
     """Kind of model that the planner needs, a key of `planners.latent_ode.artifact.KINDS`; empty: any kind."""
     renamed: ClassVar[Mapping[str, str]] = {"reuse": "mismatch"}

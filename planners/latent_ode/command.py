@@ -60,7 +60,7 @@ class Fit(ReportOptions):
     @property
     def folder(self) -> Path:
         """Folder of the model and the report."""
-        return self.results / "fit" / self.experiment()
+        return self.results / "fit" / self.experiment_name()
 
     def run(self) -> None:
         """Run the sweep, fit the model, and print how well it forecasts the ends of runs."""
@@ -80,7 +80,7 @@ class Fit(ReportOptions):
             check_task(self.records, task)
             writable(folder)
             self.numerics()
-            about = {**self.how_made(task), "records": str(self.records)}
+            about = {**self.provenance(task), "records": str(self.records)}
             report = fit_report.fit_records(runs, task, seed=self.seed, about=about, **model)
             seeds = on_fresh_seeds({run.seed for run in runs})
         report.write(folder)
@@ -101,4 +101,4 @@ class Fit(ReportOptions):
         settings = Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fit_sweep(settings, self.lab(task, progress), about=self.how_made(task), **model)
+            return fit_sweep(settings, self.lab(task, progress), about=self.provenance(task), **model)

@@ -61,7 +61,7 @@ class Replay(ModelBasedPlanner, ABC):
     def plan(self, state: ReplayState, signals: Signals) -> tuple[Array, ReplayState]:
         """Return the rate of each run for the next segment, (runs,), and the same state."""
         require(self, signals)
-        self.same(state)
+        self.check_unchanged(state)
         return state["rates"][np.asarray(signals["step"], dtype=np.int64) // state["segment"]], state
 
 
@@ -175,7 +175,7 @@ class Reselecting(ModelBasedPlanner, ABC):
     def plan(self, state: ReselectingState, signals: Signals) -> tuple[Array, ReselectingState]:
         """Return the rate of each run for the next segment, (runs,), and the new state."""
         require(self, signals)
-        fitted: FittedModel = self.same(state)
+        fitted: FittedModel = self.check_unchanged(state)
         now, total = int(np.max(np.asarray(signals["step"])) // state["segment"]), state["rates"].shape[1]
         if now > 0:
             losses = state["losses"].copy()

@@ -21,7 +21,7 @@ from planners.latent_ode.filtering.observations import observe
 from planners.latent_ode.filtering.state import Estimate, StateEstimator
 from planners.latent_ode.planning.problem import RemainingRun, build_problem
 from planners.latent_ode.planning.search import GRID, PlanFamily, Problem, SearchSettings, search, to_segments
-from planners.settings import COUNT, FROM_0, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
+from planners.settings import COUNT, NON_NEGATIVE_INT, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
 _CURRENT, _NEW, _SHRUNK, _PRIOR = range(4)
 """Indices of plans: the current one, the result of the search, the same shrunk towards the prior, and the prior."""
@@ -127,10 +127,10 @@ class LatentODE(ModelBasedPlanner):
         "confidence_sigmas": NOT_NEGATIVE,
         "averaging_temperature": NOT_NEGATIVE,
         "prior_strength": NOT_NEGATIVE,
-        "search_rounds": FROM_0,
+        "search_rounds": NON_NEGATIVE_INT,
         "samples_per_round": COUNT,
-        "free_rounds": FROM_0,
-        "gradient_steps": FROM_0,
+        "free_rounds": NON_NEGATIVE_INT,
+        "gradient_steps": NON_NEGATIVE_INT,
         "compensate_actuation": SWITCH,
     }
     renamed: ClassVar[Mapping[str, str]] = {
@@ -168,7 +168,7 @@ class LatentODE(ModelBasedPlanner):
         super().__post_init__()
         for setting in ("trust_radius", "response_threshold"):
             if (value := getattr(self, setting)) is not None:
-                self.settle(setting, NOT_NEGATIVE.apply(self.name, setting, value))
+                self._set(setting, NOT_NEGATIVE.apply(self.name, setting, value))
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
@@ -260,7 +260,7 @@ class LatentODE(ModelBasedPlanner):
     @torch.no_grad()
     def _planned(self, state: PlannerState, now: int) -> PlannerState:
         """Plan the segments from `now` on, and record what was considered."""
-        fitted: FittedModel = self.same(state)
+        fitted: FittedModel = self.check_unchanged(state)
         (runs, total), (low, high) = state["rates"].shape, state["range"]
         estimate = self._estimate(fitted, state)
         span = (total - now) * state["segment"] / state["unit"]

@@ -22,7 +22,7 @@ from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.sweep.designs import DESIGNS
 from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, next_schedules, seed_number_of
-from planners.tuning.tuners import AT_ONCE
+from planners.tuning.tuners import UNLIMITED_BATCH
 
 ONCE = "latent-ode-once"
 """The planner that plans only at the start."""
@@ -49,7 +49,7 @@ class LatentODETuner:
 
     def batch_size(self, done: int) -> int:
         """As in an adaptive sweep; other designs are run at once."""
-        return next_round(done) if self.design == ADAPTIVE else AT_ONCE
+        return next_round(done) if self.design == ADAPTIVE else UNLIMITED_BATCH
 
     def check(self, runs: Sequence[int]) -> None:
         """See that a model can be fitted to so many.

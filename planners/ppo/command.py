@@ -64,9 +64,9 @@ class TrainPpo(TaskOptions):
         for what, most in _MOST.items():
             if getattr(self, what) > most:
                 raise UserError(f"{what} {getattr(self, what)}: give at most {most:,}")
-        own = {field.name for field in fields(trainer.Training)} & {field.name for field in fields(self)}
+        own = {field.name for field in fields(trainer.PPOSettings)} & {field.name for field in fields(self)}
         given = {name: getattr(self, name) for name in own} | {"start_rates": parse_rates(self.start_rates)}
-        training = trainer.Training(**given)
+        training = trainer.PPOSettings(**given)
         writable(folder)
         with progress_bar(self.decisions) as progress:
             made: dict[str, Any] = trainer.train(

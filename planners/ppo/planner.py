@@ -12,12 +12,12 @@ from lr_env.env.observations import FEATURES
 from lr_env.planner import RunSpec, Signals, State
 from planners.ppo.policy import Policy, find_policy
 from planners.reactive import Reactive
-from planners.settings import Shapes
-from planners.weights import OfAFile
+from planners.settings import TuningVariants
+from planners.weights import FromWeights
 
 
 @dataclass(frozen=True)
-class PPO(OfAFile, Reactive):
+class PPO(FromWeights, Reactive):
     """A trained network that raises and lowers the rate by what it sees, at most by a few percent a decision.
 
     It starts at the peak and takes the most likely action. Origin: arXiv:1909.09712 (Xu, Dai, Kemp & Metz 2019), whose
@@ -30,9 +30,9 @@ class PPO(OfAFile, Reactive):
     """
 
     name = "ppo"
-    kept = "policy"
+    weights_field = "policy"
     needs = frozenset({"step", *(feature.signal for feature in FEATURES)})
-    shapes: ClassVar[Shapes] = ({},)
+    tuning_variants: ClassVar[TuningVariants] = ({},)
     policy: str = "DigitsMLP"
 
     @property
@@ -50,5 +50,5 @@ class PPO(OfAFile, Reactive):
 
     def react(self, state: Mapping[str, Any], signals: Signals) -> Mapping[str, Any]:
         """The rate times what the network says."""
-        policy = self.same(state)
+        policy = self.check_unchanged(state)
         return {"lr": state["lr"] * policy.factors({name: np.asarray(signals[name]) for name in self.needs})}

@@ -1,4 +1,4 @@
-"""Training a PPO controller of the learning rate on children in lockstep (arXiv:1909.09712)."""
+"""Train a PPO controller of the learning rate on children in lockstep (arXiv:1909.09712)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Training:
+class PPOSettings:
     """How a controller is trained.
 
     Attributes:
@@ -107,7 +107,7 @@ class Training:
 @isolating
 def train(
     task: Task,
-    training: Training,
+    training: PPOSettings,
     folder: Path,
     *,
     execution: Execution = AUTO,
@@ -159,7 +159,7 @@ class _Trainer:
     def __init__(
         self,
         task: Task,
-        training: Training,
+        training: PPOSettings,
         folder: Path,
         execution: Execution,
         fresh: bool,

@@ -18,14 +18,14 @@ from lr_env.tasks import Task
 from planners.piecewise import Knots, knots_at
 from planners.tuning.search_space import FAMILIES, Floats, Point, schedule_at, sobol
 
-AT_ONCE = 1000
+UNLIMITED_BATCH = 1000
 """Runs that are proposed at once by tuners that do not look at how runs end."""
 
-SHARING = 20
+RUNS_PER_SEED = 20
 """Runs in a row that share a seed."""
 
 
-def end_of(record: RunRecord) -> float:
+def final_val_loss(record: RunRecord) -> float:
     """Loss on the whole validation split at the end, infinite if the run diverged."""
     return record.end("final_val_loss")
 
@@ -37,18 +37,18 @@ def planner_of(record: RunRecord) -> Planner:
     return make_planner(record.planner, record.settings)
 
 
-class BestRun(ABC):
+class BestRunTuner(ABC):
     """A tuner whose answer is what the best run was made with."""
 
     name: str
 
     def batch_size(self, done: int) -> int:
         """All at once."""
-        return AT_ONCE
+        return UNLIMITED_BATCH
 
     def seed_index(self, run: int) -> int:
         """Runs in a row share one: the best of them is then so by what made it, more than by luck."""
-        return run // SHARING
+        return run // RUNS_PER_SEED
 
     @abstractmethod
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
@@ -56,11 +56,11 @@ class BestRun(ABC):
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The planner of the run that ended lowest."""
-        return planner_of(min(records, key=end_of))
+        return planner_of(min(records, key=final_val_loss))
 
 
 @dataclass(frozen=True)
-class SobolSearch(BestRun):
+class SobolSearch(BestRunTuner):
     """Families of schedules in turn, their settings by a scrambled Sobol sequence.
 
     Attributes:
@@ -82,7 +82,7 @@ class SobolSearch(BestRun):
 
 
 @dataclass(frozen=True)
-class TPE(BestRun):
+class TPE(BestRunTuner):
     """The tree-structured Parzen estimator (Bergstra et al. 2011) over families and their settings, through Optuna.
 
     One run after the other; a run that diverged counts as the worst of those before that did not, and if there is none
@@ -121,7 +121,7 @@ class TPE(BestRun):
         # It keeps no points: the same seed asks for the same ones again.
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         worst, found = np.inf, []
-        for end in [*map(end_of, records), *[None] * count]:
+        for end in [*map(final_val_loss, records), *[None] * count]:
             trial = study.ask(space)
             if end is None:
                 point = Point(*(trial.params[name] for name in ("peak", "shape", "warmup")))
@@ -134,7 +134,7 @@ class TPE(BestRun):
 
 
 @dataclass(frozen=True)
-class DirectSearch(BestRun):
+class DirectSearch(BestRunTuner):
     """The cross-entropy method on real training over knots of the log rate: a ceiling for schedules, at a high price.
 
     A round of schedules at a time, each run on a few seeds; the elites of a round give the distribution of the next.
@@ -192,7 +192,7 @@ class DirectSearch(BestRun):
         for start in range(0, len(records) // size * size, size):
             ends: dict[Knots, list[float]] = {}
             for record in records[start : start + size]:
-                ends.setdefault(Knots(**record.settings), []).append(end_of(record))
+                ends.setdefault(Knots(**record.settings), []).append(final_val_loss(record))
             best = sorted(ends, key=lambda planner: float(np.mean(ends[planner])))[: self.elites]
             logs = np.array([np.log(planner.peak) + np.log(planner.levels) for planner in best])
             mean, spread = logs.mean(0), np.maximum(logs.std(0), 0.05)

@@ -206,7 +206,7 @@ class LatentODEGenerative(ModelBasedPlanner):
             state: state of the planner.
             row: row of the run in the state.
         """
-        fitted: FittedModel = self.same(state)
+        fitted: FittedModel = self.check_unchanged(state)
         scales, total = fitted.scales, state["rates"].shape[1]
         beliefs = []
         for record in state["beliefs"]:
@@ -227,7 +227,7 @@ class LatentODEGenerative(ModelBasedPlanner):
 
     def _observed(self, state: GenerativeState, signals: Signals) -> GenerativeState:
         """Add the measurements of the last segment."""
-        fitted: FittedModel = self.same(state)
+        fitted: FittedModel = self.check_unchanged(state)
         values = np.stack([channel(name, np.asarray(signals[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
         low, high = state["range"]
         lr = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=low)  # runs that have ended have none
@@ -240,7 +240,7 @@ class LatentODEGenerative(ModelBasedPlanner):
     @torch.no_grad()
     def _planned(self, state: GenerativeState, now: int) -> GenerativeState:
         """Plan the segments from `now` on, for runs of which a future was accepted."""
-        fitted: FittedModel = self.same(state)
+        fitted: FittedModel = self.check_unchanged(state)
         model, tokens = fitted.model, torch.from_numpy(state["tokens"])
         assert isinstance(model, Generative)
         (runs, total), (low, high) = state["rates"].shape, state["range"]

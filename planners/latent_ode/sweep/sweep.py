@@ -36,7 +36,7 @@ INITIAL_DESIGN = "wsd"
 FIRST_SEED = 2_000_000
 """First seed of sweeps, far from those of tuning and those that users choose."""
 
-SEEDS, SHARING = 4, 5
+SEEDS, RUNS_PER_SEED = 4, 5
 """So many seeds are used in turns, each for so many runs; then the next ones."""
 
 _SEEDS_APART, MOST_RUNS = 1_000, 5_000  # the largest sweep has as many seeds
@@ -112,7 +112,7 @@ def seed_number(run: int) -> int:
     that returns every few runs.
     """
     order = np.random.default_rng(run // SEEDS).permutation(SEEDS)
-    return run // (SEEDS * SHARING) * SEEDS + int(order[run % SEEDS])
+    return run // (SEEDS * RUNS_PER_SEED) * SEEDS + int(order[run % SEEDS])
 
 
 def seed_number_of(design: str, run: int) -> int:
