@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from lr_env import TASKS
-from lr_env.planner import RunSpec, Signals, State, require
+from lr_env.planner import RunSpec, Signals, State, require, step_after
 from lr_env.rollout import rollout
 from lr_env.testing import check_planner
 from planners.schedules import Constant, Cosine
@@ -33,7 +33,7 @@ class Halving:
     patience: int = 5
 
     name = "halving"
-    needs = frozenset({"val_loss"})
+    needs = frozenset({"step", "val_loss"})
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """Return the state before the first segment, with one entry for each run."""
@@ -43,12 +43,13 @@ class Halving:
     def plan(self, state: State, signals: Signals) -> tuple[np.ndarray, State]:
         """Return the rate of every run, and a new state. The old one is not changed, so that runs can be resumed."""
         require(self, signals)
+        step = step_after(self, state, signals)  # refuses a second call in the same segment
         better = signals["val_loss"] < state["best"]
         waited = np.where(better, 0, state["waited"] + 1)
         stalled = waited > self.patience
         lr = np.where(stalled, state["lr"] / 2, state["lr"])
         best = np.minimum(signals["val_loss"], state["best"])
-        return lr.copy(), {"lr": lr, "best": best, "waited": np.where(stalled, 0, waited)}
+        return lr.copy(), {"lr": lr, "best": best, "waited": np.where(stalled, 0, waited), "step": step}
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> list[Halving]:

@@ -42,7 +42,7 @@ class DamagedError(ValueError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path beside it, which replaces the file at the end.
 
     Temporary files of the same file that killed processes have left behind are removed.
@@ -97,7 +97,7 @@ def write_sealed(path: Path, data: bytes) -> None:
     start, digest = seal
     rest = memoryview(data)
     try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             for part in (rest[:start], digest, rest[start + _DIGITS :]):
                 file.write(part)
     except OSError as error:  # the error of a full disk does not name the file
@@ -197,17 +197,17 @@ def in_home(path: str | os.PathLike[str], what: str) -> Path:
 
 def write_text(file: Path, text: str) -> None:
     """Write text as UTF-8 to a file atomically; bytes of file names that are not UTF-8 are written as escapes."""
-    with replacing(file) as path:
+    with atomic_write(file) as path:
         path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def finite(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """Return a number for JSON; None for infinity and NaN, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
 
 
 @contextmanager
-def only_process(lock: Path, what: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
     """Hold a lock file inside the context. The operating system releases it however the process ends.
 
     Args:

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lr_env.capabilities import Explainable, Forking, optimizer_of
-from lr_env.children import EXACT, Backend, Numerics
+from lr_env.children import AUTO, Execution
 from lr_env.children.external_optimizers import ExternalOptimizer
 from lr_env.children.meters import on_demand
 from lr_env.children.snapshots import check_keys
@@ -67,8 +67,7 @@ class Rollout(Copied):
         task: what is trained.
         runs: planner and seed of each run.
         score: splits scored whole at the end of a run, of "val" and "test".
-        device, backend: see `lr_env.Children`.
-        numerics: how numbers are computed.
+        execution: how children are trained; the number in lockstep is that of the runs.
 
     Attributes:
         segment: segments done.
@@ -85,12 +84,10 @@ class Rollout(Copied):
         runs: Sequence[PlannedRun],
         *,
         score: Sequence[str] = ("val", "test"),
-        device: str = "cpu",
-        backend: str | Backend = "auto",
-        numerics: Numerics = EXACT,
+        execution: Execution = AUTO,
     ) -> None:
         self.runs = list(runs)
-        task, backend = _own_optimizer(task, backend, self.runs)
+        task, execution = _own_optimizer(task, execution, self.runs)
         needs = frozenset().union(*(run.planner.needs for run in self.runs))
         extra_signals = on_demand(needs)
         self._measured_names = (*ALWAYS, *extra_signals)
@@ -103,9 +100,9 @@ class Rollout(Copied):
             extra_signals=extra_signals,
             autoreset_mode=AutoresetMode.DISABLED,
             score=score,
-            device=device,
-            backend=backend,
-            numerics=numerics,
+            device=execution.device,
+            backend=execution.backend,
+            numerics=execution.numerics,
         )
         self.segment = 0
         planners: list[Planner] = []
@@ -250,8 +247,8 @@ class Rollout(Copied):
         return found
 
 
-def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun]) -> tuple[Task, str | Backend]:
-    """The task under the optimizer of its planners, and a backend that can train it."""
+def _own_optimizer(task: Task, execution: Execution, runs: Sequence[PlannedRun]) -> tuple[Task, Execution]:
+    """The task under the optimizer of its planners, and an execution that can train it."""
     optimizer = optimizer_of(runs[0].planner)
     for run in runs:
         if optimizer_of(run.planner) != optimizer:
@@ -260,12 +257,12 @@ def _own_optimizer(task: Task, backend: str | Backend, runs: Sequence[PlannedRun
                 "out one after the other"
             )
     if optimizer is None:
-        return task, backend
+        return task, execution
     if isinstance(optimizer, ExternalOptimizer):
         optimizer = optimizer.decaying_as(task.optimizer)
     if not optimizer.stackable:
-        backend = "loop"
-    return replace(task, optimizer=optimizer), backend
+        execution = execution.with_backend("loop")
+    return replace(task, optimizer=optimizer), execution
 
 
 def rollout(planner: Planner, task: Task, seeds: Sequence[int], **settings: Any) -> list[RunRecord]:

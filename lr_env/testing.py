@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.capabilities import Forking
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
 from lr_env.planner import ForkMeasurements, Planner, RunSpec, Signals, State, planner_settings
@@ -172,12 +172,12 @@ def check_task(task: Task, seeds: Sequence[int] = (0, 1, 2)) -> None:
     assert json.loads(json.dumps(settings)) == settings, "its settings do not come back from JSON as they were"
     assert pickle.loads(pickle.dumps(task)) == task, "it does not come back from pickle as it was"
     task = replace(task, budget=2 * task.segment)
-    loop = _losses(Children(task, seeds, backend=Backend("loop")))
+    loop = _losses(Children(task, seeds, execution=Execution(backend=Backend("loop"))))
     assert np.isfinite(loop).all(), f"losses are not finite: {loop}"
-    alone = _losses(Children(task, seeds[:1], backend=Backend("loop")))
+    alone = _losses(Children(task, seeds[:1], execution=Execution(backend=Backend("loop"))))
     np.testing.assert_array_equal(alone[:, 0], loop[:, 0], "a child depends on its neighbours")
     if task.optimizer.stackable:
-        stacked = _losses(Children(task, seeds, backend=Backend("stacked", len(seeds))))
+        stacked = _losses(Children(task, seeds, execution=Execution(backend=Backend("stacked", len(seeds)))))
         np.testing.assert_allclose(stacked, loop, _RTOL, err_msg="the two engines do not agree")
 
 

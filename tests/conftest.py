@@ -51,15 +51,15 @@ def _global_generators_untouched():
 @pytest.fixture(scope="session")
 def quadratic_made():
     """Runs of the quadratic, and a model that was fitted to them."""
-    from planners.latent_ode.data.dataset import series
+    from planners.latent_ode.data.dataset import run_dataset
     from planners.latent_ode.fitting.fit import Fitting
-    from planners.latent_ode.fitting.fit_artifact import trained_on
+    from planners.latent_ode.fitting.fit_artifact import fit_artifact
     from planners.latent_ode.model.dynamics import Sizes
     from tests import quadratic
 
-    runs = series(quadratic.sweep(), quadratic.STEPS)
+    runs = run_dataset(quadratic.sweep(), quadratic.STEPS)
     fitting = Fitting(sizes=Sizes(members=3), dynamics=800, corrections=150)
-    return runs, *trained_on(runs, fitting, {"task": quadratic.SPEC.task, "child_steps": 60 * quadratic.STEPS})
+    return runs, *fit_artifact(runs, fitting, {"task": quadratic.SPEC.task, "child_steps": 60 * quadratic.STEPS})
 
 
 @pytest.fixture(scope="session")

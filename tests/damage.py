@@ -28,11 +28,11 @@ from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
-from lr_env.studies.across.saved import read_finished
-from lr_env.studies.comparison.comparison import run_job
-from planners.latent_ode.artifact import Trained
+from lr_env.studies.across.saved import read_saved
+from planners.latent_ode.artifact import FittedModel
 from planners.ppo.policy import Policy
 from tests.fixtures import make
+from tests.helpers import compared
 
 SAME, REFUSED, ANOTHER, TRACEBACK = "the same", "refused", "another result", "traceback"
 
@@ -112,7 +112,7 @@ def read_store(folder: Path) -> Any:
 def go_on(folder: Path, name: str = make.STOPPED) -> Any:
     """What a job ends with that goes on from a store and its checkpoint."""
     with store_of(folder) as store:
-        result = run_job(make.JOB, store, name)
+        result = compared(make.JOB, store, name, make.EXECUTION)
         return timeless(result.tuning), timeless(result.final), plain(result.chosen)
 
 
@@ -126,13 +126,13 @@ def read_parquet(folder: Path) -> Any:
 
 def read_comparison(folder: Path) -> Any:
     """What `across` reads of a comparison."""
-    return plain(vars(read_finished(folder / "comparison")) | {"folder": "", "sha256": ""})
+    return plain(vars(read_saved(folder / "comparison")) | {"folder": "", "sha256": ""})
 
 
 def read_model(folder: Path) -> Any:
     """All that a model's file holds."""
-    trained = Trained.load(folder / "model.safetensors")
-    return [plain(part) for part in (trained._tensors(), trained.scales, trained.repertoire.names, trained.about)]
+    trained = FittedModel.load(folder / "model.safetensors")
+    return [plain(part) for part in (trained._tensors(), trained.scales, trained.library.names, trained.about)]
 
 
 def read_policy(folder: Path) -> Any:

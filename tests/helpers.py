@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
+from lr_env.children import AUTO, Execution
+from lr_env.records.store import Store
 from lr_env.registry import find_planner
+from lr_env.runs.lab import Lab
+from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, run_comparison
 
 ENTRY_POINTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
 
 PLANNERS = {name: find_planner(name) for name in ENTRY_POINTS["lr_env.planners"]}
 """Name -> class of every planner that this repository brings."""
+
+
+def compared(plan: ComparisonPlan, store: Store, name: str, execution: Execution = AUTO, **lab: Any) -> ComparisonRuns:
+    """Make the runs of a comparison, in a lab with a checkpoint after every segment."""
+    return run_comparison(plan, Lab(plan.task, store, name, execution, **{"checkpoint_seconds": 0.0, **lab}))

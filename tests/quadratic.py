@@ -12,7 +12,7 @@ import numpy as np
 
 from lr_env.planner import RunSpec
 from lr_env.records.record import RunRecord
-from planners.latent_ode.data.dataset import CHANNELS
+from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.sweep.designs import mixed
 
 H, S, V0 = 1.0, 0.4, 4.0

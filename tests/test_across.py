@@ -18,12 +18,14 @@ from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.records.tables import read_manifest, read_runs, write_manifest
+from lr_env.report.terminal import print_document
 from lr_env.stats import intervals as st
-from lr_env.stats.ranks import cost_ratios, mean_ranks, profile, resampled, scores
-from lr_env.studies.across.report import print_standings
-from lr_env.studies.across.saved import Finished, read_finished
-from lr_env.studies.across.standings import put_together
-from lr_env.studies.comparison.report import write_report
+from lr_env.stats.intervals import resampled
+from lr_env.stats.ranks import cost_ratios, mean_ranks, profile, scores
+from lr_env.studies.across.report import AcrossReport
+from lr_env.studies.across.saved import SavedComparison, read_saved
+from lr_env.studies.across.standings import aggregate
+from lr_env.studies.comparison.report import ComparisonReport
 from lr_env.studies.comparison.summary import summarise
 from lr_env.tasks import TASKS
 
@@ -63,7 +65,8 @@ def write(folder: Path, task: str, seeds: int) -> None:
     steps = dict.fromkeys(PLANNERS[task], 120 * seeds)
     made = {"task": TASKS[task].settings(), "data_sha256": task, "command": f"lr-env compare {task}"}
     made["task"]["target_val_loss"] = 0.4 if task == "DigitsMLP" else None
-    write_report(folder, records, tuning, summarise(records, target_val_loss=0.4, tuning_steps=steps), made)
+    summary = summarise(records, target_val_loss=0.4, tuning_steps=steps)
+    ComparisonReport(summary, records, tuning, made).write(folder)
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +130,12 @@ def test_the_profile_and_its_mean():
     np.testing.assert_allclose(scores(same, [np.arange(4)[None]] * 3)[0], expected)
 
 
-def comparison(task: str, seeds: int, **changes: object) -> Finished:
+def comparison(task: str, seeds: int, **changes: object) -> SavedComparison:
     runs: dict[str, list[RunRecord]] = {}
     for record in records_of(task, seeds):
         runs.setdefault(record.planner, []).append(record)
     manifest = {"task": TASKS[task].settings()}
-    made = Finished(
+    made = SavedComparison(
         Path(task), task, manifest, runs, dict.fromkeys(runs, 2), dict.fromkeys(runs, 240), 0.4, "the task", ""
     )
     return replace(made, **changes)
@@ -141,7 +144,7 @@ def comparison(task: str, seeds: int, **changes: object) -> Finished:
 def test_intervals_are_those_of_a_slow_loop(monkeypatch):
     monkeypatch.setattr(st, "RESAMPLES", 300)
     tasks = [comparison("DigitsMLP", 6), comparison("FashionMLP", 5, target_val_loss=0.6)]
-    standings = put_together(tasks)
+    standings = aggregate(tasks)
     names = [row.planner for row in standings.rows]
     assert set(names) == {"cosine", "linear", "constant", "lookahead"}
     draws = resampled([6, 5])
@@ -193,7 +196,7 @@ def test_intervals_hold_the_true_mean_rank(monkeypatch):
 def test_a_run_that_diverged_counts_with_an_infinite_loss():
     worst = {**comparison("DigitsMLP", 6).runs}
     worst["cosine"] = [run("cosine", 0, 0.2, diverged=True), *worst["cosine"][1:]]
-    standings = put_together([comparison("DigitsMLP", 6, runs=worst), comparison("FashionMLP", 5)])
+    standings = aggregate([comparison("DigitsMLP", 6, runs=worst), comparison("FashionMLP", 5)])
     row = next(row for row in standings.rows if row.planner == "cosine")
     assert row.ranks[0] == 4
     assert np.isinf(row.test_losses[0])
@@ -202,7 +205,7 @@ def test_a_run_that_diverged_counts_with_an_infinite_loss():
 
 
 def test_one_seed_allows_no_interval():
-    standings = put_together([comparison("DigitsMLP", 6), comparison("FashionMLP", 1)])
+    standings = aggregate([comparison("DigitsMLP", 6), comparison("FashionMLP", 1)])
     assert all(np.isnan(row.mean_rank.low) and np.isnan(row.score.high) for row in standings.rows)
     assert {row.to_first.verdict for row in standings.rows[1:]} == {"tie"}
     assert standings.conclusion.startswith("Nothing can be told apart")
@@ -210,18 +213,18 @@ def test_one_seed_allows_no_interval():
 
 
 def test_a_target_that_nobody_reaches_adds_nothing(capsys):
-    standings = put_together([comparison("DigitsMLP", 6), comparison("FashionMLP", 5, target_val_loss=0.01)])
+    standings = aggregate([comparison("DigitsMLP", 6), comparison("FashionMLP", 5, target_val_loss=0.01)])
     assert max(row.score.value for row in standings.rows) <= 0.5
-    print_standings(standings, Console(width=120))
+    print_document(AcrossReport(standings).document(), Console(width=120))
     assert "On FashionMLP no planner reaches the target" in capsys.readouterr().out
 
 
 def test_tasks_of_one_name_have_that_of_their_comparison():
     one = comparison("DigitsMLP", 2)
     noisy = replace(one, name="noisy", manifest={"task": {**one.task, "label_noise": 0.2}})
-    assert put_together([one, noisy]).tasks == ("DigitsMLP", "noisy")
+    assert aggregate([one, noisy]).tasks == ("DigitsMLP", "noisy")
     with pytest.raises(UserError, match="give the folder of one comparison another name"):
-        put_together([one, replace(noisy, name="DigitsMLP")])
+        aggregate([one, replace(noisy, name="DigitsMLP")])
 
 
 def test_what_counts_as_the_same_task():
@@ -235,10 +238,10 @@ def test_what_counts_as_the_same_task():
         ("optimizer", {"class": "Adam"}, False),
     ):
         other = replace(one, manifest={"task": {**one.task, field: value}})
-        assert one.trains_as(other) is same, field
+        assert one.same_training_as(other) is same, field
     older = {name: value for name, value in one.task.items() if name not in ("label_noise", "clip_norm")}
-    assert one.trains_as(replace(one, manifest={"task": older}))  # fields that came later have their defaults
-    assert not one.trains_as(comparison("FashionMLP", 2))
+    assert one.same_training_as(replace(one, manifest={"task": older}))  # fields that came later have their defaults
+    assert not one.same_training_as(comparison("FashionMLP", 2))
 
 
 def test_runs_are_read_as_they_were_written(written):
@@ -252,7 +255,7 @@ def test_runs_are_read_as_they_were_written(written):
 
 
 def test_a_task_without_a_target_has_that_of_its_best_baseline(written):
-    digits, fashion = (read_finished(written / name) for name in ("digits", "fashion"))
+    digits, fashion = (read_saved(written / name) for name in ("digits", "fashion"))
     assert (digits.target_val_loss, digits.target_from) == (0.4, "the task")
     ends = [record.curves["val_loss"][-1] for record in records_of("FashionMLP", 5) if record.planner == "wsd"]
     assert fashion.target_val_loss == np.median(ends)  # of wsd, though it ran in this comparison only
@@ -284,7 +287,7 @@ def test_from_the_files_to_a_report(results, monkeypatch, capsys):
     assert rows["constant"]["improvement"] == ""
     assert rows["lookahead"]["steps_ratio"] == "10.0"
     assert rows["lookahead"]["tuning_runs"] == "11"
-    digits = read_finished(results / "digits")
+    digits = read_saved(results / "digits")
     assert float(rows["lookahead"]["steps_to_target_DigitsMLP"]) == 10 * st.median_steps(
         st.steps_to_target(one.curves["step"], one.curves["val_loss"], 0.4) for one in digits.runs["lookahead"]
     )
@@ -302,8 +305,8 @@ def test_from_the_files_to_a_report(results, monkeypatch, capsys):
 
 
 def test_the_comparisons_that_are_kept_can_be_read():
-    found = [read_finished(folder) for folder in sorted(KEPT.glob("*-20-seeds"))]
-    standings = put_together(found)
+    found = [read_saved(folder) for folder in sorted(KEPT.glob("*-20-seeds"))]
+    standings = aggregate(found)
     assert list(standings.tasks) == [one.task["name"] for one in found]
     for number, one in enumerate(found):
         with (one.folder / "summary.csv").open(newline="") as file:
@@ -379,4 +382,4 @@ def test_where_no_target_can_be_set(results, monkeypatch):
     records = [replace(r, diverged=r.planner == "wsd") for r in read_runs(results / "fashion" / "runs.parquet")]
     monkeypatch.setattr("lr_env.studies.across.saved.read_runs", lambda path, curves: records)
     with pytest.raises(UserError, match="sets no target validation loss"):
-        read_finished(results / "fashion")
+        read_saved(results / "fashion")

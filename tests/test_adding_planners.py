@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
 from lr_env.runs.experiment import added_to
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import TASKS
+from tests.helpers import compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
-JOB = Job(TASK, ("constant", "cosine"), (0.01, 0.1), tune_seeds=(100, 101), seeds=(0, 1), checkpoint_seconds=0)
+JOB = ComparisonPlan(TASK, ("constant", "cosine"), (0.01, 0.1), tune_seeds=(100, 101), seeds=(0, 1))
 
 
 def told(records, planners) -> list[str]:
@@ -24,32 +26,35 @@ def told(records, planners) -> list[str]:
 
 def test_only_what_is_new_is_run_and_the_rest_stays(tmp_path, monkeypatch):
     store = Store(tmp_path / "records.sqlite")
-    first = run_job(JOB, store, "toy")
+    first = compared(JOB, store, "toy")
     made = []
     begin = store.begin_runs
     monkeypatch.setattr(store, "begin_runs", lambda name, keys: made.extend(keys) or begin(name, keys))
     more = replace(JOB, planners=("plateau", "constant", "wsd", "cosine"), settings={"wsd": {"warmup": 0.25}})
-    second = run_job(more, store, "toy")
+    second = compared(more, store, "toy")
     assert {key[1] for key in made} == {"plateau", "wsd"}
-    alone = run_job(
-        replace(more, planners=("plateau", "wsd"), backend="stacked"), Store(tmp_path / "other.sqlite"), "toy"
+    alone = compared(
+        replace(more, planners=("plateau", "wsd")),
+        Store(tmp_path / "other.sqlite"),
+        "toy",
+        Execution(backend="stacked"),
     )
     for one, two, other in ((first.tuning, second.tuning, alone.tuning), (first.final, second.final, alone.final)):
         assert told(two, JOB.planners) == told(one, JOB.planners)
         assert told(two, ("plateau", "wsd")) == told(other, ("plateau", "wsd"))
     made.clear()
-    run_job(more, store, "toy")
+    compared(more, store, "toy")
     assert not made
-    run_job(replace(more, planners=(*more.planners, "linear")), store, "toy")
+    compared(replace(more, planners=(*more.planners, "linear")), store, "toy")
     assert {key[1] for key in made} == {"linear"}
 
 
 def test_stopped_while_a_planner_is_added_it_goes_on(tmp_path, monkeypatch):
     """Killed in the tuning of what is added, and gone on with by a start that adds one more."""
     whole = Store(tmp_path / "whole.sqlite")
-    expected = [run_job(replace(JOB, planners=(*JOB.planners, *more)), whole, "toy") for more in ((), ("linear",))]
+    expected = [compared(replace(JOB, planners=(*JOB.planners, *more)), whole, "toy") for more in ((), ("linear",))]
     store = Store(tmp_path / "records.sqlite")
-    run_job(JOB, store, "toy")
+    compared(JOB, store, "toy")
     advance, left = Rollout.advance, [2]
 
     def killed(self):
@@ -60,12 +65,12 @@ def test_stopped_while_a_planner_is_added_it_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Rollout, "advance", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_job(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
+        compared(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
     monkeypatch.setattr(Rollout, "advance", advance)
     restored = []
     restore = Rollout.restore
     monkeypatch.setattr(Rollout, "restore", lambda self, saved: restored.append(restore(self, saved)))
-    found = run_job(replace(JOB, planners=(*JOB.planners, "linear", "step")), store, "toy")
+    found = compared(replace(JOB, planners=(*JOB.planners, "linear", "step")), store, "toy")
     assert len(restored) == 1  # the checkpoint of the start that was killed holds
     everyone = (*JOB.planners, "linear")
     assert told(found.final, everyone) == told(expected[1].final, everyone)
@@ -87,7 +92,7 @@ def test_anything_else_is_refused(tmp_path, change, message):
     store = Store(tmp_path / "records.sqlite")
     store.begin_experiment("toy", {**_known(store), "id": "0"})
     with pytest.raises(UserError, match=message):
-        run_job(replace(JOB, **change), store, "toy")
+        compared(replace(JOB, **change), store, "toy")
 
 
 def _known(store):
@@ -100,7 +105,7 @@ def test_settings_of_a_planner_that_is_there_cannot_change(tmp_path):
     store.begin_experiment("toy", {**job.spec(None), "id": "0"})
     more = replace(job, planners=("constant", "wsd", "linear"), settings={"wsd": {"warmup": 0.25}})
     with pytest.raises(UserError, match="was begun without settings"):
-        run_job(more, store, "toy")
+        compared(more, store, "toy")
 
 
 def test_what_a_spec_says():

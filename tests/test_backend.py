@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lr_env.children import Backend, Children, autotune
+from lr_env.children import Backend, Children, Execution, autotune
 from lr_env.tasks import TASKS
 
 TASK = TASKS["DigitsMLP"]
@@ -37,7 +37,7 @@ def test_each_worker_computes_on_one_core_and_the_caller_on_as_many_as_before():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        children = Children(replace(TASK, network=Network()), range(4), backend=POOL)
+        children = Children(replace(TASK, network=Network()), range(4), execution=Execution(backend=POOL))
         Watched.threads.clear()
         children.train(np.full(4, 0.01))
         assert set(Watched.threads) == {1}

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, Adam, AdamW
@@ -47,7 +47,9 @@ def plain_torch(task, seed: int, steps: int, lr: np.ndarray) -> nn.Module:
     """What a user would write: the truth for one child."""
     source = task.source
     module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, torch.float64)
-    children = Children(task, [seed], backend=LOOP, dtype=torch.float64)  # for its data and order only
+    children = Children(
+        task, [seed], dtype=torch.float64, execution=Execution(backend=LOOP)
+    )  # for its data and order only
     inputs, labels = children.data.splits["train"].inputs, children.data.splits["train"].labels
     batches = children.order.batches(np.array([0]), steps)[0]
     optimizer = task.optimizer.build(module.parameters())
@@ -64,7 +66,7 @@ def test_stacked_equals_loop_equals_plain_torch_in_float64(optimizer):
     task = replace(TASK, optimizer=optimizer, network=MLP((8,)), segment=20)
     scale = 0.1 if isinstance(optimizer, Adam) else 1.0
     runs = {
-        backend: Children(task, [3, 1, 4, 1, 5], backend=backend, dtype=torch.float64)
+        backend: Children(task, [3, 1, 4, 1, 5], dtype=torch.float64, execution=Execution(backend=backend))
         for backend in (LOOP, POOL, Backend("stacked", 5), Backend("stacked", 2))
     }
     losses = {backend: train(children, 200, scale) for backend, children in runs.items()}
@@ -82,7 +84,10 @@ def test_stacked_equals_loop_equals_plain_torch_in_float64(optimizer):
 def test_stacked_equals_loop_in_float32(optimizer, device):
     # Rounding differences grow by chaos; after 200 steps they stay below 1 % of the distance trained.
     task = replace(TASK, optimizer=optimizer)
-    runs = [Children(task, [0, 1, 2], device, backend) for backend in (LOOP, Backend("stacked", 3))]
+    runs = [
+        Children(task, [0, 1, 2], execution=Execution(device=device, backend=backend))
+        for backend in (LOOP, Backend("stacked", 3))
+    ]
     start = runs[0].state.parameters.clone()
     for children in runs:
         train(children, 200, 0.1 if isinstance(optimizer, Adam) else 1.0)
@@ -91,16 +96,18 @@ def test_stacked_equals_loop_in_float32(optimizer, device):
 
 
 def test_convolutions_stack():
-    small = Children(replace(TASK, network=_Conv()), [0, 1], backend=LOOP, dtype=torch.float64)
-    stack = Children(replace(TASK, network=_Conv()), [0, 1], backend=Backend("stacked", 2), dtype=torch.float64)
+    small = Children(replace(TASK, network=_Conv()), [0, 1], dtype=torch.float64, execution=Execution(backend=LOOP))
+    stack = Children(
+        replace(TASK, network=_Conv()), [0, 1], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 2))
+    )
     for children in (small, stack):
         train(children, 50)
     torch.testing.assert_close(small.state.parameters, stack.state.parameters, rtol=1e-9, atol=1e-9)
 
 
 def test_a_run_does_not_depend_on_position_or_neighbours():
-    alone = Children(TASK, [7], backend=Backend("stacked", 1), dtype=torch.float64)
-    among = Children(TASK, [5, 6, 7, 8, 9], backend=Backend("stacked", 3), dtype=torch.float64)
+    alone = Children(TASK, [7], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 1)))
+    among = Children(TASK, [5, 6, 7, 8, 9], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 3)))
     among.state.parameters[3, 0] = float("nan")  # a neighbour that has exploded
     lr = np.full(5, 0.02)
     lr[4] = 9.0  # and one that is about to
@@ -114,7 +121,9 @@ def test_a_run_does_not_depend_on_position_or_neighbours():
 @pytest.mark.parametrize("backend", [LOOP, POOL, Backend("stacked", 3)], ids=str)
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()], ids=str)
 def test_snapshot_restore_gives_the_same_bytes(backend, optimizer, device):
-    children = Children(replace(TASK, optimizer=optimizer), [0, 1, 2], device, backend)
+    children = Children(
+        replace(TASK, optimizer=optimizer), [0, 1, 2], execution=Execution(device=device, backend=backend)
+    )
     for _ in range(8):  # past the end of an epoch
         children.train([0.001, 0.01, 0.1])
     snapshot = children.snapshot()
@@ -129,7 +138,9 @@ def test_snapshot_restore_gives_the_same_bytes(backend, optimizer, device):
 
 @pytest.mark.parametrize("backend", [LOOP, Backend("stacked", 4)], ids=str)
 def test_fork_copies_the_child_and_keeps_its_own_data_order(backend):
-    children = Children(replace(TASK, optimizer=AdamW()), [0, 1, 2, 3], backend=backend, dtype=torch.float64)
+    children = Children(
+        replace(TASK, optimizer=AdamW()), [0, 1, 2, 3], dtype=torch.float64, execution=Execution(backend=backend)
+    )
     for _ in range(3):
         children.train(np.full(4, 0.01))
     children.fork([0, 0], [1, 2])
@@ -140,7 +151,7 @@ def test_fork_copies_the_child_and_keeps_its_own_data_order(backend):
     batches = children.order.batches(children.steps, 5)
     assert (batches[0] == batches[3]).all()
     # Their own: those of a child of the same seed at the same step.
-    own = Children(TASK, [1, 2], backend=LOOP).order.batches(np.array([30, 30]), 5)
+    own = Children(TASK, [1, 2], execution=Execution(backend=LOOP)).order.batches(np.array([30, 30]), 5)
     assert (batches[1:3] == own).all()
     children.train(np.full(4, 0.01))
     torch.testing.assert_close(children.state.parameters[0], children.state.parameters[3], rtol=1e-12, atol=1e-12)
@@ -151,7 +162,7 @@ def test_fork_copies_the_child_and_keeps_its_own_data_order(backend):
 
 @pytest.mark.parametrize("backend", [LOOP, Backend("stacked", 2), Backend("stacked", 4)], ids=str)
 def test_children_that_are_not_trained_stay_as_they_are(backend):
-    children = Children(TASK, [0, 1, 2, 3], backend=backend)
+    children = Children(TASK, [0, 1, 2, 3], execution=Execution(backend=backend))
     children.train(np.full(4, 0.05))
     before = children.snapshot()
     losses = children.train(np.full(4, 0.05), rows=[0, 2])
@@ -166,10 +177,10 @@ def test_children_that_are_not_trained_stay_as_they_are(backend):
 
 
 def test_reset_of_one_child_equals_a_new_child():
-    children = Children(TASK, [0, 1], backend=Backend("stacked", 2), dtype=torch.float64)
+    children = Children(TASK, [0, 1], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 2)))
     children.train([0.1, 0.1])
     children.reset([1], [42])
-    new = Children(TASK, [42], backend=LOOP, dtype=torch.float64)
+    new = Children(TASK, [42], dtype=torch.float64, execution=Execution(backend=LOOP))
     for _ in range(10):
         children.train([0.1, 0.02])
         new.train([0.02])
@@ -191,7 +202,7 @@ def test_initial_weights_are_those_of_manual_seed_without_touching_it(network):
 
 
 def test_every_epoch_sees_every_example_at_most_once_and_each_in_its_own_order():
-    order = Children(TASK, [0, 1], backend=LOOP).order
+    order = Children(TASK, [0, 1], execution=Execution(backend=LOOP)).order
     epoch = order.batches_per_epoch
     assert epoch == 997 // 16
     first = order.batches(np.array([0, 0]), 2 * epoch)
@@ -206,7 +217,7 @@ def test_every_epoch_sees_every_example_at_most_once_and_each_in_its_own_order()
 
 
 def test_measure_and_evaluate_say_what_torch_says():
-    children = Children(TASK, [0, 1], backend=Backend("stacked", 2), dtype=torch.float64)
+    children = Children(TASK, [0, 1], dtype=torch.float64, execution=Execution(backend=Backend("stacked", 2)))
     before = children.measure()
     assert (before["prediction_change"] == 0).all()
     old = [logits(children, row)[: TASK.val_subset] for row in (0, 1)]
@@ -237,8 +248,11 @@ def test_measure_and_evaluate_say_what_torch_says():
         (lambda: Children(TASK, []), "at least one"),
         (lambda: Children(TASK, [-1]), "whole numbers"),
         (lambda: Children(TASK, [0.5]), "whole numbers"),  # pyright: ignore
-        (lambda: Children(TASK, [0], device="tpu9"), "unknown device|not supported"),
-        (lambda: Children(TASK, [0], backend="vmap"), "unknown backend"),
+        (
+            lambda: Children(TASK, [0], execution=Execution(device="tpu9", backend="loop")),
+            "unknown device|not supported",
+        ),
+        (lambda: Children(TASK, [0], execution=Execution(backend="vmap")), "unknown backend"),
         (lambda: Children(TASK, range(10**8)), "ask for at most"),
         (lambda: Children(TASK, [0]).train([0.0]), "above 0"),
         (lambda: Children(TASK, [0]).train([float("nan")]), "finite"),
@@ -274,7 +288,7 @@ class _Conv:
 
 
 def test_a_child_that_was_not_measured_before_has_not_changed():
-    children = Children(TASK, [0, 1], backend=LOOP)
+    children = Children(TASK, [0, 1], execution=Execution(backend=LOOP))
     assert (children.measure()["prediction_change"] == 0).all()
     children.train([0.1, 0.1])
     assert (children.measure()["prediction_change"] > 0).all()
@@ -286,7 +300,7 @@ def test_a_child_that_was_not_measured_before_has_not_changed():
 
 
 def test_nobody_works_on_children_after_an_error():
-    children = Children(TASK, range(4), backend=POOL)
+    children = Children(TASK, range(4), execution=Execution(backend=POOL))
     done = []
 
     def work(row):
@@ -317,7 +331,7 @@ def test_the_memory_estimate_is_near_what_is_allocated(name, backend):
     """Against what the engine keeps, and what is alive at one time while a block trains."""
     if name != "DigitsMLP" and not os.environ.get("LR_ENV_DATA"):
         pytest.skip("needs Fashion-MNIST: set LR_ENV_DATA to a folder that has it")
-    children = Children(replace(TASKS[name], segment=5, budget=5), range(16), backend=backend)
+    children = Children(replace(TASKS[name], segment=5, budget=5), range(16), execution=Execution(backend=backend))
     kept = sum(tensor.numel() * tensor.element_size() for tensor in children.state.tensors.values())
     children.train(np.full(16, 0.01))  # traces
     with _Peak() as peak:

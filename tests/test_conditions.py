@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
+from lr_env.report.markdown import table_text
 from lr_env.rollout import PlannedRun, rollout
-from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
+from lr_env.runs.lab import Lab
 from lr_env.studies.robustness.perturbed import Disturbed, disturbed
 from lr_env.studies.robustness.report import TUNED
 from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
 from lr_env.tasks import find_task
-from planners.latent_ode.data.dataset import CHANNELS
+from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.planner import LatentODE
 from planners.schedules import Constant, Cosine
 from tests.test_cli import lr_env
@@ -66,7 +67,7 @@ def test_a_planner_that_can_is_told_of_the_new_budget():
 def test_the_latent_ode_planner_plans_anew_what_is_left():
     """Its shipped model under a budget that is halved at the middle: what then comes is a plan of what is left."""
     task = find_task("DigitsMLP")
-    planner = LatentODE(every=1.0)
+    planner = LatentODE(plan_interval=1.0)
     spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, "SGD", 1)
     shorter = replace(spec, budget=task.budget * 3 // 4)
 
@@ -88,7 +89,10 @@ def test_the_latent_ode_planner_plans_anew_what_is_left():
 
 def test_records_tell_disturbed_planners_apart():
     one, other = (Disturbed(Constant(0.1), "constant", factor=factor, until=0.5) for factor in (2.0, 3.0))
-    runs = [rollout(planner, TASK, [0], score=("val",), backend="loop")[0] for planner in (one, other, Constant(0.1))]
+    runs = [
+        rollout(planner, TASK, [0], score=("val",), execution=Execution(backend="loop"))[0]
+        for planner in (one, other, Constant(0.1))
+    ]
     assert {run.planner for run in runs} == {"constant"}
     assert len({json.dumps(dict(run.settings)) for run in runs}) == 3
     assert PlannedRun(one, 0).settings["planner"] == {"peak": 0.1}
@@ -112,13 +116,13 @@ def test_conditions_change_what_they_say():
 def test_a_study_from_tuning_to_report(tmp_path):
     wanted = Conditions(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
     store = Store(tmp_path / "r.sqlite")
-    found = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
+    found = run_conditions(wanted, Lab(TASK, store, "x", Execution(backend="loop")), tmp_path)
     assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
     (planner,) = found.planners.values()
     for condition in ("high start", "half is left"):
         settings = CONDITIONS[condition].disturbance(TASK)
         varied = CONDITIONS[condition].vary(TASK)
-        runs = rollout(disturbed(planner, settings), varied, [0, 1, 2], backend="loop")
+        runs = rollout(disturbed(planner, settings), varied, [0, 1, 2], execution=Execution(backend="loop"))
         np.testing.assert_allclose(found.losses[condition]["wsd"], [run.scores["test_loss"] for run in runs], rtol=1e-4)
     means = [
         np.mean(found.losses[c]["wsd"] - found.oracles[c][1]) for c in ("high start", "half is left", "large batch")
@@ -134,14 +138,14 @@ def test_a_study_from_tuning_to_report(tmp_path):
         best = min(more, key=lambda name: np.mean(more[name]))
         chosen = PlannedRun(found.oracles[condition][0], 0).settings
         assert json.dumps(dict(chosen), sort_keys=True) == best
-    again = run_conditions(wanted, Study(TASK, store, "x", Training(backend="loop")), tmp_path)
+    again = run_conditions(wanted, Lab(TASK, store, "x", Execution(backend="loop")), tmp_path)
     assert again.to_json() == found.to_json()
     found.write(tmp_path, {"command": "lr-env conditions"})
     assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()
     assert json.loads((tmp_path / "conditions.json").read_text())["seeds"] == [0, 1, 2]
     losses = {c: dict(of) for c, of in found.losses.items()}
     losses["high start"]["wsd"] = np.array([0.5, np.inf, np.inf])
-    row = replace(found, losses=losses).text().splitlines()[-1]
+    row = table_text(replace(found, losses=losses).table()).splitlines()[-1]
     assert row.startswith("| wsd | some diverged | ")
     assert row.split(" | ")[3] == "2 of 3 diverged"
     oracles = {**found.oracles, "high start": (planner, np.array([0.5, np.inf, 0.5]))}
@@ -149,8 +153,8 @@ def test_a_study_from_tuning_to_report(tmp_path):
         losses["high start"]["wsd"] = own
         told = replace(found, losses=losses, oracles=oracles)
         json.dumps(told.to_json())
-        assert "| some diverged |" in told.text()
-    assert "| 1 of 3 of the tuned one diverged |" in told.text()
+        assert "| some diverged |" in table_text(told.table())
+    assert "| 1 of 3 of the tuned one diverged |" in table_text(told.table())
 
 
 def test_bad_conditions(tmp_path):

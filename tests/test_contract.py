@@ -11,9 +11,9 @@ from lr_env.capabilities import fingerprint, pretraining_steps
 from lr_env.errors import UserError
 from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.testing import SPEC, check_one_answer_a_segment, check_planner, check_settings
-from planners.latent_ode.artifact import Trained
-from planners.latent_ode.data.dataset import series
-from planners.latent_ode.data.schedule_library import repertoire_of
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.data.dataset import run_dataset
+from planners.latent_ode.data.schedule_library import schedule_library
 from planners.latent_ode.generative.fit import GenerativeFitting, fit_generative
 from planners.latent_ode.sweep.designs import paper
 from tests import quadratic
@@ -32,11 +32,13 @@ BATCHED = {"latent-ode": 1e-4, "latent-ode-generative": 1e-4, "ppo": 1e-6}
 @pytest.fixture(scope="module")
 def generative(tmp_path_factory):
     """A model for the published planner, which is shipped with none."""
-    known = series(quadratic.records([run.planner for run in paper(12, (0.02, 0.4), [0] * 12, 0)]), quadratic.STEPS)
+    known = run_dataset(
+        quadratic.records([run.planner for run in paper(12, (0.02, 0.4), [0] * 12, 0)]), quadratic.STEPS
+    )
     found = fit_generative(known, GenerativeFitting(iterations=20))
     file = tmp_path_factory.mktemp("models") / "generative.safetensors"
-    Trained(found.model, found.scales, repertoire_of(known), {"task": SPEC.task}).save(file)
-    return {"model": str(file), "reuse": "rescaled"}
+    FittedModel(found.model, found.scales, schedule_library(known), {"task": SPEC.task}).save(file)
+    return {"model": str(file), "mismatch": "rescaled"}
 
 
 def made(name, generative):

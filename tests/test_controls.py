@@ -9,18 +9,21 @@ import pytest
 
 from lr_env.errors import UserError
 from lr_env.records.store import Store
-from lr_env.studies.comparison.comparison import Job, manifest, run_job, tuning_steps
+from lr_env.studies.comparison.comparison import ComparisonPlan, manifest, tuning_steps
 from lr_env.tasks import TASKS
 from planners import LEAP, PLRS, PLRSMidpoint
+from tests.helpers import compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
-JOB = Job(TASK, ("plrs-midpoint", "plrs", "shuffled-cosine"), (0.01, 0.03, 0.1), tune_seeds=(100, 101), seeds=(0, 1))
+JOB = ComparisonPlan(
+    TASK, ("plrs-midpoint", "plrs", "shuffled-cosine"), (0.01, 0.03, 0.1), tune_seeds=(100, 101), seeds=(0, 1)
+)
 
 
 def test_a_control_is_that_of_the_planner_as_it_was_tuned(tmp_path):
     store = Store(tmp_path / "records.sqlite")
     told: list[int] = []
-    found = run_job(JOB, store, "toy", progress=lambda what, steps: told.append(steps))
+    found = compared(JOB, store, "toy", progress=lambda what, steps: told.append(steps))
     assert sum(told) == JOB.child_steps == 40 * (2 * 3 * 2 + 3 * 2)
     assert {record.planner for record in found.tuning} == {"plrs", "shuffled-cosine"}  # no cosine: tuned by itself
     plrs = found.chosen["plrs"]
@@ -33,8 +36,8 @@ def test_a_control_is_that_of_the_planner_as_it_was_tuned(tmp_path):
             assert record.curves["lr"] == pytest.approx(plrs.peak * (1 + plrs.low) / 2)
     more = replace(JOB, planners=(*JOB.planners, "cosine", "linear"))
     with pytest.raises(UserError, match="shuffled-cosine was tuned by itself"):
-        run_job(more, store, "toy")
-    again = run_job(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
+        compared(more, store, "toy")
+    again = compared(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
     assert again.chosen["shuffled-cosine"] == found.chosen["shuffled-cosine"]
 
 
@@ -71,4 +74,4 @@ def test_what_is_missing_is_found_before_anything_is_trained(tmp_path, monkeypat
     store = Store(tmp_path / "records.sqlite")
     monkeypatch.setattr(store, "begin_runs", lambda *_: pytest.fail("something was trained"))
     with pytest.raises(UserError, match=message):
-        run_job(replace(JOB, planners=("constant", planner), settings={planner: settings}), store, "toy")
+        compared(replace(JOB, planners=("constant", planner), settings={planner: settings}), store, "toy")

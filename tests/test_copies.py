@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv
-from lr_env.children import Backend
+from lr_env.children import Backend, Execution
 from lr_env.children.autotune import compiler
 from lr_env.children.external_optimizers import ExternalOptimizer
 from lr_env.optimizers import AdamW
@@ -101,7 +101,12 @@ def go_on(thing: Any) -> list[Any]:
 
 def children(backend: Backend) -> Children:
     """Some that have trained, the second a segment longer."""
-    made = Children(replace(TASK, optimizer=AdamW()), [3, 4, 5], backend=backend, extra_signals=["update_cosine"])
+    made = Children(
+        replace(TASK, optimizer=AdamW()),
+        [3, 4, 5],
+        extra_signals=["update_cosine"],
+        execution=Execution(backend=backend),
+    )
     made.train(np.full(3, 0.01))
     made.measure()
     made.train(np.full(3, 0.01), [1])
@@ -132,7 +137,7 @@ def for_sb3(backend: Backend) -> Any:
 
 def rollout(backend: Backend) -> Rollout:
     planners = [PLRS(peak=0.1), Cosine(peak=0.1), Lookahead(peak=0.05, count=3, horizon=1, cooldown=0)]
-    made = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], backend=backend)
+    made = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], execution=Execution(backend=backend))
     made.advance()
     return made
 

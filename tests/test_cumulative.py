@@ -1,4 +1,4 @@
-"""Schedules at equal cumulative rate: known optima are found, and what is swept is what is said."""
+"""Schedules at equal cumulative rate: known optima are found, and the runs are those that the report speaks of."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
-from lr_env.studies.comparison.comparison import Job
-from lr_env.studies.cumulative_rate import Matched, Shape, cumulative, mean_factor
+from lr_env.runs.lab import Lab
+from lr_env.studies.comparison.comparison import ComparisonPlan
+from lr_env.studies.cumulative_rate import CumulativeRateResult, SweptSchedule, cumulative, mean_factor
 from lr_env.studies.rate_sweep import RateSweep
 from lr_env.tasks import TASKS
 from planners import Cosine
@@ -19,11 +20,11 @@ from planners import Cosine
 TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
 
 
-def toy(best_mean_rate) -> Matched:
-    """Shapes of which the loss is a parabola in the log of the mean rate, with its bottom where it is told."""
+def toy(best_mean_rate) -> CumulativeRateResult:
+    """Shapes of which the loss is a parabola in the log of the mean rate, with its minimum at a given rate."""
     random = np.random.RandomState(0)
     rates = np.geomspace(1e-3, 1, 41)
-    shapes: list[Shape] = []
+    shapes: list[SweptSchedule] = []
     for name, factor in (("constant", 1.0), ("cosine", 0.5), ("exponential", 0.2)):
         middle = np.log(best_mean_rate(factor)) + 0.05 * random.randn(8)
 
@@ -33,8 +34,8 @@ def toy(best_mean_rate) -> Matched:
         sweep = RateSweep(rates, loss(rates[:, None]))
         first = shapes[0].sweep if shapes else sweep
         peak = first.rates[int(np.argmin(first.mean()))]
-        shapes.append(Shape(name, factor, sweep, loss(peak * factor)))
-    return Matched("toy", 100, tuple(shapes))
+        shapes.append(SweptSchedule(name, factor, sweep, loss(peak * factor)))
+    return CumulativeRateResult("toy", 100, tuple(shapes))
 
 
 def test_one_best_cumulative_rate_is_told_from_one_best_peak():
@@ -61,7 +62,7 @@ def test_optima_beyond_the_grid_decide_nothing():
     assert "the best peak is" in whole.verdict
     short = [replace(x, sweep=RateSweep(x.sweep.rates[:25], x.sweep.losses[:25])) for x in whole.shapes]  # up to 0.06
     found = replace(whole, shapes=tuple(short))
-    assert found.unsure == ["constant", "cosine", "exponential"]
+    assert found.at_grid_edge == ["constant", "cosine", "exponential"]
     assert "cannot be told: the best rate of constant, cosine, exponential may lie beyond the grid" in found.verdict
 
 
@@ -71,9 +72,9 @@ def test_neither_is_said_where_seeds_disagree():
 
 
 def test_on_children(tmp_path):
-    job = Job(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
+    job = ComparisonPlan(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
-    found = cumulative(job, store, "toy")
+    found = cumulative(job, Lab(TASK, store, "toy"))
     for shape, mean in zip(found.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
         if mean is not None:
             assert shape.mean_factor == pytest.approx(mean)
@@ -83,18 +84,18 @@ def test_on_children(tmp_path):
                 min(job.rates, key=lambda r: abs(r - record.curves["lr"].mean()))
             )
     assert len({str(r.settings["cooldown"]) for r in store.runs("toy-wsd", "tune")}) == 1  # one shape, not a cycle
-    assert cumulative(job, store, "toy").to_json() == found.to_json()
-    peak = job.rates[found.row]
+    assert cumulative(job, Lab(TASK, store, "toy")).to_json() == found.to_json()
+    peak = job.rates[found.reference_index]
     (cosine,) = [shape for shape in found.shapes if shape.planner == "cosine"]
     alone = [r.scores["final_val_loss"] for r in rollout(Cosine(peak), TASK, job.tune_seeds, score=("val",))]
     np.testing.assert_allclose(cosine.at_peak, alone, rtol=1e-5)
-    np.testing.assert_allclose(found.shapes[0].at_peak, found.shapes[0].sweep.losses[found.row], rtol=1e-5)
+    np.testing.assert_allclose(found.shapes[0].at_peak, found.shapes[0].sweep.losses[found.reference_index], rtol=1e-5)
     found.write(tmp_path, {"command": "x"})
     assert (tmp_path / "cumulative.png").stat().st_size > 10_000
 
 
 def test_a_setting_changes_the_shape():
-    job = Job(TASK, ("wsd",), (0.1,), (1, 2), settings={"wsd": {"cooldown": 0.5, "warmup": 0.1}})
+    job = ComparisonPlan(TASK, ("wsd",), (0.1,), (1, 2), settings={"wsd": {"cooldown": 0.5, "warmup": 0.1}})
     assert mean_factor("wsd", job) < mean_factor("wsd", replace(job, settings={"wsd": {"cooldown": 0.1}}))
 
 
@@ -115,4 +116,4 @@ def test_a_setting_changes_the_shape():
 def test_matching_that_cannot_be(tmp_path, change, message):
     settings = {"planners": ("constant", "cosine"), "rates": (0.01, 0.03, 0.1), "tune_seeds": (1, 2, 3, 4, 5), **change}
     with pytest.raises(UserError, match=message):
-        cumulative(Job(TASK, **settings), Store(tmp_path / "records.sqlite"), "toy")
+        cumulative(ComparisonPlan(TASK, **settings), Lab(TASK, Store(tmp_path / "records.sqlite"), "toy"))

@@ -6,10 +6,8 @@ import doctest
 import importlib
 import runpy
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lr_env.rollout import rollout
@@ -43,8 +41,7 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     exec(ppo, {})
     exec(session, names := {})
     assert 0 < names["lr"] < 0.003  # the last rate of a cosine from 0.1
-    names = {"np": np, "dataclass": dataclass}
-    exec(planner, names)
+    exec(planner, names := {})
     (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])
     assert not record.diverged
     exec(task.split("envs =")[0], names)  # the rest needs Fashion-MNIST

@@ -7,24 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from lr_env.cli.fit import on_fresh_seeds
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs, write_runs
 from lr_env.rollout import rollout
-from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
+from lr_env.runs.lab import Lab
 from lr_env.tasks import TASKS
 from planners import LatentODE
-from planners.latent_ode.artifact import Trained
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.command import on_fresh_seeds
 from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import sweep as sweeps
 from planners.latent_ode.sweep.sweep import FIRST_SEED, Sweep, seed_number, sweep
 from tests.test_cli import lr_env  # the command as users run it
 
 TASK = replace(TASKS["DigitsMLP"], budget=200, segment=10)
-TRAINING = Training(backend="stacked")
+TRAINING = Execution(backend="stacked")
 
 
 class StoppedError(Exception):
@@ -52,7 +52,7 @@ def rates_of(records):
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     wanted = Sweep("adaptive", 18, (0.01, 0.5))
     assert wanted.rounds == [10, 5, 3]
-    whole = sweep(wanted, Study(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
+    whole = sweep(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
     assert sorted(record.seed - FIRST_SEED for record in whole) == sorted(seed_number(run) for run in range(18))
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
@@ -65,10 +65,10 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        sweep(wanted, Study(TASK, store, "x", TRAINING, progress=stop))
+        sweep(wanted, Lab(TASK, store, "x", TRAINING, progress=stop))
     proposed = []
-    monkeypatch.setattr(sweeps, "proposals", lambda *given: proposed.append(given[2]) or proposals(*given))
-    assert rates_of(sweep(wanted, Study(TASK, store, "x", TRAINING))) == rates_of(whole)
+    monkeypatch.setattr(sweeps, "thompson_proposals", lambda *given: proposed.append(given[2]) or proposals(*given))
+    assert rates_of(sweep(wanted, Lab(TASK, store, "x", TRAINING))) == rates_of(whole)
     assert proposed == [3]  # the second round was begun, and is not proposed anew
 
 
@@ -76,7 +76,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
 def test_a_round_of_which_only_a_part_is_begun_goes_on(tmp_path, design):
     """With fewer children in lockstep than a round has runs, the last ones have no records when it stops."""
     wanted, training = Sweep(design, 13, (0.01, 0.5)), replace(TRAINING, lockstep=4)
-    whole = sweep(wanted, Study(TASK, Store(tmp_path / "whole.sqlite"), "x", training))
+    whole = sweep(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", training))
     steps = 0
 
     def stop(what, done):
@@ -85,24 +85,24 @@ def test_a_round_of_which_only_a_part_is_begun_goes_on(tmp_path, design):
         if steps > 5 * TASK.budget:
             raise StoppedError
 
-    stopped = Study(TASK, Store(tmp_path / "stopped.sqlite"), "x", training)
+    stopped = Lab(TASK, Store(tmp_path / "stopped.sqlite"), "x", training)
     with pytest.raises(StoppedError):
         sweep(wanted, replace(stopped, progress=stop))
     assert rates_of(sweep(wanted, stopped)) == rates_of(whole)
 
 
-proposals = sweeps.proposals
+proposals = sweeps.thompson_proposals
 
 
 def test_a_schedule_that_is_proposed_twice_is_run_on_two_seeds(tmp_path, monkeypatch):
     wanted, best = Sweep("adaptive", 14, (0.01, 0.5)), np.full(33, 0.1)
-    monkeypatch.setattr(sweeps, "proposals", lambda trained, lr_range, count, seed: [best] * count)
-    runs = sweep(wanted, Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING))
+    monkeypatch.setattr(sweeps, "thompson_proposals", lambda trained, lr_range, count, seed: [best] * count)
+    runs = sweep(wanted, Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING))
     assert len({run.seed for run in runs[10:]}) == 4
 
 
 def test_a_fit_is_kept_told_and_used(tmp_path):
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
     made.write(tmp_path)
     told = json.loads((tmp_path / "fit.json").read_text())
     assert told["child_steps"] == 12 * TASK.budget
@@ -115,20 +115,20 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     assert planner.pretraining_steps == 12 * TASK.budget
     (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
     assert not run.diverged
-    repertoire = Trained.load(tmp_path / "model.safetensors").repertoire.trusted
+    trusted = FittedModel.load(tmp_path / "model.safetensors").library.trust_region.log_rates
     assert np.isfinite(run.curves["lr"]).all()
-    assert np.isfinite(repertoire).all()
+    assert np.isfinite(trusted).all()
 
 
 def test_runs_that_are_kept_give_the_same_model(tmp_path):
     """And so does the command; what cannot be used is left out, which is said, and runs of others never are."""
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Study(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
+    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
     made.write(tmp_path)
     kept = read_runs(tmp_path / "runs.parquet")
     ours = [replace(kept[0], planner="prodigy", settings={"peak": 1.0})] * 2
     others = [*ours, replace(kept[1], curves={}), replace(kept[2], status="running")]
     again = fit_records([*others, *kept[::-1]], TASK, members=2)
-    assert again.trained.fingerprint == made.trained.fingerprint
+    assert again.fitted.fingerprint == made.fitted.fingerprint
     why = {"under the optimizer that prodigy brings along": 2, "no curves": 1, "not finished": 1}
     assert again.to_json()["left_out_runs"] == again.left_out == why
     assert "Left out 2 runs: under the optimizer that prodigy brings along; 1 run: no curves;" in again.text()
@@ -137,7 +137,7 @@ def test_runs_that_are_kept_give_the_same_model(tmp_path):
     assert usable_of([theirs, ours[0]]) == ([theirs], {"under the optimizer that prodigy brings along": 1})
     with pytest.raises(UserError, match=r"2 usable runs of 2.*; 1 left out: no curves$"):
         fit_records([*kept[:2], replace(kept[2], curves={})], TASK, members=2)
-    assert again.trained.about["child_steps"] == 12 * TASK.budget
+    assert again.fitted.about["child_steps"] == 12 * TASK.budget
     options = ("--budget", "200", "--members", "2", "--records", "runs.parquet", "--results", "again")
     done = lr_env("fit", "DigitsMLP", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -170,9 +170,9 @@ def test_bad_sweeps(given, words):
 
 def test_a_sweep_that_was_begun_otherwise(tmp_path):
     store = Store(tmp_path / "r.sqlite")
-    sweep(Sweep("wsd", 10, (0.01, 0.5)), Study(TASK, store, "x", TRAINING))
+    sweep(Sweep("wsd", 10, (0.01, 0.5)), Lab(TASK, store, "x", TRAINING))
     with pytest.raises(UserError, match="'x' was begun with sweep runs 10, not 11: use the same, another --name"):
-        sweep(Sweep("wsd", 11, (0.01, 0.5)), Study(TASK, store, "x", TRAINING))
+        sweep(Sweep("wsd", 11, (0.01, 0.5)), Lab(TASK, store, "x", TRAINING))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_sweep_that_was_begun_otherwise(tmp_path):
         (("--rates", "0.1"), "give LOW:HIGH"),
         (("--members", "1"), "1 members: an ensemble has from 2 to 100"),
         (("--records", "nothing.parquet"), "there is no file 'nothing.parquet'"),
-        (("--records", ".", "--rates", "0.1:1"), "--rates is of a sweep, and --records takes runs that there are"),
+        (("--records", ".", "--rates", "0.1:1"), "--rates is of a sweep, and --records takes existing runs"),
         (("--records", ".", "--kind", "new"), "unknown kind of model 'new'"),
     ],
 )

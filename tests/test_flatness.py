@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children import flatness as module
 from lr_env.children.flatness import flatness, largest_eigenvalue, trace
 from lr_env.children.memory import activations_per_example
@@ -48,7 +48,7 @@ TASKS_OF = {
 
 
 def trained(task: Task, backend: Backend, seeds=(3, 1, 4)) -> Children:
-    children = Children(task, seeds, backend=backend, dtype=torch.float64)
+    children = Children(task, seeds, dtype=torch.float64, execution=Execution(backend=backend))
     for _ in range(3):
         children.train([0.1] * len(seeds))
     return children
@@ -87,7 +87,12 @@ def product_with(matrices: torch.Tensor):
 @pytest.mark.parametrize("backend", [LOOP, STACK], ids=str)
 def test_softmax_regression_has_the_hessian_of_the_books(backend, device):
     """H = mean over examples of (diag(p) - p p') kron x x', with a 1 put after the inputs for the bias."""
-    children = Children(replace(BASE, network=MLP(())), [0, 1, 2], device, backend, torch.float64)
+    children = Children(
+        replace(BASE, network=MLP(())),
+        [0, 1, 2],
+        dtype=torch.float64,
+        execution=Execution(device=device, backend=backend),
+    )
     children.train([0.1] * 3)
     found = flatness(children, probes=64, **SURE)
     train = children.data.splits["train"]
@@ -220,7 +225,7 @@ def test_parameters_that_are_not_finite_give_nan_and_harm_nobody(backend):
 )
 def test_bad_settings_are_refused(settings, says):
     with pytest.raises(UserError, match=says):
-        flatness(Children(BASE, [0, 1, 2], backend=LOOP), **settings)
+        flatness(Children(BASE, [0, 1, 2], execution=Execution(backend=LOOP)), **settings)
 
 
 def test_runs_are_measured_as_they_end_but_for_those_that_diverged():

@@ -11,20 +11,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.children import LOOP, Execution
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import check_fit, load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
-from lr_env.runs.execution import Training
 from lr_env.runs.experiment import with_unknown
+from lr_env.runs.lab import Lab
 from lr_env.runs.own_code import own_code
-from lr_env.runs.study import Study
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import MLP, TASKS, data
 from lr_env.tasks.sources import SOURCES, DataSource
 from planners.latent_ode.sweep.sweep import Sweep, sweep
 from planners.ppo.training import PPOSettings, train
 from planners.schedules import Cosine
+from tests.helpers import compared
 
 NAME = "test-own"
 SMALL = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=20, batch_size=8)
@@ -42,7 +43,7 @@ def source(seed: int = 0, **changes) -> DataSource:
 
 SOURCES[NAME] = source()
 OWN = replace(SMALL, name="Own", data=NAME)
-JOB = Job(OWN, ("constant",), (0.1,), tune_seeds=(100,), seeds=(0,), backend="loop", checkpoint_seconds=0.0)
+JOB = ComparisonPlan(OWN, ("constant",), (0.1,), tune_seeds=(100,), seeds=(0,))
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +69,14 @@ CHANGES = {
 
 
 def study(store, name="x"):
-    return Study(OWN, store, name, Training(backend="loop"))
+    return Lab(OWN, store, name, Execution(backend="loop"))
 
 
 BEGINNINGS = {
-    "comparison": lambda store, folder: run_job(JOB, store, "x"),
+    "comparison": lambda store, folder: compared(JOB, store, "x", LOOP),
     "sweep": lambda store, folder: sweep(Sweep("wsd", 10, (0.01, 0.1)), study(store)),
     "training of a controller": lambda store, folder: train(
-        OWN, PPO, folder / "ppo", backend="loop", checkpoint_seconds=0.0, progress=stop_once(folder / "ppo")
+        OWN, PPO, folder / "ppo", execution=LOOP, checkpoint_seconds=0.0, progress=stop_once(folder / "ppo")
     ),
 }
 
@@ -120,19 +121,19 @@ def test_other_data_on_a_later_start_are_noticed(store, tmp_path, monkeypatch, b
 
 
 def test_what_an_earlier_version_did_not_note_is_taken_as_it_is(store, monkeypatch):
-    run_job(JOB, store, "x")
+    compared(JOB, store, "x", LOOP)
     spec = store.experiment("x")
     assert spec is not None
     del spec["data"], spec["versions"]["scipy"]
     store.change_experiment("x", spec)
-    run_job(JOB, store, "x")
+    compared(JOB, store, "x", LOOP)
     noted = store.experiment("x")
     assert noted is not None
     assert noted["data"]["sha256"] == data.load(NAME).sha256
     assert "scipy" in noted["versions"]
     monkeypatch.setitem(SOURCES, NAME, source(1))
     with pytest.raises(UserError, match="was begun on other data"):
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", LOOP)
 
 
 def test_a_version_that_changed_is_not_taken_as_it_is():
@@ -146,9 +147,9 @@ def test_a_version_that_changed_is_not_taken_as_it_is():
 
 def test_an_experiment_of_another_kind_of_the_same_name(store):
     sweep(Sweep("wsd", 10, (0.01, 0.1)), study(store, "sweep"))
-    run_job(JOB, store, "job")
+    compared(JOB, store, "job", LOOP)
     with pytest.raises(UserError, match="of another kind: give another --name"):
-        run_job(JOB, store, "sweep")
+        compared(JOB, store, "sweep", LOOP)
     with pytest.raises(UserError, match=r"'job' was begun with.*another --name"):
         sweep(Sweep("wsd", 10, (0.01, 0.1)), study(store, "job"))
 
@@ -187,7 +188,7 @@ def test_other_code_of_ones_own_on_a_later_start_is_noticed(store, tmp_path, mon
     for number, (change, docstring) in enumerate(given):
         task = replace(OWN, network=own_network(tmp_path, number, change=change, docstring=docstring))
         try:
-            run_job(replace(JOB, task=task), store, "x")
+            compared(replace(JOB, task=task), store, "x", LOOP)
             sweep(Sweep("wsd", 10, (0.01, 0.1)), replace(study(store, "y"), task=task))
         except UserError as error:
             messages.append(f"{number}: {error}")
@@ -211,7 +212,7 @@ def stopped(store, monkeypatch, after=2):
     with monkeypatch.context() as patch:
         patch.setattr(Rollout, "advance", killed)
         with pytest.raises(StoppedError):
-            run_job(JOB, store, "x")
+            compared(JOB, store, "x", LOOP)
     return store.path.with_name(f"{store.path.name}.x.checkpoint")
 
 
@@ -248,10 +249,10 @@ def test_a_checkpoint_that_is_whole_but_does_not_fit_is_refused(store, monkeypat
     whole = load_tree(checkpoint)
     save_tree(checkpoint, changed(whole, path, value))
     with pytest.raises(UserError, match=re.escape(f"{str(checkpoint)!r} does not fit") + ".*: delete it") as caught:
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", LOOP)
     assert "\n" not in str(caught.value)
     save_tree(checkpoint, whole)
-    run_job(JOB, store, "x")
+    compared(JOB, store, "x", LOOP)
     assert not checkpoint.exists()
 
 
@@ -260,17 +261,17 @@ def test_a_store_that_is_not_what_the_checkpoint_was_written_after_is_trained_ag
     store, tmp_path, monkeypatch, change
 ):
     with closing(Store(tmp_path / "whole.sqlite")) as whole:
-        expected = run_job(JOB, whole, "x").tuning
+        expected = compared(JOB, whole, "x", LOOP).tuning
     stopped(store, monkeypatch)
     store._db.execute(change)
-    assert run_job(JOB, store, "x").tuning[0].scores == expected[0].scores
+    assert compared(JOB, store, "x", LOOP).tuning[0].scores == expected[0].scores
 
 
 def test_a_training_of_a_controller_does_not_go_on_from_what_does_not_fit(tmp_path):
     folder = tmp_path / "ppo"
 
     def start():
-        train(OWN, PPO, folder, backend="loop", checkpoint_seconds=0.0, progress=stop_once(folder))
+        train(OWN, PPO, folder, execution=LOOP, checkpoint_seconds=0.0, progress=stop_once(folder))
 
     with pytest.raises(StoppedError):
         start()

@@ -17,7 +17,7 @@ from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward, Rec
 from gymnasium.wrappers.vector import RescaleAction as RescaleActions
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics, UserError
-from lr_env.children import Backend
+from lr_env.children import Backend, Execution
 from lr_env.jsonable import from_plain
 from lr_env.optimizers import SGD, AdamW
 from lr_env.rollout import PlannedRun, Rollout
@@ -76,7 +76,7 @@ def test_rounding_is_clipped_and_what_is_further_out_is_refused():
             started(action=action).step(value)
     for rates in (HIGH * 1.0000001, [HIGH * 1.0000001]):  # what planners answer is read alike
         run = Rollout(replace(TASKS["DigitsMLP"], budget=20), [PlannedRun(Constant(peak=HIGH), 0)], score=())
-        assert run._checked(Constant(peak=HIGH), np.array(rates).reshape(1), [0]).tolist() == [HIGH]
+        assert run._sessions[0]._checked(np.array(rates).reshape(1), np.zeros(1, bool)).tolist() == [HIGH]
 
 
 @pytest.mark.parametrize("kind", ["Scale", "Discrete", "LogLR"])
@@ -272,9 +272,9 @@ def test_a_snapshot_of_something_else_is_refused():
 
 def test_a_snapshot_goes_on_where_weights_lie_otherwise():
     task = replace(TASKS["DigitsMLP"], network=_Conv(), budget=20)
-    first = Children(task, [0, 1], numerics=Numerics(channels_last=True), backend="loop")
+    first = Children(task, [0, 1], execution=Execution(backend="loop", numerics=Numerics(channels_last=True)))
     first.train([0.05, 0.05])
-    second = Children(task, [5, 6], numerics=Numerics(channels_last=False), backend="loop")
+    second = Children(task, [5, 6], execution=Execution(backend="loop", numerics=Numerics(channels_last=False)))
     second.restore(first.snapshot())
     assert second.evaluate("val")[0] == pytest.approx(first.evaluate("val")[0], rel=1e-5)
     assert second.train([0.05, 0.05]) == pytest.approx(first.train([0.05, 0.05]), rel=1e-4)

@@ -7,10 +7,11 @@ import pytest
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.latent_ode.artifact import Trained
+from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.controls import CONTROLS, BestOfSweep, MeanOfBest, NearestRun, RandomFuture
-from planners.latent_ode.data.schedule_library import POINTS, TIMES, Repertoire
-from planners.latent_ode.model.dynamics import Ensemble, Scales, Sizes
+from planners.latent_ode.data.scaling import Scales
+from planners.latent_ode.data.schedule_library import POINTS, TIMES, ScheduleLibrary
+from planners.latent_ode.model.dynamics import Ensemble, Sizes
 from planners.latent_ode.planner import LatentODE
 from planners.piecewise import Knots
 
@@ -25,12 +26,12 @@ LOSSES = 1.0 - TIMES * np.array([0.1, 0.3, 0.5, 0.7, 0.9])[:, None]
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """A model that nobody asks, and five schedules: two that people use are good, one is far off."""
-    repertoire = Repertoire(RATES, LOSSES, ENDS, NAMES)
+    library = ScheduleLibrary(RATES, LOSSES, ENDS, NAMES)
     assert RATES.shape == (5, POINTS)
     model = Ensemble(Sizes(members=2))
     about = {"task": RUN.task, "optimizer": RUN.optimizer, "budget": RUN.budget, "child_steps": 7}
     file = tmp_path_factory.mktemp("models") / "model.safetensors"
-    Trained(model, Scales(0.0, (0.0,) * 3, (1.0,) * 3, RUN.budget), repertoire, about).save(file)
+    FittedModel(model, Scales(0.0, (0.0,) * 3, (1.0,) * 3, RUN.budget), library, about).save(file)
     return str(file)
 
 
@@ -65,7 +66,7 @@ def test_the_nearest_run_is_found_anew_at_every_plan(path):
     at = np.arange(1, 41) / 40
     lost = np.interp(at, TIMES, LOSSES[1])
     lost[10:] = np.interp(at[10:], TIMES, LOSSES[3])
-    planner = NearestRun(model=path, lead=0.25, every=0.5, until=0.9)
+    planner = NearestRun(model=path, first_plan=0.25, plan_interval=0.5, last_plan=0.9)
     rates = played(planner, np.exp([lost, np.full(40, np.nan)]), [0, 1])
     distance = [((np.interp(at[:30], TIMES, row) - lost[:30]) ** 2).sum() for row in LOSSES]
     assert np.argmin(distance) == 3
@@ -74,7 +75,7 @@ def test_the_nearest_run_is_found_anew_at_every_plan(path):
 
 
 def test_random_futures_are_good_ones_drawn_for_each_run(path):
-    planner = RandomFuture(model=path, lead=0.5, every=1.0)
+    planner = RandomFuture(model=path, first_plan=0.5, plan_interval=1.0)
     together, alone = (played(planner, np.ones((len(seeds), 40)), seeds) for seeds in (range(40), [7]))
     np.testing.assert_array_equal(together[7], alone[0])
     found = {int(np.argmin([abs(row[-1] - schedule(number)[-1]) for number in range(5)])) for row in together}
@@ -83,16 +84,16 @@ def test_random_futures_are_good_ones_drawn_for_each_run(path):
 
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_controls_share_the_model_and_its_cost_with_the_planner(kind, path):
-    planner = LatentODE(model=path, lead=0.2, every=0.3, reuse="steps")
+    planner = LatentODE(model=path, first_plan=0.2, plan_interval=0.3, mismatch="steps")
     control = kind.matched(planner)
-    assert (control.model, control.reuse, control.pretraining_steps, kind.control_of) == (
+    assert (control.model, control.mismatch, control.pretraining_steps, kind.control_of) == (
         path,
         "steps",
         7,
         planner.name,
     )
-    if hasattr(control, "lead"):
-        assert (control.lead, control.every, control.until) == (0.2, 0.3, planner.until)
+    if hasattr(control, "first_plan"):
+        assert (control.first_plan, control.plan_interval, control.last_plan) == (0.2, 0.3, planner.last_plan)
     for count in (1, 12, 40):
         offered = kind.candidates([0.1] * count)
         assert len(set(offered)) == count

@@ -1,4 +1,4 @@
-"""What a model is fitted to: runs with holes and of unequal length, windows of them, designs, forecasts of rivals."""
+"""What a model is fitted to: runs with holes and of unequal length, windows of them, designs, baselines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from lr_env.errors import UserError
-from planners.latent_ode.data.batches import MOST, Table, scales_of, token
-from planners.latent_ode.data.dataset import CHANNELS, LEAST_WEIGHT, LOSS, NEAR, series, weights_of
-from planners.latent_ode.data.schedule_library import TIMES, repertoire_of
+from planners.latent_ode.channels import CHANNELS, LOSS
+from planners.latent_ode.data.batches import TensorDataset
+from planners.latent_ode.data.dataset import CENSOR_SHARE, MIN_WEIGHT, run_dataset, run_weights
+from planners.latent_ode.data.scaling import scales_of
+from planners.latent_ode.data.schedule_library import TIMES, schedule_library
+from planners.latent_ode.filtering.innovations import INNOVATION_CLIP, innovation_features
 from planners.latent_ode.fitting.baselines import EXPONENTS, last_value, nearest_run, power_law, quality
-from planners.latent_ode.fitting.fit import Fitting, errors, fit
+from planners.latent_ode.fitting.fit import Fitting, continuation_loss, fit
 from planners.latent_ode.model.dynamics import Ensemble, Sizes
-from planners.latent_ode.sweep.designs import DESIGNS, annealed
+from planners.latent_ode.sweep.designs import DESIGNS, wsd_schedules
 from planners.latent_ode.sweep.sweep import Sweep, seed_number
 from tests import quadratic
 from tests.quadratic import SEGMENT, STEPS
@@ -23,7 +26,7 @@ from tests.quadratic import SEGMENT, STEPS
 
 @pytest.fixture(scope="module")
 def records():
-    return quadratic.records(annealed(12, (0.02, 0.8), 0))
+    return quadratic.records(wsd_schedules(12, (0.02, 0.8), 0))
 
 
 def changed(record, **curves):
@@ -33,7 +36,7 @@ def changed(record, **curves):
 
 
 def test_channels_and_ends(records):
-    runs = series(records, STEPS)
+    runs = run_dataset(records, STEPS)
     assert runs.values.shape == (12, 40, len(CHANNELS))
     np.testing.assert_allclose(np.exp(runs.values[3, :, LOSS]), records[3].curves["val_loss"])
     np.testing.assert_allclose(runs.values[3, :, 2], records[3].curves["val_accuracy"])
@@ -44,10 +47,10 @@ def test_channels_and_ends(records):
 def test_runs_that_diverge_at_once_are_kept_and_fitted_to(records):
     """They may leave too few others for the first round of a sweep, and tell that their rates were too high."""
     at_once = [replace(changed(r, val_loss=[np.nan] * 40), diverged=True, scores={}) for r in records[:2]]
-    runs = series([*at_once, *records[2:]], STEPS)
+    runs = run_dataset([*at_once, *records[2:]], STEPS)
     assert runs.lengths[:3].tolist() == [1, 1, 40]
-    assert runs.weights[:2].tolist() == [LEAST_WEIGHT] * 2
-    assert np.isfinite(runs.limit)
+    assert runs.weights[:2].tolist() == [MIN_WEIGHT] * 2
+    assert np.isfinite(runs.censoring_threshold)
     fitted = fit(runs, Fitting(sizes=Sizes(members=2), dynamics=5, corrections=5))
     assert all(bool(torch.isfinite(weight).all()) for weight in fitted.model.parameters())
     with pytest.raises(UserError, match="13 members need as many runs, and there are 12"):
@@ -61,7 +64,7 @@ def test_missing_values_short_runs_and_runs_that_diverged(records):
     wild = records[2].curves["val_loss"].copy()
     wild[10:] = np.inf
     without = {name: curve for name, curve in records[3].curves.items() if name != "val_accuracy"}
-    runs = series(
+    runs = run_dataset(
         [
             changed(records[0], val_loss=loss),
             replace(records[1], curves=short, scores={}),
@@ -74,10 +77,10 @@ def test_missing_values_short_runs_and_runs_that_diverged(records):
     assert runs.lengths[:4].tolist() == [40, 25, 10, 40]
     assert np.isnan(runs.final[[1, 2]]).all()
     assert runs.diverged.tolist() == [False, False, True, *[False] * 9]
-    assert runs.weights[2] == LEAST_WEIGHT == runs.weights.min()
+    assert runs.weights[2] == MIN_WEIGHT == runs.weights.min()
     assert np.isnan(runs.values[3, :, 2]).all()
     scales = scales_of(runs)
-    table = Table(runs, scales)
+    table = TensorDataset(runs, scales)
     everyone = torch.arange(12)[None]
     batch = table.batch(everyone, torch.zeros_like(everyone), nodes=40)
     known = torch.isfinite(batch.values[0, :, :, LOSS])
@@ -88,9 +91,9 @@ def test_missing_values_short_runs_and_runs_that_diverged(records):
 
 
 def test_rates_between_nodes_are_means_of_the_rate(records):
-    runs = series(records, STEPS)
+    runs = run_dataset(records, STEPS)
     scales = scales_of(runs)
-    table = Table(runs, scales)
+    table = TensorDataset(runs, scales)
     now = torch.full((1, 12), 7)
     batch = table.batch(torch.arange(12)[None], now, nodes=3)  # 33 points left, 11 a node
     rates = np.exp(batch.rates[0].numpy() + scales.log_rate)
@@ -99,29 +102,29 @@ def test_rates_between_nodes_are_means_of_the_rate(records):
     np.testing.assert_allclose(batch.values[0], scaled[:, [6, 17, 28, 39]], rtol=1e-4, atol=1e-5)
 
 
-def test_a_value_that_is_missing_is_no_surprise():
-    measured, foreseen = torch.tensor([[1.5, torch.nan, 99.0]]), torch.tensor([[1.0, 2.0, 3.0]])
-    read = token(torch.tensor([0.25]), torch.tensor([-1.0]), measured, foreseen)
-    assert read.tolist() == [[0.25, -1.0, 0.5, 0.0, MOST]]
+def test_a_missing_value_has_no_innovation():
+    measured, forecast = torch.tensor([[1.5, torch.nan, 99.0]]), torch.tensor([[1.0, 2.0, 3.0]])
+    read = innovation_features(torch.tensor([0.25]), torch.tensor([-1.0]), measured, forecast)
+    assert read.tolist() == [[0.25, -1.0, 0.5, 0.0, INNOVATION_CLIP]]
 
 
 def test_weights_halve_near_the_best():
     """Losses fall by 2 in the log: near is a share of that, whatever the unit."""
-    ends = np.array([0.0] * 10 + [2 * NEAR, 100.0, np.nan, 5.0])
-    wanted = [1] * 10 + [0.5, LEAST_WEIGHT, LEAST_WEIGHT, LEAST_WEIGHT]
+    ends = np.array([0.0] * 10 + [2 * CENSOR_SHARE, 100.0, np.nan, 5.0])
+    wanted = [1] * 10 + [0.5, MIN_WEIGHT, MIN_WEIGHT, MIN_WEIGHT]
     for scale in (1.0, 0.1):
-        weights = weights_of(scale * ends, np.full(14, 2.0) * scale, np.arange(14) == 13)
+        weights = run_weights(scale * ends, np.full(14, 2.0) * scale, np.arange(14) == 13)
         np.testing.assert_allclose(weights, wanted)
-    assert (weights_of(ends, ends + 1, np.ones(14, dtype=bool)) == LEAST_WEIGHT).all()
+    assert (run_weights(ends, ends + 1, np.ones(14, dtype=bool)) == MIN_WEIGHT).all()
     one_lucky = np.array([-3.0] + [0.0] * 19)
-    assert (weights_of(one_lucky, np.full(20, 2.0), one_lucky > 9) == 1).all()  # the others count as before
+    assert (run_weights(one_lucky, np.full(20, 2.0), one_lucky > 9) == 1).all()  # the others count as before
 
 
 def test_ends_far_above_the_best_are_only_known_to_be_there(records):
     """And of runs that diverged: an optimistic forecast of them is an error, a pessimistic one is none."""
     ends = [record.scores["final_val_loss"] for record in records]
     worst = int(np.argmax(ends))
-    runs = series(
+    runs = run_dataset(
         [
             replace(r, diverged=n == 3, scores={"final_val_loss": end})
             for n, (r, end) in enumerate(
@@ -130,17 +133,21 @@ def test_ends_far_above_the_best_are_only_known_to_be_there(records):
         ],
         STEPS,
     )
-    table = Table(runs, scales_of(runs))
-    assert set(np.flatnonzero(table.beyond)) == {3, worst} | set(np.flatnonzero(runs.final > runs.limit))
-    assert len(set(table.final[table.beyond].tolist())) == 1
+    table = TensorDataset(runs, scales_of(runs))
+    assert set(np.flatnonzero(table.censored)) == {3, worst} | set(
+        np.flatnonzero(runs.final > runs.censoring_threshold)
+    )
+    assert len(set(table.final[table.censored].tolist())) == 1
     rows = torch.tensor([[worst]])
     batch, model = table.batch(rows, torch.zeros_like(rows), 16), Ensemble(Sizes(members=1))
-    start, apart = model.beginning(1), []
+    start, apart = model.initial_state(1), []
     with torch.no_grad():
-        level = batch.final[0, 0] - model.final(model.solve(start, batch.rates, batch.span))
+        level = batch.final[0, 0] - model.final_loss(model.solve(start, batch.rates, batch.span))
         for above in (5.0, -5.0, -6.0):
             model.final_bias.copy_(level + above)
-            counted, not_counted = (errors(model, start, batch, Fitting(end_weight=weight)) for weight in (1.0, 0.0))
+            counted, not_counted = (
+                continuation_loss(model, start, batch, Fitting(end_weight=weight)) for weight in (1.0, 0.0)
+            )
             apart.append(float(counted - not_counted))
     np.testing.assert_allclose(apart, [0.0, 25.0, 36.0], rtol=1e-3, atol=1e-4)
 
@@ -179,19 +186,19 @@ def test_seeds_of_a_sweep():
 )
 def test_runs_that_cannot_be_used(records, spoil, words):
     with pytest.raises(UserError, match=words):
-        series(spoil(records), STEPS)
+        run_dataset(spoil(records), STEPS)
 
 
 def test_a_library_has_each_schedule_once_and_none_that_diverged(records):
     twice = [*records, replace(records[0], seed=99, scores={"final_val_loss": 1.0})]
     spoiled = [replace(r, diverged=r.seed == 5) for r in twice]
-    repertoire = repertoire_of(series(spoiled, STEPS))
-    assert len(repertoire.names) == 11
-    np.testing.assert_allclose(repertoire.ends[0], np.log(records[0].scores["final_val_loss"]) / 2)
-    np.testing.assert_allclose(repertoire.log_losses[0, -1], np.log(records[0].curves["val_loss"][-1]))
+    library = schedule_library(run_dataset(spoiled, STEPS))
+    assert len(library.names) == 11
+    np.testing.assert_allclose(library.final_losses[0], np.log(records[0].scores["final_val_loss"]) / 2)
+    np.testing.assert_allclose(library.log_losses[0, -1], np.log(records[0].curves["val_loss"][-1]))
     at = np.interp(TIMES, np.arange(1, 41) / 40, np.log(records[0].curves["lr"]))
-    np.testing.assert_allclose(repertoire.log_rates[0], at)
-    assert repertoire.order[0] == np.argmin(repertoire.ends) == repertoire.best_family
+    np.testing.assert_allclose(library.log_rates[0], at)
+    assert library.ranking[0] == np.argmin(library.final_losses) == library.best_parametric
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -217,15 +224,15 @@ def test_the_papers_design_is_four_schedules_at_five_rates_on_five_seeds():
     assert len({run.seed for run in runs}) == 5
 
 
-def test_rivals_foresee_what_they_should(records):
-    runs = series(records, STEPS)
+def test_baselines_forecast_what_they_should(records):
+    runs = run_dataset(records, STEPS)
     scales = scales_of(runs)
     np.testing.assert_array_equal(last_value(runs, runs, scales, 0.5), runs.values[:, 19, LOSS])
     np.testing.assert_allclose(nearest_run(runs, runs, scales, 0.5), runs.final)  # itself
     steps = np.arange(1, 41) * SEGMENT / STEPS
     law = [changed(r, val_loss=0.1 * (1 + number) + 0.3 * steps ** -EXPONENTS[25]) for number, r in enumerate(records)]
-    foreseen = np.exp(power_law(series(law, STEPS), runs, scales, 0.3))
-    np.testing.assert_allclose(foreseen, 0.1 * np.arange(1, 13) + 0.3, rtol=1e-6)
+    forecast = np.exp(power_law(run_dataset(law, STEPS), runs, scales, 0.3))
+    np.testing.assert_allclose(forecast, 0.1 * np.arange(1, 13) + 0.3, rtol=1e-6)
 
 
 def test_quality_of_forecasts():

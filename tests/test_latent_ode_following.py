@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from planners.latent_ode.artifact import Trained
-from planners.latent_ode.data.batches import Table, past
-from planners.latent_ode.filtering.response import Response, Seen, response_of, seen, state_now
-from planners.latent_ode.fitting.fit_artifact import near_best
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.data.batches import TensorDataset
+from planners.latent_ode.filtering.observations import Observations, observe
+from planners.latent_ode.filtering.response import Response, fit_response
+from planners.latent_ode.filtering.state import StateEstimator
+from planners.latent_ode.fitting.fit_artifact import ends_near_best
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.planning.problem import Left, problem
+from planners.latent_ode.planning.problem import RemainingRun, build_problem
 from planners.latent_ode.planning.schedule_family import SETTINGS
 from planners.schedules import WSD
 from tests import quadratic
@@ -21,24 +23,24 @@ from tests.quadratic import SPEC, STEPS, played
 def test_ends_lie_where_they_are_said_to(quadratic_path, quadratic_made):
     """Of held-out runs as it plays them; a model that does not know what it errs by says nothing."""
     runs, trained, fitted = quadratic_made
-    planner = LatentODE(model=str(quadratic_path), every=0.25)
+    planner = LatentODE(model=str(quadratic_path), plan_interval=0.25)
     _, ends, _, state = played(planner, seeds=range(10))
     beliefs = [planner.explain(state, run)[0] for run in range(10)]
     assert all(low < end < high for (low, high), end in zip((one.end for one in beliefs), ends, strict=True))
     low, high = beliefs[0].end
-    error = np.sqrt(np.mean((fitted.foreseen[0] - runs.final)[near_best(runs)] ** 2))
+    error = np.sqrt(np.mean((fitted.forecast[0] - runs.final)[ends_near_best(runs)] ** 2))
     assert 2 * 1.645 * error <= np.log(high / low) < 2.5 * 2 * 1.645 * error
-    silent = Trained(trained.model, trained.scales, trained.repertoire, {"task": SPEC.task})
+    silent = FittedModel(trained.model, trained.scales, trained.library, {"task": SPEC.task})
     silent.save(quadratic_path.parent / "silent.safetensors")
     planner = LatentODE(model=str(quadratic_path.parent / "silent.safetensors"))
     *_, state = played(planner)
     assert planner.explain(state)[0].end is None
     # Nor where a run is like none that it knows.
-    *_, state = played(LatentODE(model=str(quadratic_path), adapt=None), let_in=20 * quadratic.S)
+    *_, state = played(LatentODE(model=str(quadratic_path), response_threshold=None), let_in=20 * quadratic.S)
     there = [belief.end is not None for belief in planner.explain(state)]
     assert there[0]
     assert not any(there[2:])
-    assert planner.explain(state)[-1].note == "its losses are nowhere near what was foreseen"
+    assert planner.explain(state)[-1].note == "its losses are far from the forecast"
 
 
 def measured(rates, losses, behind, scales):
@@ -47,25 +49,25 @@ def measured(rates, losses, behind, scales):
         np.stack([rate, np.full(len(rates), (at + 1) * SPEC.segment), loss, loss, 1 / (1 + other)])
         for at, (rate, loss, other) in enumerate(zip(rates.T, losses.T, behind.T, strict=True))
     ]
-    return seen(points, scales, SPEC.lr_range, SPEC.segment, STEPS)
+    return observe(points, scales, SPEC.lr_range, SPEC.segment, STEPS)
 
 
 def test_runs_are_followed_as_they_are_in_a_fit(quadratic_made):
     """Where they are after 0 to all of their points, against the same a segment at a time."""
     runs, _, fitted = quadratic_made
-    table, usual = Table(runs, fitted.scales), Response.usual(3, len(runs))
+    estimator = StateEstimator(fitted.model)
+    history = estimator.roll_out(TensorDataset(runs, fitted.scales))
     rows = torch.arange(len(runs)).expand(3, -1)
     for now in (1, 7, 25):
         points = [
             np.stack([runs.lr[:, at], runs.steps[:, at], *np.exp(runs.values[:, at, :2].T), runs.values[:, at, 2]])
             for at in range(now)
         ]
-        read = seen(points, fitted.scales, SPEC.lr_range, SPEC.segment, STEPS)
-        there = past(fitted.model, table).seen(rows, torch.full_like(rows, now))
+        read = observe(points, fitted.scales, SPEC.lr_range, SPEC.segment, STEPS)
         with torch.no_grad():
-            expected = fitted.model.corrected(*there)
-            found, _ = state_now(fitted.model, read, usual)
-            wrong = fitted.model.read(found[:, :, None]) - fitted.model.read(expected[:, :, None])
+            expected = estimator.corrected(history, rows, torch.full_like(rows, now))
+            found = estimator(read).state
+            wrong = fitted.model.decode(found[:, :, None]) - fitted.model.decode(expected[:, :, None])
         if now < 20:
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert wrong.square().mean().sqrt() < 0.02  # by fewer steps
@@ -78,16 +80,16 @@ def test_runs_that_answer_otherwise_are_told(quadratic_made):
     rates = np.tile(WSD(peak=0.4).preview(40)[:now], (8, 1))
     losses, _ = quadratic.trained(rates, 0.02, range(8), np.where(low, quadratic.S / 10, quadratic.S))
     read = measured(rates, losses, losses, scales)
-    found = response_of(model, read, 0.7, 2.0)
+    found = fit_response(model, read, 0.7, 2.0)
     assert not torch.stack([found.noise, found.pace])[..., ~low].any()
     noise = found.noise[:, low].mean(0)  # the prior, and what else the model has learned, take it for less
     assert ((noise < -0.8) & (noise > np.log(0.1) - 0.2)).all(), noise
     one = slice(1, 2)
-    alone = response_of(model, Seen(read.rates[one], read.times[one], read.values[one], read.span), 0.7, 2.0)
+    alone = fit_response(model, Observations(read.rates[one], read.times[one], read.values[one], read.span), 0.7, 2.0)
     torch.testing.assert_close(alone.noise[:, 0], found.noise[:, 1], rtol=1e-3, atol=1e-3)
     # Of runs whose losses alone are otherwise, it is not the answer to the rate that is told.
     higher = measured(rates, losses * np.where(low, 4.0, 1.0)[:, None], losses, scales)
-    assert not response_of(model, higher, 0.7, 2.0).noise.any()
+    assert not fit_response(model, higher, 0.7, 2.0).noise.any()
 
 
 @pytest.mark.parametrize(("noise", "peak"), [(-2.5, 0.4), (2.5, 0.1)])
@@ -100,23 +102,24 @@ def test_runs_far_from_all_of_the_sweep_are_told_or_lost(quadratic_made, noise, 
         for known, let_in in ((True, quadratic.S), (False, quadratic.S * np.exp(noise))):
             losses, _ = quadratic.trained(rates, 0.02, range(4), let_in)
             read = measured(rates, losses, losses, scales)
-            response = response_of(model, read, 0.7, 2.0)
-            _, lost = state_now(model, read, response)
-            assert ((response.unusual | lost) != known).all(), now
+            found = StateEstimator(model, 0.7, 2.0)(read)
+            assert ((found.response.is_shifted | found.out_of_distribution) != known).all(), now
 
 
 def test_plans_allow_for_how_a_run_answers(quadratic_path):
     """Where a rate does all that one twice as large does, plans end as twice the rates would in the sweep."""
-    trained = Trained.load(quadratic_path)
-    state = trained.ensemble.beginning(2)
+    trained = FittedModel.load(quadratic_path)
+    state = trained.ensemble.initial_state(2)
     halved = torch.full((3, 2), float(np.log(2.0)))
-    ours = Response(halved, halved).where(torch.tensor([True, False]))
-    left = Left(0.0, 1.0, SPEC.lr_range)
-    (usual, _), (found, family) = (problem(trained, state, left, 0.0, of) for of in (Response.usual(3, 2), ours))
+    ours = Response(halved, halved).masked(torch.tensor([True, False]))
+    left = RemainingRun(0.0, 1.0, SPEC.lr_range)
+    (usual, _), (found, family) = (
+        build_problem(trained, state, left, 0.0, of) for of in (Response.nominal(3, 2), ours)
+    )
     plans = usual.low[:, None] + torch.linspace(0, 1, 5)[:, None] * (usual.high - usual.low)[:, None]
     twice = plans + ours.noise.mean(0)[:, None, None]
     with torch.no_grad():
-        torch.testing.assert_close(found.ends(plans), usual.ends(twice), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.final_losses(plans), usual.final_losses(twice), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.low[0], usual.low[0] - np.log(2.0))
     torch.testing.assert_close(found.high, usual.high)
     torch.testing.assert_close(found.low[1], usual.low[1])
@@ -126,10 +129,10 @@ def test_plans_allow_for_how_a_run_answers(quadratic_path):
 
 def test_runs_that_answer_as_usual_are_planned_as_if_no_one_looked(quadratic_path):
     """And those that do not, otherwise, and it says so."""
-    blind, planner = (LatentODE(model=str(quadratic_path), adapt=adapt) for adapt in (None, 0.7))
+    blind, planner = (LatentODE(model=str(quadratic_path), response_threshold=threshold) for threshold in (None, 0.7))
     (expected, *_), (rates, _, _, state) = (played(one, range(4)) for one in (blind, planner))
     np.testing.assert_array_equal(rates, expected)
-    assert not any(belief.note for belief in planner.explain(state, run=3))
+    assert not any(belief.note for belief in planner.explain(state, row=3))
     (before, *_), (after, _, _, state) = (played(one, let_in=quadratic.S / 10) for one in (blind, planner))
     assert np.abs(np.log(after / before)).max() > 0.1
     notes = [belief.note for belief in planner.explain(state)]
@@ -138,7 +141,9 @@ def test_runs_that_answer_as_usual_are_planned_as_if_no_one_looked(quadratic_pat
 
 def test_rates_that_are_not_played_as_answered_are_made_up_for(quadratic_path):
     """Three times as large for a fifth of the run: all but the first segment, and the first after, are as planned."""
-    planner, heedless = (LatentODE(model=str(quadratic_path), every=1.0, track=track) for track in (True, False))
+    planner, heedless = (
+        LatentODE(model=str(quadratic_path), plan_interval=1.0, compensate_actuation=track) for track in (True, False)
+    )
     plain, *_ = played(planner)
     rates, *_ = played(planner, factor=lambda segment: 3.0 if segment < 8 else 1.0)
     factors = np.ones(SPEC.num_segments)
@@ -150,7 +155,7 @@ def test_rates_that_are_not_played_as_answered_are_made_up_for(quadratic_path):
 
 
 def test_what_was_not_foreseen_changes_plans(quadratic_path):
-    planner = LatentODE(model=str(quadratic_path), every=0.25, sure=0.0, adapt=None)
+    planner = LatentODE(model=str(quadratic_path), plan_interval=0.25, confidence_sigmas=0.0, response_threshold=None)
     _, _, before, _ = played(planner)
     state, signals = before[10]
     plans = []

@@ -12,13 +12,14 @@ import torch
 from torchdiffeq import odeint
 
 from lr_env.errors import UserError
-from planners.latent_ode.artifact import Trained
-from planners.latent_ode.base import rates_of
-from planners.latent_ode.data.dataset import CHANNELS, series
-from planners.latent_ode.data.schedule_library import repertoire_of
-from planners.latent_ode.generative.fit import Curves, GenerativeFitting, decoded, fit_generative
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.channels import CHANNELS
+from planners.latent_ode.data.dataset import run_dataset
+from planners.latent_ode.data.scaling import Scales
+from planners.latent_ode.data.schedule_library import schedule_library
+from planners.latent_ode.generative.fit import CurveTensors, GenerativeFitting, decode_runs, fit_generative
 from planners.latent_ode.generative.planner import SCORE, TRAIN, LatentODEGenerative
-from planners.latent_ode.model.dynamics import Ensemble, Scales, Sizes
+from planners.latent_ode.model.dynamics import Ensemble, Sizes
 from planners.latent_ode.model.generative import OUTPUTS, RATE, Generative, GenerativeSizes
 from planners.latent_ode.sweep.designs import paper
 from tests import quadratic
@@ -29,7 +30,7 @@ from tests.quadratic import SPEC
 def fitted():
     """Runs of the paper's design on the quadratic, and a model of them."""
     runs = [run.planner for run in paper(40, (0.02, 0.4), [0] * 40, 0)]
-    known = series(quadratic.records(runs), quadratic.STEPS)
+    known = run_dataset(quadratic.records(runs), quadratic.STEPS)
     return known, fit_generative(known, GenerativeFitting(iterations=300))
 
 
@@ -39,7 +40,7 @@ def path(fitted, tmp_path_factory):
     known, found = fitted
     about = {"task": SPEC.task, "child_steps": 40 * quadratic.STEPS}
     file = tmp_path_factory.mktemp("models") / "generative.safetensors"
-    Trained(found.model, found.scales, repertoire_of(known), about).save(file)
+    FittedModel(found.model, found.scales, schedule_library(known), about).save(file)
     return str(file)
 
 
@@ -73,25 +74,29 @@ def test_the_algorithm_by_hand():
     losses = np.array([[0.9, 1.0, 1.1]])
     assert 2 * losses.std() == pytest.approx(0.163, abs=1e-3)
 
-    starts, rewards, chosen, rates = LatentODEGenerative(best=2)._accepted(futures, losses, 1, 4)
+    starts, rewards, chosen, rates = LatentODEGenerative(averaged_futures=2)._accepted(futures, losses, 1, 4)
     assert starts.tolist() == [[2, -1, -1, 3]]  # where the rate is largest
     np.testing.assert_allclose(rewards[0, [0, 3]], [0.4, 1.5])  # two segments later
     assert chosen == [[3, 0]]
     np.testing.assert_allclose(rates[0], np.mean([[3, 5, 7], [2, 3, 4]], axis=0))
 
-    starts, _, chosen, rates = LatentODEGenerative(best=1, two_sided=False)._accepted(futures, losses, 1, 4)
+    starts, _, chosen, rates = LatentODEGenerative(averaged_futures=1, two_sided_match=False)._accepted(
+        futures, losses, 1, 4
+    )
     assert starts.tolist() == [[3, -1, 0, 3]]  # lower losses pass
     assert chosen == [[3]]
 
-    _, rewards, chosen, _ = LatentODEGenerative(best=1, horizon=0.4)._accepted(futures, losses, 1, 4)
+    _, rewards, chosen, _ = LatentODEGenerative(averaged_futures=1, horizon=0.4)._accepted(futures, losses, 1, 4)
     np.testing.assert_allclose(rewards[0, [0, 3]], [0.2, 0.9])  # at once
     starts, _, chosen, rates = LatentODEGenerative()._accepted(futures[:, 1:2], losses, 1, 4)
     assert (starts.tolist(), chosen, rates) == ([[-1]], [[]], [None])
 
-    starts, rewards, chosen, rates = LatentODEGenerative(anywhen=False)._accepted(futures, losses, 1, 4)
+    starts, rewards, chosen, rates = LatentODEGenerative(match_any_time=False)._accepted(futures, losses, 1, 4)
     assert (starts.tolist(), chosen) == ([[-1, -1, -1, 0]], [[3]])
     np.testing.assert_allclose(rates[0], rising[:3])
-    _, rewards, chosen, rates = LatentODEGenerative(reach=1, best=1)._accepted(futures[:, :, :4], losses, 1, 4)
+    _, rewards, chosen, rates = LatentODEGenerative(horizon_runs=1, averaged_futures=1)._accepted(
+        futures[:, :, :4], losses, 1, 4
+    )
     assert chosen == [[3]]
     np.testing.assert_allclose((rewards[0, 3], *rates[0]), (0.9, 3, 3, 3))  # the path ends at once
 
@@ -115,7 +120,7 @@ def test_the_solver_is_near_a_tight_one():
 
 def test_curves_are_what_was_logged(fitted):
     known, found = fitted
-    curves = Curves(known, found.scales, 40)  # a node a segment
+    curves = CurveTensors(known, found.scales, 40)  # a node a segment
     u = np.log(known.lr) - found.scales.log_rate
     np.testing.assert_allclose(curves.targets[..., RATE], u, atol=1e-5)
     tokens, lengths = curves.windows(torch.tensor([3, 5]), torch.tensor([2, 30]), torch.tensor([9, 9]), 10)
@@ -127,8 +132,8 @@ def test_curves_are_what_was_logged(fitted):
 def test_whole_runs_are_decoded_from_windows_of_them(fitted):
     """Of runs held out, losses are decoded better than by their mean course over the sweep; the rate less so."""
     known, found = fitted
-    curves = Curves(known, found.scales, 50)
-    wrong = (decoded(found.model, curves, 0.4) - curves.targets)[found.held_out, 20:]
+    curves = CurveTensors(known, found.scales, 50)
+    wrong = (decode_runs(found.model, curves, 0.4) - curves.targets)[found.held_out, 20:]
     others = np.setdiff1d(np.arange(len(known)), found.held_out)
     plain = (curves.targets[others].nanmean(0) - curves.targets)[found.held_out, 20:]
     errors = wrong.square().nanmean((0, 1)).sqrt() / plain.square().nanmean((0, 1)).sqrt()
@@ -144,7 +149,7 @@ def test_runs_do_not_depend_on_their_company_and_go_on_from_their_state(path):
     for segment in (0, 5, 30):
         answer, _ = planner.plan(*before[segment])
         assert (answer == together[:, segment]).all()
-    told = planner.explain(state, run=1)
+    told = planner.explain(state, row=1)
     assert [belief.segment for belief in told] == list(range(4, 40, 2))[: len(told)]
     accepted = [belief for belief in told if len(belief.rates)]
     assert accepted
@@ -163,26 +168,26 @@ def test_a_model_of_the_other_kind_is_refused(path, tmp_path):
 
     with pytest.raises(UserError, match="is generative, not controlled: fit one with `lr-env fit --kind controlled`"):
         LatentODE(model=path).start(SPEC, [0])
-    trained = Trained.load(tmp_path / path)
-    other = Trained(Ensemble(Sizes(members=2)), Scales(0.0, (0.0,) * 3, (1.0,) * 3, 400), trained.repertoire, {})
+    trained = FittedModel.load(tmp_path / path)
+    other = FittedModel(Ensemble(Sizes(members=2)), Scales(0.0, (0.0,) * 3, (1.0,) * 3, 400), trained.library, {})
     other.save(tmp_path / "controlled.safetensors")
     with pytest.raises(UserError, match="is controlled, not generative"):
         LatentODEGenerative(model=str(tmp_path / "controlled.safetensors")).start(SPEC, [0])
 
 
 def test_it_begins_with_the_family_that_is_wanted(path, tmp_path):
-    trained = Trained.load(Path(path))
+    trained = FittedModel.load(Path(path))
     names = [
-        f"{('constant', 'cosine', 'one-cycle', 'step')[row % 4]} {row}" for row in range(len(trained.repertoire.names))
+        f"{('constant', 'cosine', 'one-cycle', 'step')[row % 4]} {row}" for row in range(len(trained.library.names))
     ]
-    kept, path = replace(trained.repertoire, names=tuple(names)), str(tmp_path / "named.safetensors")
-    Trained(trained.model, trained.scales, kept, trained.about).save(Path(path))
+    kept, path = replace(trained.library, names=tuple(names)), str(tmp_path / "named.safetensors")
+    FittedModel(trained.model, trained.scales, kept, trained.about).save(Path(path))
     for family in ("constant", "cosine"):
-        state = LatentODEGenerative(model=path, begin=family).start(SPEC, [0])
-        best = next(row for row in kept.families if kept.names[row].startswith(family + " "))
-        np.testing.assert_allclose(state["rates"][0], rates_of(kept.log_rates[best], SPEC))
-    with pytest.raises(UserError, match="no 'wsd' to begin with, but constant, cosine, one-cycle, step"):
-        LatentODEGenerative(model=path, begin="wsd").start(SPEC, [0])
+        state = LatentODEGenerative(model=path, warm_start_family=family).start(SPEC, [0])
+        best = next(row for row in kept.parametric_order if kept.names[row].startswith(family + " "))
+        np.testing.assert_allclose(state["rates"][0], kept.curve(best).segments(SPEC.num_segments, SPEC.lr_range))
+    with pytest.raises(UserError, match="no 'wsd' to start with, but constant, cosine, one-cycle, step"):
+        LatentODEGenerative(model=path, warm_start_family="wsd").start(SPEC, [0])
 
 
 def test_time_may_be_read_in_another_unit():
@@ -199,5 +204,5 @@ def test_settings():
         offered = LatentODEGenerative.candidates([0.1] * count)
         assert len(set(offered)) == count
         assert offered[0] == LatentODEGenerative()
-    with pytest.raises(UserError, match="two_sided must be true or false"):
-        LatentODEGenerative(two_sided=3)
+    with pytest.raises(UserError, match="two_sided_match must be true or false"):
+        LatentODEGenerative(two_sided_match=3)

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from planners.latent_ode.data.batches import Table, groups_of, past, scales_of
-from planners.latent_ode.data.dataset import CHANNELS, series
-from planners.latent_ode.fitting.fit import Fitting, Offsets, fit, predicted_final
-from planners.latent_ode.model.dynamics import TOKEN, Ensemble, Sizes
+from planners.latent_ode.channels import CHANNELS
+from planners.latent_ode.data.batches import TensorDataset, seed_groups
+from planners.latent_ode.data.dataset import run_dataset
+from planners.latent_ode.data.scaling import scales_of
+from planners.latent_ode.filtering.state import StateEstimator
+from planners.latent_ode.fitting.fit import Fitting, SeedEffects, fit, forecast_final_losses
+from planners.latent_ode.model.dynamics import NUM_FEATURES, Ensemble, Sizes
 from planners.latent_ode.model.early_stopping import path_length
 from planners.latent_ode.model.layers import GRU, Linear, generators
-from planners.latent_ode.sweep.designs import annealed
+from planners.latent_ode.sweep.designs import wsd_schedules
 from tests import quadratic
 
 
@@ -108,8 +111,8 @@ def test_the_default_solver_is_near_a_tight_one():
     state = torch.randn(2, 5, model.sizes.latent, generator=draw, dtype=torch.float64)
     rates = torch.randn(2, 5, model.sizes.steps, generator=draw, dtype=torch.float64) * 0.5
     span = torch.ones(2, 5, dtype=torch.float64)
-    rough = model.read(model.solve(state, rates, span))
-    fine = model.read(model.solve(state, rates.repeat_interleave(16, -1), span)[:, :, ::16])
+    rough = model.decode(model.solve(state, rates, span))
+    fine = model.decode(model.solve(state, rates.repeat_interleave(16, -1), span)[:, :, ::16])
     # In units of the spread of the channels over a sweep, of which held-out errors are a tenth.
     assert (rough - fine).abs().max() < 0.02
 
@@ -124,33 +127,33 @@ def test_without_a_rate_nothing_changes():
 def test_corrections_begin_at_none_and_need_something_to_read():
     model = Ensemble(Sizes(members=1), seed=0)
     draw = torch.Generator().manual_seed(0)
-    tokens = torch.randn(1, 2, model.sizes.window, TOKEN, generator=draw)
+    tokens = torch.randn(1, 2, model.sizes.window, NUM_FEATURES, generator=draw)
     state = torch.randn(1, 2, model.sizes.latent, generator=draw)
     lengths = torch.tensor([[10, 0]])
-    assert torch.equal(model.corrected(state, tokens, lengths), state)
+    assert torch.equal(model.correct(state, tokens, lengths), state)
     with torch.no_grad():
         model.to_latent.normal_(generator=draw)
-        moved = model.corrected(state, tokens, lengths)
+        moved = model.correct(state, tokens, lengths)
     assert (moved[0, 0] != state[0, 0]).all()
     assert torch.equal(moved[0, 1], state[0, 1])
 
 
-def test_what_is_foreseen_is_no_surprise():
+def test_what_is_forecast_has_no_innovation():
     """Runs that are what the dynamics make of their rates: nothing is left to be read but time and rate."""
-    records = quadratic.records(annealed(12, (0.02, 0.8), 0))
-    runs = series(records, quadratic.STEPS)
-    table = Table(runs, scales_of(runs))
+    records = quadratic.records(wsd_schedules(12, (0.02, 0.8), 0))
+    runs = run_dataset(records, quadratic.STEPS)
+    table = TensorDataset(runs, scales_of(runs))
     model = Ensemble(Sizes(members=2), seed=0)
-    seen = past(model, table)
+    seen = StateEstimator(model).roll_out(table)
     with torch.no_grad():
-        foreseen = model.read(seen.states[:, :, 1:].flatten(1, 2)[:, :, None])[0, :, 0].unflatten(0, (12, 40))
-    table.values = foreseen
-    again = past(model, table)
-    assert again.tokens[0, :, :, 2:].abs().max() < 1e-5
-    assert again.tokens[1, :, :, 2:].abs().max() > 0.01  # of the other member
+        forecast = model.decode(seen.states[:, :, 1:].flatten(1, 2)[:, :, None])[0, :, 0].unflatten(0, (12, 40))
+    table.values = forecast
+    again = StateEstimator(model).roll_out(table)
+    assert again.features[0, :, :, 2:].abs().max() < 1e-5
+    assert again.features[1, :, :, 2:].abs().max() > 0.01  # of the other member
     torch.testing.assert_close(seen.states, again.states)
-    torch.testing.assert_close(again.tokens[0, :, :, 0], (table.steps[:, 1:] / quadratic.STEPS).float())
-    state, tokens, lengths = again.seen(torch.tensor([[3], [5]]), torch.tensor([[2], [20]]))
+    torch.testing.assert_close(again.features[0, :, :, 0], (table.steps[:, 1:] / quadratic.STEPS).float())
+    state, tokens, lengths = again.at(torch.tensor([[3], [5]]), torch.tensor([[2], [20]]))
     assert lengths.tolist() == [[2], [10]]
     torch.testing.assert_close(tokens[1, 0, :, 0] * quadratic.STEPS, torch.arange(200.0, 100.0, -10))
     assert torch.equal(state[1, 0], again.states[1, 5, 20])
@@ -168,12 +171,15 @@ def test_path_length_of_straight_lines():
 def of_a_teacher(count):
     """Runs that a latent ODE made, whose channels are its own."""
     teacher = Ensemble(Sizes(members=2, steps=40), seed=11)
-    records = quadratic.records(annealed(count, (0.05, 0.8), 0))
+    records = quadratic.records(wsd_schedules(count, (0.05, 0.8), 0))
     rates = torch.tensor(np.stack([record.curves["lr"] for record in records]), dtype=torch.float32)
     with torch.no_grad():
         u = (rates / 0.2).log().expand(2, -1, -1)
-        states = teacher.solve(teacher.beginning(count), u, torch.ones(2, count))
-        values, ends = teacher.read(states[:, :, 1:])[0].double().numpy() * 0.1, teacher.final(states)[0].numpy() * 0.1
+        states = teacher.solve(teacher.initial_state(count), u, torch.ones(2, count))
+        values, ends = (
+            teacher.decode(states[:, :, 1:])[0].double().numpy() * 0.1,
+            teacher.final_loss(states)[0].numpy() * 0.1,
+        )
     return [
         replace(
             record,
@@ -188,23 +194,23 @@ def of_a_teacher(count):
 
 
 def error_on(others, fitted):
-    """Root mean square error of the ends of runs, foreseen from their rates alone, over their spread."""
-    table = Table(others, fitted.scales)
-    foreseen = predicted_final(fitted.model, table, np.array([0.0]), np.zeros(len(others), dtype=int))[0]
-    wrong = foreseen - others.final
+    """Root mean square error of the ends of runs, forecast from their rates alone, over their spread."""
+    table = TensorDataset(others, fitted.scales)
+    forecast = forecast_final_losses(fitted.model, table, np.array([0.0]), np.zeros(len(others), dtype=int))[0]
+    wrong = forecast - others.final
     return np.sqrt(np.mean((wrong - wrong.mean()) ** 2)) / others.final.std()
 
 
 def alike(runs):
     """The runs, each of which counts the same, however it ended."""
-    return replace(runs, weights=np.ones(len(runs)), limit=np.inf)
+    return replace(runs, weights=np.ones(len(runs)), censoring_threshold=np.inf)
 
 
 def test_a_latent_ode_is_recovered():
-    """Another is fitted to 40 of its runs and foresees 20 others."""
-    runs = alike(series(of_a_teacher(60), quadratic.STEPS))
-    fitted = fit(runs.take(range(40)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
-    assert error_on(runs.take(range(40, 60)), fitted) < 0.1
+    """Another is fitted to 40 of its runs and forecasts 20 others."""
+    runs = alike(run_dataset(of_a_teacher(60), quadratic.STEPS))
+    fitted = fit(runs.select(range(40)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
+    assert error_on(runs.select(range(40, 60)), fitted) < 0.1
 
 
 def test_what_runs_of_one_seed_have_in_common_is_told_from_their_schedules():
@@ -220,31 +226,33 @@ def test_what_runs_of_one_seed_have_in_common_is_told_from_their_schedules():
         )
         for record, by in zip(records[:20], luck, strict=False)
     ]
-    others = series(records[20:], quadratic.STEPS)
+    others = run_dataset(records[20:], quadratic.STEPS)
     knowing, guessing = (
-        fit(alike(series(told, quadratic.STEPS)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
+        fit(alike(run_dataset(told, quadratic.STEPS)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
         for told in (runs, [replace(record, seed=number) for number, record in enumerate(runs)])
     )
     assert error_on(others, knowing) < 0.7 * error_on(others, guessing)
 
 
-def test_offsets_are_taken_off_the_runs_of_their_seed():
-    runs = series([replace(r, seed=n // 6) for n, r in enumerate(quadratic.records(annealed(13, (0.02, 0.8), 0)))], 400)
-    assert groups_of(runs).tolist() == [1] * 6 + [2] * 6 + [0]
-    table = Table(runs, scales_of(runs))
-    offsets = Offsets(table, members=2)
+def test_seed_effects_are_subtracted_from_the_runs_of_their_seed():
+    runs = run_dataset(
+        [replace(r, seed=n // 6) for n, r in enumerate(quadratic.records(wsd_schedules(13, (0.02, 0.8), 0)))], 400
+    )
+    assert seed_groups(runs).tolist() == [1] * 6 + [2] * 6 + [0]
+    table = TensorDataset(runs, scales_of(runs))
+    effects = SeedEffects(table, members=2)
     with torch.no_grad():
-        offsets.above[1, 0], offsets.above[1, 1] = 3.0, 1.0
+        effects.offsets[1, 0], effects.offsets[1, 1] = 3.0, 1.0
     rows = torch.tensor([[0, 6, 12]] * 2)
     batch = table.batch(rows, torch.zeros_like(rows), 4)
-    shifted = offsets.taken_off(batch, rows)
+    shifted = effects.subtract_from(batch, rows)
     torch.testing.assert_close(batch.final - shifted.final, torch.tensor([[0.0, 0.0, 0.0], [3.0, 1.0, 0.0]]))
     moved = torch.nan_to_num(batch.values - shifted.values)
     torch.testing.assert_close(moved[1, 0, 1:], torch.full_like(moved[1, 0, 1:], 3.0))
 
 
 def test_a_fit_is_reproducible():
-    runs = series(quadratic.records(annealed(12, (0.02, 0.8), 0)), quadratic.STEPS)
+    runs = run_dataset(quadratic.records(wsd_schedules(12, (0.02, 0.8), 0)), quadratic.STEPS)
     short = Fitting(sizes=Sizes(members=2), dynamics=5, corrections=5)
     first, second = (fit(runs, short).model.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import doctest
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.planner import RunSpec
 from lr_env.rollout import rollout
 from lr_env.studies.beliefs import explained
 from lr_env.tasks import find_task
-from planners.latent_ode.artifact import Trained, shipped_models
-from planners.latent_ode.controls import MeanOfBest
-from planners.latent_ode.data.batches import Table
-from planners.latent_ode.data.dataset import CHANNELS
-from planners.latent_ode.fitting.fit import predicted_final
+from planners.latent_ode import base
+from planners.latent_ode.artifact import FittedModel, shipped_models
+from planners.latent_ode.base import ModelBasedPlanner
+from planners.latent_ode.channels import CHANNELS
+from planners.latent_ode.controls import CONTROLS, MeanOfBest
+from planners.latent_ode.data import rate_curve
+from planners.latent_ode.data.batches import TensorDataset
+from planners.latent_ode.fitting.fit import forecast_final_losses
+from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
 from planners.schedules import WSD, Cosine
 from tests import quadratic
@@ -34,12 +40,15 @@ def best_of(family, rates):
 def test_known_dynamics_are_recovered(quadratic_made):
     """The excess loss of a quadratic, whose log is the state: ends of runs that were held out, from any time on."""
     runs, _, fitted = quadratic_made
-    table = Table(runs, fitted.scales)
-    foreseen = predicted_final(fitted.model, table, np.array([0.0, 0.2, 0.5]), fitted.fold)
-    foreseen, final = np.minimum(foreseen, runs.limit), np.minimum(runs.final, runs.limit)  # above it, it is all one
-    errors = np.sqrt(np.mean((foreseen - final) ** 2, axis=1))
+    table = TensorDataset(runs, fitted.scales)
+    forecast = forecast_final_losses(fitted.model, table, np.array([0.0, 0.2, 0.5]), fitted.held_out_member)
+    forecast, final = (
+        np.minimum(forecast, runs.censoring_threshold),
+        np.minimum(runs.final, runs.censoring_threshold),
+    )  # above it, it is all one
+    errors = np.sqrt(np.mean((forecast - final) ** 2, axis=1))
     assert (errors < 0.45 * final.std()).all(), (errors, final.std())
-    assert min(np.corrcoef(row, final)[0, 1] for row in foreseen) > 0.9
+    assert min(np.corrcoef(row, final)[0, 1] for row in forecast) > 0.9
 
 
 def test_its_regret_to_the_known_optimum_is_below_that_of_tuned_cosine(quadratic_path):
@@ -67,9 +76,9 @@ def test_a_state_is_all_that_a_run_needs_to_go_on(quadratic_path):
 
 
 def test_plans_are_made_when_they_should_be_and_explained(quadratic_path):
-    planner = LatentODE(model=str(quadratic_path), lead=0.25, every=0.25, until=0.75)
+    planner = LatentODE(model=str(quadratic_path), first_plan=0.25, plan_interval=0.25, last_plan=0.75)
     rates, ends, _, state = played(planner, seeds=(1, 2))
-    told = planner.explain(state, run=1)
+    told = planner.explain(state, row=1)
     assert [belief.segment for belief in told] == list(planner.plans_at(SPEC.num_segments)) == [10, 20, 30]
     for belief, until in zip(told, (20, 30, 40), strict=True):
         np.testing.assert_array_equal(belief.rates[0, : until - belief.segment], rates[1, belief.segment : until])
@@ -79,35 +88,38 @@ def test_plans_are_made_when_they_should_be_and_explained(quadratic_path):
 
 
 def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(quadratic_path):
-    planner = LatentODE(model=str(quadratic_path), lead=0.5)
+    planner = LatentODE(model=str(quadratic_path), first_plan=0.5)
     rates, *_ = played(planner)
-    repertoire = planner.trained.repertoire
+    library = planner.trained.library
     lead = np.exp(
-        np.interp((np.arange(20) + 0.5) / 40, np.linspace(0, 1, 41), repertoire.log_rates[repertoire.best_family])
+        np.interp((np.arange(20) + 0.5) / 40, np.linspace(0, 1, 41), library.log_rates[library.best_parametric])
     )
     np.testing.assert_allclose(rates[0, :20], lead)
-    named = [end for end, name in zip(repertoire.ends, repertoire.names, strict=True) if name != "knots"]
-    assert repertoire.ends[repertoire.best_family] == min(named)
+    named = [end for end, name in zip(library.final_losses, library.names, strict=True) if name != "knots"]
+    assert library.final_losses[library.best_parametric] == min(named)
 
 
 def test_plans_stay_where_the_sweep_has_been(quadratic_path):
     trusting, free = (
-        LatentODE(model=str(quadratic_path), trust=trust, pessimism=0.0, blend=0.0) for trust in (0.0, None)
+        LatentODE(model=str(quadratic_path), trust_radius=trust, pessimism=0.0, averaging_temperature=0.0)
+        for trust in (0.0, None)
     )
-    repertoire = trusting.trained.repertoire.trusted
-    times = np.linspace(0, 1, repertoire.shape[1])
+    trusted = trusting.trained.library.trust_region.log_rates
+    times = np.linspace(0, 1, trusted.shape[1])
     for planner, inside in ((trusting, True), (free, False)):
         rates, *_ = played(planner)
         mid = (np.arange(SPEC.num_segments) + 0.5) / SPEC.num_segments
-        low, high = (np.exp(np.interp(mid, times, edge)) for edge in (repertoire.min(0), repertoire.max(0)))
+        low, high = (np.exp(np.interp(mid, times, edge)) for edge in (trusted.min(0), trusted.max(0)))
         assert ((rates[0] >= low * 0.95) & (rates[0] <= high * 1.05)).all() == inside  # they are read off a grid
 
 
 def test_plans_are_anchored_to_the_sweep_unless_the_models_are_sure(quadratic_path):
     """Of the quadratic they know better than its best runs; where they could not be sure, these are what is played."""
-    count = float(len(Trained.load(quadratic_path).repertoire.names))
+    count = float(len(FittedModel.load(quadratic_path).library.names))
     plain, usual, bound, half = (
-        played(LatentODE(model=str(quadratic_path), every=1.0, anchor=anchor, sure=sure))[0]
+        played(LatentODE(model=str(quadratic_path), plan_interval=1.0, prior_strength=anchor, confidence_sigmas=sure))[
+            0
+        ]
         for anchor, sure in ((0.0, 2.0), (20.0, 2.0), (1e9, 1e9), (count, 1e9))
     )
     np.testing.assert_array_equal(usual, plain)
@@ -119,7 +131,7 @@ def test_plans_are_anchored_to_the_sweep_unless_the_models_are_sure(quadratic_pa
 def test_later_plans_are_played_where_the_models_are_sure(quadratic_path):
     """Never, where they would have to be surer than they can be; a new budget is planned for all the same."""
     once, stubborn, willing = (
-        LatentODE(model=str(quadratic_path), every=every, sure=sure, until=0.8)
+        LatentODE(model=str(quadratic_path), plan_interval=every, confidence_sigmas=sure, last_plan=0.8)
         for every, sure in ((1.0, 1e9), (0.25, 1e9), (0.25, 0.0))
     )
     (first, *_), (same, _, before, state), (changed, *_) = (played(planner) for planner in (once, stubborn, willing))
@@ -138,11 +150,11 @@ def test_later_plans_are_played_where_the_models_are_sure(quadratic_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"reuse": "maybe"}, "reuse must be one of no, steps, rescaled"),
-        ({"rounds": -1}, "rounds must be a whole number from 0"),
-        ({"track": "maybe"}, "track must be true or false"),
-        ({"lead": -0.1}, "lead must be a number from 0 to 1"),
-        ({"trust": -1}, "trust must be"),
+        ({"mismatch": "maybe"}, "mismatch must be one of refuse, steps, rescaled"),
+        ({"search_rounds": -1}, "search_rounds must be a whole number from 0"),
+        ({"compensate_actuation": "maybe"}, "compensate_actuation must be true or false"),
+        ({"first_plan": -0.1}, "first_plan must be a number from 0 to 1"),
+        ({"trust_radius": -1}, "trust_radius must be"),
         ({"model": "nobody"}, r"there is no model 'nobody' \(shipped: "),
         ({"model": 5}, "give the name of a model"),
         ({"model": "nowhere.safetensors"}, "there is no model 'nowhere.safetensors': fit one with `lr-env fit`"),
@@ -160,22 +172,23 @@ def test_a_model_of_another_task_is_refused_unless_it_is_wanted(quadratic_path):
     ):
         LatentODE(model=str(quadratic_path)).start(other, [0])
     units = [
-        LatentODE(model=str(quadratic_path), reuse=reuse).start(other, [0])["unit"] for reuse in ("steps", "rescaled")
+        LatentODE(model=str(quadratic_path), mismatch=mismatch).start(other, [0])["unit"]
+        for mismatch in ("steps", "rescaled")
     ]
     assert units == [400, 800]
 
 
 def test_a_model_that_changes_in_the_middle_of_a_run(quadratic_path, tmp_path):
-    trained = Trained.load(quadratic_path)
+    trained = FittedModel.load(quadratic_path)
     file = tmp_path / "model.safetensors"
     trained.save(file)
-    assert Trained.load(file).fingerprint == trained.fingerprint
+    assert FittedModel.load(file).fingerprint == trained.fingerprint
     planner = LatentODE(model=str(file))
     assert planner.pretraining_steps == 60 * quadratic.STEPS
     state = planner.start(SPEC, [0])
     with torch.no_grad():
         trained.model.start.add_(0.1)
-    changed = Trained(trained.model, trained.scales, trained.repertoire, trained.about)
+    changed = FittedModel(trained.model, trained.scales, trained.library, trained.about)
     changed.save(file)
     signals = {name: np.ones(1) for name in ("lr", *CHANNELS)} | {"step": np.array([80.0])}
     with pytest.raises(UserError, match="is not the one that this run began with"):
@@ -207,7 +220,26 @@ def test_damaged_models(quadratic_path, tmp_path, damage):
     elif damage == "text":
         target.write_text("no model")
     with pytest.raises(UserError, match=r"^model .*model.safetensors.* cannot be read .*damaged, fit it anew$"):
-        Trained.load(target)
+        FittedModel.load(target)
+
+
+def test_settings_under_their_earlier_names_are_those_of_today():
+    """What is saved today stays as it is, and every earlier name has a setting of today."""
+    earlier = {"model": "a", "reuse": "no", "horizon": 0.5, "blend": 5, "adapt": 7, "ascents": 12, "lead": 0.1}
+    current = LatentODE.current_settings(earlier)
+    assert current == LatentODE.current_settings(current)
+    expected = {"model": "a", "mismatch": "refuse", "horizon": 0.5, "averaging_temperature": 5}
+    assert current == expected | {"response_threshold": 7, "gradient_steps": 12, "first_plan": 0.1}
+    for kind in (LatentODE, LatentODEGenerative, *CONTROLS):
+        renamed = kind.current_settings(dict.fromkeys({**ModelBasedPlanner.renamed, **kind.renamed}))
+        assert renamed.keys() <= {field.name for field in fields(kind)}
+    assert MeanOfBest.current_settings({"reuse": "steps", "count": 2}) == {"mismatch": "steps", "count": 2}
+
+
+@pytest.mark.parametrize("module", [base, rate_curve])
+def test_examples_in_docstrings(module):
+    done = doctest.testmod(module)
+    assert (done.attempted > 0, done.failed) == (True, 0)
 
 
 def test_settings_of_a_sweep_are_as_many_as_rates():
@@ -220,13 +252,13 @@ def test_settings_of_a_sweep_are_as_many_as_rates():
 def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
     """A run of a real task under a model of another one: what was played is what the plans say."""
     task = replace(find_task("DigitsMLP"), budget=200, segment=10, val_subset=100)
-    planner = LatentODE(model=str(quadratic_path), reuse="rescaled", lead=0.2, every=0.4)
+    planner = LatentODE(model=str(quadratic_path), mismatch="rescaled", first_plan=0.2, plan_interval=0.4)
     found = explained(planner, task, 3)
     assert [belief.segment for belief in found.beliefs] == [4, 12]
     for belief, until in zip(found.beliefs, (12, 20), strict=True):
         played = found.lr[belief.segment : until]
         np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
-    (run,) = rollout(planner, task, [3], score=("val",), backend="loop")
+    (run,) = rollout(planner, task, [3], score=("val",), execution=Execution(backend="loop"))
     assert run.planner == "latent-ode"
     assert len(found.val_loss) == 20
     assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
@@ -243,7 +275,7 @@ def test_shipped_models_plan_for_their_tasks(name):
     assert settings == {"model": name}
     assert LatentODE.for_task(replace(task, budget=2 * task.budget)) is None
     run = RunSpec(name, task.budget, task.segment, task.lr_range, type(task.optimizer).__name__, 1)
-    planner = LatentODE(**settings, lead=0.01, every=1.0)
+    planner = LatentODE(**settings, first_plan=0.01, plan_interval=1.0)
     state, (low, high) = planner.start(run, [0]), task.tuning_range
     signals = {channel: np.full(1, np.nan) for channel in ("lr", *CHANNELS)} | {"step": np.zeros(1)}
     for segment in range(2):

@@ -7,22 +7,38 @@ import torch
 
 from planners.latent_ode.filtering.response import Response
 from planners.latent_ode.planner import LatentODE
-from planners.latent_ode.planning.problem import Left, problem
+from planners.latent_ode.planning.problem import RemainingRun, build_problem
 from planners.latent_ode.planning.schedule_family import SETTINGS
-from planners.latent_ode.planning.search import BEGINNINGS, GRID, Search, blended, interpolation, search
+from planners.latent_ode.planning.search import (
+    GRID,
+    INITIAL_CANDIDATES,
+    SearchSettings,
+    interpolation,
+    search,
+    softmax_average,
+)
 from planners.tuning.search_space import sobol
 from tests.quadratic import SPEC
 
 
 def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(quadratic_path):
     trained = LatentODE(model=str(quadratic_path)).trained
-    what, family = problem(
-        trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.5, Response.usual(3, 2)
+    what, family = build_problem(
+        trained,
+        trained.model.initial_state(2).detach(),
+        RemainingRun(0.0, 1.0, SPEC.lr_range),
+        0.5,
+        Response.nominal(3, 2),
     )
-    begun = family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1)
+    begun = family(sobol(INITIAL_CANDIDATES, SETTINGS, 0)).expand(2, -1, -1)
     lowest = what.scores(what.clamp(begun), 1.0).min(1).values
     scores = []
-    for settings in (Search(rounds=0), Search(), Search(rounds=0, free=4), Search(rounds=0, ascents=20)):
+    for settings in (
+        SearchSettings(rounds=0),
+        SearchSettings(),
+        SearchSettings(rounds=0, free_rounds=4),
+        SearchSettings(rounds=0, gradient_steps=20),
+    ):
         plans = search(what, family, torch.empty(2, 0, GRID), settings, [[0], [1]])
         found = what.scores(plans, 1.0)
         assert (found.diff(dim=1) >= 0).all()
@@ -31,20 +47,24 @@ def test_a_search_is_no_worse_than_what_it_begins_from_and_gradients_help(quadra
     for better in scores[1:]:
         assert (better <= scores[0]).all()
         assert (better < scores[0]).any(), scores
-    better = search(what, family, plans[:, :1], Search(rounds=0), [[0], [0]])
+    better = search(what, family, plans[:, :1], SearchSettings(rounds=0), [[0], [0]])
     torch.testing.assert_close(better[:, 0], plans[:, 0])  # what is known is not lost
 
 
 def test_a_blended_search_puts_the_mean_before_the_best_that_it_is_of(quadratic_path):
     trained = LatentODE(model=str(quadratic_path)).trained
-    what, family = problem(
-        trained, trained.model.beginning(2).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0, Response.usual(3, 2)
+    what, family = build_problem(
+        trained,
+        trained.model.initial_state(2).detach(),
+        RemainingRun(0.0, 1.0, SPEC.lr_range),
+        0.0,
+        Response.nominal(3, 2),
     )
-    begun = what.clamp(family(sobol(BEGINNINGS, SETTINGS, 0)).expand(2, -1, -1))
-    settings = Search(pessimism=2.0, blend=1.0, elites=4)
+    begun = what.clamp(family(sobol(INITIAL_CANDIDATES, SETTINGS, 0)).expand(2, -1, -1))
+    settings = SearchSettings(pessimism=2.0, averaging_temperature=1.0, elites=4)
     plans = search(what, family, torch.empty(2, 0, GRID), settings, [[0], [1]])
     assert plans.shape == (2, 4, GRID)
-    torch.testing.assert_close(plans[:, :1], blended(begun, what.ends(begun), 1.0))
+    torch.testing.assert_close(plans[:, :1], softmax_average(begun, what.final_losses(begun), 1.0))
     best = what.scores(begun, 2.0).sort(1)
     torch.testing.assert_close(plans[:, 1:], begun.gather(1, best.indices[:, :3, None].expand(-1, -1, GRID)))
 
@@ -57,9 +77,9 @@ def test_a_blend_weighs_plans_by_their_regret():
     plans = torch.arange(16.0)[None, :, None].expand(1, 16, GRID)
     for temper in (0.5, 2.0):
         weights = np.exp(-level[0].numpy() / (temper * 0.5))
-        mean = blended(plans, level + apart, temper)
+        mean = softmax_average(plans, level + apart, temper)
         np.testing.assert_allclose(mean, np.full((1, 1, GRID), weights @ np.arange(16) / weights.sum()), rtol=1e-4)
-    agreed = blended(plans, level.expand(3, 1, 16), 2.0)
+    agreed = softmax_average(plans, level.expand(3, 1, 16), 2.0)
     torch.testing.assert_close(agreed, plans[:, :1])  # members that agree leave the best alone
 
 
@@ -72,9 +92,13 @@ def test_interpolation_between_knots_is_numpys():
 def test_mean_rates_of_solver_steps(quadratic_path):
     """A plan's rates in the solver's steps have the integral of the rate, not of its log."""
     trained = LatentODE(model=str(quadratic_path)).trained
-    what, _ = problem(
-        trained, trained.model.beginning(1).detach(), Left(0.0, 1.0, SPEC.lr_range), 0.0, Response.usual(3, 1)
+    what, _ = build_problem(
+        trained,
+        trained.model.initial_state(1).detach(),
+        RemainingRun(0.0, 1.0, SPEC.lr_range),
+        0.0,
+        Response.nominal(3, 1),
     )
     plan = torch.linspace(0, -3, GRID)[None, None]
-    mean = what.rates(plan).exp().mean().item()
+    mean = what.solver_rates(plan).exp().mean().item()
     np.testing.assert_allclose(mean, (1 - np.exp(-3)) / 3, rtol=1e-3)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from planners.latent_ode.planning.schedule_family import _HIGH, _LOW, LEAST, SETTINGS, Shapes
+from planners.latent_ode.planning.schedule_family import _HIGH, _LOW, MIN_COOLDOWN, SETTINGS, ScheduleFamily
 from planners.schedules import WSD, Constant, Cosine, Exponential, Linear, OneCycle, Polynomial, WSDSqrt
 from planners.tuning.search_space import sobol
 
-SHAPES = Shapes(np.log(0.01), np.log(1.0))
+FAMILY = ScheduleFamily(np.log(0.01), np.log(1.0))
 AT = (np.arange(100) + 0.5) / 100
 
 
@@ -33,7 +33,7 @@ def test_it_holds_what_people_use(schedule, wrong):
     wanted = schedule.preview(100)
 
     def off(settings):
-        return np.abs(np.exp(SHAPES.log_rates(np.clip(settings, 0, 1), AT)) - wanted).mean() / wanted.max()
+        return np.abs(np.exp(FAMILY.log_rates(np.clip(settings, 0, 1), AT)) - wanted).mean() / wanted.max()
 
     begun = sobol(256, SETTINGS, 0)
     begin = sorted(begun, key=off)[:3]
@@ -46,7 +46,7 @@ def test_it_is_what_it_says():
     settings = np.array([[0.5, 0.5, 0.2, 0.75, 0.5], [1.0, 1.0, 1.0, 0.25, 0.0], [0.0, 0.3, 0.4, 1.0, 0.2]])
     peak, down, power, slope, up = (_LOW + settings * (_HIGH - _LOW)).T
     at = np.linspace(0, 1, 2001)
-    logs = SHAPES.log_rates(settings, at)
+    logs = FAMILY.log_rates(settings, at)
     for row in range(3):
         middle = (at > up[row]) & (at < 1 - down[row])
         if middle.sum() > 2:
@@ -56,6 +56,8 @@ def test_it_is_what_it_says():
         fitted = np.polyfit(np.log((1 - at[late]) / down[row]), falling[late], 1)[0]
         assert fitted == pytest.approx(power[row], abs=1e-3)
         ends = logs[row, -1] - min(slope[row], 0) * (1 - up[row])
-        assert ends == pytest.approx(SHAPES.low + peak[row] * (SHAPES.high - SHAPES.low) + np.log(LEAST), abs=1e-6)
-    assert logs[1].max() == pytest.approx(SHAPES.high, abs=0.1)
-    assert (logs.max(1) <= SHAPES.low + peak * (SHAPES.high - SHAPES.low) + 1e-9).all()
+        assert ends == pytest.approx(
+            FAMILY.low + peak[row] * (FAMILY.high - FAMILY.low) + np.log(MIN_COOLDOWN), abs=1e-6
+        )
+    assert logs[1].max() == pytest.approx(FAMILY.high, abs=0.1)
+    assert (logs.max(1) <= FAMILY.low + peak * (FAMILY.high - FAMILY.low) + 1e-9).all()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.children import Backend
+from lr_env.children import Backend, Execution
 from lr_env.errors import UserError
 from lr_env.planner import Planner, RunSpec
 from lr_env.records.checkpoint import load_tree, save_tree
@@ -168,7 +168,8 @@ def test_stages_double_up_to_a_length_and_end_with_the_budget():
 
 def test_extra_steps_are_those_of_all_forks():
     lookahead, autolrs, constant = (
-        rollout(planner, TASK, [0, 1], backend="loop", score=()) for planner in (*SHORT, Constant(0.05))
+        rollout(planner, TASK, [0, 1], score=(), execution=Execution(backend="loop"))
+        for planner in (*SHORT, Constant(0.05))
     )
     assert all(not record.diverged for record in (*lookahead, *autolrs))
     # At 0 and 3 segments 3 forks for 2 + 1, at 6 with 2 left for 2. Stages of 3, 3 and 2, each 3 trials of 2.
@@ -178,7 +179,12 @@ def test_extra_steps_are_those_of_all_forks():
 
 
 def test_extra_steps_of_a_run_end_with_it():
-    runs = Rollout(TASK, [PlannedRun(planner, seed) for planner in SHORT for seed in (0, 1)], backend="loop", score=())
+    runs = Rollout(
+        TASK,
+        [PlannedRun(planner, seed) for planner in SHORT for seed in (0, 1)],
+        score=(),
+        execution=Execution(backend="loop"),
+    )
     for _ in range(4):
         runs.advance()
     runs.env.episodes.children.state.parameters[[0, 2]] = float("nan")  # ends in the fifth segment, between decisions
@@ -191,15 +197,15 @@ def test_extra_steps_of_a_run_end_with_it():
 
 @pytest.mark.parametrize("planner", SHORT, ids=lambda planner: planner.name)
 def test_a_run_does_not_depend_on_its_neighbours(planner):
-    alone = rollout(planner, TASK, [1], backend="loop")[0]
+    alone = rollout(planner, TASK, [1], execution=Execution(backend="loop"))[0]
     mixed = [PlannedRun(p, seed) for seed in (0, 1) for p in (Constant(9.0), *SHORT)]
-    runs = Rollout(TASK, mixed, backend="loop")
+    runs = Rollout(TASK, mixed, execution=Execution(backend="loop"))
     while not runs.done:
         runs.advance()
     among = runs.record(mixed.index(PlannedRun(planner, 1)), "final")
     assert among.scores == alone.scores
     assert among.extra_steps == alone.extra_steps
-    stacked = rollout(planner, TASK, [0, 1], backend=Backend("stacked", 2))[1]
+    stacked = rollout(planner, TASK, [0, 1], execution=Execution(backend=Backend("stacked", 2)))[1]
     assert stacked.scores["test_loss"] == pytest.approx(alone.scores["test_loss"], rel=1e-3)
 
 
@@ -211,14 +217,14 @@ def test_a_rollout_resumes_from_a_file_to_the_same_bytes(tmp_path):
             rollout.advance()
         return repr([replace(rollout.record(row, "final"), planning_seconds=0.0) for row in range(len(runs))])
 
-    first = Rollout(TASK, runs, backend=Backend("stacked", 4))
+    first = Rollout(TASK, runs, execution=Execution(backend=Backend("stacked", 4)))
     for _ in range(5):
         first.advance()
     assert first._ended.sum() == 2
     save_tree(tmp_path / "checkpoint", first.snapshot())
     snapshot = load_tree(tmp_path / "checkpoint")
     whole = end(first)
-    second = Rollout(TASK, runs, backend=Backend("stacked", 4))
+    second = Rollout(TASK, runs, execution=Execution(backend=Backend("stacked", 4)))
     second.restore(snapshot)
     assert end(second) == whole
     first.restore(snapshot)
@@ -230,7 +236,7 @@ def test_rates_that_explode_are_not_taken():
         Lookahead(9.0, span=3.0, count=4, every=4, horizon=4, cooldown=0),
         AutoLRS(9.0, span=3.0, stage=4, trial=4, trials=6),
     ):
-        records = rollout(planner, TASK, [0, 1, 2], backend="stacked")
+        records = rollout(planner, TASK, [0, 1, 2], execution=Execution(backend="stacked"))
         assert not any(record.diverged for record in records)
         assert max(record.scores["final_val_loss"] for record in records) < 2.2  # ln 10 = 2.3 is to guess
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lr_env.children import Backend, Children, stacked
+from lr_env.children import Backend, Children, Execution, stacked
 from lr_env.children.autotune import compiler
 from lr_env.children.cuda_graphs import Replay
 from lr_env.children.initial import build_seeded, moved
@@ -76,7 +76,7 @@ TASKS_OF = {
 
 
 def trained(task: Task, backend: Backend, seeds=(3, 1, 4, 1, 5), segments: int = 5, device: str = "cpu") -> Children:
-    children = Children(task, seeds, device, backend, torch.float64)
+    children = Children(task, seeds, dtype=torch.float64, execution=Execution(device=device, backend=backend))
     scale = 0.1 if isinstance(task.optimizer, Adam) else 1.0
     for segment in range(segments):
         children.train(scale * np.geomspace(0.005, 0.05, len(seeds)) * (1 + 0.5 * np.sin(segment)))
@@ -101,7 +101,7 @@ def test_stacked_equals_loop(name, backend):
 @pytest.mark.parametrize("name", ["cnn", "resnet", "gpt", "clip"])
 def test_loop_equals_plain_torch(name):
     task = TASKS_OF[name]
-    children = Children(task, [3], backend=LOOP, dtype=torch.float64)
+    children = Children(task, [3], dtype=torch.float64, execution=Execution(backend=LOOP))
     source, train = task.source, children.data.splits["train"]
     module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), 3, torch.float64)
     optimizer = task.optimizer.build(module.parameters())
@@ -152,7 +152,9 @@ class Eager(Replay):
 @pytest.mark.parametrize("name", ["resnet-stride", "cnn-dropout", "gpt"])
 def test_replaying_steps_from_tables_on_the_device_changes_nothing(name, monkeypatch):
     monkeypatch.setattr(stacked, "Replay", Eager)
-    runs = [Children(TASKS_OF[name], range(5), backend=STACK, dtype=torch.float64) for _ in range(2)]
+    runs = [
+        Children(TASKS_OF[name], range(5), dtype=torch.float64, execution=Execution(backend=STACK)) for _ in range(2)
+    ]
     runs[1].engine._replayed = True
     for children in runs:
         children.train([0.01] * 5)
@@ -164,7 +166,9 @@ def test_replaying_steps_from_tables_on_the_device_changes_nothing(name, monkeyp
 
 @pytest.mark.parametrize("name", ["lenet", "resnet", "gpt"])
 def test_a_neighbour_that_explodes_changes_nothing(name):
-    alone, among = (Children(TASKS_OF[name], range(3), backend=Backend("stacked", 3)) for _ in range(2))
+    alone, among = (
+        Children(TASKS_OF[name], range(3), execution=Execution(backend=Backend("stacked", 3))) for _ in range(2)
+    )
     among.state.parameters[1] = float("nan")
     for children in (alone, among):
         children.train([0.01] * 3)
@@ -244,7 +248,7 @@ def test_running_statistics_are_each_childs_own_and_measuring_leaves_them_alone(
 @pytest.mark.parametrize("name", ["resnet", "cnn-dropout", "crop-flip", "gpt-dropout"])
 def test_snapshot_and_restore_give_the_same_bytes(name, backend):
     task = TASKS_OF[name]
-    children = Children(task, [0, 1, 2], backend=backend)
+    children = Children(task, [0, 1, 2], execution=Execution(backend=backend))
     children.train([0.01] * 3)
     kept = children.snapshot()
     first = [children.train([0.01] * 3) for _ in range(3)]
@@ -260,7 +264,7 @@ def test_snapshot_and_restore_give_the_same_bytes(name, backend):
 @pytest.mark.parametrize("backend", [LOOP, STACK], ids=str)
 def test_a_child_does_not_depend_on_its_neighbours(name, backend):
     alone = trained(TASKS_OF[name], LOOP, seeds=(4,))
-    among = Children(TASKS_OF[name], (9, 4, 7, 7), backend=backend, dtype=torch.float64)
+    among = Children(TASKS_OF[name], (9, 4, 7, 7), dtype=torch.float64, execution=Execution(backend=backend))
     scale = 0.1 if isinstance(among.task.optimizer, Adam) else 1.0
     for segment in range(5):
         among.train(scale * 0.005 * (1 + 0.5 * np.sin(segment)) * np.array([30, 1, 1, 1]), [0, 1, 2])
@@ -270,7 +274,7 @@ def test_a_child_does_not_depend_on_its_neighbours(name, backend):
 
 def test_a_fork_draws_its_own_noise():
     """With the same batches and rate, forks of one child part only by what they drop."""
-    children = Children(TASKS_OF["cnn-dropout"], [0, 1, 2], backend=LOOP)
+    children = Children(TASKS_OF["cnn-dropout"], [0, 1, 2], execution=Execution(backend=LOOP))
     children.train([0.01] * 3)
     children.fork([0, 0], [1, 2])
     assert torch.equal(children.state.parameters[0], children.state.parameters[1])
@@ -313,8 +317,8 @@ def test_clipping_is_torchs():
 
 
 def test_variations_change_the_training_split_alone():
-    whole = Children(BASE, [0], backend=LOOP)
-    half = Children(replace(BASE, train_fraction=0.5, label_noise=0.2), [0], backend=LOOP)
+    whole = Children(BASE, [0], execution=Execution(backend=LOOP))
+    half = Children(replace(BASE, train_fraction=0.5, label_noise=0.2), [0], execution=Execution(backend=LOOP))
     assert half.order.num_examples == 30
     a, b = whole.data.splits["train"], half.data.splits["train"]
     assert torch.equal(b.inputs, a.inputs[:30])
@@ -391,7 +395,7 @@ class Frozen:
         (lambda: replace(BASE, label_noise=1.0), "label_noise is 1.0"),
         (lambda: replace(BASE, train_fraction=0.0), "train_fraction is 0.0"),
         (lambda: replace(BASE, train_fraction=0.05), "batch_size is 6, but the train split has 3"),
-        (lambda: Children(BASE, [0], numerics=Numerics("tf32")), "tf32"),
+        (lambda: Children(BASE, [0], execution=Execution(backend="loop", numerics=Numerics("tf32"))), "tf32"),
         (lambda: Numerics("fp8"), "unknown precision 'fp8'"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.numerics import Numerics, tf32
 from lr_env.children.tracing import trace
 from lr_env.errors import UserError
@@ -50,7 +50,7 @@ def test_bf16_trains_nearly_alike_and_leaves_nothing_set(task, rate):
     runs = {}
     for precision in ("float32", "bf16"):
         for backend in (LOOP, STACK):
-            children = Children(task, [0, 1, 2], backend=backend, numerics=Numerics(precision))
+            children = Children(task, [0, 1, 2], execution=Execution(backend=backend, numerics=Numerics(precision)))
             runs[precision, backend.name] = np.array([children.train([rate] * 3) for _ in range(8)])
             assert not torch.is_autocast_enabled("cpu")
     np.testing.assert_allclose(runs["bf16", "loop"], runs["float32", "loop"], rtol=0.05)
@@ -108,7 +108,12 @@ def test_the_order_of_kernels_in_memory_is_not_what_they_are():
     task = replace(CONVOLUTIONS, budget=10)
     runs = []
     for order in (True, False):
-        children = Children(task, [0, 1], backend=STACK, dtype=torch.float64, numerics=Numerics(channels_last=order))
+        children = Children(
+            task,
+            [0, 1],
+            dtype=torch.float64,
+            execution=Execution(backend=STACK, numerics=Numerics(channels_last=order)),
+        )
         assert children.state.layout.channels_last is order
         children.train([0.05, 0.01])
         runs.append(children.state.child(1))
@@ -149,7 +154,9 @@ def test_batch_norm_on_cuda_in_every_precision_and_order(precision, channels_las
     numerics = Numerics(precision, channels_last=channels_last)
     runs = []
     for backend in (LOOP, STACK, Backend("stacked", 1)):
-        children = Children(BATCH_NORM, [0, 1, 2], "cuda", backend, numerics=numerics)
+        children = Children(
+            BATCH_NORM, [0, 1, 2], execution=Execution(device="cuda", backend=backend, numerics=numerics)
+        )
         trained = [children.train([0.01] * 3) for _ in range(4)]
         runs.append((trained, children.measure()["val_loss"]))
     for trained, measured in runs[1:]:
@@ -163,7 +170,11 @@ def test_deterministic_on_cuda_gives_the_same_bits(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     runs = []
     for _ in range(2):
-        children = Children(TEXT, range(9), "cuda", Backend("stacked", 2), numerics=Numerics(deterministic=True))
+        children = Children(
+            TEXT,
+            range(9),
+            execution=Execution(device="cuda", backend=Backend("stacked", 2), numerics=Numerics(deterministic=True)),
+        )
         runs.append([children.train([0.05] * 9) for _ in range(4)])
     np.testing.assert_array_equal(runs[0], runs[1])
 
@@ -171,9 +182,9 @@ def test_deterministic_on_cuda_gives_the_same_bits(monkeypatch):
 def test_many_blocks_on_cuda_after_others_have_gone(monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    truth = Children(TEXT, range(40), "cuda", LOOP)
+    truth = Children(TEXT, range(40), execution=Execution(device="cuda", backend=LOOP))
     for _ in range(2):  # the graphs of the first are gone when those of the second are replayed
-        children = Children(TEXT, range(40), "cuda", Backend("stacked", 2))
+        children = Children(TEXT, range(40), execution=Execution(device="cuda", backend=Backend("stacked", 2)))
         for _ in range(4):
             found = children.train([0.02] * 40)
     for _ in range(4):

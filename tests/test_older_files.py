@@ -17,13 +17,13 @@ from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
 from lr_env.rollout import Rollout
 from lr_env.signals import ALWAYS
-from lr_env.studies.across.saved import read_finished
-from lr_env.studies.comparison.comparison import run_job
+from lr_env.studies.across.saved import read_saved
 from planners import PPO, LatentODE
 from planners.ppo.training import train
 from tests import quadratic
 from tests.damage import plain, read_bench
 from tests.fixtures import make
+from tests.helpers import compared
 
 FORMATS = sorted(path.name for path in Path(make.__file__).parent.iterdir() if (path / "records.sqlite").exists())
 
@@ -43,7 +43,7 @@ def folder(request, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """The same job without a break, here and now."""
-    return run_job(make.JOB, Store(tmp_path_factory.mktemp("unbroken") / "records.sqlite"), "whole")
+    return compared(make.JOB, Store(tmp_path_factory.mktemp("unbroken") / "records.sqlite"), "whole", make.EXECUTION)
 
 
 def test_there_are_fixtures():
@@ -63,20 +63,20 @@ def test_what_was_in_flight_goes_on_from_its_checkpoint(folder, unbroken, monkey
     restored, restore = [], Rollout.restore
     monkeypatch.setattr(Rollout, "restore", lambda self, saved: restored.append(restore(self, saved)))
     with closing(Store(folder / "records.sqlite")) as store:
-        found = run_job(make.JOB, store, make.STOPPED)
+        found = compared(make.JOB, store, make.STOPPED, make.EXECUTION)
         same_runs(found.final, unbroken.final)
         assert len(restored) == 1
         known = [record.provenance.keys() for record in store.runs(make.STOPPED)]
         assert known.count({"commit", "device", "threads"}) >= 4  # all that were finished now
         assert store.experiment(make.STOPPED)["data"]["name"] == "digits"
-        same_runs(run_job(make.JOB, store, make.FINISHED).final, unbroken.final)
+        same_runs(compared(make.JOB, store, make.FINISHED, make.EXECUTION).final, unbroken.final)
         more = replace(make.JOB, planners=(*make.JOB.planners, "linear"))
-        assert len(run_job(more, store, make.STOPPED).final) == 6
+        assert len(compared(more, store, make.STOPPED, make.EXECUTION).final) == 6
     assert not list(folder.glob("*.checkpoint"))
 
 
 def test_a_comparison_is_read(folder):
-    read_finished(folder / "comparison")
+    read_saved(folder / "comparison")
     file = folder / "comparison" / "runs.parquet"
     check_task(file, make.TASK)
     found = read_runs(file)

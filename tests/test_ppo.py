@@ -12,17 +12,17 @@ import pytest
 import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
-from lr_env.children import Numerics
+from lr_env.children import LOOP, Execution, Numerics
 from lr_env.env.episodes import Episodes
 from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
-from lr_env.files import only_process
+from lr_env.files import exclusive_lock
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.signals import ALWAYS
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import MLP, TASKS
 from planners import PPO
 from planners.ppo import policy as policies
@@ -30,6 +30,7 @@ from planners.ppo.policy import Policy
 from planners.ppo.sb3_state import LeanPolicy
 from planners.ppo.training import PPOSettings, train
 from planners.weights import PRETRAINED
+from tests.helpers import compared
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
 NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}
@@ -95,7 +96,7 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
 def test_the_planner_answers_as_the_algorithm_does(tmp_path):
     """The numpy network, the normalisation and the actions, against SB3's own."""
     for action in ("scale", "discrete"):
-        made = train(TASK, replace(SMALL, decisions=80, action=action), tmp_path / action, backend="loop")
+        made = train(TASK, replace(SMALL, decisions=80, action=action), tmp_path / action, execution=LOOP)
         assert made["decisions"] == 80
         trained = Policy.load(tmp_path / action / "last.safetensors")
         env = make_vec_env(TASK, 3, action=action, max_change=1.05, backend="loop", seed=5, start_rates=[0.02])
@@ -118,13 +119,13 @@ def test_the_planner_answers_as_the_algorithm_does(tmp_path):
                 now = np.array([info["lr"] for info in infos])
                 np.testing.assert_allclose(now, known["lr"] * trained.factors(known), rtol=1e-5)
         planner = PPO(0.02, policy=str(tmp_path / action / "last.safetensors"))
-        records = rollout(planner, TASK, [5, 6, 7], backend="loop", score=())
+        records = rollout(planner, TASK, [5, 6, 7], score=(), execution=Execution(backend="loop"))
         assert planner.pretraining_steps == 80 * 5 + 2 * 3 * 50
         assert [record.curves["lr"][0] for record in records] == [0.02] * 3
 
 
 def test_training_goes_on_to_the_same_policy(tmp_path, monkeypatch):
-    whole = train(TASK, SMALL, tmp_path / "whole", backend="loop")
+    whole = train(TASK, SMALL, tmp_path / "whole", execution=LOOP)
     assert whole["decisions"] == 320
     assert len(whole["history"]) == 5
     assert 0 < whole["seconds"]["children"] <= whole["seconds"]["whole"]
@@ -140,7 +141,7 @@ def test_training_goes_on_to_the_same_policy(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
 
         try:
-            broken = train(TASK, SMALL, tmp_path / "broken", backend="loop", checkpoint_seconds=0.0, progress=progress)
+            broken = train(TASK, SMALL, tmp_path / "broken", execution=LOOP, checkpoint_seconds=0.0, progress=progress)
         except KeyboardInterrupt:
             assert (tmp_path / "broken" / "checkpoint").exists()
     # But for the last bit: MKL's products depend on where in memory their inputs lie (MKL_CBWR=AVX2,STRICT: the same).
@@ -154,9 +155,9 @@ def test_training_goes_on_to_the_same_policy(tmp_path, monkeypatch):
             np.testing.assert_allclose(b, d, atol=1e-6)
         np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-6)
     with pytest.raises(UserError, match="holds a finished training: give another --name, or --fresh"):
-        train(TASK, SMALL, tmp_path / "whole", backend="loop")
+        train(TASK, SMALL, tmp_path / "whole", execution=LOOP)
     assert json.loads((tmp_path / "whole" / "training.json").read_text())["child_steps"] == 320 * 5 + 5 * 3 * 50
-    assert train(TASK, replace(SMALL, decisions=40), tmp_path / "whole", backend="loop", fresh=True)["decisions"] == 40
+    assert train(TASK, replace(SMALL, decisions=40), tmp_path / "whole", execution=LOOP, fresh=True)["decisions"] == 40
 
 
 def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
@@ -165,7 +166,7 @@ def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(TASK, SMALL, tmp_path, backend="loop", progress=stop, checkpoint_seconds=0.0)
+        train(TASK, SMALL, tmp_path, execution=LOOP, progress=stop, checkpoint_seconds=0.0)
     for change, message in (
         ({"training": replace(SMALL, gamma=0.5)}, "has a training with another training: give the same"),
         ({"task": replace(TASK, batch_size=8)}, "a training with another task"),
@@ -175,14 +176,14 @@ def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
         given = {"task": TASK, "training": SMALL, "backend": "loop", **change}
         with pytest.raises(UserError, match=message):
             train(given.pop("task"), given.pop("training"), tmp_path, **given)
-    with only_process(tmp_path / "lock", "x"), pytest.raises(UserError, match="run by another process"):
-        train(TASK, SMALL, tmp_path, backend="loop")
+    with exclusive_lock(tmp_path / "lock", "x"), pytest.raises(UserError, match="run by another process"):
+        train(TASK, SMALL, tmp_path, execution=LOOP)
     whole = (tmp_path / "checkpoint").read_bytes()
     (tmp_path / "checkpoint").write_bytes(whole[:1000])
     with pytest.raises(UserError, match="cannot be continued: start over with --fresh"):
-        train(TASK, SMALL, tmp_path, backend="loop")
+        train(TASK, SMALL, tmp_path, execution=LOOP)
     with pytest.raises(UserError, match="start rate 100"):
-        train(TASK, replace(SMALL, start_rates=(100.0,)), tmp_path, backend="loop", fresh=True)
+        train(TASK, replace(SMALL, start_rates=(100.0,)), tmp_path, execution=LOOP, fresh=True)
     assert (tmp_path / "checkpoint").exists()  # what cannot be begun forgets nothing
 
 
@@ -198,14 +199,14 @@ def test_children_of_a_training_are_those_of_no_comparison_and_of_no_other_train
     monkeypatch.setattr(Episodes, "start", started)
     for seed in (0, 1):
         seen.append(set())
-        train(TASK, replace(SMALL, seed=seed, evaluation_runs=1), tmp_path / str(seed), backend="loop")
+        train(TASK, replace(SMALL, seed=seed, evaluation_runs=1), tmp_path / str(seed), execution=LOOP)
         assert len(seen[-1]) == 4 * 9  # 8 updates, and the runs that the last one started
         assert min(seen[-1]) > 3_000_000
     assert not seen[0] & seen[1]
 
 
 def test_the_best_policy_has_cost_the_whole_training(tmp_path):
-    made = train(TASK, SMALL, tmp_path, backend="loop")
+    made = train(TASK, SMALL, tmp_path, execution=LOOP)
     best = Policy.load(tmp_path / "policy.safetensors")
     assert (
         best.about["child_steps"]
@@ -226,12 +227,12 @@ def test_another_policy_in_the_middle_of_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not the one that this run began with"):
         planner.plan(state, {**signals(2), "step": np.array([20.0, 20.0])})
     assert planner.fingerprint != before
-    job = Job(TASK, ("ppo",), (0.03,), (1,), settings={"ppo": {"policy": str(path)}}, backend="loop")
+    job = ComparisonPlan(TASK, ("ppo",), (0.03,), (1,), settings={"ppo": {"policy": str(path)}})
     store = Store(tmp_path / "records.sqlite")
     store.begin_experiment("toy", {**job.spec(None), "id": "0"})
     policy().save(path)
     with pytest.raises(UserError, match="was begun with fingerprints ppo"):
-        run_job(job, store, "toy")
+        compared(job, store, "toy", LOOP)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,13 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
     )
     train(task, training, tmp_path)
     for start in (0.3, 0.003, 0.03):
-        records = rollout(PPO(start, policy=str(tmp_path / "last.safetensors")), task, [1, 2], score=(), backend="loop")
+        records = rollout(
+            PPO(start, policy=str(tmp_path / "last.safetensors")),
+            task,
+            [1, 2],
+            score=(),
+            execution=Execution(backend="loop"),
+        )
         for record in records:
             late = record.curves["lr"][10:]
             assert np.abs(np.log(late / wanted)).max() < 0.6, (start, late)

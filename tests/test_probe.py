@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from lr_env.capabilities import Forking
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.env.episodes import Episodes
 from lr_env.env.forks import Forks
 from lr_env.errors import UserError
@@ -86,7 +86,7 @@ def test_forks_are_children_trained_by_hand(backend):
         "step_losses": (2, 3, 20),
     }
     for run in (0, 1):
-        hand = Children(TASK, [0], backend="loop")
+        hand = Children(TASK, [0], execution=Execution(backend="loop"))
         for fork in range(3):
             hand.restore(episodes.children.snapshot([run]))
             hand.order.assign([0], forks._seeds(np.array([run])))
@@ -148,8 +148,8 @@ def test_a_fork_is_the_same_alone_and_among_many(backend, rtol):
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
 def test_looking_leaves_no_trace_and_is_booked(backend):
     seeds = [0, 1]
-    plain = rollout(Constant(0.05), TASK, seeds, backend=backend)
-    curious = rollout(Curious(0.05), TASK, seeds, backend=backend)
+    plain = rollout(Constant(0.05), TASK, seeds, execution=Execution(backend=backend))
+    curious = rollout(Curious(0.05), TASK, seeds, execution=Execution(backend=backend))
     for record, mine in zip(plain, curious, strict=True):
         assert mine.scores == record.scores
         for name in ALWAYS:
@@ -174,7 +174,11 @@ def test_forks_end_where_a_run_would_have_ended():
 
 
 def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
-    runs = Rollout(TASK, [PlannedRun(KillsTheFirst(), seed) for seed in (0, 1, 2)], backend=Backend("stacked", 3))
+    runs = Rollout(
+        TASK,
+        [PlannedRun(KillsTheFirst(), seed) for seed in (0, 1, 2)],
+        execution=Execution(backend=Backend("stacked", 3)),
+    )
     while not runs.done:
         runs.advance()
     records = [runs.record(row, "final") for row in range(3)]
@@ -190,7 +194,7 @@ def test_what_runs_that_diverge_cost_is_what_their_forks_were_trained_for():
 
 def test_mixed_planners_share_the_forks_of_one_rollout():
     planners = [Curious(0.05), Constant(0.05), Curious(9.0), Curious(0.05, (0.2,), 3)]
-    runs = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], backend="loop")
+    runs = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], execution=Execution(backend="loop"))
     began = time.perf_counter()
     while not runs.done:
         runs.advance()
@@ -217,7 +221,9 @@ BAD = [
 
 @pytest.mark.parametrize(("tried", "segments", "message"), BAD, ids=str)
 def test_a_wrong_probe_names_the_planner(tried, segments, message):
-    runs = Rollout(TASK, [PlannedRun(Curious(0.05, tried, segments), seed) for seed in (0, 1)], backend="loop")
+    runs = Rollout(
+        TASK, [PlannedRun(Curious(0.05, tried, segments), seed) for seed in (0, 1)], execution=Execution(backend="loop")
+    )
     with pytest.raises(UserError, match=rf"^planner 'curious' \(.*{message}[^\n]*$"):
         runs.advance()
 
@@ -235,9 +241,9 @@ def test_only_planners_that_ask_for_forks_get_them():
     spec = RunSpec("toy", 10, 1, (1e-3, 1.0), "SGD", 1)
     with pytest.raises(UserError, match=r"^planner 'lookahead' tries rates on forks of its runs[^\n]*has none$"):
         PlannerSession(Lookahead(0.1), spec, [0]).next_rates({})
-    runs = Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(Curious(), 0)], backend="loop")
+    runs = Rollout(TASK, [PlannedRun(Constant(0.1), 0), PlannedRun(Curious(), 0)], execution=Execution(backend="loop"))
     runs.advance()  # the constant rate would refuse a third argument
-    assert Rollout(TASK, [PlannedRun(Constant(0.1), 0)], backend="loop")._forks is None
+    assert Rollout(TASK, [PlannedRun(Constant(0.1), 0)], execution=Execution(backend="loop"))._forks is None
 
 
 def test_too_little_memory_is_told_before_training(monkeypatch):

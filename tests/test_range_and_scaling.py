@@ -11,12 +11,13 @@ import torch
 
 from lr_env.errors import UserError
 from lr_env.records.store import Store
+from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import bootstrap
-from lr_env.studies.comparison.comparison import Job
-from lr_env.studies.data_scaling import Scaling, Subset, part_of, scaling
-from lr_env.studies.range_test import RangeTest, range_test
-from lr_env.studies.rate_sweep import RateSweep, bottom
+from lr_env.studies.comparison.comparison import ComparisonPlan
+from lr_env.studies.data_scaling import ScalingResult, Subset, part_of, scaling
+from lr_env.studies.range_test import RangeTestResult, range_test
+from lr_env.studies.rate_sweep import RateSweep, parabola_minimum
 from lr_env.tasks import MLP, TASKS
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=50)
@@ -27,11 +28,11 @@ def test_a_range_test_finds_what_was_put_in():
     log = np.log10(lr)
     # Falls from 2 to 1 between 10^-3 and 10^-1, steepest at 10^-2, and rises after 10^-1.
     smooth = 2 - 1 / (1 + np.exp(-5 * (log + 2))) + 4 * np.maximum(0, log + 1) ** 2
-    found = RangeTest("toy", (0,), lr, smooth[None], smooth)
+    found = RangeTestResult("toy", (0,), lr, smooth[None], smooth)
     assert found.lr_steepest == pytest.approx(0.01, rel=0.1)
     assert found.lr_max == pytest.approx(0.1, rel=0.25)
     assert 1e-3 < found.lr_min < 10**-2.4
-    always = RangeTest("toy", (0,), lr, (1 + lr)[None], 1 + lr)  # rises from the first step on
+    always = RangeTestResult("toy", (0,), lr, (1 + lr)[None], 1 + lr)  # rises from the first step on
     assert always.lr_max == always.lr_steepest == always.lr_min == lr[0]
 
 
@@ -66,13 +67,13 @@ def test_range_tests_that_cannot_be(arguments, message):
         range_test(TASK, [0], low, high, steps, backend="loop")
 
 
-def test_bottoms_of_parabolas():
+def test_minima_of_parabolas():
     rates = np.geomspace(0.01, 1, 9)
-    assert bottom(rates, (np.log(rates) - np.log(0.07)) ** 2) == pytest.approx(0.07)
-    assert bottom(rates, -rates) == 1.0
+    assert parabola_minimum(rates, (np.log(rates) - np.log(0.07)) ** 2) == pytest.approx(0.07)
+    assert parabola_minimum(rates, -rates) == 1.0
     losses = (np.log(rates) - np.log(0.07)) ** 2
     losses[4:] = np.inf
-    assert bottom(rates, losses) == pytest.approx(rates[3])
+    assert parabola_minimum(rates, losses) == pytest.approx(rates[3])
 
 
 @pytest.mark.parametrize("p", [-1.0, 0.0, 1.0])
@@ -85,7 +86,9 @@ def test_a_known_exponent_is_found(p):
         noise = 0.03 * random.randn(8)
         losses = 1 + 0.1 * (np.log(rates)[:, None] - np.log(best) - noise) ** 2
         subsets.append(Subset(size, 100, RateSweep(rates, losses)))
-    found = Scaling("toy", "constant", "epochs" if p <= 0 else "steps", tuple(subsets), np.full(8, 1.2), 0.1 * 2.5**p)
+    found = ScalingResult(
+        "toy", "constant", "epochs" if p <= 0 else "steps", tuple(subsets), np.full(8, 1.2), 0.1 * 2.5**p
+    )
     low, high = found.interval
     assert low <= p <= high
     assert high - low < 0.3
@@ -106,7 +109,7 @@ def test_seeds_that_all_agree_tell_no_exponent():
     rates = np.geomspace(0.01, 1, 5)
     losses = np.abs(np.arange(5) - 2.0)[:, None] + np.zeros((5, 6))
     subsets = tuple(Subset(size, 100, RateSweep(rates, losses)) for size in (100, 200, 400, 800))
-    found = Scaling("toy", "constant", "steps", subsets, np.zeros(6), 0.1)
+    found = ScalingResult("toy", "constant", "steps", subsets, np.zeros(6), 0.1)
     assert found.exponent == pytest.approx(0, abs=1e-9)
     assert found.compatible is None
     assert "give a finer one" in found.verdict
@@ -115,14 +118,14 @@ def test_seeds_that_all_agree_tell_no_exponent():
 def test_losses_between_rates():
     rates = np.geomspace(0.01, 1, 13)
     sweep = RateSweep(rates, np.tile((np.log(rates / 0.07) ** 2)[:, None], 2))
-    np.testing.assert_allclose(sweep.at(rates), sweep.mean())
+    np.testing.assert_allclose(sweep.interpolate(rates), sweep.mean())
     between = np.array([0.02, 0.05, 0.3])
-    np.testing.assert_allclose(sweep.at(between), np.log(between / 0.07) ** 2)
-    assert sweep.at(sweep.best()) == pytest.approx(0, abs=1e-12)
-    assert sweep.at([1e-9, 1e9]) == pytest.approx(sweep.mean()[[0, -1]])
+    np.testing.assert_allclose(sweep.interpolate(between), np.log(between / 0.07) ** 2)
+    assert sweep.interpolate(sweep.best()) == pytest.approx(0, abs=1e-12)
+    assert sweep.interpolate([1e-9, 1e9]) == pytest.approx(sweep.mean()[[0, -1]])
     sweep.losses[-2:] = np.inf
-    assert np.isinf(sweep.at([0.6, rates[-2], 1.0])).all()
-    assert sweep.at(rates[-3]) == pytest.approx(np.log(rates[-3] / 0.07) ** 2)
+    assert np.isinf(sweep.interpolate([0.6, rates[-2], 1.0])).all()
+    assert sweep.interpolate(rates[-3]) == pytest.approx(np.log(rates[-3] / 0.07) ** 2)
 
 
 def test_an_interval_holds_the_truth_where_seeds_are_few():
@@ -136,16 +139,16 @@ def test_an_interval_holds_the_truth_where_seeds_are_few():
 
 
 def test_scaling_on_children_and_again_from_the_store(tmp_path):
-    job = Job(TASK, ("wsd",), (0.01, 0.03, 0.1, 0.3), (1, 2, 3, 4, 5))
+    job = ComparisonPlan(TASK, ("wsd",), (0.01, 0.03, 0.1, 0.3), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
-    found = scaling(job, store, "toy", [0.2, 0.1, 0.4], "epochs")
+    found = scaling(job, Lab(TASK, store, "toy"), [0.2, 0.1, 0.4], "epochs")
     assert [part.size for part in found.subsets] == sorted(part.size for part in found.subsets)
     assert [part.budget for part in found.subsets] == [10, 10, 20, 40]
     assert found.subsets[-1].size == TASK.train_size
     assert all(part.sweep.losses.shape == (4, 5) for part in found.subsets)
     assert len({r.settings["cooldown"] for r in store.runs("toy-0.1", "tune")}) == 1  # one shape, not a cycle
     assert np.isfinite(found.predicted_losses).all()
-    again = scaling(job, store, "toy", [0.1, 0.2, 0.4], "epochs")
+    again = scaling(job, Lab(TASK, store, "toy"), [0.1, 0.2, 0.4], "epochs")
     assert again.to_json() == found.to_json()
     found.write(tmp_path, {})
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
@@ -181,9 +184,9 @@ def test_scaling_that_cannot_be(tmp_path, change, message):
         "fixed": "steps",
         **change,
     }
-    job = Job(TASK, settings["planners"], settings["rates"], settings["tune_seeds"])
+    job = ComparisonPlan(TASK, settings["planners"], settings["rates"], settings["tune_seeds"])
     with pytest.raises(UserError, match=message):
-        scaling(job, Store(tmp_path / "records.sqlite"), "toy", settings["fractions"], settings["fixed"])
+        scaling(job, Lab(TASK, Store(tmp_path / "records.sqlite"), "toy"), settings["fractions"], settings["fixed"])
 
 
 def test_parts_of_a_task():

@@ -11,7 +11,7 @@ import pytest
 
 from lr_env.cli.main import main
 from lr_env.errors import UserError
-from lr_env.studies.range_test import RangeTest, _smooth, range_test
+from lr_env.studies.range_test import RangeTestResult, _smooth, range_test
 from lr_env.tasks import MLP, TASKS
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=40, segment=10, val_subset=50)
@@ -20,12 +20,12 @@ FALL = -1 / (1 + np.exp(-8 * (LOG + 2)))  # half of it at 0.01
 RISE = 4 * np.maximum(0, LOG + 1) ** 2  # from 0.1 on
 
 
-def seen(course, noise=0.05, children=4, seed=0) -> RangeTest:
+def seen(course, noise=0.05, children=4, seed=0) -> RangeTestResult:
     """A test of children whose losses are a course, (steps,) or (children, steps), and noise."""
     course = np.broadcast_to(course, (children, 300))
     losses = 2.3 + course + noise * np.random.default_rng(seed).normal(size=course.shape)
     smooth = _smooth(losses.mean(0), np.zeros(300, dtype=bool), 0.9)
-    return RangeTest("toy", tuple(range(children)), 10**LOG, losses, smooth)
+    return RangeTestResult("toy", tuple(range(children)), 10**LOG, losses, smooth)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_only_what_is_more_than_noise_is_told(course, known, says, seed, tmp_pat
     assert list(found.rates) == known
     assert len(found.remarks) == (says is not None)
     assert says is None or says in found.remarks[0]
-    summary = found.summary()
+    summary = found.to_json()
     assert [name for name in ("lr_min", "lr_steepest", "lr_max") if summary[name] is not None] == known
     if seed == 0:
         found.write(tmp_path, {})
@@ -67,7 +67,7 @@ def test_children_tell_how_far_the_largest_rate_hangs_on_them():
     losses = 2.3 + courses
     losses[0, 100:] = np.nan  # exploded, at about 0.002
     smooth = np.where(np.arange(300) < 100, 2.3, np.inf)
-    exploded = RangeTest("toy", (0, 1, 2, 3), 10**LOG, losses, smooth).lr_max_of_children
+    exploded = RangeTestResult("toy", (0, 1, 2, 3), 10**LOG, losses, smooth).lr_max_of_children
     assert exploded[0] < 0.003
     assert (exploded[1:] > 0.05).all()
 
@@ -98,6 +98,7 @@ def test_range_tests_that_cannot_be(seeds, steps, message):
 def test_the_command_tells_what_is_known_and_what_to_change(tmp_path, monkeypatch, capsys):
     arguments = ["range-test", "DigitsMLP", "--steps", "60", "--rates", "1e-7:1e-5", "--backend", "stacked"]
     monkeypatch.setattr(sys, "argv", ["lr-env", *arguments, "--results", str(tmp_path)])
+    monkeypatch.setenv("COLUMNS", "200")
     main()
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("the loss does not change beyond its noise: end higher than 1e-05")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.stats import linregress
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.initial import build_seeded
 from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
@@ -141,7 +141,13 @@ def test_losses_that_are_not_wanted_or_not_there():
 @pytest.mark.parametrize("backend", [Backend("loop"), Backend("stacked", 2)], ids=str)
 def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
     task = replace(TASK, optimizer=optimizer, clip_norm=clip_norm, segment=5)
-    children = Children(task, [3, 4, 5], "cpu", backend, torch.float64, extra_signals=["update_product"])
+    children = Children(
+        task,
+        [3, 4, 5],
+        extra_signals=["update_product"],
+        dtype=torch.float64,
+        execution=Execution(device="cpu", backend=backend),
+    )
     lr = np.geomspace(0.001, 0.01, 30) * (1 if isinstance(optimizer, AdamW) else 5)
     ours, snapshot = [], None
     for start in range(0, 30, 5):
@@ -178,7 +184,8 @@ def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
 def test_measuring_alignment_changes_nothing_else():
     for backend in (Backend("loop"), Backend("stacked", 3)):
         plain, watched = (
-            Children(TASK, range(3), "cpu", backend, extra_signals=extra) for extra in ((), on_demand_signals())
+            Children(TASK, range(3), extra_signals=extra, execution=Execution(device="cpu", backend=backend))
+            for extra in ((), on_demand_signals())
         )
         for children in (plain, watched):
             children.train([0.05] * 3)
@@ -188,7 +195,7 @@ def test_measuring_alignment_changes_nothing_else():
 
 
 def _rates(planner, task) -> np.ndarray:
-    return rollout(planner, task, [7], score=(), backend="loop")[0].curves["lr"]
+    return rollout(planner, task, [7], score=(), execution=Execution(backend="loop"))[0].curves["lr"]
 
 
 def test_hypergradient_by_hand():
@@ -196,7 +203,7 @@ def test_hypergradient_by_hand():
     task = replace(TASK, budget=40, segment=1, optimizer=SGD(momentum=0.0))
     additive = _rates(Hypergradient(0.05, beta=1e-3), task)
     relative = _rates(HypergradientMultiplicative(0.05, beta=0.02), task)
-    children = Children(task, [7], backend="loop")
+    children = Children(task, [7], execution=Execution(backend="loop"))
     inputs, labels = (getattr(children.data.splits["train"], name) for name in ("inputs", "labels"))
     batches = children.order.batches(np.array([0]), 40)[0]
     source = task.source
@@ -258,9 +265,9 @@ def test_lrtuner_takes_no_rate_whose_fork_loses_what_was_won():
 
 @pytest.mark.parametrize("planner", REACTIVE, ids=lambda planner: planner.name)
 def test_a_run_does_not_depend_on_its_neighbours_and_resumes(planner):
-    alone = rollout(planner, TASK, [3], backend="loop")[0]
+    alone = rollout(planner, TASK, [3], execution=Execution(backend="loop"))[0]
     runs = [PlannedRun(planner, seed) for seed in (1, 3)]
-    among = Rollout(TASK, runs, backend="loop")
+    among = Rollout(TASK, runs, execution=Execution(backend="loop"))
     for _ in range(3):
         among.advance()
     snapshot = among.snapshot()

@@ -12,7 +12,8 @@ from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.report.files import NotDrawn
 from lr_env.report.formatting import setting_text
-from lr_env.studies.comparison.report import print_summary, write_report
+from lr_env.report.terminal import print_document
+from lr_env.studies.comparison.report import ComparisonReport
 from lr_env.studies.comparison.spent import Spent, spent
 from lr_env.studies.comparison.summary import summarise
 
@@ -60,6 +61,10 @@ def final(**change: float) -> list[RunRecord]:
 
 def summary_of(records: list[RunRecord], **options):
     return summarise(records, **({"target_val_loss": 0.4, "tuning_steps": STEPS} | options))
+
+
+def printed(summary, out, width: int) -> None:
+    print_document(ComparisonReport(summary).document(), Console(file=out, width=width))
 
 
 def test_what_is_not_told_apart_is_named_with_how_far_it_may_be_off():
@@ -110,9 +115,9 @@ def test_controls_are_held_against_their_planners(tmp_path):
     losses = {p: np.array([r.scores["test_loss"] for r in records if r.planner == p]) for p in ("cosine", "linear")}
     assert (planner, control, versus.verdict) == ("cosine", "linear", "better")
     assert versus.difference.value == pytest.approx((losses["cosine"] - losses["linear"]).mean())
-    write_report(tmp_path, records, [], summary, {"title": "toy"})
+    ComparisonReport(summary, records, [], {"title": "toy"}).write(tmp_path)
     assert "| cosine | linear | -0.01" in (tmp_path / "summary.md").read_text()
-    write_report(tmp_path, records, [], summary_of(records), {"title": "toy"})
+    ComparisonReport(summary_of(records), records, [], {"title": "toy"}).write(tmp_path)
     assert "## Controls" not in (tmp_path / "summary.md").read_text()
 
 
@@ -165,7 +170,7 @@ def written(tmp_path_factory):
     tuning_records = [tuning(p, peak) for p in LOSSES for peak in (0.01, 0.1)]
     summary = summary_of(records)
     manifest = {"task": "Digits", "command": "lr-env compare Digits", "seeds": list(SEEDS), "device": "CPU"}
-    write_report(folder, records, tuning_records, summary, manifest)
+    ComparisonReport(summary, records, tuning_records, manifest).write(folder)
     return folder, records, summary
 
 
@@ -201,7 +206,7 @@ def test_the_files_hold_what_was_found(written):
 def test_the_same_comparison_gives_the_same_bytes_but_for_seconds(written, tmp_path):
     folder, _, _ = written
     again = [run(r.planner, r.seed, seconds=0.2) for r in reversed(final())]
-    write_report(tmp_path, again, [], summary_of(again), {})
+    ComparisonReport(summary_of(again), again).write(tmp_path)
     first, second = (
         [
             {k: v for k, v in row.items() if not k.endswith("_seconds")}
@@ -210,7 +215,7 @@ def test_the_same_comparison_gives_the_same_bytes_but_for_seconds(written, tmp_p
         for f in (folder, tmp_path)
     )
     assert first == second
-    write_report(tmp_path / "same", *[final(), []], summary_of(final()), {})
+    ComparisonReport(summary_of(final()), final()).write(tmp_path / "same")
     assert (tmp_path / "same" / "summary.csv").read_bytes() == (folder / "summary.csv").read_bytes()
 
 
@@ -220,7 +225,7 @@ def test_flatness_is_shown_where_it_was_measured(written, tmp_path):
         for record in final()
     ]
     summary = summary_of(records)
-    write_report(tmp_path, records, [tuning("cosine", 0.1)], summary, {})
+    ComparisonReport(summary, records, [tuning("cosine", 0.1)]).write(tmp_path)
     rows = {row["planner"]: row for row in csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text()))}
     for planner, row in rows.items():
         values = [r.scores["hessian_max"] for r in records if r.planner == planner and not r.diverged]
@@ -233,7 +238,7 @@ def test_flatness_is_shown_where_it_was_measured(written, tmp_path):
     runs = pq.read_table(tmp_path / "runs.parquet")
     assert runs["hessian_max"].null_count == 2  # the diverged run and that of the sweep
     out = io.StringIO()
-    print_summary(summary, Console(file=out, width=120))
+    printed(summary, out, 120)
     assert "only in the files" in out.getvalue()
     assert "Hessian trace" in out.getvalue().split("only in the files")[1]
     # Without it, the files are as they were.
@@ -251,7 +256,7 @@ def flatness_of(record: RunRecord) -> dict[str, float]:
 def test_the_printed_table_fits_and_says_tie(written, width):
     summary = written[2]
     out = io.StringIO()
-    print_summary(summary, Console(file=out, width=width))
+    printed(summary, out, width)
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert " tie" in text
@@ -265,7 +270,7 @@ def test_the_printed_table_fits_and_says_tie(written, width):
 def test_the_table_tells_what_each_planner_was_tuned_with(width):
     had = {"cosine": Spent(24, 40.2), "linear": Spent(24), "constant": Spent(24), "cyclic": Spent(24, 5500.0)}
     out = io.StringIO()
-    print_summary(summary_of(final(), spent=had), Console(file=out, width=width))
+    printed(summary_of(final(), spent=had), out, width)
     text = out.getvalue()
     assert "24+40" in text
     assert "24+5500" in text
@@ -290,7 +295,7 @@ def test_a_narrow_terminal_cuts_no_name(written, width):
     records = [dataclasses.replace(r, planner=names.get(r.planner, r.planner)) for r in final()]
     out = io.StringIO()
     summary = summary_of(records, tuning_steps={r.planner: 480 for r in records})
-    print_summary(summary, Console(file=out, width=width))
+    printed(summary, out, width)
     text = out.getvalue()
     assert "…" not in text
     for row in summary.rows:
@@ -300,7 +305,7 @@ def test_a_narrow_terminal_cuts_no_name(written, width):
 
 def test_a_terminal_that_cannot_show_everything(written):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    print_summary(written[2], Console(file=out, width=100))
+    printed(written[2], out, 100)
     out.flush()
     text = out.buffer.getvalue().decode("ascii")
     assert "+-" in text
@@ -317,5 +322,5 @@ def test_figures_that_cannot_be_drawn_cost_nothing_else(tmp_path, monkeypatch):
 
     monkeypatch.setattr(figures, "draw_curves", fail)
     with pytest.warns(NotDrawn, match=r"curves.png' was not drawn \(RuntimeError: no fonts\)"):
-        write_report(tmp_path, final(), [], summary_of(final()), {"title": "toy"})
+        ComparisonReport(summary_of(final()), final(), [], {"title": "toy"}).write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES - {"curves.png"}

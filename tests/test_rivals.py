@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.external_optimizers import _KINDS, ExternalOptimizer
 from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
@@ -123,9 +123,13 @@ def test_bad_input(monkeypatch):
     with pytest.raises(UserError, match="unknown optimizer 'adamax'"):
         ExternalOptimizer("adamax")
     with pytest.raises(UserError, match="is trained by the loop: use backend 'loop' or 'auto'"):
-        Children(replace(TASK, optimizer=ExternalOptimizer("prodigy")), [0, 1], backend="stacked")
+        Children(replace(TASK, optimizer=ExternalOptimizer("prodigy")), [0, 1], execution=Execution(backend="stacked"))
     with pytest.raises(UserError, match="trained by the loop"):
-        Children(replace(TASK, optimizer=ExternalOptimizer("prodigy")), [0, 1], backend=Backend("stacked", 2))
+        Children(
+            replace(TASK, optimizer=ExternalOptimizer("prodigy")),
+            [0, 1],
+            execution=Execution(backend=Backend("stacked", 2)),
+        )
     monkeypatch.setitem(__import__("sys").modules, "prodigyopt", None)
     with pytest.raises(UserError, match=r"^optimizer 'prodigy' needs the package prodigyopt: pip install prodigyopt$"):
         rollout(Prodigy(1.0), TASK, [0])

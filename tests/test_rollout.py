@@ -6,17 +6,17 @@ from importlib.metadata import EntryPoint
 import numpy as np
 import pytest
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.errors import UserError
 from lr_env.planner import Planner, require
 from lr_env.records.store import Store
 from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.signals import ALWAYS
-from lr_env.studies.comparison.comparison import Job, best_setting, run_job, tuning_steps
+from lr_env.studies.comparison.comparison import ComparisonPlan, best_setting, tuning_steps
 from lr_env.tasks import TASKS
 from planners.schedules import Constant, Cosine
-from tests.helpers import PLANNERS
+from tests.helpers import PLANNERS, compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=100, segment=10)
 
@@ -46,8 +46,8 @@ class Noisy:
 
 
 def test_a_rollout_is_the_schedule_trained_by_hand():
-    (record,) = rollout(Cosine(0.1), TASK, [5], backend="loop")
-    children = Children(TASK, [5], backend="loop")
+    (record,) = rollout(Cosine(0.1), TASK, [5], execution=Execution(backend="loop"))
+    children = Children(TASK, [5], execution=Execution(backend="loop"))
     rates = Cosine(0.1).preview(10)
     for segment, rate in enumerate(rates):
         loss = children.train([rate])
@@ -62,13 +62,13 @@ def test_a_rollout_is_the_schedule_trained_by_hand():
 
 def test_runs_are_paired_and_independent_of_their_neighbours():
     mixed = [PlannedRun(planner, seed) for seed in (0, 1) for planner in (Noisy(), Constant(0.05), Constant(9.0))]
-    runs = Rollout(TASK, mixed, backend=Backend("stacked", 6))
+    runs = Rollout(TASK, mixed, execution=Execution(backend=Backend("stacked", 6)))
     while not runs.done:
         runs.advance()
     records = [runs.record(row, "final") for row in range(6)]
     assert [record.diverged for record in records] == [False, False, True] * 2
     for planner, row in ((Noisy(), 0), (Constant(0.05), 1)):
-        alone = rollout(planner, TASK, [1, 0], backend="loop")
+        alone = rollout(planner, TASK, [1, 0], execution=Execution(backend="loop"))
         for record, mine in zip(alone, (records[row + 3], records[row]), strict=True):
             assert record.seed == mine.seed
             assert mine.scores["test_loss"] == pytest.approx(record.scores["test_loss"], rel=1e-4)
@@ -82,12 +82,12 @@ def test_a_rollout_resumes_to_the_same_bytes():
             rollout.advance()
         return repr([replace(rollout.record(row, "final"), planning_seconds=0.0) for row in range(len(runs))])
 
-    first = Rollout(TASK, runs, backend=Backend("stacked", 6))
+    first = Rollout(TASK, runs, execution=Execution(backend=Backend("stacked", 6)))
     for _ in range(4):
         first.advance()
     snapshot = first.snapshot()
     whole = end(first)
-    second = Rollout(TASK, runs, backend=Backend("stacked", 6))
+    second = Rollout(TASK, runs, execution=Execution(backend=Backend("stacked", 6)))
     second.restore(snapshot)
     assert end(second) == whole
     first.restore(snapshot)
@@ -143,9 +143,9 @@ class _OneSetting(Constant):
 
 
 def test_a_job_tunes_on_validation_with_equal_budgets_and_runs_on_fresh_seeds(tmp_path):
-    job = Job(TASK, ("constant", "wsd"), (0.01, 0.1, 9.0), tune_seeds=(100, 101), seeds=(0, 1, 2))
+    job = ComparisonPlan(TASK, ("constant", "wsd"), (0.01, 0.1, 9.0), tune_seeds=(100, 101), seeds=(0, 1, 2))
     told = []
-    result = run_job(job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: told.append(steps))
+    result = compared(job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: told.append(steps))
     assert sum(told) == job.child_steps == 100 * (2 * 3 * 2 + 2 * 3)
     for planner in job.planners:
         tried = [r for r in result.tuning if r.planner == planner]
@@ -184,7 +184,9 @@ class _HalvesWhenStalled:
 
 
 def test_what_a_planner_answers_for_a_diverged_run_does_not_end_its_neighbours():
-    runs = Rollout(TASK, [PlannedRun(_HalvesWhenStalled(0.01), seed) for seed in (0, 1)], backend="stacked")
+    runs = Rollout(
+        TASK, [PlannedRun(_HalvesWhenStalled(0.01), seed) for seed in (0, 1)], execution=Execution(backend="stacked")
+    )
     runs.env.episodes.children.state.parameters[0] = float("nan")
     while not runs.done:
         runs.advance()

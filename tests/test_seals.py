@@ -15,16 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lr_env.errors import UserError
-from lr_env.files import MARK, read_json, remove_leftovers, replacing, write_json, write_sealed
+from lr_env.files import MARK, atomic_write, read_json, remove_leftovers, write_json, write_sealed
 from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, seal_older, write_manifest
-from lr_env.studies.across.saved import read_finished
-from lr_env.studies.comparison.comparison import run_job
-from planners.latent_ode.artifact import Trained
+from lr_env.studies.across.saved import read_saved
+from planners.latent_ode.artifact import FittedModel
 from planners.ppo.policy import Policy
 from tests.damage import plain
 from tests.fixtures import make
+from tests.helpers import compared
 
 SEALED, UNSEALED = (Path(make.__file__).parent / name for name in ("sealed", "unsealed"))
 
@@ -66,7 +66,7 @@ def test_json_is_read_as_it_was_written_and_not_without_its_seal(tmp_path):
 
 
 def test_weights_without_their_seal_do_not_pass_for_older_ones(folder):
-    for name, kind in (("model", Trained), ("policy", Policy)):
+    for name, kind in (("model", FittedModel), ("policy", Policy)):
         file = folder / f"{name}.safetensors"
         with safe_open(file, framework="pt") as opened:
             header = {name: opened.metadata()[name]}
@@ -104,9 +104,9 @@ def test_older_files_are_sealed_without_a_change_to_what_they_hold(tmp_path):
             seal_older(place)
             assert plain(read_runs(place / "runs.parquet")) == plain(read_runs(before / "runs.parquet"))
         assert (folder / "runs.parquet").read_bytes() == (before / "runs.parquet").read_bytes()
-        assert read_finished(folder).manifest == read_finished(before).manifest
+        assert read_saved(folder).manifest == read_saved(before).manifest
     (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("DigitsMLP", "DigitsMLQ"))
-    assert "not what was written" in refused(read_finished, folder)
+    assert "not what was written" in refused(read_saved, folder)
     for place in (folder, fit):
         data = (place / "runs.parquet").read_bytes()
         at = data.index(b"final")
@@ -119,12 +119,12 @@ def test_files_of_a_comparison_belong_together(folder, tmp_path):
     summary = comparison / "summary.csv"
     whole = summary.read_text()
     summary.write_text(whole.replace("160", "161"))
-    assert "summary.csv is not what was written" in refused(read_finished, comparison)
+    assert "summary.csv is not what was written" in refused(read_saved, comparison)
     write_manifest(comparison, read_json(comparison / "manifest.json"))
-    assert set(read_finished(comparison).tuning_steps.values()) == {161}
+    assert set(read_saved(comparison).tuning_steps.values()) == {161}
     shutil.copy(UNSEALED / "comparison" / "runs.parquet", comparison)
     assert "is damaged or no table of runs (it is not what was written with manifest.json)" in refused(
-        read_finished, comparison
+        read_saved, comparison
     )
 
 
@@ -137,8 +137,8 @@ def test_files_without_a_place_for_a_seal_are_a_mistake(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from lr_env.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from lr_env.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)
     sys.stdin.read()
@@ -159,7 +159,7 @@ def test_what_a_killed_process_left_behind_is_removed_and_what_others_write_is_n
     elsewhere.touch()
     writers[0].send_signal(signal.SIGKILL)
     writers[0].wait()
-    with replacing(path) as own:
+    with atomic_write(path) as own:
         own.write_text("new")
         if cleaner is remove_leftovers:
             cleaner(path)
@@ -186,6 +186,6 @@ def test_an_experiment_that_goes_on_removes_what_was_left_of_a_checkpoint(folder
     store = Store(folder / "records.sqlite")
     versions = (store.experiment(make.STOPPED) or {})["versions"]
     monkeypatch.setattr("lr_env.studies.comparison.comparison.versions", lambda: versions)
-    run_job(make.JOB, store, make.STOPPED)
+    compared(make.JOB, store, make.STOPPED, make.EXECUTION)
     store.close()
     assert not left.exists()

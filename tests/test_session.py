@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.rollout import PlannedRun, Rollout
@@ -23,7 +24,7 @@ SPEC = RunSpec("mine", 60, 10, (1e-6, 1.0), "SGD", 1000)
 
 @pytest.mark.parametrize("planner", [Cosine(0.1), Plateau(0.1, patience=1), PLRS(0.1)], ids=lambda p: p.name)
 def test_a_loop_of_ones_own_gets_the_rates_of_a_rollout(planner):
-    runs = Rollout(TASK, [PlannedRun(planner, seed) for seed in (0, 1)], backend="loop")
+    runs = Rollout(TASK, [PlannedRun(planner, seed) for seed in (0, 1)], execution=Execution(backend="loop"))
     session = PlannerSession(planner, runs.env.run_spec, [0, 1])
     while not runs.done:
         signals = {name: values.copy() for name, values in runs.env.episodes.signals.items()}

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lr_env.children import Backend, Children
+from lr_env.children import Backend, Children, Execution
 from lr_env.children.hypergradient import HypergradientMeter
 from lr_env.children.initial import build_seeded
 from lr_env.children.meters import GROUP, on_demand, on_demand_signals
@@ -26,9 +26,10 @@ from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, write_runs
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.signals import ALWAYS, SIGNALS, VALIDATION_SIGNALS, Signal, names
-from lr_env.studies.comparison.comparison import Job, run_job
+from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import TASKS
 from planners import Cosine, Hypergradient, HypergradientMultiplicative
+from tests.helpers import compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 ENGINES = [Backend("loop"), Backend("stacked", 2)]
@@ -102,7 +103,13 @@ def test_every_signal_has_a_name_of_its_own_and_a_unit():
 @pytest.mark.parametrize("backend", ENGINES, ids=str)
 def test_the_norm_of_the_gradient_is_that_of_plain_torch(backend, clip_norm):
     task = replace(TASK, clip_norm=clip_norm, segment=6)
-    children = Children(task, [3, 4, 5], "cpu", backend, torch.float64, extra_signals=["gradient_norm"])
+    children = Children(
+        task,
+        [3, 4, 5],
+        extra_signals=["gradient_norm"],
+        dtype=torch.float64,
+        execution=Execution(device="cpu", backend=backend),
+    )
     assert children.extra_signals == ("gradient_norm",)
     children.train([0.05] * 3)
     source, train = task.source, children.data.splits["train"]
@@ -122,10 +129,12 @@ def test_the_norm_of_the_gradient_is_that_of_plain_torch(backend, clip_norm):
 
 @pytest.mark.parametrize("backend", ENGINES, ids=str)
 def test_meters_do_not_change_each_other(backend):
-    together = Children(TASK, range(3), "cpu", backend, extra_signals=on_demand_signals())
+    together = Children(
+        TASK, range(3), extra_signals=on_demand_signals(), execution=Execution(device="cpu", backend=backend)
+    )
     together.train([0.05] * 3)
     for name in on_demand_signals():
-        alone = Children(TASK, range(3), "cpu", backend, extra_signals=[name])
+        alone = Children(TASK, range(3), extra_signals=[name], execution=Execution(device="cpu", backend=backend))
         alone.train([0.05] * 3)
         columns = [children.extra_signals.index(name) for children in (alone, together)]
         ours, others = (children.step_signals[..., at] for children, at in zip((alone, together), columns, strict=True))
@@ -137,8 +146,8 @@ def test_a_meter_of_another_package_is_measured_planned_with_and_recorded(backen
     declare(last_move="UpdateMeter")
     assert on_demand({"lr", "last_move", "update_cosine", "probe"}) == ("update_cosine", "last_move")
     task = replace(TASK, segment=1, budget=8, optimizer=SGD(momentum=0.0))
-    (record,) = rollout(Cautious(), task, [4], backend=backend)
-    children = Children(task, [4], "cpu", Backend("loop"))
+    (record,) = rollout(Cautious(), task, [4], execution=Execution(backend=backend))
+    children = Children(task, [4], execution=Execution(device="cpu", backend=Backend("loop")))
     before, moves = children.state.parameters.clone(), [0.0]
     for rate in record.curves["lr"]:
         children.train([rate])
@@ -186,9 +195,7 @@ def test_a_run_records_what_its_own_planner_needs():
     assert curves == [{*ALWAYS}, {*ALWAYS, "update_product"}, {*ALWAYS, "update_cosine"}]
 
 
-JOB = Job(
-    TASK, ("hypergradient", "cosine"), (0.1,), tune_seeds=(100,), seeds=(0, 1), backend="stacked", checkpoint_seconds=0
-)
+JOB = ComparisonPlan(TASK, ("hypergradient", "cosine"), (0.1,), tune_seeds=(100,), seeds=(0, 1))
 
 
 def _curves(store: Store) -> list[tuple]:
@@ -198,7 +205,7 @@ def _curves(store: Store) -> list[tuple]:
 
 def test_further_signals_survive_a_kill_at_any_segment(tmp_path, monkeypatch):
     with closing(Store(tmp_path / "whole")) as store:
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
         expected = _curves(store)
     for planner, _, curves in expected:
         assert len(curves.get("update_product", ())) == (6 if planner == "hypergradient" else 0)
@@ -215,7 +222,7 @@ def test_further_signals_survive_a_kill_at_any_segment(tmp_path, monkeypatch):
         with closing(Store(tmp_path / str(after))) as store:
             for left[0] in (after, 4, 0):
                 with suppress(KeyboardInterrupt):
-                    run_job(JOB, store, "x")
+                    compared(JOB, store, "x", Execution(backend="stacked"))
             assert _curves(store) == expected
         with closing(Store(tmp_path / str(after))) as store:
             runs = store.runs("x", "final", curves=True)
@@ -240,7 +247,7 @@ def test_a_store_of_the_version_before_goes_on_with_further_signals(tmp_path, mo
 
     with closing(Store(file)) as store, monkeypatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(Store, "write_segment", killed)
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("DROP TABLE further_signals")
         db.execute('ALTER TABLE segments ADD COLUMN "other" REAL')  # as that version kept a signal that was new
@@ -249,10 +256,10 @@ def test_a_store_of_the_version_before_goes_on_with_further_signals(tmp_path, mo
     file.with_name("records.x.checkpoint").unlink()
     with closing(Store(file)) as store:
         assert {curves["other"][0] for _, _, curves in _curves(store) if curves["step"]} == {1.5}
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
         found = _curves(store)
     with closing(Store(tmp_path / "whole")) as store:
-        run_job(JOB, store, "x")
+        compared(JOB, store, "x", Execution(backend="stacked"))
         assert found == _curves(store)
 
 

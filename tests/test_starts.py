@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from lr_env.errors import UserError
+from lr_env.records.store import Store
 from lr_env.rollout import rollout
-from lr_env.studies.start_rates import Start, Starts, starts
+from lr_env.runs.lab import Lab
+from lr_env.studies.start_rates import StartRate, StartRatesResult, start_rates
 from lr_env.tasks import TASKS
 from planners import Constant, Plateau
 
@@ -19,9 +21,8 @@ TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 
 def test_differences_are_those_of_runs_on_the_same_seeds(tmp_path):
     told = []
-    found = starts(
-        TASK, "plateau", (0.3, 0.03), (1, 2, 5), settings={"patience": 0}, progress=lambda what, n: told.append(n)
-    )
+    lab = Lab(TASK, Store(tmp_path / "records.sqlite"), "x", progress=lambda what, n: told.append(n))
+    found = start_rates(lab, "plateau", (0.3, 0.03), (1, 2, 5), {"patience": 0})
     assert sum(told) == 2 * 2 * 3 * TASK.budget
     assert [start.rate for start in found.starts] == [0.03, 0.3]
     losses = {
@@ -38,6 +39,10 @@ def test_differences_are_those_of_runs_on_the_same_seeds(tmp_path):
     whole = np.mean(list(losses.values()), axis=(0, 2))
     assert found.rows[-1][0] == "mean"
     assert found.rows[-1][3].value == pytest.approx(whole[0] - whole[1])
+    again = start_rates(Lab(TASK, lab.store, "x"), "plateau", (0.3, 0.03), (1, 2, 5), {"patience": 0})
+    assert again.to_json() == found.to_json()
+    with pytest.raises(UserError, match="'x' was begun with start_rates seeds"):
+        start_rates(Lab(TASK, lab.store, "x"), "plateau", (0.3, 0.03), (1, 2), {"patience": 0})
     found.write(tmp_path, {"command": "x"})
     told = json.loads((tmp_path / "starts.json").read_text())
     assert told["starts"][0]["verdict"] in ("better", "worse", "tie")
@@ -45,8 +50,8 @@ def test_differences_are_those_of_runs_on_the_same_seeds(tmp_path):
     assert (tmp_path / "starts.png").stat().st_size > 10_000
 
 
-def test_a_rate_that_is_kept_is_as_good_as_itself_and_one_that_diverges_is_infinitely_bad():
-    found = starts(TASK, "constant", (0.05, 9.0), (1, 2))
+def test_a_rate_that_is_kept_is_as_good_as_itself_and_one_that_diverges_is_infinitely_bad(tmp_path):
+    found = start_rates(Lab(TASK, Store(tmp_path / "records.sqlite"), "x"), "constant", (0.05, 9.0), (1, 2))
     assert found.rows[0][3].value == 0
     assert found.rows[1][1].value == np.inf
     assert found.to_json()["starts"][1]["test_loss"] == [None, None, None]
@@ -61,8 +66,8 @@ def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
     )
     whole = rollout(Constant(0.05), TASK, (1, 2, 3))
     short = [replace(run, diverged=True, curves={n: c[:2] for n, c in run.curves.items()}) for run in whole[:2]]
-    rates = tuple(Start(0.01 * number, [*short, whole[2]], whole) for number in range(1, 9))
-    Starts("toy", "constant", {}, (1, 2, 3), rates).draw(tmp_path / "starts.png")
+    rates = tuple(StartRate(0.01 * number, [*short, whole[2]], whole) for number in range(1, 9))
+    StartRatesResult("toy", "constant", {}, (1, 2, 3), rates).draw(tmp_path / "starts.png")
     curve, style = drawn["from 0.01 (2/3 diverged)"]
     assert np.isfinite(curve.loss[1, :2]).all()
     assert np.isinf(curve.loss[1, 2:]).all()
@@ -86,7 +91,7 @@ def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
         ({"planner": "ppo", "settings": {"policy": "Digits"}}, "there is no policy 'Digits'"),
     ],
 )
-def test_starts_that_cannot_be(change, message):
+def test_starts_that_cannot_be(tmp_path, change, message):
     given = {"planner": "plateau", "rates": (0.1,), "seeds": (1, 2), **change}
     with pytest.raises(UserError, match=message):
-        starts(TASK, **given)
+        start_rates(Lab(TASK, Store(tmp_path / "records.sqlite"), "x"), **given)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from lr_env.children import Execution
 from lr_env.children.meters import on_demand_signals
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
@@ -78,8 +79,8 @@ def test_leap_adds_noise_to_what_another_answers():
 
 @pytest.mark.parametrize("planner", STOCHASTIC, ids=str)
 def test_the_same_seed_draws_the_same_alone_among_others_and_after_a_restart(planner):
-    alone = rollout(planner, TASK, [3], backend="loop")[0]
-    runs = Rollout(TASK, [PlannedRun(planner, seed) for seed in (1, 3)], backend="loop")
+    alone = rollout(planner, TASK, [3], execution=Execution(backend="loop"))[0]
+    runs = Rollout(TASK, [PlannedRun(planner, seed) for seed in (1, 3)], execution=Execution(backend="loop"))
     for _ in range(3):
         runs.advance()
     snapshot = runs.snapshot()

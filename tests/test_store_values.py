@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lr_env.children import LOOP
 from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.provenance import provenance
@@ -24,10 +25,11 @@ from lr_env.records.store import Store
 from lr_env.records.tables import read_runs, runs_table, write_runs
 from lr_env.rollout import Rollout
 from lr_env.signals import ALWAYS
-from lr_env.studies.comparison.comparison import Job, run_job, tuning_steps
+from lr_env.studies.comparison.comparison import ComparisonPlan, tuning_steps
 from lr_env.studies.comparison.summary import summarise
 from lr_env.tasks import TASKS
 from tests.fixtures import make
+from tests.helpers import compared
 
 FORMATS = [Path(make.__file__).parent / name for name in ("unsealed", "sealed")]
 SPEC = "UPDATE experiments SET spec = "
@@ -96,7 +98,7 @@ def test_values_that_make_no_sense_are_told_in_one_line(tmp_path, fixture, damag
         try:
             with closing(Store(file)) as store:
                 store.runs(name, curves=True)
-                found = run_job(make.JOB, store, name)
+                found = compared(make.JOB, store, name, make.EXECUTION)
                 summarise(found.final, target_val_loss=None, tuning_steps=tuning_steps(found.tuning, found.chosen))
         except UserError as error:
             told.append(str(error))
@@ -115,8 +117,8 @@ def test_an_experiment_with_bad_values_can_be_started_over_and_the_other_stays(t
         db.execute("UPDATE experiments SET spec = '[]' WHERE name = 'finished'")
     with closing(Store(file)) as store:
         with pytest.raises(UserError, match="start it over with --fresh"):
-            run_job(make.JOB, store, make.FINISHED)
-        assert len(run_job(make.JOB, store, make.FINISHED, fresh=True).final) == 4
+            compared(make.JOB, store, make.FINISHED, make.EXECUTION)
+        assert len(compared(make.JOB, store, make.FINISHED, make.EXECUTION, fresh=True).final) == 4
         assert len(store.runs(make.STOPPED, "tune")) == 4
 
 
@@ -195,7 +197,7 @@ def test_an_experiment_goes_on_with_a_signal_that_is_new(tmp_path, fixture, monk
         Rollout, "advance", lambda self: [(row, {**signals, "new": 1.0}) for row, signals in advance(self)]
     )
     with closing(Store(tmp_path / "records.sqlite")) as store:
-        found = run_job(make.JOB, store, make.STOPPED).final
+        found = compared(make.JOB, store, make.STOPPED, make.EXECUTION).final
         assert {len(run.curves) for run in found} == {len(ALWAYS) + 1}
         assert all(np.isnan(run.curves["new"][0]) and run.curves["new"][-1] == 1 for run in found)
         assert all("new" not in run.curves for run in store.runs(make.FINISHED, curves=True))
@@ -283,9 +285,9 @@ def test_places_that_keep_nothing(tmp_path, monkeypatch, capsys, place, says):
 
 def test_every_row_says_where_it_was_made(tmp_path):
     task = replace(TASKS["DigitsMLP"], budget=20, segment=10)
-    job = Job(task, ("constant",), (0.1,), tune_seeds=(100,), seeds=(0,), backend="loop")
+    job = ComparisonPlan(task, ("constant",), (0.1,), tune_seeds=(100,), seeds=(0,))
     with closing(Store(tmp_path / "s")) as store:
-        result = run_job(job, store, "toy")
+        result = compared(job, store, "toy", LOOP)
     for run in (*result.tuning, *result.final):
         assert run.provenance == provenance("cpu")
     write_runs(result.final, tmp_path / "runs.parquet", {})

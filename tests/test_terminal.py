@@ -141,11 +141,12 @@ def in_shell(folder, redirected, *arguments):
 
 
 def test_a_folder_whose_name_is_no_text(tmp_path):
-    from lr_env.studies.comparison.report import write_report
+    from lr_env.studies.comparison.report import ComparisonReport
     from tests.test_report import FILES, final, summary_of
 
     folder = tmp_path / os.fsdecode(b"res\xffults")
-    write_report(folder, final(), [], summary_of(final()), {"title": "toy", "command": f"lr-env {folder}"})
+    made = {"title": "toy", "command": f"lr-env {folder}"}
+    ComparisonReport(summary_of(final()), final(), [], made).write(folder)
     assert {path.name for path in folder.iterdir()} == FILES
     assert "res\\udcffults" in (folder / "summary.md").read_text(encoding="utf-8")
 

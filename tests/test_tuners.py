@@ -9,15 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import find_tuner, find_variants, tuner_names
+from lr_env.report.markdown import markdown_text
 from lr_env.report.plotting import new_figure
 from lr_env.rollout import PlannedRun
-from lr_env.runs.execution import Training
-from lr_env.runs.study import Study
-from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.runs.lab import Lab
+from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 from lr_env.studies.tuning_budget.tuning_budget import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
 from lr_env.tasks import find_task
 from planners.latent_ode import ablations
@@ -42,7 +43,7 @@ from planners.tuning.tuners import DirectSearch
 from tests.test_cli import lr_env
 
 TASK = replace(find_task("DigitsMLP"), budget=20, segment=5, val_subset=100)
-TRAINING = Training(backend="loop")
+TRAINING = Execution(backend="loop")
 
 
 def record(planner, seed, end):
@@ -182,7 +183,7 @@ def test_a_direct_search_finds_a_known_schedule(tmp_path):
 
 def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     wanted = Budgets(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), ceiling="direct", ceiling_runs=40)
-    whole = run_budgets(wanted, Study(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING), tmp_path / "whole")
+    whole = run_budgets(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING), tmp_path / "whole")
     store, steps = Store(tmp_path / "stopped.sqlite"), 0
 
     class StoppedError(Exception):
@@ -195,10 +196,10 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        run_budgets(wanted, Study(TASK, store, "x", TRAINING, progress=stop), tmp_path / "stopped")
-    again = run_budgets(wanted, Study(TASK, store, "x", TRAINING), tmp_path / "stopped")
+        run_budgets(wanted, Lab(TASK, store, "x", TRAINING, progress=stop), tmp_path / "stopped")
+    again = run_budgets(wanted, Lab(TASK, store, "x", TRAINING), tmp_path / "stopped")
     assert again.to_json() == whole.to_json()
-    grown = Study(TASK, Store(tmp_path / "grown.sqlite"), "x", TRAINING)
+    grown = Lab(TASK, Store(tmp_path / "grown.sqlite"), "x", TRAINING)
     run_budgets(replace(wanted, runs=(3,)), grown, tmp_path / "grown")
     assert run_budgets(wanted, grown, tmp_path / "grown").to_json() == whole.to_json()
     with pytest.raises(UserError, match="was begun with budgets runs"):
@@ -244,12 +245,12 @@ def test_regret_where_runs_diverged():
             )
             for seed, loss in enumerate(losses)
         )
-        return Answer(label, 10, repeat, Constant(0.1 + 0.1 * repeat), ends)
+        return TunedPlanner(label, 10, repeat, Constant(0.1 + 0.1 * repeat), ends)
 
     wild = [answer("a", 0, [1, np.inf]), answer("a", 1, [1.0, 2]), answer("direct", 0, [np.inf, 1])]
     curve = BudgetCurve("x", ("a",), (10,), (0, 1), tuple(wild), "direct")
     json.dumps(curve.to_json())
-    assert "| a | undefined |" in curve.text()
+    assert "| a | undefined |" in markdown_text(curve.document())
     both = [*wild[:2], answer("b", 0, [2.0, 3]), answer("b", 1, [2.0, 2]), answer("c", 0, [1.0, 1])]
     axes = new_figure(4, 3, "").subplots()
     BudgetCurve("x", ("a", "b", "c"), (10,), (0, 1), tuple(both), "c")._draw_rows(axes)
@@ -268,7 +269,7 @@ def test_regret_where_runs_diverged():
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
     monkeypatch.setattr(tuners, "RUNS_PER_SEED", 2)
     store = Store(tmp_path / "r.sqlite")
-    run_budgets(Budgets(("random",), (5,), 1, (0,)), Study(TASK, store, "x", TRAINING), tmp_path)
+    run_budgets(Budgets(("random",), (5,), 1, (0,)), Lab(TASK, store, "x", TRAINING), tmp_path)
     assert sorted(run.seed - FIRST_SEED for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]
 
 

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lr_env.bench import memory
 from lr_env.bench.measures import Effort, in_turns, one_thread, plain_seconds, segment_seconds
 from lr_env.bench.table import Bar, Figure
-from lr_env.children import Backend, Children
-from lr_env.children.autotune import choose_backend, wait
+from lr_env.children import Backend, Children, Execution
+from lr_env.children.autotune import choose_backend, resolve_for, wait
 from lr_env.children.backend import network_of
 from lr_env.children.losses import mean_loss
 from lr_env.errors import UserError
@@ -43,8 +43,8 @@ def lockstep_seconds(children: Children, segments: int) -> float:
 
 def family(task: Task, device: torch.device, effort: Effort, bar: Bar | None) -> list[Figure]:
     """Children in lockstep against the same children one after another, and the arithmetic rate of both."""
-    alone = Children(task, range(TOGETHER), str(device), Backend("loop"))
-    many = Children(task, range(TOGETHER), str(device))
+    alone = Children(task, range(TOGETHER), execution=Execution(device=str(device), backend=Backend("loop")))
+    many = Children(task, range(TOGETHER), resolve_for(TOGETHER, task, str(device)))
     segments = max(1, effort.segments // 4)
     one, together = in_turns(
         lambda: lockstep_seconds(alone, segments), lambda: lockstep_seconds(many, segments), rounds=effort.rounds
@@ -95,7 +95,9 @@ def limit(children: Children) -> str:
     """
     if children.backend.workers > 1:
         with one_thread():
-            return limit(Children(children.task, [0], str(children.device), Backend("loop")))
+            return limit(
+                Children(children.task, [0], execution=Execution(device=str(children.device), backend=Backend("loop")))
+            )
     rates = np.full(len(children), children.task.lr_start)
     on_cuda = children.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
@@ -120,7 +122,7 @@ def limit(children: Children) -> str:
 
 def snapshots(task: Task, device: torch.device, effort: Effort) -> Figure:
     """Time of one snapshot and one restore over that of a segment."""
-    children = Children(task, range(SNAPSHOTS), str(device))
+    children = Children(task, range(SNAPSHOTS), resolve_for(SNAPSHOTS, task, str(device)))
 
     def save_and_restore() -> float:
         wait(device)
@@ -145,9 +147,9 @@ def growth(task: Task, device: torch.device, effort: Effort, counts: Sequence[in
         segment = min(task.segment, max(2, 1024 // count)) if device.type == "cpu" else task.segment
         short = replace(task, segment=segment, budget=segment)
         try:
-            backend = choose_backend("auto", short, count, str(device), torch.float32)
+            backend = choose_backend(Execution(str(device)), short, count)
             before = memory.start_peak(device)
-            children = Children(short, range(count), str(device), backend)
+            children = Children(short, range(count), execution=Execution(device=str(device), backend=backend))
         except UserError as error:
             print(f"{task.name}: {error}", file=sys.stderr)
             break
@@ -173,7 +175,7 @@ def against_plain(task: Task, count: int, device: torch.device, effort: Effort, 
     segments = max(1, effort.segments // 4)
     short = replace(task, budget=segments * task.segment)
     data = load(task.data, str(device))
-    many = Children(short, range(count), str(device))
+    many = Children(short, range(count), resolve_for(count, short, str(device)))
     plain, together = in_turns(
         lambda: plain_seconds(short, data, device, 0),
         lambda: sum(segment_seconds(many, segments)),

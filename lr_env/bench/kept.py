@@ -10,7 +10,7 @@ from typing import Any
 from lr_env.bench.families import draw_growth
 from lr_env.bench.table import Part, report
 from lr_env.errors import UserError
-from lr_env.files import read_json, replacing, write_json
+from lr_env.files import atomic_write, read_json, write_json
 
 
 class Kept:
@@ -56,10 +56,10 @@ class Kept:
         grown = [row for part in self.parts.values() for row in part.growth]
         if grown:
             figure = self._path.with_name(f"{self._path.stem}-growth.png")
-            with replacing(figure) as path:
+            with atomic_write(figure) as path:
                 draw_growth(grown, path, self.about["device"])
             text += f"\n![Growth]({figure.name})\n"
-        with replacing(self._path.with_suffix(".md")) as path:
+        with atomic_write(self._path.with_suffix(".md")) as path:
             path.write_text(text, encoding="utf-8")
 
     def _read(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lr_env.files import replacing
+from lr_env.files import atomic_write
 
 DACBENCH = "0.5.6"
 
@@ -68,7 +68,7 @@ def interpreter(folder: Path, install: bool) -> Path:
         _run([str(python), "-m", "pip", "install", *packages])
         where = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]).strip()
         (Path(where) / "lr_env_shares.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
-        with replacing(marker) as path:
+        with atomic_write(marker) as path:
             path.write_text(wanted, encoding="utf-8")
     except OSError as error:
         raise PeerError(f"cannot make the virtual environment {str(folder)!r} ({error})") from error

@@ -1,4 +1,4 @@
-"""The table that `lr_env.bench` prints: figures, held against bars."""
+"""The table that `lr_env.bench` prints: figures, compared with bars."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from lr_env.report.document import Block, Document, Heading, Text, plain_table
+from lr_env.report.markdown import markdown_text
+
 COMPARED = {"<=": operator.le, "<": operator.lt, ">=": operator.ge}
 
 Bar = tuple[str, float]
-"""A key of `COMPARED`, and the value that a figure is held against."""
+"""A key of `COMPARED`, and the value that a figure is compared with."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Figure:
         measure: what was measured.
         values: one a round.
         unit: "x", "%", "s", "ms" or "GiB".
-        absolute: what is behind it, in words.
-        bar: what is promised, if anything.
+        absolute: the numbers behind it, in words.
+        bar: the value that is promised, if any.
     """
 
     measure: str
@@ -36,7 +39,7 @@ class Figure:
 
     @property
     def value(self) -> float:
-        """The median, which is held against the bar."""
+        """The median, which is compared with the bar."""
         return float(np.median(self.values))
 
     @property
@@ -58,7 +61,7 @@ class Figure:
 
 @dataclass
 class Part:
-    """What one part of the bench found.
+    """The result of one part of the bench.
 
     Attributes:
         load_before: load average before it.
@@ -79,7 +82,7 @@ class Part:
     growth: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it, with what follows from the figures."""
+        """The part for JSON, with medians and verdicts."""
         figures = [{**asdict(f), "median": f.value, "verdict": f.verdict} for f in self.figures]
         return {**vars(self), "figures": figures}
 
@@ -93,8 +96,8 @@ class Part:
         return cls(**{**content, "figures": figures})
 
 
-def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> str:
-    """The table in Markdown, aligned so that it reads as well in a terminal.
+def document(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> Document:
+    """The tables and how they were measured.
 
     Args:
         parts: what was measured, by the part's name.
@@ -103,30 +106,38 @@ def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> 
     """
     figures = [figure for part in parts.values() for figure in part.figures]
     growth = [row for part in parts.values() for row in part.growth]
-    lines = [("measure", "median (min to max)", "absolute", "bar", "verdict"), *(f.cells() for f in figures)]
     missed = sum(figure.verdict == "NOT MET" for figure in figures)
     barred = sum(figure.bar is not None for figure in figures)
-    kept = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     taken = "; ".join(
         f"{name}: {part.when}, code {part.commit or 'unknown'}, load average before {part.load_before:g}"
         for name, part in parts.items()
     )
-    paragraphs = [
-        f"# Measured on {about['device']}, {about['cores']} cores",
-        f"{barred - missed} of {barred} bars met, {missed} NOT MET.",
-        "A quick look: few and short rounds, not figures to rely on." if quick else "",
-        _grid(lines) if figures else "",
+    texts = [
         *dict.fromkeys(line for part in parts.values() for line in part.skipped),
-        f"Threads: {about['threads']}; {about['system']}; {kept}.",
+        f"Threads: {about['threads']}; {about['system']}; {versions}.",
         f"When each part was measured: {taken}.",
         "Machines are noisy: neighbours, clocks and caches move these figures from one start to the next. Both sides "
         "of a ratio ran in turns; the median of the rounds' ratios is held against the bar.",
         *dict.fromkeys(line for part in parts.values() for line in part.notes),
-        f"## Growth\n\n{_grid([GROWTH_COLUMNS, *map(_growth_cells, growth)])}" if growth else "",
     ]
-    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+    blocks: list[Block] = [Text(f"{barred - missed} of {barred} bars met, {missed} NOT MET.")]
+    if quick:
+        blocks.append(Text("A quick look: few and short rounds, not figures to rely on."))
+    if figures:
+        blocks.append(plain_table(COLUMNS, [figure.cells() for figure in figures]))
+    blocks += map(Text, texts)
+    if growth:
+        blocks += [Heading("Growth"), plain_table(GROWTH_COLUMNS, list(map(_growth_cells, growth)))]
+    return Document(f"Measured on {about['device']}, {about['cores']} cores", tuple(blocks))
 
 
+def report(parts: Mapping[str, Part], about: Mapping[str, Any], quick: bool) -> str:
+    """The document as Markdown, aligned so that it reads as well in a terminal; see `document`."""
+    return markdown_text(document(parts, about, quick), aligned=True)
+
+
+COLUMNS = ("measure", "median (min to max)", "absolute", "bar", "verdict")
 GROWTH_COLUMNS = ("task", "children", "backend", "child steps/s", "memory besides the data [GiB]", "estimated [GiB]")
 
 
@@ -134,11 +145,3 @@ def _growth_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     gib = "not measured" if math.isnan(row["gib"]) else f"{row['gib']:.3f}"
     rate, estimate = f"{row['steps_per_second']:,.0f}", f"{row['estimated_gib']:.3f}"
     return row["task"], str(row["children"]), row["backend"], rate, gib, estimate
-
-
-def _grid(lines: Sequence[tuple[str, ...]]) -> str:
-    """A table in Markdown, of which the first line is the head."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    grid = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    grid.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(grid)

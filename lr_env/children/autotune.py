@@ -6,19 +6,21 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from lr_env.children.numerics import EXACT, Numerics
-from lr_env.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from lr_env.tasks.catalogue import Task
 from lr_env.children.backend import BACKENDS, Backend
+from lr_env.children.children import Children
+from lr_env.children.execution import Execution
+from lr_env.children.memory import available_bytes
+from lr_env.children.numerics import Numerics
+from lr_env.devices import find_device
+from lr_env.errors import UserError, unknown
+from lr_env.tasks.catalogue import Task
 
 _BLOCKS = (8, 32, 128)  # on CUDA 1, too: a child to itself, but captured, and several at the same time
 _COMPILED_BLOCK = 8
@@ -35,32 +37,91 @@ def compiler() -> str | None:
     return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
+LOCKSTEP = 128
+"""Children trained together by default, memory permitting: more gain little, and a checkpoint holds all of them."""
+
+_MEMORY_SHARE = 0.5
+"""Share of the free memory that the default number of children may take."""
+
+
+def resolve(
+    execution: Execution,
+    task: Task,
+    runs: int,
+    child_steps: float = 0.0,
+    *,
+    extra_signals: Sequence[str] = (),
+    forks: bool = False,
+) -> Execution:
+    """Choose what an execution leaves open: the number of children in lockstep by the memory, the backend by timing.
+
+    Args:
+        execution: what was asked for.
+        task: what is trained.
+        runs: that may be in lockstep at most.
+        child_steps: optimizer steps of all children together that are to come; 0 where that is not known.
+        extra_signals: names of the signals that are measured on demand, see `lr_env.children.meters`.
+        forks: whether runs are forked, see `lr_env.env.forks`.
+
+    Raises:
+        UserError: see `choose_backend`; or the memory does not hold as many children as were asked for.
+    """
+    lockstep = _lockstep(execution, task, runs, extra_signals, forks)
+    return replace(
+        execution, lockstep=lockstep, backend=choose_backend(execution, task, lockstep, child_steps=child_steps)
+    )
+
+
+def resolve_for(children: int, task: Task, device: str = "cpu") -> Execution:
+    """The fastest execution of a number of children on a device.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    execution = Execution(device)
+    return execution.with_backend(choose_backend(execution, task, children))
+
+
+def _lockstep(execution: Execution, task: Task, runs: int, extra_signals: Sequence[str], forks: bool) -> int:
+    """Children at a time: what was asked for, if it fits, or what pays."""
+    memory = Children(task, [0], execution.with_backend("loop"), extra_signals=extra_signals).memory
+    if forks:
+        memory = replace(memory, persistent=2 * memory.persistent)  # a second child for each run
+    device = find_device(execution.device)
+    if execution.lockstep is not None:
+        memory.check(min(execution.lockstep, runs), 1, device)
+        return min(execution.lockstep, runs)
+    # What "auto" will find is not known yet.
+    at_once = torch.get_num_threads() if execution.backend == "loop" else LOCKSTEP
+    return max(1, min(LOCKSTEP, runs, memory.fitting(_MEMORY_SHARE * available_bytes(device), at_once)))
+
+
 def choose_backend(
-    name: str,
+    execution: Execution,
     task: Task,
     num_children: int,
-    device: str,
-    dtype: torch.dtype,
-    numerics: Numerics = EXACT,
+    *,
+    dtype: torch.dtype = torch.float32,
     child_steps: float = 0.0,
 ) -> Backend:
-    """Choose the fastest backend for a number of children.
+    """Choose the fastest backend for a number of children, of those that the execution allows.
 
     A single child is trained by the loop: a stack would only cost it time. "auto" tries "compiled", too, where training
     will keep a CPU busy for more than 20 minutes.
 
     Args:
-        name: one of `BACKENDS`.
+        execution: whose backend is one of `BACKENDS`, or known already.
         task: what is trained.
         num_children: children in lockstep.
-        device: where they are trained.
         dtype: of parameters and inputs.
-        numerics: precision and determinism.
         child_steps: optimizer steps of all children together that are to come; 0 where that is not known.
 
     Raises:
         UserError: there is no such backend, or no compiler for it.
     """
+    if isinstance(execution.backend, Backend):
+        return execution.backend
+    name, device, numerics = execution.backend, execution.device, execution.numerics
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
     if name == "auto" and not task.optimizer.stackable:
@@ -134,11 +195,9 @@ def _compiled_seconds(
 
 def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics) -> float:
     """Wall time of one step of one child."""
-    from lr_env.children.children import Children  # Children chooses its backend here
-
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
     together = max(backend.block, 2 * backend.workers)
-    children = Children(short, range(together), device, backend, dtype, numerics)
+    children = Children(short, range(together), Execution(device, backend, numerics), dtype)
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
     seconds: list[float] = []

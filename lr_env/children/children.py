@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from lr_env.children.autotune import choose_backend
-from lr_env.children.backend import Backend, network_of
+from lr_env.children.backend import network_of
 from lr_env.children.batches import Batches
+from lr_env.children.execution import LOOP, Execution
 from lr_env.children.initial import moved
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss, score
 from lr_env.children.memory import MemoryEstimate, activations_per_example
 from lr_env.children.meters import find_meters
 from lr_env.children.noise import keys as keys_of
-from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.order import DataOrder
 from lr_env.children.snapshots import check_kind, kind_of
 from lr_env.children.stacked import StackedEngine
@@ -58,12 +57,8 @@ class Children:
     Args:
         task: what to train.
         seeds: one for each child, >= 0; equal seeds are allowed and give equal children.
-        device: "cpu", "cuda", "cuda:1", ...; "auto" takes CUDA where there is one.
-        backend: "loop" (one after another, plain torch), "stacked" (one computation), "compiled" (the same, fused by
-            `torch.compile`), or "auto", which measures once a process whether the loop or the stack is faster for this
-            task and number of children. A `Backend` fixes the block too.
+        execution: device, backend and numerics. The backend must be known; `lr_env.children.resolve` chooses it.
         dtype: of parameters and inputs.
-        numerics: precision of the arithmetic, and whether it must be deterministic.
         extra_signals: names of signals to measure on demand, see `lr_env.children.meters`. They cost some passes over
             the parameters a step.
 
@@ -85,16 +80,14 @@ class Children:
         self,
         task: Task,
         seeds: Sequence[int],
-        device: str = "cpu",
-        backend: str | Backend = "auto",
+        execution: Execution = LOOP,
         dtype: torch.dtype = torch.float32,
-        numerics: Numerics = EXACT,
         extra_signals: Sequence[str] = (),
     ) -> None:
         self.task = task
-        self.device = find_device(device)
+        self.device = find_device(execution.device)
         self.dtype = dtype
-        self.numerics = numerics
+        self.numerics = numerics = execution.numerics
         numerics.check(self.device)
         self.meters = find_meters(extra_signals)
         self.extra_signals = tuple(name for meter in self.meters for name in names(meter.signals))
@@ -112,11 +105,7 @@ class Children:
         self.steps = np.zeros(len(self.seeds), dtype=np.int64)
         self.data = load(task.data, str(self.device), dtype, task.train_fraction, task.label_noise)
 
-        self.backend = (
-            backend
-            if isinstance(backend, Backend)
-            else choose_backend(backend, task, len(self.seeds), str(self.device), dtype, numerics)
-        )
+        self.backend = execution.resolved_backend
         if self.backend.name != "loop" and not task.optimizer.stackable:
             raise UserError(f"{task.optimizer} is trained by the loop: use backend 'loop' or 'auto'")
         self.memory.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
@@ -145,6 +134,11 @@ class Children:
         self._forget_steps()
         self._evaluation_chunk = max(32, evaluated // (activations * self.backend.block))
         self.reset(range(len(self.seeds)), self.seeds)
+
+    @property
+    def execution(self) -> Execution:
+        """How these children are trained."""
+        return Execution(str(self.device), self.backend, self.numerics)
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -1,4 +1,4 @@
-"""`lr-env across`: finished comparisons put together."""
+"""`lr-env across`: rank planners over saved comparisons."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lr_env.terminal import console
 
 @dataclass(frozen=True)
 class Across:
-    """Put finished comparisons together, one a task: planners' mean ranks, and how soon they reach targets."""
+    """Rank planners over saved comparisons, one a task: mean ranks, and how soon targets are reached."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, arg(metavar="NAME")]
     """Comparisons, by name or folder, each of another task; only the files of their reports are read."""
     planners: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
-    """Planners that take part. Default: all that every comparison has."""
+    """Planners to rank. Default: all that every comparison has."""
     results: Path = Path("results")
     """Folder of the comparisons; the report goes to its subfolder --name."""
     name: Annotated[str, arg(metavar="NAME")] = "across"
@@ -35,9 +35,10 @@ class Across:
     def run(self) -> None:
         """Write the report and print the table."""
         from lr_env.provenance import versions
-        from lr_env.studies.across.report import print_standings, write_standings
-        from lr_env.studies.across.saved import find_finished, is_comparison, read_finished
-        from lr_env.studies.across.standings import put_together
+        from lr_env.report.terminal import print_document
+        from lr_env.studies.across.report import AcrossReport
+        from lr_env.studies.across.saved import find_saved, is_comparison, read_saved
+        from lr_env.studies.across.standings import aggregate
 
         planners = parse_names(self.planners)
         if self.planners and not planners:
@@ -45,9 +46,10 @@ class Across:
         folder = self.folder
         if is_comparison(folder):
             raise UserError(f"{str(folder)!r} holds a comparison: choose another --name")
-        comparisons = [read_finished(find_finished(name, self.results)) for name in self.names]
-        standings = put_together(comparisons, planners)
+        comparisons = [read_saved(find_saved(name, self.results)) for name in self.names]
+        standings = aggregate(comparisons, planners)
         writable(folder)
-        write_standings(folder, standings, {"command": command_line(), "versions": versions()})
-        print_standings(standings, console())
+        report = AcrossReport(standings, {"command": command_line(), "versions": versions()})
+        report.write(folder)
+        print_document(report.document(), console())
         print(f"Report: {folder / 'summary.md'}")

@@ -1,4 +1,4 @@
-"""`lr-env budget`: what tuners reach with so many runs."""
+"""`lr-env budget`: how good the planners are that tuners choose after given numbers of runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tyro.conf import arg
 from lr_env.cli.experiment_options import ReportOptions
 from lr_env.cli.parsing import parse_names, parse_seeds, progress_bar, writable
 from lr_env.errors import UserError
+from lr_env.terminal import console
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,18 @@ class Budget(ReportOptions):
     variants: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("controls",)
     """Further planners made of the same runs: controls, or ablations (which show what each part is worth)."""
     runs: Annotated[str, arg(metavar="RUNS")] = "10,20,40,100"
-    """Numbers of runs after which each is asked. A later start under the same name may add larger ones."""
+    """Numbers of runs after which each tuner chooses. A later start under the same name may add larger ones."""
     repeats: Annotated[int, arg(metavar="N")] = 5
     """Repeats of each procedure from the start."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = "20"
-    """Fresh seeds that answers are run on: how many (from 0 up), or a list 3,5,8."""
+    """Fresh seeds that the tuned planners are run on: how many (from 0 up), or a list 3,5,8."""
     ceiling: Annotated[int | None, arg(metavar="RUNS")] = None
-    """Runs of the direct search to which regret is told. Default: regret to the best of all answers."""
+    """Also run the direct search with this many runs, and report regret relative to it. Default: regret relative to the
+    best tuned planner."""
 
     def run(self) -> None:
-        """Tune, run the answers, and print regrets."""
+        """Tune, run the tuned planners, and print their regrets."""
+        from lr_env.report.terminal import print_document
         from lr_env.studies.tuning_budget.tuning_budget import Budgets, run_budgets
 
         folder, task = self.folder, self.varied_task()
@@ -53,8 +56,6 @@ class Budget(ReportOptions):
         wanted = Budgets(tuners, budgets, self.repeats, seeds, variants, *ceiling)
         writable(folder)
         with progress_bar(wanted.most_runs * task.budget) as progress:
-            found = run_budgets(wanted, self.study(task, progress), folder)
-        found.write(folder, self.provenance(task))
-        print(found.heading())
-        print(found.text())
-        print(f"Figure: {folder / 'budget.png'}")
+            curve = run_budgets(wanted, self.lab(task, progress), folder)
+        curve.write(folder, self.provenance(task))
+        print_document(curve.document(), console(), folder)

@@ -21,7 +21,7 @@ from lr_env.cli.parsing import (
 from lr_env.terminal import console
 
 if TYPE_CHECKING:
-    from lr_env.studies.comparison.comparison import Job
+    from lr_env.studies.comparison.comparison import ComparisonPlan
     from lr_env.tasks import Task
 
 _TUNE_SEED = 1_000_000  # tuning seeds count up from here, far from the seeds people choose
@@ -40,11 +40,10 @@ class Common(ExperimentOptions):
     tune_seeds: Annotated[str, arg(metavar="SEEDS")] = "2"
     """Seeds for every setting: how many, or a list 1000000,1000001."""
 
-    def job(self, seeds: tuple[int, ...]) -> Job:
-        """The job that the options ask for."""
-        from lr_env.devices import find_device
+    def plan(self, seeds: tuple[int, ...]) -> ComparisonPlan:
+        """The comparison that the options ask for."""
         from lr_env.registry import find_planner, in_default_set, planner_names
-        from lr_env.studies.comparison.comparison import Job
+        from lr_env.studies.comparison.comparison import ComparisonPlan
 
         task = self.varied_task()
         names: list[str] = []
@@ -52,18 +51,13 @@ class Common(ExperimentOptions):
             if name != "all":
                 find_planner(name)
             names += [other for other in planner_names() if in_default_set(other, task)] if name == "all" else [name]
-        return Job(
+        return ComparisonPlan(
             task=task,
             planners=tuple(names),
             settings=self._settings(names, task),
             rates=log_grid(*task.tuning_range, 12) if self.rates is None else parse_rates(self.rates),
             tune_seeds=parse_seeds(self.tune_seeds, first=_TUNE_SEED),
             seeds=seeds,
-            device=str(find_device(self.device)),
-            backend=self.backend,
-            lockstep=self.lockstep,
-            checkpoint_seconds=self.checkpoint_interval(),
-            numerics=self.numerics(),
         )
 
     def _settings(self, names: list[str], task: Task) -> dict[str, dict[str, Any]]:
@@ -84,25 +78,26 @@ class Sweep(Common):
     def run(self) -> None:
         """Run the sweep and print each planner's best setting."""
         from lr_env.planner import planner_settings
-        from lr_env.records.store import Store
+        from lr_env.report.document import plain_table
         from lr_env.report.formatting import setting_text
-        from lr_env.studies.comparison.comparison import run_job, tuning_steps
+        from lr_env.report.terminal import print_table
+        from lr_env.studies.comparison.comparison import run_comparison, tuning_steps
 
-        job, name = self.job(()), self.experiment_name()
-        store = Store(self.store)
-        with progress_bar(job.child_steps) as progress:
-            result = run_job(job, store, name, fresh=self.fresh, progress=progress)
+        plan, name = self.plan(()), self.experiment_name()
+        with progress_bar(plan.child_steps) as progress:
+            result = run_comparison(plan, self.lab(plan.task, progress))
         steps = tuning_steps(result.tuning, result.chosen)
         best = {planner: planner_settings(chosen) for planner, chosen in result.chosen.items()}
-        width = max(len("best setting"), *(len(setting_text(settings)) for settings in best.values()))
-        print(f"{'planner':15} {'best setting':{width}} {'validation loss':>16} {'child steps':>12}")
+        rows = []
         for planner, settings in best.items():
-            if planner in job.controls:
-                print(f"{planner:15} {setting_text(settings):{width}} {f'as {job.controls[planner]}':>16}")
-                continue
-            runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
-            mean = sum(r.scores["final_val_loss"] for r in runs) / len(runs)
-            print(f"{planner:15} {setting_text(settings):{width}} {mean:16.4f} {steps[planner]:12,}")
+            loss, cost = f"as {plan.controls.get(planner)}", ""
+            if planner not in plan.controls:
+                runs = [r for r in result.tuning if (r.planner, r.settings) == (planner, settings)]
+                loss = f"{sum(r.scores['final_val_loss'] for r in runs) / len(runs):.4f}"
+                cost = f"{steps[planner]:,}"
+            rows.append((planner, setting_text(settings), loss, cost))
+        head = ("planner", "best setting", "validation loss", "child steps")
+        print_table(plain_table(head, rows, words=2), console())
         print(f"{len(result.tuning)} runs in {self.store}, experiment {name!r}")
 
 
@@ -121,22 +116,22 @@ class Compare(Common, ReportOptions):
 
     def run(self) -> None:
         """Run the comparison, write its report and print the table."""
-        from lr_env.records.store import Store
-        from lr_env.studies.comparison.comparison import manifest, run_job, tuning_steps
-        from lr_env.studies.comparison.report import print_summary, write_report
+        from lr_env.report.terminal import print_document
+        from lr_env.studies.comparison.comparison import manifest, run_comparison, tuning_steps
+        from lr_env.studies.comparison.report import ComparisonReport
         from lr_env.studies.comparison.spent import spent
         from lr_env.studies.comparison.summary import summarise
 
-        job, name = replace(self.job(parse_seeds(self.seeds)), flatness=self.flatness), self.experiment_name()
+        plan = replace(self.plan(parse_seeds(self.seeds)), flatness=self.flatness)
         folder = self.folder
         writable(folder)
-        store = Store(self.store)
-        with progress_bar(job.child_steps) as progress:
-            result = run_job(job, store, name, fresh=self.fresh, progress=progress)
+        with progress_bar(plan.child_steps) as progress:
+            result = run_comparison(plan, self.lab(plan.task, progress))
         steps = tuning_steps(result.tuning, result.chosen)
-        target = job.task.target_val_loss
-        had = spent(result.tuning, result.chosen, job.task.budget)
-        summary = summarise(result.final, target_val_loss=target, tuning_steps=steps, controls=job.controls, spent=had)
-        write_report(folder, result.final, result.tuning, summary, manifest(job, result, command_line()))
-        print_summary(summary, console())
+        target = plan.task.target_val_loss
+        had = spent(result.tuning, result.chosen, plan.task.budget)
+        summary = summarise(result.final, target_val_loss=target, tuning_steps=steps, controls=plan.controls, spent=had)
+        report = ComparisonReport(summary, result.final, result.tuning, manifest(plan, result, command_line()))
+        report.write(folder)
+        print_document(report.document(), console())
         print(f"Report: {folder / 'summary.md'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -15,8 +15,8 @@ from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
-    from lr_env.runs.execution import Training
-    from lr_env.runs.study import Study
+    from lr_env.children import Execution
+    from lr_env.runs.lab import Lab
     from lr_env.tasks import Task
 
 
@@ -51,11 +51,9 @@ class ExperimentOptions(TaskOptions):
         """
         return parse_name(self.default_name() if self.name is None else self.name)
 
-    def training(self) -> Training:
-        """Return how children are trained."""
-        from lr_env.runs.execution import Training
-
-        return Training(self.device, self.backend, self.lockstep, self.numerics())
+    def execution(self) -> Execution:
+        """How children are trained; sets the number of threads on the way."""
+        return replace(super().execution(), lockstep=self.lockstep)
 
     def checkpoint_interval(self) -> float:
         """Return the seconds between two checkpoints.
@@ -67,17 +65,17 @@ class ExperimentOptions(TaskOptions):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         return self.checkpoint_seconds
 
-    def study(self, task: Task, progress: Callable[[str, int], None]) -> Study:
-        """Return the study of a task that the options describe.
+    def lab(self, task: Task, progress: Callable[[str, int], None]) -> Lab:
+        """The lab that a study works with.
 
         Raises:
-            UserError: see `checkpoint_interval`, `experiment_name` and `training`.
+            UserError: see `seconds`, `experiment` and `execution`.
         """
         from lr_env.records.store import Store
-        from lr_env.runs.study import Study
+        from lr_env.runs.lab import Lab
 
-        name, training, seconds = self.experiment_name(), self.training(), self.checkpoint_interval()
-        return Study(task, Store(self.store), name, training, seconds, self.fresh, progress)
+        name, execution, seconds = self.experiment_name(), self.execution(), self.checkpoint_interval()
+        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, progress)
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,11 @@ def _run() -> int:
     failed_figures: list[str] = []  # messages about figures that could not be drawn
     try:
         from lr_env.cli.commands import parse
-        from lr_env.report.files import told
+        from lr_env.report.files import collect_not_drawn
 
         command = parse()
         STOPPING.begin()
-        with told(failed_figures):
+        with collect_not_drawn(failed_figures):
             command.run()
         terminal.finish()
         code = 1 if failed_figures else 0

@@ -1,20 +1,20 @@
-"""`lr-env starts`: what a planner makes of the rate that it starts from."""
+"""`lr-env starts`: what a planner gains from several start rates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from lr_env.cli.parsing import parse_name, parse_rates, parse_seeds, parse_setting, progress_bar, writable
-from lr_env.cli.task_options import TaskOptions
+from lr_env.cli.experiment_options import ReportOptions
+from lr_env.cli.parsing import parse_rates, parse_seeds, parse_setting, progress_bar, writable
+from lr_env.terminal import console
 
 
 @dataclass(frozen=True)
-class Starts(TaskOptions):
-    """Run a planner from several rates, beside runs in which each rate is kept, on the same seeds."""
+class Starts(ReportOptions):
+    """Run a planner from several start rates, and constant runs at these rates on the same seeds."""
 
     planner: Annotated[str, arg(metavar="NAME")] = "ppo"
     """A planner that changes the rate as training goes; `lr-env planners` lists them."""
@@ -24,44 +24,21 @@ class Starts(TaskOptions):
     """Rates to start from: a list, or LOW:HIGH:COUNT for a log grid."""
     seeds: Annotated[str, arg(metavar="SEEDS")] = "20"
     """Seeds of the runs: how many (from 0 up), or a list."""
-    results: Path = Path("results")
-    """Folder for the report; this one goes to its subfolder NAME."""
-    name: Annotated[str | None, arg(metavar="NAME")] = None
-    """Name of the report. Default: those of the task and of the planner."""
 
-    @property
-    def folder(self) -> Path:
-        """Where the report goes."""
-        return self.results / parse_name(f"{self.task}-{self.planner}-starts" if self.name is None else self.name)
+    def default_name(self) -> str:
+        """The name of the task and of the planner."""
+        return f"{self.task}-{self.planner}-starts"
 
     def run(self) -> None:
         """Make the runs, write the figure and print the table."""
-        from lr_env.report.formatting import decimals_of, estimate_text
-        from lr_env.stats.intervals import verdict
-        from lr_env.studies.start_rates import starts
+        from lr_env.report.terminal import print_document
+        from lr_env.studies.start_rates import start_rates
 
-        task, numerics = self.varied_task(), self.numerics()
+        task, folder = self.varied_task(), self.folder
         rates, seeds = parse_rates(self.rates), parse_seeds(self.seeds)
-        folder = self.folder
+        settings = dict(parse_setting(text) for text in self.set)
         writable(folder)
         with progress_bar(2 * len(rates) * len(seeds) * task.budget) as progress:
-            found = starts(
-                task,
-                self.planner,
-                rates,
-                seeds,
-                settings=dict(parse_setting(text) for text in self.set),
-                progress=progress,
-                device=self.device,
-                backend=self.backend,
-                numerics=numerics,
-            )
-        found.write(folder, self.provenance(task))
-        places = decimals_of([row[1] for row in found.rows])
-        print(f"{'start':>8} {f'test loss, {self.planner}':>24} {'test loss, rate kept':>24} {'paired difference':>24}")
-        for name, ours, kept, difference in found.rows:
-            texts = [estimate_text(e, places) for e in (ours, kept)]
-            texts.append(f"{estimate_text(difference, places, sign=True)} {verdict(difference)}")
-            print(f"{name:>8} {texts[0]:>24} {texts[1]:>24} {texts[2]:>24}")
-        print(f"{len(seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it contains 0")
-        print(f"Figure: {folder / 'starts.png'}")
+            result = start_rates(self.lab(task, progress), self.planner, rates, seeds, settings)
+        result.write(folder, self.provenance(task))
+        print_document(result.document(), console(), folder)

@@ -12,7 +12,7 @@ from lr_env.cli.parsing import command_line
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
-    from lr_env.children import Numerics
+    from lr_env.children import Execution, Numerics
     from lr_env.tasks import Task
 
 MOST_STEPS, MOST_SEGMENTS, MOST_THREADS = 10**9, 10**6, 1024
@@ -103,6 +103,16 @@ class TaskOptions:
             "numerics": asdict(self.numerics()),
             "versions": versions(),
         }
+
+    def execution(self) -> Execution:
+        """How children are trained; sets the number of threads on the way.
+
+        Raises:
+            UserError: the device cannot do it, or the number of threads is not one.
+        """
+        from lr_env.children import Execution
+
+        return Execution(self.device, self.backend, self.numerics())
 
     def numerics(self) -> Numerics:
         """Set the number of threads, and return the numerics that the options ask for.

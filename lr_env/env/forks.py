@@ -45,10 +45,8 @@ class Forks:
             self._fork_children = Children(
                 children.task,
                 [0] * len(children),
-                str(children.device),
-                children.backend,
+                children.execution,
                 children.dtype,
-                children.numerics,
                 extra_signals=children.extra_signals,
             )
         except UserError as error:

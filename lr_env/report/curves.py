@@ -1,4 +1,4 @@
-"""Curves of runs, and rows of intervals, as figures show them."""
+"""Parts of figures: curves of runs, and rows of intervals."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ VERDICT_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "tie": "#757575"}
 BAND: dict[str, Any] = {"alpha": 0.11, "linewidth": 0, "zorder": 10}
 
 OFF_SCALE = 4.0
-"""A curve or an interval this many times beyond the middle one leaves the picture."""
+"""A curve or an interval this many spreads beyond the median one is cut off."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one planner put together: medians and quartiles over its seeds.
+    """The curves of one planner: medians and quartiles over its seeds.
 
     Attributes:
         planner: name.
         n: runs.
         diverged: how many of them diverged.
         steps: optimizer steps at the ends of segments, (segments,).
-        lr: lower quartile, median and upper quartile of the rates of the runs that go on, (3, segments).
-        loss: the same of the validation losses of all runs, infinite from where one diverged, (3, segments).
+        lr: lower quartile, median and upper quartile of the rates of the runs that have not ended, (3, segments).
+        loss: lower quartile, median and upper quartile of the validation losses of all runs; a loss is infinite from
+            where its run diverged, (3, segments).
         ends: step and validation loss where a run diverged, (diverged, 2).
         score: mean test loss, nats per example; infinite where a run diverged.
     """
@@ -55,12 +56,12 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """The name, and how many of its runs diverged."""
+        """The planner, and how many of its runs diverged."""
         return f"{self.planner} ({self.diverged}/{self.n} diverged)" if self.diverged else self.planner
 
 
 def rows_axes(axes: Axes, names: Sequence[str]) -> None:
-    """Axes with a named row for each planner, the first at the top."""
+    """Turn axes into one named row a planner, the first at the top."""
     plain(axes)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -72,7 +73,7 @@ def rows_axes(axes: Axes, names: Sequence[str]) -> None:
 
 
 def curve_of(planner: str, runs: Sequence[RunRecord]) -> Curve:
-    """Put the runs of a planner together; they have the curves `step`, `lr` and `val_loss`."""
+    """Compute the curve of a planner from its runs, which have the curves `step`, `lr` and `val_loss`."""
     steps = np.asarray(max((r.curves["step"] for r in runs), key=len), dtype=np.float64)
     lr = np.full((len(runs), len(steps)), np.nan)
     loss = np.full((len(runs), len(steps)), np.inf)
@@ -84,7 +85,7 @@ def curve_of(planner: str, runs: Sequence[RunRecord]) -> Curve:
         if run.diverged:
             ends.append((run.curves["step"][-1], loss[i, length - 1]))
     scores = [np.inf if r.diverged else r.scores.get("test_loss", np.inf) for r in runs]
-    # The rate of a run that ended is left out, its loss is not. Not interpolated, so that infinity is borne.
+    # The rate of a run that ended is left out, its loss is not. Quantiles are not interpolated: losses may be infinite.
     rates = [np.quantile(c[np.isfinite(c)], (0.25, 0.5, 0.75), method="inverted_cdf") for c in lr.T]
     return Curve(
         planner=planner,
@@ -99,7 +100,7 @@ def curve_of(planner: str, runs: Sequence[RunRecord]) -> Curve:
 
 
 def rate_limits(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Three decades of rates at most."""
+    """Limits of an axis of rates: those of the medians, three decades at most."""
     rates = np.concatenate([c.lr[1] for c in curves])
     positive = rates[rates > 0]
     if not len(positive):
@@ -109,7 +110,7 @@ def rate_limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def loss_limits(curves: Sequence[Curve], start: float) -> tuple[float, float]:
-    """Limits of the losses from a step on, without the planners far above the middle one."""
+    """Limits of an axis of losses from a step on, without the planners far above the median one."""
     seen = [c.loss[1, c.steps >= start] for c in curves]
     seen = [x[np.isfinite(x) & (x > 0)] for x in seen]
     lows, highs = [np.log([f(x) for x in seen if len(x)]) for f in (np.min, np.max)]
@@ -124,7 +125,7 @@ def loss_limits(curves: Sequence[Curve], start: float) -> tuple[float, float]:
 
 
 def log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float]) -> None:
-    """Axes over optimizer steps, from and to which they go `across`, with `limits` of what is on a log scale."""
+    """Set up axes over optimizer steps, with the limits `across`, and a log scale with the limits `limits`."""
     plain(axes)
     log_scale(axes, "y")
     axes.set_ylim(*limits)
@@ -135,7 +136,7 @@ def log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float
 
 
 def draw_rate(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:
-    """Draw the median of the rates, and their quartiles if there is to be a `band`."""
+    """Draw the median of the rates, and with `band` their quartiles."""
     low, middle, high = (_floored(rates, axes) for rates in curve.lr)
     axes.plot(curve.steps, middle, drawstyle="steps-pre", **style)
     if band:
@@ -143,7 +144,7 @@ def draw_rate(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool)
 
 
 def draw_loss(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:
-    """Draw the median of the losses, their quartiles if there is to be a `band`, and crosses where runs diverged."""
+    """Draw the median of the losses, with `band` their quartiles, and crosses where runs diverged."""
     top = axes.get_ylim()[1]
     low, middle, high = np.where(np.isfinite(curve.loss), curve.loss, np.nan)
     axes.plot(curve.steps, middle, **style)
@@ -158,12 +159,12 @@ def draw_loss(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool)
 
 
 def _floored(rates: NDArray[np.float64], axes: Axes) -> NDArray[np.float64]:
-    """Rates with those too small for the axis, such as 0, put on its lower border."""
+    """Rates, with those too small for the axis, such as 0, moved to its lower border."""
     return np.maximum(rates, axes.get_ylim()[0])
 
 
 def span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()) -> None:
-    """Limits that hold the intervals, except those far beyond the middle one, and the numbers in `always`."""
+    """Set limits that hold the intervals, except those far beyond the median one, and the numbers in `always`."""
     ends = np.array([(e.value, *(x if np.isfinite(x) else e.value for x in (e.low, e.high))) for e in estimates])
     ends = ends.reshape(-1, 3)
     ends = ends[np.isfinite(ends).all(axis=1)]
@@ -179,7 +180,7 @@ def span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()
 
 
 def interval_bar(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) -> None:
-    """One interval bar and its mean, or an arrow at the border it lies beyond."""
+    """Draw an interval and its mean, or an arrow at the border that it lies beyond."""
     value, low, high = estimate.value, estimate.low, estimate.high
     left, right = axes.get_xlim()
     if np.isnan(value):
@@ -197,6 +198,6 @@ def interval_bar(axes: Axes, y: int, estimate: Estimate, colour: str, marker: st
 
 
 def beside(axes: Axes, y: int, text: str, colour: str) -> None:
-    """Text at the right border of a row."""
+    """Write text at the right border of a row."""
     place = blended_transform_factory(axes.transAxes, axes.transData)
     axes.text(1.045, y, text, transform=place, va="center", fontsize=9.5, color=colour)

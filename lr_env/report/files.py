@@ -1,4 +1,4 @@
-"""Figures beside results: what cannot be drawn is said, and costs nothing else."""
+"""Figures in the folders of reports: one that cannot be drawn is a warning, and costs nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_env.errors import UserError
-from lr_env.files import replacing, write_text
+from lr_env.files import atomic_write, write_text
 
 
 class NotDrawn(UserWarning):
@@ -25,26 +25,26 @@ def draw_into(path: Path, draw: Callable[[Path], None]) -> bool:
         draw: writes a PNG to a path.
 
     Returns:
-        Whether it was drawn. If it was not, for whatever reason, a warning `NotDrawn` says so.
+        Whether it was drawn. Where drawing fails, for whatever reason, it warns with `NotDrawn`.
     """
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             draw(temporary)
-    except Exception as error:  # of matplotlib, its fonts or the disk: results are worth more than their picture
-        why = (str(error).strip().splitlines() or [""])[0]
+    except Exception as error:  # of matplotlib, fonts or the disk: results must not be lost with their picture
+        reason = (str(error).strip().splitlines() or [""])[0]
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        warnings.warn(NotDrawn(f"{str(path)!r} was not drawn ({kind}{why})"), stacklevel=2)
+        warnings.warn(NotDrawn(f"{str(path)!r} was not drawn ({kind}{reason})"), stacklevel=2)
         return False
     return True
 
 
 def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], draw: Callable[[Path], None]) -> None:
-    """Write NAME.json and then NAME.png into a folder that is there, each as a whole.
+    """Write NAME.json and then NAME.png into an existing folder, each as a whole.
 
     Args:
-        folder: where.
-        name: of both files, without a suffix.
-        content: JSON-able; see `lr_env.files.finite`.
+        folder: the folder.
+        name: name of both files, without a suffix.
+        content: JSON-able; see `lr_env.files.json_number`.
         draw: see `draw_into`.
     """
     write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
@@ -52,17 +52,17 @@ def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], d
 
 
 @contextmanager
-def told(lost: list[str]) -> Iterator[None]:
-    """Gather what figures could not be drawn, in place of warnings."""
-    usual = warnings.showwarning
+def collect_not_drawn(messages: list[str]) -> Iterator[None]:
+    """Collect messages on figures that could not be drawn, in place of warnings."""
+    show = warnings.showwarning
 
-    def gather(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    def collect(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, NotDrawn):
-            lost.append(str(message))
+            messages.append(str(message))
         else:
-            usual(message, category, *where, **more)
+            show(message, category, *where, **more)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", NotDrawn)
-        warnings.showwarning = gather
+        warnings.showwarning = collect
         yield

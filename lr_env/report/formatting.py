@@ -1,9 +1,9 @@
-"""Numbers, intervals, settings and names as tables and sentences have them."""
+"""Numbers, intervals, settings and names as text for tables and sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,14 +17,14 @@ def setting_text(settings: Mapping[str, Any]) -> str:
 
 
 def decimals_of(estimates: Iterable[Estimate | None], scale: float = 1.0) -> int:
-    """How many decimals a column bears: those of 2 digits of its median half-width, 6 at most."""
+    """Decimals of a column of estimates: those that show 2 digits of the median half-width, 6 at most."""
     halves = np.array([e.half_width * scale for e in estimates if e is not None])
     halves = halves[np.isfinite(halves) & (halves > 0)]
     return int(np.clip(1 - np.floor(np.log10(np.median(halves))), 0, 6)) if len(halves) else 4
 
 
 def number_text(value: float, decimals: int = 4, sign: bool = False) -> str:
-    """A number as tables have it; `sign` shows the "+" of a positive one."""
+    """A number as text; `sign` shows the "+" of a positive one."""
     if np.isnan(value):
         return "undefined"
     plus = "+" if sign else ""
@@ -49,14 +49,32 @@ def interval_text(estimate: Estimate, decimals: int, scale: float = 1.0) -> str:
     return f"[{number_text(estimate.low * scale, decimals)}, {number_text(estimate.high * scale, decimals)}]"
 
 
+def value_and_interval_text(estimate: Estimate, decimals: int, sign: bool = False) -> str:
+    """A value and its interval, e.g. "0.1234 [0.1213, 0.1255]"."""
+    return f"{number_text(estimate.value, decimals, sign)} {interval_text(estimate, decimals)}"
+
+
+class _PlannerRow(Protocol):
+    @property
+    def planner(self) -> str: ...
+
+    @property
+    def diverged(self) -> int: ...
+
+
+def marked_planner(row: _PlannerRow) -> str:
+    """The planner of a row, and how many of its runs diverged, if any did."""
+    return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
+
+
 def up_to_text(differences: Sequence[Estimate], decimals: int, unit: str) -> str:
-    """Up to where differences that are not told from 0 may go: the largest upper end of their intervals."""
+    """The largest upper end of the intervals of differences, as "up to ..."."""
     largest = max(difference.high for difference in differences)
     return f"up to {number_text(largest, decimals)} {unit}" if np.isfinite(largest) else "up to any difference"
 
 
 def seeds_text(n: int) -> str:
-    """A count of seeds in words."""
+    """A count of seeds in words: "1 seed", "20 seeds"."""
     return "1 seed" if n == 1 else f"{n} seeds"
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: their size, colours and lines, and the parts of matplotlib that they are made of."""
+"""Size, colours and lines of all figures, and the parts of matplotlib that they use."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ HIGHLIGHTED = 5
 """Planners drawn in colour; the others are grey."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-"""Of Okabe and Ito, to be told apart by colour-blind readers."""
+"""Colours of Okabe and Ito, which colour-blind readers can tell apart."""
 
 MORE_COLOURS = (*COLOURS, "#56B4E9", "#000000")
-"""All of theirs that show on white."""
+"""All colours of Okabe and Ito that show on white."""
 
 MUTED = ("#8a8a8a", "#a3a3a3", "#767676")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)))
@@ -65,7 +65,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def plain(axes: Axes) -> None:
-    """Bare axes with a light grid."""
+    """Reduce axes to a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#888888")
     axes.tick_params(labelsize=9.5, color="#888888", labelcolor=TEXT)
@@ -74,10 +74,10 @@ def plain(axes: Axes) -> None:
 
 
 class _LogTicks(LogLocator):
-    """As many numbers on a logarithmic axis as there is room for."""
+    """Ticks of a logarithmic axis, as many as there is room for."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
-        """Where they stand, by what the axis spans when it is drawn."""
+        """Positions of the ticks, for the limits that the axis has when it is drawn."""
         span = abs(np.log10(vmax / vmin)) if min(vmin, vmax) > 0 else 0.0
         if span < 0.8:  # no room for powers of ten: a plain scale's ticks are the readable ones
             return MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
@@ -86,7 +86,7 @@ class _LogTicks(LogLocator):
 
 
 def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers."""
+    """Make an axis logarithmic, with plain numbers."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(_LogTicks(numticks=12))
@@ -96,7 +96,7 @@ def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 def caption(axes: Axes, text: str) -> None:
-    """What the axes show, small and above them."""
+    """Write a small caption above axes."""
     axes.set_title(text, fontsize=9.5, color="#555555", loc="left", parse_math=False)
 
 
@@ -106,7 +106,7 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
 
 
 def line_style(rank: int) -> dict[str, Any]:
-    """Colour and dashes of the planner of a rank; the best are drawn last and thickest."""
+    """Colour and dashes of the planner at a rank; the best are drawn last and thickest."""
     dashes = DASHES[rank % len(DASHES)]
     if rank < HIGHLIGHTED:
         return {"color": COLOURS[rank], "linestyle": dashes, "linewidth": 2.0, "zorder": 30 - rank}
@@ -120,8 +120,8 @@ def line_style(rank: int) -> dict[str, Any]:
 
 
 def distinct_style(number: int) -> dict[str, Any]:
-    """Colour and dashes of one of several lines that are equals, no two of the first 28 alike."""
-    dashes = DASHES[:4]  # the last are too like the second ones for two lines of one colour
+    """Colour and dashes of one of several lines of equal rank; the first 28 all differ."""
+    dashes = DASHES[:4]  # the last looks too much like the second for two lines of one colour
     return {
         "color": MORE_COLOURS[number % len(MORE_COLOURS)],
         "linestyle": dashes[number % len(dashes)],

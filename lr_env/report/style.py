@@ -1,6 +1,6 @@
-"""Imports matplotlib whatever the user's settings for it are, and draws in a style of its own.
+"""Import matplotlib whatever the user's settings for it are, and draw in a style of our own.
 
-To be imported before anything of matplotlib.
+Import this module before anything of matplotlib.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lr_env.errors import UserError
 
 
 def _import() -> None:
-    """Import matplotlib; where the user's settings make that fail, without them.
+    """Import matplotlib; without the user's settings where they make the import fail.
 
     Raises:
         UserError: it cannot be imported.
@@ -26,7 +26,7 @@ def _import() -> None:
 
         return
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-        del sys.modules[name]  # what was half imported
+        del sys.modules[name]  # modules that are half imported
     names = ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR")
     before, here = {name: os.environ.pop(name) for name in names if name in os.environ}, _working_folder()
     try:
@@ -56,7 +56,7 @@ _import()
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Draw by matplotlib's own defaults, whatever the user or the caller has set, which stays as it was."""
+    """Draw with matplotlib's own defaults; the settings of the user and of the caller are restored afterwards."""
     import matplotlib
 
     with matplotlib.rc_context():

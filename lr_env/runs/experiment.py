@@ -8,40 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lr_env.capabilities import optimizer_of
-from lr_env.children import Backend
-from lr_env.children.numerics import EXACT, Numerics
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.files import remove_leftovers
-from lr_env.provenance import provenance
-from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
-from lr_env.records.record import run_key
+from lr_env.records.checkpoint import fitting, load_tree, save_tree
+from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store, StoredKey
-from lr_env.rollout import PlannedRun, Rollout
+from lr_env.rollout import PlannedRun
+from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot, SnapshotError
+from lr_env.runs.spec import ExperimentSpec, Extends, never
 from lr_env.tasks import Task
 
 Progress = Callable[[int], None]
-"""Told how many child steps were done since it was last called."""
+"""Called with the child steps that were done since it was last called."""
 
 
 class Experiment:
     """A named set of runs of one task in a record store, which one process works on at a time.
 
     Args:
-        store: where the runs are kept.
+        store: where the runs are recorded.
         name: of the experiment.
         task: what is trained.
-        spec: everything that the results depend on, JSON-able. Going on with another spec is refused, but for planners
-            that are added (see `added_to`) and for larger budgets.
-        device, backend, numerics, lockstep: how the runs are trained; `lockstep` children at a time.
+        spec: everything that the results depend on. Going on with another spec is refused, unless it extends the first.
+        execution: how children are trained, resolved; `lockstep` runs make a chunk.
         checkpoint_seconds: wall time between two checkpoints of the runs in flight.
+        extends: whether another study may go on with this experiment.
+        engine: trains the chunks.
 
     Raises:
         UserError: an experiment of that name was begun with another spec.
@@ -52,40 +52,37 @@ class Experiment:
         store: Store,
         name: str,
         task: Task,
-        spec: Mapping[str, Any],
-        *,
-        device: str,
-        backend: Backend,
-        lockstep: int,
-        numerics: Numerics = EXACT,
+        spec: ExperimentSpec,
+        execution: Execution,
         checkpoint_seconds: float = 60.0,
+        extends: Extends = never,
+        engine: Engine | None = None,
     ) -> None:
         self.store = store
         self.name = name
         self.task = task
-        self.device = device
-        self.backend = backend
-        self.numerics = numerics
-        self.lockstep = lockstep
+        self.spec = spec
+        self.execution = execution
         self.checkpoint_seconds = checkpoint_seconds
+        self.engine = engine or LocalEngine()
         self.checkpoint = _beside(store, name, "checkpoint")
         remove_leftovers(self.checkpoint)
-        known = store.experiment(name)
-        spec = json.loads(json.dumps(dict(spec)))
-        if known is None:
+        stored = store.experiment(name)
+        if stored is None:
             # The id tells this beginning from others of the same name and spec, whose checkpoints may still lie about.
-            self._id = uuid.uuid4().hex
-            store.begin_experiment(name, {**spec, "id": self._id})
+            self.id = uuid.uuid4().hex
+            store.begin_experiment(name, {**spec.to_json(), "id": self.id})
             return
-        self._id = str(known.get("id"))
-        before = {key: value for key, value in known.items() if key != "id"}
-        if before != spec:
-            filled = with_unknown(before, spec)
-            if filled != spec and not _extends(filled, spec):
-                raise UserError(
-                    f"{_difference(name, filled, spec)}: use the same, another --name, or --fresh to start over"
-                )
-            store.change_experiment(name, {**spec, "id": self._id})
+        self.id = str(stored.get("id"))
+        now = {**spec.to_json(), "id": self.id}
+        if stored == now:
+            return
+        before = ExperimentSpec.from_json(stored, spec)
+        if before.to_json() != spec.to_json() and not _may_go_on(before, spec, extends):
+            raise UserError(
+                f"{name!r} was begun {before.difference(spec)}: use the same, another --name, or --fresh to start over"
+            )
+        store.change_experiment(name, now)
 
     def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
         """Make the runs of a phase that are not finished yet.
@@ -94,150 +91,87 @@ class Experiment:
         of a result, and an interrupted experiment must give the same bytes as an unbroken one.
         """
         finished = self.store.finished(self.name)
-        for chunk in self._chunks(runs):
-            keys = [(phase, *run_key(run)) for run in chunk]
-            if all(key in finished for key in keys):
-                progress(len(chunk) * self.task.budget)
+        left = []
+        for chunk in self._chunks(runs, phase, score):
+            if all(key in finished for key in _keys(phase, chunk.runs)):
+                progress(len(chunk.runs) * self.task.budget)
             else:
-                self._run_chunk(chunk, keys, phase, score, progress)
+                left.append(chunk)
+        try:
+            self.engine.run(left, _StoreSink(self, progress))
+        except SnapshotError as error:
+            with fitting(self.checkpoint):
+                raise error.__cause__ or error from None
 
-    def _chunks(self, runs: Sequence[PlannedRun]) -> Iterator[Sequence[PlannedRun]]:
-        """Runs that are made together: so many, under one optimizer."""
+    def _chunks(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str]) -> Iterator[Chunk]:
+        """Runs that are trained together: as many as go in lockstep, under one optimizer."""
         groups: dict[Any, list[PlannedRun]] = {}
         for run in runs:
             groups.setdefault(optimizer_of(run.planner), []).append(run)
+        size = self.execution.lockstep or len(runs)
         for group in groups.values():
-            for start in range(0, len(group), self.lockstep):
-                yield group[start : start + self.lockstep]
+            for start in range(0, len(group), size):
+                part = tuple(group[start : start + size])
+                key = hashlib.sha256(json.dumps([self.id, _keys(phase, part)]).encode()).hexdigest()
+                yield Chunk(key, self.task, part, phase, tuple(score), self.execution, self.checkpoint_seconds)
 
-    def _run_chunk(
-        self,
-        chunk: Sequence[PlannedRun],
-        keys: Sequence[StoredKey],
-        phase: str,
-        score: Sequence[str],
-        progress: Progress,
-    ) -> None:
-        ids = self.store.begin_runs(self.name, keys)
-        how = {"device": self.device, "backend": self.backend, "numerics": self.numerics}
-        rollout = Rollout(self.task, chunk, score=score, **how)
-        tag = hashlib.sha256(json.dumps([self._id, keys]).encode()).hexdigest()
-        self._restore(rollout, tag, ids)
-        self.store.rewind(ids, rollout.segment)
-        progress(len(chunk) * self.task.segment * rollout.segment)
-        last = time.monotonic()
-        while not rollout.done:
-            rows = rollout.advance()
-            self.store.write_segment(rollout.segment - 1, [(ids[row], signals) for row, signals in rows])
-            progress(len(chunk) * self.task.segment)
-            if time.monotonic() - last >= self.checkpoint_seconds and not rollout.done:
-                segment, written = rollout.segment, self.store.seal_segments(self.name, ids, rollout.segment)
-                tree = {"tag": tag, "segment": segment, "written": written, "rollout": rollout.snapshot()}
-                save_tree(self.checkpoint, tree)
-                last = time.monotonic()
-        left = self.task.num_segments - rollout.segment  # where every run of the chunk diverged
-        progress(len(chunk) * self.task.segment * left)
-        made = provenance(self.device)
-        records = [replace(rollout.record(row, phase), provenance=made) for row in range(len(chunk))]
-        self.store.finish_runs(zip(ids, records, strict=True))
-        self.checkpoint.unlink(missing_ok=True)
 
-    def _restore(self, rollout: Rollout, tag: str, ids: Sequence[int]) -> None:
-        """Go on from the checkpoint of these runs, if there is one and the store has all the segments before it.
+class _StoreSink:
+    """Keeps what an engine hands on in the store and the checkpoint of an experiment."""
+
+    def __init__(self, experiment: Experiment, progress: Progress) -> None:
+        self.experiment = experiment
+        self.store = experiment.store
+        self.progress = progress
+        self._ids: dict[str, Sequence[int]] = {}
+
+    def resume(self, chunk: Chunk) -> Snapshot | None:
+        """The snapshot in the checkpoint, if it is of this chunk and the store has all the segments before it.
 
         Raises:
-            UserError: it is damaged or does not fit the runs.
+            UserError: the checkpoint is damaged.
         """
+        self._ids[chunk.key] = self.store.begin_runs(self.experiment.name, _keys(chunk.phase, chunk.runs))
         try:
-            saved = load_tree(self.checkpoint)
+            saved = load_tree(self.experiment.checkpoint)
         except FileNotFoundError:
-            return
-        with fitting(self.checkpoint):
-            of, segments, written, tree = (saved[key] for key in ("tag", "segment", "written", "rollout"))
-        if of != tag or not self._written(ids, segments, written):
-            return
-        with fitting(self.checkpoint):
-            fresh = rollout.snapshot()
-            del fresh["own"]["_states"]  # which may grow
-            check_fit(tree, fresh)
-            rollout.restore(tree)
+            return None
+        with fitting(self.experiment.checkpoint):
+            tag, segments, written, snapshot = (saved[key] for key in ("tag", "segment", "written", "rollout"))
+        return snapshot if tag == chunk.key and self._has_written(chunk, segments, written) else None
 
-    def _written(self, ids: Sequence[int], segments: int, expected: str | int) -> bool:
+    def begin(self, chunk: Chunk, segments: int) -> None:
+        """Drop what the store has of later segments."""
+        self.store.rewind(self._ids[chunk.key], segments)
+        self._report(chunk, segments)
+
+    def segment(self, chunk: Chunk, number: int, signals: SegmentSignals) -> None:
+        """Write the signals into the store."""
+        ids = self._ids[chunk.key]
+        self.store.write_segment(number, [(ids[row], measured) for row, measured in signals])
+        self._report(chunk, 1)
+
+    def checkpoint(self, chunk: Chunk, segments: int, snapshot: Snapshot) -> None:
+        """Replace the checkpoint."""
+        written = self.store.seal_segments(self.experiment.name, self._ids[chunk.key], segments)
+        tree = {"tag": chunk.key, "segment": segments, "written": written, "rollout": snapshot}
+        save_tree(self.experiment.checkpoint, tree)
+
+    def done(self, chunk: Chunk, records: Sequence[RunRecord]) -> None:
+        """Write the records into the store, and remove the checkpoint."""
+        trained = max(record.steps for record in records) // self.experiment.task.segment
+        self._report(chunk, self.experiment.task.num_segments - trained)  # where every run of the chunk diverged
+        self.store.finish_runs(zip(self._ids.pop(chunk.key), records, strict=True))
+        self.experiment.checkpoint.unlink(missing_ok=True)
+
+    def _report(self, chunk: Chunk, segments: int) -> None:
+        self.progress(len(chunk.runs) * self.experiment.task.segment * segments)
+
+    def _has_written(self, chunk: Chunk, segments: int, expected: str | int) -> bool:
         """Whether the store has the segments that a checkpoint was written after."""
         if isinstance(expected, int):  # by a version that counted them
-            return self.store.count_segments(ids, segments) == expected
-        return self.store.seal_segments(self.name, ids, segments) == expected
-
-
-def added_to(known: Mapping[str, Any] | None, planners: Sequence[str]) -> dict[str, Any]:
-    """What a spec says of its planners, where some may be new to an experiment.
-
-    Planners that are added are trained by themselves, so that the runs there are keep their neighbours in the stack.
-
-    Args:
-        known: the spec that the experiment was begun with, if it was.
-        planners: names of all of them, in any order.
-
-    Returns:
-        `planners`, those that it was begun with, and `added`, those of each later start that had new ones.
-
-    Raises:
-        UserError: the experiment has one that is not among them.
-    """
-    if known is None:
-        return {"planners": list(planners)}
-    before = generations(known)
-    had = [name for generation in before for name in generation]
-    if left_out := [name for name in had if name not in planners]:
-        raise UserError(
-            f"planner {left_out[0]} is in the experiment, but not among --planners: "
-            "name all that it has and those to be added, or give another --name"
-        )
-    new = [name for name in planners if name not in had]
-    later = [*before[1:], *([new] if new else [])]
-    return {"planners": before[0], **({"added": later} if later else {})}
-
-
-def generations(spec: Mapping[str, Any]) -> list[list[str]]:
-    """Names of the planners of a spec: those that it was begun with, then those that later starts added, by start.
-
-    Raises:
-        UserError: it is the spec of an experiment of another kind.
-    """
-    added = spec.get("added", [])
-    found = [spec.get("planners"), *(added if isinstance(added, list) else [None])]
-    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found):
-        raise UserError("an experiment of that name is of another kind: give another --name, or --fresh to start over")
-    return found
-
-
-def with_unknown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec of an earlier start, with what its version did not note taken from the spec of this one."""
-    unknown = {key: now[key] for key in ("data", "own_code") if key in now and key not in before}
-    had, have = before.get("versions"), now.get("versions")
-    if isinstance(had, dict) and isinstance(have, dict):
-        unknown["versions"] = {**have, **had}
-    return {**before, **unknown}
-
-
-def _extends(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether all that a spec changes is that there are more planners, or larger budgets after those that it had."""
-    if "budgets" in now:
-        had = before["budgets"].get("runs") if isinstance(before.get("budgets"), dict) else None
-        longer = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had) if isinstance(had, list) else 0]}
-        return before == {**now, "budgets": longer}
-    if "planners" not in now:
-        return False
-    own = ("added", "settings", "fingerprints", "own_code")
-    if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(own)):
-        return False
-    had, have = generations(before), generations(now)
-    new = {name for generation in have[len(had) :] for name in generation}
-
-    def same(key: str) -> bool:
-        return {name: value for name, value in now.get(key, {}).items() if name not in new} == before.get(key, {})
-
-    return have[: len(had)] == had and all(same(key) for key in own[1:])
+            return self.store.count_segments(self._ids[chunk.key], segments) == expected
+        return self.store.seal_segments(self.experiment.name, self._ids[chunk.key], segments) == expected
 
 
 def lock_of(store: Store, name: str) -> Path:
@@ -245,32 +179,21 @@ def lock_of(store: Store, name: str) -> Path:
     return _beside(store, name, "lock")
 
 
-def start_over(store: Store, name: str) -> None:
-    """Forget what an experiment has done."""
+def delete_experiment(store: Store, name: str) -> None:
+    """Delete what an experiment has done."""
     store.delete_experiment(name)
     _beside(store, name, "checkpoint").unlink(missing_ok=True)
 
 
+def _may_go_on(before: ExperimentSpec, now: ExperimentSpec, extends: Extends) -> bool:
+    """Whether two specs differ in their studies alone, of which the later one extends the earlier one."""
+    now = ExperimentSpec.from_json(now.to_json(), now)
+    return replace(before, study=now.study) == now and extends(before.study, now.study)
+
+
+def _keys(phase: str, runs: Sequence[PlannedRun]) -> list[StoredKey]:
+    return [(phase, *run_key(run)) for run in runs]
+
+
 def _beside(store: Store, name: str, kind: str) -> Path:
     return store.path.with_name(f"{store.path.name}.{name}.{kind}")
-
-
-def _difference(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    for key in sorted((known.keys() | wanted.keys()) - {"added"}):  # which is never wrong by itself
-        before, now = known.get(key), wanted.get(key)
-        if before == now:
-            continue
-        if key == "data" and isinstance(before, dict) and isinstance(now, dict):
-            if before.get("name") != now["name"]:
-                continue  # the tasks say it
-            what = ", ".join(part for part in now if before.get(part) != now[part])
-            return f"{name!r} was begun on other data: the data set {now['name']!r} has another {what} now"
-        if key == "own_code" and isinstance(before, dict) and isinstance(now, dict):
-            what = ", ".join(part for part in (before | now) if before.get(part) != now.get(part))
-            return f"{name!r} was begun with other code: that of {what} has changed since"
-        if isinstance(before, dict) and isinstance(now, dict):
-            return _difference(name, before, now).replace("with ", f"with {key} ", 1)
-        if key not in known or key not in wanted:  # what is measured only on demand
-            return f"{name!r} was begun {'with' if key in known else 'without'} {key}"
-        return f"{name!r} was begun with {key} {json.dumps(before)}, not {json.dumps(now)}"
-    return f"{name!r} was begun with other settings"

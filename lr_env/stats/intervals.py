@@ -33,7 +33,7 @@ An infinite loss, of a run that diverged, is allowed; NaN is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,14 +42,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from lr_env.errors import UserError
-from lr_env.files import finite
+from lr_env.files import json_number
 
 LEVEL = 0.95
 """Nominal coverage of every interval."""
 
 RESAMPLES = 9999
 SEED = 0
-"""Of the bootstrap: the same values have the same interval, always."""
+"""Seed of the bootstrap: the same values always have the same interval."""
 
 Verdict = Literal["better", "worse", "tie"]
 
@@ -75,7 +75,7 @@ class Estimate:
 
     def to_json(self) -> list[float | None]:
         """Value, low and high; None for what JSON cannot hold."""
-        return [finite(self.value), finite(self.low), finite(self.high)]
+        return [json_number(self.value), json_number(self.low), json_number(self.high)]
 
 
 def iqm(values: ArrayLike, axis: int = -1) -> Any:
@@ -133,7 +133,7 @@ def iqm_interval(values: ArrayLike) -> Estimate:
         UserError: on NaN, or no values.
     """
     values = _checked(values)
-    return _bootstrap(values, lambda sample, axis=-1: stats.trim_mean(sample, 0.25, axis=axis))
+    return _bootstrap(values, iqm)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
@@ -173,10 +173,9 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
     """
     wins = win_matrix(a, b)
 
-    def probability(seeds: NDArray[Any], axis: int = -1) -> Any:
-        return share_won(wins, seed_counts(np.moveaxis(np.atleast_1d(seeds), axis, -1), len(wins)))
-
-    return _bootstrap(np.arange(len(wins), dtype=np.float64), probability)
+    return _bootstrap(
+        np.arange(len(wins), dtype=np.float64), lambda seeds: share_won(wins, seed_counts(seeds, len(wins)))
+    )
 
 
 def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
@@ -197,7 +196,7 @@ def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def seed_counts(draws: ArrayLike, n: int) -> NDArray[np.float64]:
-    """How often each of n seeds was drawn, (..., n), from (..., draws) indices of seeds."""
+    """Count how often each of n seeds was drawn: (..., draws) indices -> (..., n) counts."""
     return np.apply_along_axis(np.bincount, -1, np.asarray(draws).astype(int), minlength=n).astype(np.float64)
 
 
@@ -217,9 +216,9 @@ def share_won(wins: NDArray[np.float64], counts: NDArray[np.float64]) -> Any:
 
 
 def verdict(difference: Estimate) -> Verdict:
-    """What a paired difference in loss says: lower is better, and a tie where the interval contains 0.
+    """The verdict on a paired difference in loss: lower is better, and a tie where the interval contains 0.
 
-    Where there is no interval (one seed) nothing can be told, which is a tie too.
+    Without an interval (one seed) it is a tie too.
     """
     if difference.high < 0:
         return "better"
@@ -254,31 +253,36 @@ def median_steps(steps: Iterable[float]) -> float:
     return float(np.median(_checked(list(steps))))
 
 
-def _bootstrap(values: NDArray[np.float64], statistic: Any) -> Estimate:
-    """A statistic of (n,) values with its percentile interval over resampled seeds."""
+def _bootstrap(values: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], Any]) -> Estimate:
+    """A statistic over the last axis of (n,) values, with its percentile interval over resampled seeds."""
     with np.errstate(all="ignore"):
         value = float(statistic(values))
         if len(values) == 1:
             return Estimate(value, np.nan, np.nan)
-        found = stats.bootstrap(
-            (values,),
-            statistic,
-            n_resamples=RESAMPLES,
-            confidence_level=LEVEL,
-            method="percentile",
-            vectorized=True,
-            axis=-1,
-            rng=np.random.default_rng(SEED),
-        ).bootstrap_distribution
-    return percentile_interval(value, found)
+        (drawn,) = resampled([len(values)])
+        return percentile_interval(value, statistic(values[drawn]))
+
+
+def resampled(counts: Sequence[int], draws: int | None = None) -> list[NDArray[np.int64]]:
+    """Draw seeds with replacement within each of several sets of seeds; the same every time.
+
+    Args:
+        counts: seeds of each set.
+        draws: bootstrap samples; None for `RESAMPLES`.
+
+    Returns:
+        Indices of seeds for each set, (draws, seeds).
+    """
+    random = np.random.default_rng(SEED)
+    return [random.integers(n, size=(RESAMPLES if draws is None else draws, n)) for n in counts]
 
 
 def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Estimate:
     """An estimate with the percentile bootstrap interval.
 
     Args:
-        value: the estimate, of the seeds as they are.
-        resampled: the same of resampled seeds, (resamples,); may be infinite.
+        value: the estimate on all seeds.
+        resampled: the estimate on resampled seeds, (resamples,); may be infinite.
     """
     # Without interpolation, which gives NaN between two infinite losses.
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
@@ -303,7 +307,7 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
 
 @dataclass(frozen=True)
 class Versus:
-    """A planner beside another one on the same seeds.
+    """A planner compared with another one on the same seeds.
 
     Attributes:
         difference: paired difference in test loss, nats per example; negative where the planner is better.

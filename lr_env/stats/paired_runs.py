@@ -13,7 +13,7 @@ from lr_env.stats import intervals as st
 
 
 def runs_by_planner(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """The final runs of a comparison, checked to be comparable.
+    """Group the final runs of a comparison by planner; checks that they can be compared.
 
     Args:
         records: finished runs of phase "final", every planner with one setting and on the same seeds.
@@ -52,7 +52,7 @@ def runs_by_planner(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def run_scores(runs: Sequence[RunRecord], name: str) -> NDArray[np.float64]:
-    """One score of a planner's runs, (n,); the worst there is for a diverged run.
+    """One score of a planner's runs, (n,); the worst possible one for a diverged run.
 
     Raises:
         UserError: when a run that did not diverge has no such score.

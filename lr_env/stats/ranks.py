@@ -13,17 +13,7 @@ from lr_env.stats import intervals as st
 Floats = NDArray[np.float64]
 Draws = NDArray[np.int64]
 LARGEST_RATIO = 4.0
-"""Cost over the fastest planner's from which on a run adds nothing to the score; AlgoPerf's."""
-
-
-def resampled(counts: Sequence[int]) -> list[Draws]:
-    """Seeds drawn with replacement within each task, (resamples, seeds) indices for each; the same every time.
-
-    Args:
-        counts: seeds of each task.
-    """
-    random = np.random.default_rng(st.SEED)
-    return [random.integers(n, size=(st.RESAMPLES, n)) for n in counts]
+"""Runs whose cost is this many times that of the fastest planner, or more, add nothing to the score; AlgoPerf's."""
 
 
 def mean_ranks(losses: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
@@ -42,11 +32,11 @@ def mean_ranks(losses: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
 
 
 def improvements(losses: Sequence[Floats], reference: int, draws: Sequence[Draws]) -> Floats:
-    """Mean over tasks of the probability of improvement; see `statistics.probability_of_improvement`.
+    """Mean over tasks of the probability of improvement; see `intervals.probability_of_improvement`.
 
     Args:
         losses: (planners, seeds) for each task; may be infinite.
-        reference: the planner that the others are held against, an index.
+        reference: index of the planner that the others are compared with.
         draws: (draws, seeds) indices of seeds for each task.
 
     Returns:
@@ -93,7 +83,7 @@ def scores(costs: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
 
     Args:
         costs: child steps to the target, (planners, seeds) for each task; infinite for a miss.
-        draws: (draws, seeds) indices of seeds for each task. The fastest planner is found in each draw anew.
+        draws: (draws, seeds) indices of seeds for each task. Each draw has its own fastest planner.
 
     Returns:
         (draws, planners), in [0, 1].

@@ -1,4 +1,4 @@
-"""What a planner believed on the way through a run, beside what then happened."""
+"""The forecasts of a planner at its plans during a run, compared with the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.capabilities import Explainable
-from lr_env.children import EXACT, Numerics
+from lr_env.children import EXACT, Execution, Numerics
 from lr_env.errors import UserError
 from lr_env.planner import Belief, Planner
 from lr_env.registry import find_planner, planner_names
@@ -26,17 +26,17 @@ _NAMED = 10
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A run and what was believed on its way.
+    """A run and the planner's forecasts during it.
 
     Attributes:
         task: its name.
         planner: name of the planner.
         seed: of the run.
         segment: optimizer steps of a segment.
-        lr: rates that were played, (segments,).
-        val_loss: that was measured after each segment, (segments,).
+        lr: rates of the run, (segments,).
+        val_loss: validation loss measured after each segment, nats per example, (segments,).
         final_val_loss: on the whole validation split at the end; NaN if the run diverged.
-        beliefs: at each plan.
+        beliefs: forecasts, one a plan.
     """
 
     task: str
@@ -50,7 +50,7 @@ class Explained:
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """Plans and predictions in colours, one a plan, over what was played and measured in black; a PNG."""
+        """Draw plans and forecasts, a colour for each plan, over the run in black, as a PNG."""
         figure = new_figure(11, 4.6, f"{self.task}: what {self.planner} believed")
         left, right = figure.subplots(1, 2)
         steps = self.segment * (np.arange(len(self.lr)) + 1)
@@ -93,13 +93,13 @@ class Explained:
 def explained(
     planner: Planner, task: Task, seed: int, *, device: str = "cpu", backend: str = "loop", numerics: Numerics = EXACT
 ) -> Explained:
-    """Make a run and keep what was believed.
+    """Make a run and collect the planner's forecasts.
 
     Args:
-        planner: that has `explain`.
+        planner: one that has `explain`.
         task: what is trained.
         seed: of the run.
-        device: where it is.
+        device: where it is trained.
         backend: see `lr_env.rollout.Rollout`.
         numerics: likewise.
 
@@ -108,7 +108,7 @@ def explained(
     """
     check_explains(planner, planner.name)
     run = [PlannedRun(planner, seed)]
-    rollout = Rollout(task, run, score=("val",), device=device, backend=backend, numerics=numerics)
+    rollout = Rollout(task, run, score=("val",), execution=Execution(device=device, backend=backend, numerics=numerics))
     lr, losses = [], []
     while not rollout.done:
         for _, signals in rollout.advance():
@@ -121,7 +121,7 @@ def explained(
 
 
 def check_explains(planner: Planner | type[Planner], name: str) -> None:
-    """See that a planner, or one of its class, can tell what it believes.
+    """Check that a planner, or its class, can explain its plans.
 
     Raises:
         UserError: it cannot.

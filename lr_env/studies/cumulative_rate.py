@@ -1,14 +1,14 @@
-"""Schedules of different shape at equal cumulative learning rate (the claim of arXiv:2505.13457), against equal peaks.
+"""Schedules of different shapes at equal cumulative learning rate (the claim of arXiv:2505.13457), and at equal peak.
 
 A shape with factors f(t) in (0, 1] has the cumulative rate C = peak * sum f(t). If C is what counts, shapes matched in
 C (peak = C / sum f) are best at one and the same C; if the largest rate is what counts, at one and the same peak. Only
-the paper's abstract is public, which names the constant and gives no formula; this is the reading of it that concerns
-shapes. The one that concerns the amount of data is in `scaling`.
+the paper's abstract is public, which names the constant and gives no formula; this is its reading for shapes. Its
+reading for amounts of data is in `data_scaling`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,24 +18,32 @@ import numpy as np
 
 from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
-from lr_env.files import finite
-from lr_env.records.store import Store
+from lr_env.files import json_number
 from lr_env.registry import find_planner
+from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.runs.lab import Lab
 from lr_env.stats.bootstrap import Seeds, bootstrap
-from lr_env.studies.comparison.comparison import Job, run_job
-from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, one_shape, swept
+from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
+from lr_env.studies.rate_sweep import (
+    EDGE_COLUMN,
+    Floats,
+    RateSweep,
+    check_sweep,
+    fixed_shape_settings,
+    sweep_from_records,
+)
 
 
 @dataclass(frozen=True)
-class Shape:
+class SweptSchedule:
     """A sweep of one schedule.
 
     Attributes:
-        planner: its name.
+        planner: name of the schedule.
         mean_factor: mean of its rates over a run, as a fraction of the peak.
-        sweep: of mean rates: the cumulative rate over the steps of a run.
+        sweep: over mean rates, which are cumulative rates divided by the steps of a run.
         at_peak: losses of runs at the best peak of the first shape, (seeds,); as in the sweep.
     """
 
@@ -44,25 +52,25 @@ class Shape:
     sweep: RateSweep
     at_peak: Floats
 
-    def regrets(self, row: int, seeds: Seeds | None = None) -> tuple[float, float]:
-        """Mean losses at a mean rate of the sweep, by its number, and at that peak, less the lowest of the sweep."""
+    def regrets(self, index: int, seeds: Seeds | None = None) -> tuple[float, float]:
+        """Mean losses at the mean rate of that index, and at the first shape's best peak, less the lowest mean loss."""
         mean, at_peak = self.sweep.mean(seeds), self.at_peak if seeds is None else self.at_peak[seeds]
-        return float(mean[row] - mean.min()), float(at_peak.mean() - mean.min())
+        return float(mean[index] - mean.min()), float(at_peak.mean() - mean.min())
 
 
 @dataclass(frozen=True)
-class Matched:
-    """What the sweeps say.
+class CumulativeRateResult:
+    """The result: a sweep of each shape.
 
     Attributes:
         task: its name.
         steps: optimizer steps of a run.
-        shapes: the first is the one from which the others take their rate.
+        shapes: the others take their rate from the first.
     """
 
     task: str
     steps: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[SweptSchedule, ...]
 
     def spreads(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """Standard deviations over shapes of the log of the best mean rate, and of the best peak."""
@@ -71,8 +79,8 @@ class Matched:
         return float(best.std(ddof=1)), float((best - factors).std(ddof=1))
 
     @property
-    def row(self) -> int:
-        """Number of the mean rate at which the first shape has its lowest mean loss."""
+    def reference_index(self) -> int:
+        """Index of the mean rate at which the first shape has its lowest mean loss."""
         return self.shapes[0].sweep.lowest
 
     def regrets(self, seeds: Seeds | None = None) -> tuple[float, float]:
@@ -80,8 +88,8 @@ class Matched:
 
         Both are losses of runs. (Read between two rates of a sweep they would be wrong where the loss turns steep.)
         """
-        found = np.array([shape.regrets(self.row, seeds) for shape in self.shapes[1:]])
-        return float(found[:, 0].mean()), float(found[:, 1].mean())
+        regrets = np.array([shape.regrets(self.reference_index, seeds) for shape in self.shapes[1:]])
+        return float(regrets[:, 0].mean()), float(regrets[:, 1].mean())
 
     def disagreements(self, seeds: Seeds | None = None) -> tuple[float, float]:
         """How far shapes differ at equal cumulative rates, and at equal peaks, while these are below every optimum.
@@ -89,11 +97,13 @@ class Matched:
         Standard deviation over shapes of the log of the mean loss, averaged over the rates that all shapes were swept
         at, up to the lowest best rate. With larger rates training is no longer limited by how little it moves.
         """
-        found = []
+        disagreements = []
         for mean_rates in self._below_optima:
-            logs = np.log([shape.sweep.at(of, seeds) for shape, of in zip(self.shapes, mean_rates, strict=True)])
-            found.append(float(logs.std(axis=0, ddof=1).mean()))
-        return found[0], found[1]
+            logs = np.log(
+                [shape.sweep.interpolate(of, seeds) for shape, of in zip(self.shapes, mean_rates, strict=True)]
+            )
+            disagreements.append(float(logs.std(axis=0, ddof=1).mean()))
+        return disagreements[0], disagreements[1]
 
     @cached_property
     def _below_optima(self) -> tuple[Floats, Floats]:
@@ -122,18 +132,18 @@ class Matched:
         return self._intervals[2]
 
     @property
-    def unsure(self) -> list[str]:
-        """Schedules of which the best rate may lie beyond the grid."""
+    def at_grid_edge(self) -> list[str]:
+        """Schedules whose best rate may lie beyond the grid."""
         return [shape.planner for shape in self.shapes if shape.sweep.at_edge]
 
     @property
     def verdict(self) -> str:
-        """What is more nearly the same for the best of each shape."""
-        if self.unsure:
+        """Whether the best sums of rates or the best peaks are more alike, in words."""
+        if self.at_grid_edge:
             # All shapes share a grid of mean rates: at its ends they would agree, whatever holds.
             return (
                 "whether the best peak or the best cumulative rate is shared cannot be told: the best rate of "
-                f"{', '.join(self.unsure)} may lie beyond the grid, give wider --rates"
+                f"{', '.join(self.at_grid_edge)} may lie beyond the grid, give wider --rates"
             )
         low, high = self.spread_difference
         if high < 0:
@@ -150,7 +160,7 @@ class Matched:
         return bootstrap(differences, self.shapes[0].sweep.losses.shape[1])
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result, with the losses of every run."""
         spreads, regrets, disagreements = self.spreads(), self.regrets(), self.disagreements()
         return {
             "task": self.task,
@@ -169,12 +179,53 @@ class Matched:
                 {
                     "planner": shape.planner,
                     "mean_factor": shape.mean_factor,
-                    "losses_at_peak_of_first": [finite(loss) for loss in shape.at_peak.tolist()],
+                    "losses_at_peak_of_first": [json_number(loss) for loss in shape.at_peak.tolist()],
                     **shape.sweep.to_json(),
                 }
                 for shape in self.shapes
             ],
         }
+
+    def document(self) -> Document:
+        """The best rates of each shape, and how far shapes agree on the sum of rates and on the peak."""
+        first, index = self.shapes[0].planner, self.reference_index
+        columns: list[Column[SweptSchedule]] = [
+            Column("schedule", lambda shape: shape.planner, rank=0, words=True),
+            Column("mean/peak", lambda shape: shape.mean_factor, "{:.3f}".format, 0, head="mean\n/peak"),
+            Column("best peak", lambda s: s.sweep.best() / s.mean_factor, "{:.4g}".format, 0, head="best\npeak"),
+            Column("best sum of rates", self._best_sum, "{:.4g}".format, 0, head="best sum\nof rates"),
+            Column("validation loss", lambda s: s.sweep.mean().min(), "{:.4f}".format, 0, head="validation\nloss"),
+            Column(
+                f"with the sum of {first}",
+                lambda s: s.sweep.mean()[index],
+                "{:.4f}".format,
+                0,
+                head=f"with the sum\nof {first}",
+            ),
+            Column("with its peak", lambda s: s.at_peak.mean(), "{:.4f}".format, 0, head="with its\npeak"),
+            EDGE_COLUMN,
+        ]
+        (spread, of_peaks), (regret, at_peak) = self.spreads(), self.regrets()
+        apart, apart_at_peaks = self.disagreements()
+        texts = (
+            f"spread of the best over shapes: sum of rates {spread:.2f}, peak {of_peaks:.2f} (standard deviations of "
+            f"the log; {_difference_text(spread - of_peaks, self.spread_difference, 2)})",
+            f"loss given away by taking {first}'s best: its sum {regret:.4f}, its peak {at_peak:.4f} "
+            f"({_difference_text(regret - at_peak, self.regret_difference, 4)})",
+            f"below every optimum, losses of shapes differ by {100 * apart:.1f} % at equal sums, by "
+            f"{100 * apart_at_peaks:.1f} % at equal peaks "
+            f"({_difference_text(apart - apart_at_peaks, self.disagreement_difference, 1, scale=100)})",
+            f"{self.verdict}.",
+        )
+        figure = Figure("cumulative.png", "Losses over the cumulative rate, and over the peak")
+        return Document(self._title, (Table(self.shapes, columns), *map(Text, texts), figure))
+
+    def _best_sum(self, shape: SweptSchedule) -> float:
+        return shape.sweep.best() * self.steps
+
+    @property
+    def _title(self) -> str:
+        return f"{self.task}: schedules at equal cumulative rate, and at equal peak"
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write cumulative.json and cumulative.png."""
@@ -182,10 +233,10 @@ class Matched:
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """Losses of every shape over the cumulative rate and over the peak, as a PNG."""
-        figure = new_figure(11.5, 4.6, f"{self.task}: schedules at equal cumulative rate, and at equal peak")
+        """Draw losses of every shape over the cumulative rate and over the peak, as a PNG."""
+        figure = new_figure(11.5, 4.6, self._title)
         axes = figure.subplots(1, 2, sharey=True)
-        spreads, hollow = self.spreads(), " (hollow: may lie beyond the grid)" if self.unsure else ""
+        spreads, hollow = self.spreads(), " (hollow: may lie beyond the grid)" if self.at_grid_edge else ""
         losses = np.concatenate([shape.sweep.mean() for shape in self.shapes])
         losses = losses[np.isfinite(losses)]
         for panel, (where, name, spread) in enumerate(
@@ -219,66 +270,66 @@ class Matched:
 
 
 def cumulative(
-    job: Job,
-    store: Store,
-    name: str,
-    *,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
-) -> Matched:
-    """Sweep schedules over the same cumulative rates.
+    plan: ComparisonPlan,
+    lab: Lab,
+) -> CumulativeRateResult:
+    """Sweep schedules over the same cumulative rates, and run each at the first one's best peak.
 
     Args:
-        job: of schedules, the first of which lends its rate to the others; `rates` are mean rates over a run.
-        store: where the records are kept.
-        name: of the experiments in the store, one for each schedule.
-        fresh: forget what was done before.
-        progress: see `run_job`.
+        plan: of schedules; the others take their rate from the first. `rates` are mean rates over a run.
+        lab: where the runs are recorded: one experiment for each schedule.
 
     Raises:
         UserError: fewer than two schedules or tuning seeds, a planner that is no schedule, or a peak outside the
             task's range.
     """
-    if len(job.planners) < 2:
+    if len(plan.planners) < 2:
         raise UserError("give at least two schedules to match, e.g. --planners constant cosine")
-    for planner in job.planners:
-        check_sweep(job, planner)
-    factors = {planner: mean_factor(planner, job) for planner in job.planners}
-    parts = {planner: _part(job, planner, factors[planner]) for planner in job.planners}
+    for planner in plan.planners:
+        check_sweep(plan, planner)
+    factors = {planner: mean_factor(planner, plan) for planner in plan.planners}
+    parts = {planner: _part(plan, planner, factors[planner]) for planner in plan.planners}
     for part in parts.values():
         part.check_rates()
     sweeps = []
     for planner, part in parts.items():
-        result = run_job(part, store, f"{name}-{planner}", fresh=fresh, progress=progress)
-        peaks = swept(part, result.tuning)
+        result = run_comparison(part, lab.part(planner))
+        peaks = sweep_from_records(part, result.tuning)
         sweeps.append(replace(peaks, rates=peaks.rates * factors[planner]))
     first = sweeps[0]
-    peak = float(first.rates[first.lowest] / factors[job.planners[0]])
+    peak = float(first.rates[first.lowest] / factors[plan.planners[0]])
     shapes = []
     for (planner, part), sweep in zip(parts.items(), sweeps, strict=True):
         check = replace(part, rates=(peak,))
-        result = run_job(check, store, f"{name}-{planner}-peak", fresh=fresh, progress=progress)
-        shapes.append(Shape(planner, factors[planner], sweep, swept(check, result.tuning).losses[0]))
-    return Matched(job.task.name, job.task.budget, tuple(shapes))
+        result = run_comparison(check, lab.part(f"{planner}-peak"))
+        shapes.append(
+            SweptSchedule(planner, factors[planner], sweep, sweep_from_records(check, result.tuning).losses[0])
+        )
+    return CumulativeRateResult(plan.task.name, plan.task.budget, tuple(shapes))
 
 
-def mean_factor(planner: str, job: Job) -> float:
-    """Mean of a schedule's rates over a run of the job, as a fraction of its peak.
+def _difference_text(difference: float, interval: tuple[float, float], decimals: int, scale: float = 1.0) -> str:
+    value, low, high = (f"{scale * number:+.{decimals}f}" for number in (difference, *interval))
+    return f"difference {value}, 95 % interval {low} to {high}"
+
+
+def mean_factor(planner: str, plan: ComparisonPlan) -> float:
+    """Mean of a schedule's rates over a run of the plan, as a fraction of its peak.
 
     Raises:
         UserError: it is no schedule: its rates react to training, or are drawn.
     """
     if not isinstance(find_planner(planner), FixedShape):
         raise UserError(f"planner {planner!r} is no fixed schedule: only those have a cumulative rate known beforehand")
-    (setting,) = replace(job, rates=job.rates[:1], settings=one_shape(job, planner)).candidates(planner)
-    factors: Floats = setting.factors(job.task.num_segments)  # type: ignore[attr-defined]
+    (setting,) = replace(plan, rates=plan.rates[:1], settings=fixed_shape_settings(plan, planner)).candidates(planner)
+    factors: Floats = setting.factors(plan.task.num_segments)  # type: ignore[attr-defined]
     return float(factors.mean())
 
 
-def _part(job: Job, planner: str, factor: float) -> Job:
-    """The job of one schedule, over peaks."""
-    peaks = tuple(rate / factor for rate in job.rates)
+def _part(plan: ComparisonPlan, planner: str, factor: float) -> ComparisonPlan:
+    """The plan of one schedule, whose rates are peaks."""
+    peaks = tuple(rate / factor for rate in plan.rates)
     try:
-        return replace(job, planners=(planner,), rates=peaks, settings=one_shape(job, planner))
+        return replace(plan, planners=(planner,), rates=peaks, settings=fixed_shape_settings(plan, planner))
     except UserError as error:
         raise UserError(f"planner {planner!r} at equal cumulative rate: {error}; give other --rates") from None

@@ -1,8 +1,8 @@
-"""How the best learning rate moves with the amount of data (the claim of arXiv:2505.13457), tuned on nested subsets."""
+"""ScalingResult of the best learning rate with the amount of data (arXiv:2505.13457), from sweeps on nested subsets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.files import finite
-from lr_env.records.store import Store
+from lr_env.files import json_number
+from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import Seeds, bootstrap
-from lr_env.studies.comparison.comparison import Job, run_job
-from lr_env.studies.rate_sweep import Floats, RateSweep, check_sweep, one_shape, swept
+from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
+from lr_env.studies.rate_sweep import (
+    EDGE_COLUMN,
+    Floats,
+    RateSweep,
+    check_sweep,
+    fixed_shape_settings,
+    sweep_from_records,
+)
 from lr_env.tasks import Task
 
 FIXED = ("steps", "epochs")
@@ -51,15 +59,15 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """What the sweeps say.
+class ScalingResult:
+    """The result: sweeps on subsets, and the rate extrapolated from them.
 
     Attributes:
         task, planner: names.
-        fixed: "steps" or "epochs": what runs on different subsets have in common.
+        fixed: "steps" or "epochs": what runs on different subsets share.
         subsets: from the smallest to the largest, which is all of the data.
         predicted_losses: of the runs at the extrapolated rate, (seeds,).
-        tried: that rate, kept in the task's range.
+        tried: that rate, clipped to the task's range.
     """
 
     task: str
@@ -78,7 +86,7 @@ class Scaling:
 
     @property
     def exponent(self) -> float:
-        """p, by all seeds."""
+        """Exponent p, from all seeds."""
         return self.fit()[0]
 
     @property
@@ -91,17 +99,17 @@ class Scaling:
 
     @property
     def predicted(self) -> float:
-        """The best rate on all data, extrapolated."""
+        """The best rate on all data, extrapolated from the subsets."""
         return predict(self.fit(), self.subsets[-1].size)
 
     @property
     def predicted_interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of it."""
+        """95 % bootstrap interval of the extrapolated rate."""
         return self._intervals[1]
 
     @property
     def regret(self) -> st.Estimate:
-        """Loss at the extrapolated rate, less that at the rate of the lowest mean loss of the full sweep.
+        """Loss at the extrapolated rate less the lowest mean loss of the full sweep.
 
         Nats per example, paired over the seeds. The lowest is picked by the same losses, which favours it.
         """
@@ -109,39 +117,39 @@ class Scaling:
         return st.paired_difference(self.predicted_losses, full.losses[full.lowest])
 
     @property
-    def unsure(self) -> list[int]:
-        """Sizes of the subsets of which the best rate may lie beyond the grid."""
+    def at_grid_edge(self) -> list[int]:
+        """Sizes of the subsets whose best rate may lie beyond the grid."""
         return [part.size for part in self.subsets if part.sweep.at_edge]
 
     @property
     def compatible(self) -> list[str] | None:
-        """The laws of which the exponent lies in the interval; None where the sweeps cannot tell."""
+        """The laws whose exponent lies in the interval; None where the sweeps cannot tell."""
         low, high = self.interval
-        if self.unsure or high - low < 1e-9:
+        if self.at_grid_edge or high - low < 1e-9:
             return None
         return [f"p = {p:+g}: {law}" for p, law in LAWS[self.fixed].items() if low <= p <= high]
 
     @property
     def verdict(self) -> str:
-        """What that says, in words."""
-        if self.unsure:
-            sizes = ", ".join(f"{size:,}" for size in self.unsure)
+        """The laws in words, or why none can be told."""
+        if self.at_grid_edge:
+            sizes = ", ".join(f"{size:,}" for size in self.at_grid_edge)
             return f"no law can be told: the best rate for {sizes} examples may lie beyond the grid, give wider --rates"
         if self.compatible is None:
             return "no law can be told: all seeds agree on the same rates of the grid, give a finer one"
-        found = "; ".join(self.compatible) or "none of the candidate laws"
-        return f"with {self.fixed} fixed, compatible with: {found}"
+        laws = "; ".join(self.compatible) or "none of the candidate laws"
+        return f"with {self.fixed} fixed, compatible with: {laws}"
 
     @cached_property
     def _intervals(self) -> list[tuple[float, float]]:
-        def found(seeds: Seeds) -> tuple[float, float]:
+        def exponent_and_rate(seeds: Seeds) -> tuple[float, float]:
             fit = self.fit(seeds)
             return fit[0], predict(fit, self.subsets[-1].size)
 
-        return bootstrap(found, self.subsets[0].sweep.losses.shape[1])
+        return bootstrap(exponent_and_rate, self.subsets[0].sweep.losses.shape[1])
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result, with the losses of every run."""
         return {
             "task": self.task,
             "planner": self.planner,
@@ -155,9 +163,35 @@ class Scaling:
             "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
             "regret": self.regret.to_json(),
             "tried_rate": self.tried,
-            "predicted_losses": [finite(loss) for loss in self.predicted_losses.tolist()],
+            "predicted_losses": [json_number(loss) for loss in self.predicted_losses.tolist()],
             "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
         }
+
+    def document(self) -> Document:
+        """The best rate of each subset, the law, and how good the extrapolation is."""
+        columns: list[Column[Subset]] = [
+            Column("examples", lambda part: part.size, "{:,}".format, 0),
+            Column("steps", lambda part: part.budget, "{:,}".format, 0),
+            Column("best rate", lambda part: part.sweep.best(), "{:.4g}".format, 0),
+            Column("validation loss", lambda part: part.sweep.mean().min(), "{:.4f}".format, 0),
+            EDGE_COLUMN,
+        ]
+        (low, high), (lowest, highest), regret = self.interval, self.predicted_interval, self.regret
+        best = self.subsets[-1].sweep.best()
+        texts = (
+            f"best rate ~ (training examples) ^ {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}",
+            self.verdict,
+            f"extrapolated to all data: {self.predicted:.4g} ({lowest:.3g} to {highest:.3g}), tried at "
+            f"{self.tried:.4g}; the full sweep's best: {best:.4g}; to its lowest mean loss, which is picked by the "
+            f"same runs, a regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to "
+            f"{regret.high:+.4f}",
+        )
+        figure = Figure("scaling.png", "Losses over the rate, and the best rate over the amount of data")
+        return Document(self._title, (Table(self.subsets, columns), *map(Text, texts), figure))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed"
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write scaling.json and scaling.png."""
@@ -165,8 +199,8 @@ class Scaling:
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """Losses over the rate for each subset, and the best rate over the data size."""
-        figure = new_figure(11, 4.4, f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed")
+        """Draw losses over the rate for each subset, and the best rate over the data size, as a PNG."""
+        figure = new_figure(11, 4.4, self._title)
         left, right = figure.subplots(1, 2)
         for rank, part in enumerate(self.subsets):
             plain(left)
@@ -205,51 +239,44 @@ def predict(fit: tuple[float, float], size: float) -> float:
 
 
 def scaling(
-    job: Job,
-    store: Store,
-    name: str,
+    plan: ComparisonPlan,
+    lab: Lab,
     fractions: Sequence[float],
     fixed: str,
-    *,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
-) -> Scaling:
-    """Sweep a planner on nested subsets and on all data, and extrapolate.
+) -> ScalingResult:
+    """Sweep a planner on nested subsets and on all data, and extrapolate the best rate.
 
     Args:
-        job: of one planner, with rates and tuning seeds; its task is the one of all data.
-        store: where the records are kept.
-        name: of the experiments in the store, one for each subset.
+        plan: of one planner, with rates and tuning seeds; its task is the one of all data.
+        lab: where the runs are recorded: one experiment for each subset.
         fractions: of the training data, at least three below 1. All of the data are added.
         fixed: "steps": all runs have the task's budget. "epochs": the budget shrinks with the data.
-        fresh: forget what was done before.
-        progress: see `run_job`.
 
     Raises:
         UserError: too few subsets, a subset too small, or more than one planner.
     """
-    if len(job.planners) != 1:
+    if len(plan.planners) != 1:
         raise UserError("scaling takes one planner, e.g. --planners constant")
     if fixed not in FIXED:
         raise UserError(f"fixed {fixed!r}: runs on different subsets share their 'steps' or their 'epochs'")
     fractions = sorted(set(fractions) - {1.0})
     if len(fractions) < 3 or not all(0 < fraction < 1 for fraction in fractions):
         raise UserError("give at least three different fractions above 0 and below 1, e.g. --fractions 0.1,0.25,0.5")
-    planner = job.planners[0]
-    check_sweep(job, planner)
-    job = replace(job, settings=one_shape(job, planner))
+    planner = plan.planners[0]
+    check_sweep(plan, planner)
+    plan = replace(plan, settings=fixed_shape_settings(plan, planner))
     subsets = []
     for fraction in (*fractions, 1.0):
-        task = part_of(job.task, fraction, fixed)
-        part = replace(job, task=task)
-        result = run_job(part, store, f"{name}-{fraction!r}", fresh=fresh, progress=progress)
-        subsets.append(Subset(task.train_size, task.budget, swept(part, result.tuning)))
-    found = Scaling(job.task.name, planner, fixed, tuple(subsets), np.zeros(len(job.tune_seeds)), np.nan)
-    low, high = job.task.lr_range
-    rate = float(np.clip(found.predicted, low, high))
-    check = replace(job, rates=(rate,))
-    result = run_job(check, store, f"{name}-predicted", fresh=fresh, progress=progress)
-    return replace(found, predicted_losses=swept(check, result.tuning).losses[0], tried=rate)
+        task = part_of(plan.task, fraction, fixed)
+        part = replace(plan, task=task)
+        result = run_comparison(part, lab.part(repr(fraction), task))
+        subsets.append(Subset(task.train_size, task.budget, sweep_from_records(part, result.tuning)))
+    sweeps = ScalingResult(plan.task.name, planner, fixed, tuple(subsets), np.zeros(len(plan.tune_seeds)), np.nan)
+    low, high = plan.task.lr_range
+    rate = float(np.clip(sweeps.predicted, low, high))
+    check = replace(plan, rates=(rate,))
+    result = run_comparison(check, lab.part("predicted"))
+    return replace(sweeps, predicted_losses=sweep_from_records(check, result.tuning).losses[0], tried=rate)
 
 
 def part_of(task: Task, fraction: float, fixed: str) -> Task:

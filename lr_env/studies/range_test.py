@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.children import EXACT, Backend, Children, Numerics
+from lr_env.children import EXACT, Backend, Children, Execution, Numerics
 from lr_env.errors import UserError, refuse_duplicates
-from lr_env.files import finite
+from lr_env.files import json_number
+from lr_env.report.document import Document, Figure, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import seeds_text
 from lr_env.report.plotting import COLOURS, caption, log_scale, new_figure, own_style, plain, save
@@ -20,20 +21,28 @@ from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
 
-_CHUNK = 10  # steps between two looks at whether anything is left to train
+_CHUNK = 10  # steps between two checks of whether anything is left to train
 _FALLEN = 0.05
 """Share of the fall of the loss after which it counts as falling."""
 
 _START = 10
-"""One step in so many counts as the start: one batch says little, and what begins in it may have begun before."""
+"""The first of so many parts of the steps counts as the start: one batch says little, and a fall that begins in it may
+have begun before."""
+
+MEANINGS = {
+    "lr_min": "the loss begins to fall",
+    "lr_steepest": "it falls fastest along the log of the rate",
+    "lr_max": "up to there the mean loss still falls",
+}
+"""Name of a rate that the test finds -> its meaning."""
 
 MOST_STEPS = 100_000
 _MOST_LOSSES = 10**8  # of all children and steps together, which are kept in memory
 
 
 @dataclass(frozen=True)
-class RangeTest:
-    """What a range test saw.
+class RangeTestResult:
+    """The result of a range test.
 
     Attributes:
         task: name.
@@ -41,8 +50,8 @@ class RangeTest:
         lr: rate of each step, (steps,).
         losses: training loss of each step, nats per example, (seeds, steps); NaN once a child has exploded.
         smooth: mean over the children of the losses, smoothed, (steps,); infinite once one has exploded.
-        smoothing: weight of the past in it.
-        backend: that trained the children.
+        smoothing: weight of the past in the exponential average.
+        backend: that the children were trained by.
     """
 
     task: str
@@ -70,10 +79,10 @@ class RangeTest:
 
     @property
     def lr_max_of_children(self) -> Floats:
-        """`lr_max` of each child's own losses, (seeds,): how far it hangs on seeds, and on noise."""
+        """`lr_max` of each child's own losses, (seeds,): how far it depends on seeds, and on noise."""
         exploded = np.logical_or.accumulate(np.isnan(self.losses), axis=1)
-        own = [_smooth(*one, self.smoothing) for one in zip(self.losses, exploded, strict=True)]
-        return self.lr[np.argmin(own, axis=1)]
+        smooth = [_smooth(*one, self.smoothing) for one in zip(self.losses, exploded, strict=True)]
+        return self.lr[np.argmin(smooth, axis=1)]
 
     @property
     def falls(self) -> bool:
@@ -95,17 +104,17 @@ class RangeTest:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Those of the three rates that the losses bear out, by name."""
-        known = {
+        """The rates that the losses support, of the three, by name."""
+        supported = {
             "lr_min": self.falls and self._begin >= self._starting,
             "lr_steepest": self.falls and self._steepest >= self._starting,
             "lr_max": self.falls and self.rises,
         }
-        return {name: getattr(self, name) for name, is_known in known.items() if is_known}
+        return {name: getattr(self, name) for name, is_supported in supported.items() if is_supported}
 
     @property
     def remarks(self) -> list[str]:
-        """What to change for the rates that the losses do not bear out."""
+        """What to change to find the rates that the losses do not support."""
         low, high = f"{self.lr[0]:.3g}", f"{self.lr[-1]:.3g}"
         if not self.falls:
             if not self.rises:
@@ -113,12 +122,12 @@ class RangeTest:
             if self._lowest < self._starting:
                 return [f"the loss rises from the start: begin lower than {low}"]
             return ["the loss does not fall beyond its noise before it rises: give more steps or seeds"]
-        found = []
+        remarks = []
         if "lr_min" not in self.rates:
-            found.append(f"the loss falls from the start: begin lower than {low} to see where it begins to")
+            remarks.append(f"the loss falls from the start: begin lower than {low} to see where it begins to")
         if not self.rises:
-            found.append(f"the loss does not rise again beyond its noise: end higher than {high}, or give more steps")
-        return found
+            remarks.append(f"the loss does not rise again beyond its noise: end higher than {high}, or give more steps")
+        return remarks
 
     @property
     def _lowest(self) -> int:
@@ -127,7 +136,7 @@ class RangeTest:
 
     @property
     def _steepest(self) -> int:
-        """The step at which it falls fastest, once it has begun to."""
+        """The step at which the smoothed loss falls fastest, once it has begun to fall."""
         begin, end = self._begin, self._lowest + 1
         if end - begin < 3:
             return begin
@@ -135,14 +144,14 @@ class RangeTest:
 
     @property
     def _begin(self) -> int:
-        """The first step from which on, to its lowest, a part of its fall is done."""
+        """The first step from which on a small part of the whole fall is done."""
         low = self._lowest
         above = np.flatnonzero(self.smooth[:low] > self._first - _FALLEN * (self._first - self.smooth[low]))
         return int(above[-1]) + 1 if len(above) else 0
 
     @property
     def _starting(self) -> int:
-        """Steps that count as the start."""
+        """Number of steps that count as the start."""
         return max(1, len(self.lr) // _START)
 
     @property
@@ -166,23 +175,45 @@ class RangeTest:
         spread = float(np.sqrt(np.square(steps).mean() / 2)) if len(steps) else 0.0
         return spread * 2 * float(np.sqrt(2 * np.log(len(self.lr))))
 
-    def summary(self) -> dict[str, Any]:
-        """The three rates, null where they are not borne out, and how they were found."""
+    def to_json(self) -> dict[str, Any]:
+        """The three rates, null where the losses do not support them, and how they were found."""
         rates = {name: self.rates.get(name) for name in ("lr_min", "lr_steepest", "lr_max")}
-        own = {"lr_max_of_children": self.lr_max_of_children.tolist()} if "lr_max" in self.rates else {}
+        children = {"lr_max_of_children": self.lr_max_of_children.tolist()} if "lr_max" in self.rates else {}
         made = {"seeds": list(self.seeds), "steps": len(self.lr), "backend": self.backend}
-        return {"task": self.task, **made, **rates, **own, "remarks": self.remarks}
+        return {"task": self.task, **made, **rates, **children, "remarks": self.remarks}
+
+    def document(self) -> Document:
+        """The rates, and what to change for those that were not found."""
+        points = [f"{name:11} = {rate:.3g}: {MEANINGS[name]}" for name, rate in self.rates.items()]
+        if "lr_max" in self.rates and len(self.seeds) > 1:
+            each = self.lr_max_of_children
+            points.append(
+                f"lr_max of each child alone: {each.min():.3g} to {each.max():.3g}, median {np.median(each):.3g}"
+            )
+        points += self.remarks
+        points.append(f"{seeds_text(len(self.seeds))}, {len(self.lr)} steps from {self.lr[0]:.3g} to {self.lr[-1]:.3g}")
+        figure = Figure("range-test.png", "Training losses over the rate")
+        return Document(self._title, (Text(points=tuple(points)), figure))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.task}: learning-rate range test"
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write range-test.json and range-test.png into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = {**self.summary(), **made, "lr": self.lr.tolist(), "loss": [finite(loss) for loss in self.smooth]}
+        content = {
+            **self.to_json(),
+            **made,
+            "lr": self.lr.tolist(),
+            "loss": [json_number(loss) for loss in self.smooth],
+        }
         write_json_and_figure(folder, "range-test", content, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """The losses over the rate, and those of the three rates that they bear out."""
-        figure = new_figure(8, 4.5, f"{self.task}: learning-rate range test")
+        """Draw the losses over the rate, and the rates that they support, as a PNG."""
+        figure = new_figure(8, 4.5, self._title)
         axes = figure.subplots()
         plain(axes)
         for losses in self.losses:
@@ -193,8 +224,8 @@ class RangeTest:
         for name, rate in self.rates.items():
             axes.axvline(rate, color=colours[name], linewidth=1.4, label=f"{name} {rate:.3g}")
         if "lr_max" in self.rates and len(self.seeds) > 1:
-            own, light = self.lr_max_of_children, {"alpha": 0.12, "linewidth": 0, "label": "of each child alone"}
-            axes.axvspan(own.min(), own.max(), color=colours["lr_max"], **light)
+            each, light = self.lr_max_of_children, {"alpha": 0.12, "linewidth": 0, "label": "of each child alone"}
+            axes.axvspan(each.min(), each.max(), color=colours["lr_max"], **light)
         low, start = float(np.nanmin(shown)), self.losses[:, : self._starting]
         span = max(self._first - low, float(np.nanmax(start) - np.nanmin(start)), 1e-3)
         top = self._first + 0.5 * span
@@ -221,8 +252,8 @@ def range_test(
     device: str = "cpu",
     backend: str | Backend = "auto",
     numerics: Numerics = EXACT,
-) -> RangeTest:
-    """Train children of their own while the rate rises evenly in its log (Smith, arXiv:1506.01186); nothing is kept.
+) -> RangeTestResult:
+    """Train fresh children while the rate rises evenly in its log (Smith, arXiv:1506.01186); no record is kept.
 
     Args:
         task: what is trained.
@@ -255,7 +286,7 @@ def range_test(
     lr = np.geomspace(low, high, steps)
     whole = np.pad(lr, (0, -steps % _CHUNK), mode="edge")  # chunks are trained whole; what is beyond is left out
     short = replace(task, budget=len(whole), segment=_CHUNK)
-    children = Children(short, seeds, device, backend, numerics=numerics)
+    children = Children(short, seeds, execution=Execution(device=device, backend=backend, numerics=numerics))
     bound = 10 * np.nanmax(children.first_batch_loss(range(len(seeds))))
     losses = np.full((len(seeds), len(whole)), np.nan)
     live = list(range(len(seeds)))
@@ -273,11 +304,11 @@ def range_test(
         raise UserError(f"{task.name} explodes at the first rate, {low:g}: begin lower")
     exploded = np.maximum.accumulate(exploded)
     smooth, trained_by = _smooth(losses.mean(0), exploded, smoothing), str(children.backend)
-    return RangeTest(task.name, tuple(seeds), lr, losses, smooth, smoothing, trained_by)
+    return RangeTestResult(task.name, tuple(seeds), lr, losses, smooth, smoothing, trained_by)
 
 
 def _smooth(losses: Floats, exploded: NDArray[np.bool_], weight: float) -> Floats:
-    """Exponential average without the bias of its start; infinite where something has exploded."""
+    """Exponential average, corrected for the bias of its start; infinite where a child has exploded."""
     smooth = np.full(len(losses), np.inf)
     average = 0.0
     for number, loss in enumerate(losses[~exploded], 1):

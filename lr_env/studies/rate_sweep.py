@@ -1,4 +1,4 @@
-"""A sweep of rates on several seeds: where the loss is lowest, and what the seeds say of anything found from it."""
+"""A sweep of rates on several seeds, and the rate with the lowest loss."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError
-from lr_env.files import finite
+from lr_env.files import json_number
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak, setting_defaults
-from lr_env.stats.bootstrap import Seeds, resampled
-from lr_env.studies.comparison.comparison import Job
+from lr_env.report.document import Column
+from lr_env.stats.bootstrap import DRAWS, Seeds
+from lr_env.stats.intervals import resampled
+from lr_env.studies.comparison.comparison import ComparisonPlan
 
 Floats = NDArray[np.float64]
-
 
 FEWEST_SEEDS = 5
 """With fewer an interval over seeds says little: with 2 or 3, 53 and 81 % of percentile intervals held the truth."""
 
 MOST_AT_EDGE = 0.05
-"""Share of bootstrap samples with the lowest loss at an end of the grid up to which the best rate counts as found."""
+"""The best rate counts as found where at most this share of bootstrap samples has it at an end of the grid."""
 
 
 @dataclass(frozen=True)
@@ -42,62 +43,72 @@ class RateSweep:
 
     @property
     def lowest(self) -> int:
-        """Number of the rate with the lowest mean loss."""
+        """Index of the rate with the lowest mean loss."""
         return int(np.argmin(self.mean()))
 
     @cached_property
     def at_edge(self) -> bool:
-        """Whether the lowest loss lies at an end of the grid, or would for other seeds: the best rate may lie beyond.
+        """Whether the best rate may lie beyond the grid.
 
-        So it does where it is there for more than `MOST_AT_EDGE` of bootstrap samples of the seeds.
+        It may where the lowest loss lies at an end of the grid, or does so for more than `MOST_AT_EDGE` of bootstrap
+        samples of the seeds.
         """
         ends = 0, len(self.rates) - 1
-        found = [int(np.argmin(self.mean(seeds))) for seeds in resampled(self.losses.shape[1])]
-        return self.lowest in ends or float(np.isin(found, ends).mean()) > MOST_AT_EDGE
+        (draws,) = resampled([self.losses.shape[1]], DRAWS)
+        lowest = [int(np.argmin(self.mean(seeds))) for seeds in draws]
+        return self.lowest in ends or float(np.isin(lowest, ends).mean()) > MOST_AT_EDGE
 
     def best(self, seeds: Seeds | None = None) -> float:
-        """The best rate by mean loss over the seeds with these numbers, or all; see `bottom`."""
-        return bottom(self.rates, self.mean(seeds))
+        """The best rate by mean loss over seeds with these indices, or all; see `parabola_minimum`."""
+        return parabola_minimum(self.rates, self.mean(seeds))
 
     def mean(self, seeds: Seeds | None = None) -> Floats:
-        """Mean loss at each rate, (rates,), over the seeds with these numbers, or all."""
+        """Mean loss at each rate, (rates,), over seeds with these indices, or all."""
         return (self.losses if seeds is None else self.losses[:, seeds]).mean(1)
 
-    def at(self, rates: ArrayLike, seeds: Seeds | None = None) -> Floats:
+    def interpolate(self, rates: ArrayLike, seeds: Seeds | None = None) -> Floats:
         """Mean losses at other rates, of their shape: on the parabola through the nearest rate and its neighbours.
 
-        Over the log of the rate, as `bottom` has it. Outside the sweep it is that at its end; between two rates of
-        which one diverged it is infinite.
+        The parabola is in the log of the rate, as in `parabola_minimum`. Where it falls below 0, as no loss does, the
+        straight line between the two rates is taken. Outside the sweep the loss is that at its end; between two rates
+        of which one diverged it is infinite.
         """
         logs, mean = np.log(self.rates), self.mean(seeds)
-        wanted = np.log(np.clip(rates, self.rates[0], self.rates[-1]))
-        nearest = np.clip(np.abs(np.subtract.outer(wanted, logs)).argmin(-1), 1, len(logs) - 2)
+        at = np.log(np.clip(rates, self.rates[0], self.rates[-1]))
+        nearest = np.clip(np.abs(np.subtract.outer(at, logs)).argmin(-1), 1, len(logs) - 2)
         (x0, x1, x2), (y0, y1, y2) = ([of[nearest + shift] for shift in (-1, 0, 1)] for of in (logs, mean))
-        right = np.clip(np.searchsorted(logs, wanted - 1e-9), 0, len(logs) - 1)
-        left = np.where(np.abs(logs[right] - wanted) < 1e-9, right, np.maximum(right - 1, 0))
+        right = np.clip(np.searchsorted(logs, at - 1e-9), 0, len(logs) - 1)
+        left = np.where(np.abs(logs[right] - at) < 1e-9, right, np.maximum(right - 1, 0))
         with np.errstate(invalid="ignore"):
             bent = (
-                y0 * (wanted - x1) * (wanted - x2) / ((x0 - x1) * (x0 - x2))
-                + y1 * (wanted - x0) * (wanted - x2) / ((x1 - x0) * (x1 - x2))
-                + y2 * (wanted - x0) * (wanted - x1) / ((x2 - x0) * (x2 - x1))
+                y0 * (at - x1) * (at - x2) / ((x0 - x1) * (x0 - x2))
+                + y1 * (at - x0) * (at - x2) / ((x1 - x0) * (x1 - x2))
+                + y2 * (at - x0) * (at - x1) / ((x2 - x0) * (x2 - x1))
             )
-            share = np.where(right > left, (wanted - logs[left]) / np.maximum(logs[right] - logs[left], 1e-300), 0.0)
+            share = np.where(right > left, (at - logs[left]) / np.maximum(logs[right] - logs[left], 1e-300), 0.0)
             straight = np.where(right > left, mean[left] * (1 - share) + mean[right] * share, mean[left])
         inside = np.isfinite(mean[left]) & np.isfinite(mean[right])
-        return np.where(inside, np.where(np.isfinite(bent), bent, straight), np.inf)
+        is_loss = np.isfinite(bent) & (bent > -1e-9)  # as small below 0 as it may be by rounding
+        return np.where(inside, np.where(is_loss, bent, straight), np.inf)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it; null where a run diverged."""
+        """The sweep and its best rate; null where a run diverged."""
         return {
             "best_rate": self.best(),
             "at_edge_of_grid": self.at_edge,
             "rates": self.rates.tolist(),
-            "losses": [[finite(loss) for loss in row] for row in self.losses.tolist()],
+            "losses": [[json_number(loss) for loss in row] for row in self.losses.tolist()],
         }
 
 
-def bottom(rates: Floats, losses: Floats) -> float:
-    """Where a parabola in the log of the rate through the lowest loss and its neighbours is lowest.
+EDGE_COLUMN = Column[Any](
+    "near grid end", lambda part: part.sweep.at_edge, lambda edge: "yes" if edge else "", 0, head="grid\nend"
+)
+"""Column of a table of things that have a `sweep`: whether its best rate may lie beyond the grid."""
+
+
+def parabola_minimum(rates: Floats, losses: Floats) -> float:
+    """The minimum of the parabola in the log of the rate through the lowest loss and its neighbours.
 
     At an end of the grid, or beside a rate that diverged, it is the rate of the lowest loss.
     """
@@ -112,8 +123,8 @@ def bottom(rates: Floats, losses: Floats) -> float:
     return float(np.exp(np.clip((x0 + x1) / 2 - left / (2 * curvature), x0, x2)))
 
 
-def check_sweep(job: Job, planner: str) -> None:
-    """See that a job can sweep a planner over the task's rates, with seeds for an interval.
+def check_sweep(plan: ComparisonPlan, planner: str) -> None:
+    """Check that a plan can sweep a planner over the task's rates, with seeds for an interval.
 
     Raises:
         UserError: it cannot.
@@ -124,32 +135,32 @@ def check_sweep(job: Job, planner: str) -> None:
         )
     if not has_peak(planner):
         raise UserError(f"planner {planner!r} has no peak rate that could be swept: sweep another planner")
-    if len(job.rates) < 3:
-        raise UserError(f"{len(job.rates)} rates cannot show where the loss is lowest: give at least 3 with --rates")
-    if len(job.tune_seeds) < FEWEST_SEEDS:
+    if len(plan.rates) < 3:
+        raise UserError(f"{len(plan.rates)} rates cannot show where the loss is lowest: give at least 3 with --rates")
+    if len(plan.tune_seeds) < FEWEST_SEEDS:
         raise UserError(
-            f"{len(job.tune_seeds)} seeds are too few for an interval: give at least {FEWEST_SEEDS} with --tune-seeds"
+            f"{len(plan.tune_seeds)} seeds are too few for an interval: give at least {FEWEST_SEEDS} with --tune-seeds"
         )
 
 
-def one_shape(job: Job, planner: str) -> dict[str, dict[str, Any]]:
-    """Settings that keep a planner to one shape: what a sweep would vary along the rates stays at its default."""
+def fixed_shape_settings(plan: ComparisonPlan, planner: str) -> dict[str, dict[str, Any]]:
+    """Settings that keep a planner to one shape: what a sweep would vary beside the rate stays at its default."""
     defaults = {name: default for name, default in setting_defaults(planner).items() if name != "peak"}
-    return {planner: {**defaults, **job.settings.get(planner, {})}}
+    return {planner: {**defaults, **plan.settings.get(planner, {})}}
 
 
-def swept(job: Job, tuning: Sequence[RunRecord]) -> RateSweep:
-    """The sweep that a job of one planner made, from its records.
+def sweep_from_records(plan: ComparisonPlan, tuning: Sequence[RunRecord]) -> RateSweep:
+    """Build the sweep of a plan of one planner from its records.
 
     Raises:
         UserError: every run diverged.
     """
-    rates = np.array(sorted(job.rates))
-    losses = np.full((len(rates), len(job.tune_seeds)), np.inf)
+    rates = np.array(sorted(plan.rates))
+    losses = np.full((len(rates), len(plan.tune_seeds)), np.inf)
     for record in tuning:
         (row,) = np.flatnonzero(rates == record.settings["peak"])
         if not record.diverged:
-            losses[row, job.tune_seeds.index(record.seed)] = record.score("final_val_loss")
+            losses[row, plan.tune_seeds.index(record.seed)] = record.score("final_val_loss")
     if len(rates) > 1 and not np.isfinite(losses.mean(1)).any():
-        raise UserError(f"at every rate a run of {job.planners[0]!r} diverged: give lower --rates")
+        raise UserError(f"at every rate a run of {plan.planners[0]!r} diverged: give lower --rates")
     return RateSweep(rates, losses)

@@ -1,32 +1,33 @@
-"""How much a planner makes of the rate that it starts from, beside leaving that rate alone."""
+"""How much a planner gains from several start rates, compared with constant runs at these rates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lr_env.capabilities import OwnOptimizer, fingerprint
-from lr_env.children.autotune import choose_backend
-from lr_env.children.children import check_seeds
-from lr_env.children.numerics import EXACT
-from lr_env.errors import UserError, refuse_duplicates
-from lr_env.records.record import RunRecord
+from lr_env.capabilities import Forking, OwnOptimizer, fingerprint
+from lr_env.children.meters import on_demand
+from lr_env.errors import UserError, check_seeds
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
 from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
+from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
-from lr_env.report.formatting import seeds_text
+from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import TEXT, caption, colormaps, new_figure, own_style, save
-from lr_env.rollout import rollout
+from lr_env.rollout import PlannedRun
+from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate
 from lr_env.stats.paired_runs import run_scores
-from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
 
@@ -34,18 +35,18 @@ CONSTANT = "constant"
 
 
 @dataclass(frozen=True)
-class Start:
-    """Runs from one rate.
+class StartRate:
+    """Runs from one start rate.
 
     Attributes:
-        rate: where they start.
-        runs: the planner's, one a seed.
-        left_alone: those in which that rate is kept, on the same seeds.
+        rate: the start rate.
+        runs: of the planner, one a seed.
+        constant_runs: runs at that rate, on the same seeds.
     """
 
     rate: float
     runs: Sequence[RunRecord]
-    left_alone: Sequence[RunRecord]
+    constant_runs: Sequence[RunRecord]
 
     @property
     def losses(self) -> Floats:
@@ -54,13 +55,13 @@ class Start:
 
     @property
     def constant_losses(self) -> Floats:
-        """Those of the runs in which the rate is kept."""
-        return run_scores(self.left_alone, "test_loss")
+        """Test losses of the constant runs, likewise."""
+        return run_scores(self.constant_runs, "test_loss")
 
 
 @dataclass(frozen=True)
-class Starts:
-    """What a planner makes of several rates.
+class StartRatesResult:
+    """The result: a planner's runs from several start rates, and constant runs.
 
     Attributes:
         task, planner: names.
@@ -68,14 +69,14 @@ class Starts:
         seeds: of the runs.
         starts: one a rate, in increasing order.
         fingerprint: of what the planner depends on besides its settings, such as a policy.
-        backend: that trained all children.
+        backend: that all children were trained by.
     """
 
     task: str
     planner: str
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]
-    starts: tuple[Start, ...]
+    starts: tuple[StartRate, ...]
     fingerprint: str | None = None
     backend: str = ""
 
@@ -83,17 +84,17 @@ class Starts:
     def rows(self) -> list[tuple[str, Estimate, Estimate, Estimate]]:
         """For every rate, and for the mean over rates: its name and three estimates over seeds.
 
-        They are mean test losses of the planner and of the rate that is kept, and their paired difference.
+        They are the mean test losses of the planner and of the constant runs, and their paired difference.
         """
         losses = np.array([[start.losses, start.constant_losses] for start in self.starts])
         names = [*(f"{start.rate:g}" for start in self.starts), "mean"]
         return [
-            (name, st.mean_interval(ours), st.mean_interval(kept), st.paired_difference(ours, kept))
-            for name, (ours, kept) in zip(names, [*losses, losses.mean(axis=0)], strict=True)
+            (name, st.mean_interval(ours), st.mean_interval(constant), st.paired_difference(ours, constant))
+            for name, (ours, constant) in zip(names, [*losses, losses.mean(axis=0)], strict=True)
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result."""
         return {
             "task": self.task,
             "planner": self.planner,
@@ -105,13 +106,30 @@ class Starts:
                 {
                     "rate": name,
                     "test_loss": ours.to_json(),
-                    "test_loss_of_constant": kept.to_json(),
+                    "test_loss_of_constant": constant.to_json(),
                     "difference": difference.to_json(),
                     "verdict": st.verdict(difference),
                 }
-                for name, ours, kept, difference in self.rows
+                for name, ours, constant, difference in self.rows
             ],
         }
+
+    def document(self) -> Document:
+        """Test losses from each start rate, beside those of constant runs."""
+        text = partial(estimate_text, decimals=decimals_of([ours for _, ours, _, _ in self.rows]))
+        columns: list[Column[tuple[str, Estimate, Estimate, Estimate]]] = [
+            Column("start", itemgetter(0), rank=0),
+            Column(f"test loss, {self.planner}", itemgetter(1), text, 0, head=f"test loss,\n{self.planner}"),
+            Column("test loss, rate kept", itemgetter(2), text, 0, head="test loss,\nrate kept"),
+            Column("paired difference", itemgetter(3), lambda e: f"{text(e, sign=True)} {st.verdict(e)}", 0),
+        ]
+        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it "
+        figure = Figure("starts.png", "Rates and validation losses")
+        return Document(self._title, (Table(self.rows, columns), Text(note + "contains 0"), figure))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.task}: {self.planner} from {len(self.starts)} rates"
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write starts.json and starts.png."""
@@ -119,19 +137,19 @@ class Starts:
 
     @own_style()
     def draw(self, path: Path) -> None:
-        """Rates and validation losses from every start, beside those of the rate that is kept, as a PNG.
+        """Draw rates and validation losses from every start rate, beside those of constant runs, as a PNG.
 
-        Runs that diverged are taken as in `lr_env.studies.comparison.figures.draw_curves`.
+        Runs that diverged are drawn as in `lr_env.studies.comparison.figures.draw_curves`.
         """
-        figure = new_figure(11.5, 4.4, f"{self.task}: {self.planner} from {len(self.starts)} rates")
+        figure = new_figure(11.5, 4.4, self._title)
         left, right = figure.subplots(1, 2)
         ours = [curve_of(f"from {start.rate:g}", start.runs) for start in self.starts]
-        kept = [curve_of(f"{start.rate:g} kept", start.left_alone) for start in self.starts]
-        end = max(float(curve.steps[-1]) for curve in (*ours, *kept))
-        log_axes(left, (0.0, end), rate_limits([*ours, *kept]))
-        log_axes(right, (0.0, end), loss_limits([*ours, *kept], 0.0))
+        constant = [curve_of(f"{start.rate:g} kept", start.constant_runs) for start in self.starts]
+        end = max(float(curve.steps[-1]) for curve in (*ours, *constant))
+        log_axes(left, (0.0, end), rate_limits([*ours, *constant]))
+        log_axes(right, (0.0, end), loss_limits([*ours, *constant], 0.0))
         colours = colormaps["viridis"](np.linspace(0, 0.85, len(ours)))  # rates in their order, however many
-        for colour, *pair in zip(colours, ours, kept, strict=True):
+        for colour, *pair in zip(colours, ours, constant, strict=True):
             for curve, dashes in zip(pair, ("-", ":"), strict=True):
                 style = {"color": colour, "linestyle": dashes, "linewidth": 1.6}
                 draw_rate(left, curve, style, band=dashes == "-")
@@ -142,31 +160,26 @@ class Starts:
         right.plot([], [], ":", color="#555555", label="that rate kept")
         right.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
         caption(left, f"median and quartiles of {seeds_text(len(self.seeds))}")
-        if any(curve.diverged for curve in (*ours, *kept)):
+        if any(curve.diverged for curve in (*ours, *constant)):
             caption(right, "a run that diverged is infinitely bad from there on; cross: where")
         save(figure, path)
 
 
-def starts(
-    task: Task,
+def start_rates(
+    lab: Lab,
     planner: str,
     rates: Sequence[float],
     seeds: Sequence[int],
-    *,
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int], None] | None = None,
-    **how: Any,
-) -> Starts:
-    """Run a planner from several rates, and each rate kept, on the same seeds; score test data once.
+) -> StartRatesResult:
+    """Run a planner from several start rates, and constant runs at them, on the same seeds; score test data once.
 
     Args:
-        task: what is trained.
+        lab: what is trained, and where the runs are recorded.
         planner: its name.
-        rates: to start from; a planner's `peak`.
+        rates: start rates, the planner's `peak`.
         seeds: of the runs.
         settings: of the planner, besides the rate.
-        progress: told (what is going on, child steps done since the last call).
-        how: device, backend and numerics, as for `rollout`.
 
     Raises:
         UserError: bad settings or seeds, a rate outside the task's range, or a planner with an optimizer of its own.
@@ -179,29 +192,37 @@ def starts(
     if not has_peak(planner):
         raise UserError(f"planner {planner!r} has no rate that it starts from: take one that has a peak")
     check_seeds(seeds)
-    refuse_duplicates("seed", seeds)
-    own = dict(settings or {})
-    check_settings(planner, own)
-    if "peak" in own:
+    if not len(seeds):
+        raise UserError("no seeds: give at least one")
+    settings = dict(settings or {})
+    check_settings(planner, settings)
+    if "peak" in settings:
         raise UserError(f"planner {planner!r}: peak is the rate that is varied, give rates in its place")
     if not len(rates):  # which may be an array
         raise UserError("give at least one rate")
-    planned = [
-        (make_planner(planner, {**own, "peak": rate}), make_planner(CONSTANT, {"peak": rate}))
-        for rate in sorted(set(rates))
-    ]
-    how = {"device": "cpu", "backend": "auto", "numerics": EXACT} | how
-    if isinstance(how["backend"], str):  # one for all: by another, the same rates give other runs
-        device, numerics, child_steps = how["device"], how["numerics"], 2 * len(planned) * len(seeds) * task.budget
-        how["backend"] = choose_backend(
-            how["backend"], task, len(seeds), device, torch.float32, numerics, child_steps=child_steps
-        )
-    found = []
-    for rate, pair in zip(sorted(set(rates)), planned, strict=True):
-        runs = []
-        for setting in pair:
-            runs.append(rollout(setting, task, seeds, score=("test",), **how))
-            if progress:
-                progress("running", len(seeds) * task.budget)
-        found.append(Start(float(rate), *runs))
-    return Starts(task.name, planner, own, tuple(seeds), tuple(found), fingerprint(planned[0][0]), str(how["backend"]))
+    from_rates = {float(rate): make_planner(planner, {**settings, "peak": float(rate)}) for rate in sorted(set(rates))}
+    constant = {rate: make_planner(CONSTANT, {"peak": rate}) for rate in from_rates}
+    both = [*from_rates.values(), *constant.values()]
+    dependence = fingerprint(both[0])
+    study = {
+        "start_rates": {"planner": planner, "settings": settings, "rates": list(from_rates), "seeds": list(seeds)},
+        **({"fingerprints": {planner: dependence}} if dependence else {}),
+    }
+    runs = {run_key(run): run for run in (PlannedRun(setting, seed) for setting in both for seed in seeds)}
+    with lab.experiment(
+        study,
+        at_once=len(runs),
+        runs=len(runs),
+        planners={planner: find_planner(planner)},
+        extra_signals=on_demand(both[0].needs),
+        forks=isinstance(both[0], Forking),
+    ) as experiment:
+        experiment.run(list(runs.values()), "final", ("test",), lab.reporting("running"))
+        records = {run_key(record): record for record in lab.store.runs(lab.name, "final", curves=True)}
+
+    def records_of(setting: Planner) -> list[RunRecord]:
+        return [records[run_key(PlannedRun(setting, seed))] for seed in seeds]
+
+    starts = tuple(StartRate(rate, records_of(from_rates[rate]), records_of(constant[rate])) for rate in from_rates)
+    backend = str(experiment.execution.resolved_backend)
+    return StartRatesResult(lab.task.name, planner, settings, tuple(seeds), starts, dependence, backend)

@@ -22,23 +22,23 @@ from planners.latent_ode.tuner import fitted_to
 from planners.schedules import Constant, Cosine, OneCycle
 
 PLANS: Mapping[str, Mapping[str, Any]] = {
-    "no anchor": {"anchor": 0.0},
-    "the best plan": {"blend": 0.0},
-    "the best plan, no pessimism": {"blend": 0.0, "pessimism": 0.0},
-    "the best plan, pessimism 2": {"blend": 0.0, "pessimism": 2.0},
-    "the best plan, by gradients": {"blend": 0.0, "rounds": 0, "ascents": 50},
-    "blend 1": {"blend": 1.0},
-    "blend 4": {"blend": 4.0},
+    "no anchor": {"prior_strength": 0.0},
+    "the best plan": {"averaging_temperature": 0.0},
+    "the best plan, no pessimism": {"averaging_temperature": 0.0, "pessimism": 0.0},
+    "the best plan, pessimism 2": {"averaging_temperature": 0.0, "pessimism": 2.0},
+    "the best plan, by gradients": {"averaging_temperature": 0.0, "search_rounds": 0, "gradient_steps": 50},
+    "blend 1": {"averaging_temperature": 1.0},
+    "blend 4": {"averaging_temperature": 4.0},
     "horizon 8 %": {"horizon": 0.08},
     "horizon 16 %": {"horizon": 0.16},
     "horizon 50 %": {"horizon": 0.5},
-    "planned once": {"every": 1.0},
-    "planned every 5 %": {"every": 0.05},
-    "any gain is enough": {"sure": 0.0},
-    "first plan at 10 %": {"lead": 0.1},
-    "no allowance for how runs answer": {"adapt": None},
-    "trust 0.3": {"trust": 0.3},
-    "no trust region": {"trust": None},
+    "planned once": {"plan_interval": 1.0},
+    "planned every 5 %": {"plan_interval": 0.05},
+    "any gain is enough": {"confidence_sigmas": 0.0},
+    "first plan at 10 %": {"first_plan": 0.1},
+    "no allowance for how runs answer": {"response_threshold": None},
+    "trust 0.3": {"trust_radius": 0.3},
+    "no trust region": {"trust_radius": None},
 }
 """Label -> settings of the planner that are otherwise."""
 
@@ -53,24 +53,24 @@ FITS: Mapping[str, Fitting] = {
 
 
 GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
-    "one-sided": {"two_sided": False},
-    "taken up now": {"anywhen": False},
-    "one-sided, taken up now": {"two_sided": False, "anywhen": False},
-    "paths of one run": {"reach": 1},
+    "one-sided": {"two_sided_match": False},
+    "taken up now": {"match_any_time": False},
+    "one-sided, taken up now": {"two_sided_match": False, "match_any_time": False},
+    "paths of one run": {"horizon_runs": 1},
     "sigma 0.05": {"sigma": 0.05},
     "sigma 0.5": {"sigma": 0.5},
     "tolerance 0.5": {"tolerance": 0.5},
     "tolerance 8": {"tolerance": 8.0},
     "200 samples": {"samples": 200},
-    "one future": {"best": 1},
+    "one future": {"averaged_futures": 1},
     "horizon 16 %": {"horizon": 0.16},
     "horizon 50 %": {"horizon": 0.5},
-    "planned at 10 % alone": {"every": 1.0},
-    "planned at 30 % alone": {"lead": 0.3, "every": 1.0},
-    "planned every 20 %": {"every": 0.2},
-    "begun with one-cycle": {"begin": OneCycle.name},
-    "begun with cosine": {"begin": Cosine.name},
-    "begun with a constant": {"begin": Constant.name},
+    "planned at 10 % alone": {"plan_interval": 1.0},
+    "planned at 30 % alone": {"first_plan": 0.3, "plan_interval": 1.0},
+    "planned every 20 %": {"plan_interval": 0.2},
+    "begun with one-cycle": {"warm_start_family": OneCycle.name},
+    "begun with cosine": {"warm_start_family": Cosine.name},
+    "begun with a constant": {"warm_start_family": Constant.name},
 }
 """Label -> settings of the published planner that are otherwise."""
 
@@ -106,7 +106,7 @@ def _controlled(
         variants[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
     for other in shipped_models():
         if other != task.name:
-            variants[f"model of {other}"] = LatentODE(model=other, reuse="rescaled")
+            variants[f"model of {other}"] = LatentODE(model=other, mismatch="rescaled")
     return variants
 
 
@@ -123,7 +123,7 @@ def _generative(
     variants |= {control.name: control.matched(controlled) for control in (BestOfSweep, MeanOfBest)}
     families = {record.planner for record in records}
     for label, settings in GENERATIVE_PLANS.items():
-        if settings.get("begin", "") in ("", *families):
+        if settings.get("warm_start_family", "") in ("", *families):
             variants[label] = replace(planner, **settings)
     variants |= {label: fitted(fitting) for label, fitting in GENERATIVE_FITS.items()}
     for label, family in SWEEP_WITHOUT.items():

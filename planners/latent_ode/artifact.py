@@ -1,4 +1,4 @@
-"""A fitted model with all that a planner needs to use it, and the file that it is kept in."""
+"""A fitted model with all that a planner needs to use it, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ import torch
 from numpy.typing import NDArray
 
 from lr_env.isolation import isolating
-from planners.latent_ode.data.schedule_library import Repertoire
-from planners.latent_ode.model.dynamics import Ensemble, Scales, Sizes
+from planners.latent_ode.data.scaling import Scales
+from planners.latent_ode.data.schedule_library import ScheduleLibrary
+from planners.latent_ode.model.dynamics import Ensemble, Sizes
 from planners.latent_ode.model.generative import Generative, GenerativeSizes
 from planners.weights import Tensors, WeightFiles
 
-ERRORS = "held_out_errors"
-"""What `Trained.about` has it by: of a run that is over, and how far its end was foreseen wrong then, in pairs."""
+HELD_OUT_ERRORS = "held_out_errors"
+"""Key of `FittedModel.about`: pairs of a share of the run that is over, and the error of forecasts made then."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """What a planner loads.
+class FittedModel:
+    """A model of training as planners load it.
 
     Attributes:
         model: the ensemble.
-        scales: its constants.
-        repertoire: schedules of the sweep.
-        about: how it was made, JSON-able; "child_steps" is what the sweep took.
+        scales: how its inputs and outputs are scaled.
+        library: schedules of the sweep that it was fitted to.
+        about: provenance, JSON-able: task, budget, optimizer, how it was fitted, and "child_steps", the optimizer steps
+            that the sweep took.
+
+    Raises:
+        ValueError: the held-out errors in `about` are not pairs of a rising share and a positive error.
     """
 
     model: Ensemble | Generative
     scales: Scales
-    repertoire: Repertoire
+    library: ScheduleLibrary
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        pairs = np.array(self.about.get(ERRORS) or np.empty((0, 2)), dtype=np.float64)
+        pairs = np.array(self.about.get(HELD_OUT_ERRORS) or np.empty((0, 2)), dtype=np.float64)
         shape = pairs.ndim == 2 and pairs.shape[1] == 2
         if not (shape and np.isfinite(pairs).all() and (pairs >= 0).all() and (np.diff(pairs[:, 0]) > 0).all()):
-            raise ValueError(f"{ERRORS} are no pairs of rising shares and errors: {self.about.get(ERRORS)!r}")
+            raise ValueError(
+                f"{HELD_OUT_ERRORS} are no pairs of rising shares and errors: {self.about.get(HELD_OUT_ERRORS)!r}"
+            )
 
     @property
     def ensemble(self) -> Ensemble:
-        """The model, which is of the kind "controlled": who plays by it has seen to that."""
+        """The model, for callers that have checked that its kind is "controlled"."""
         assert isinstance(self.model, Ensemble)
         return self.model
 
@@ -58,13 +65,13 @@ class Trained:
             "kind": KINDS_OF[type(self.model)],
             "sizes": asdict(self.model.sizes),
             "scales": asdict(self.scales),
-            "schedules": list(self.repertoire.names),
+            "schedules": list(self.library.names),
             "about": dict(self.about),
         }
         _FILES.save(path, header, self._tensors())
 
     @classmethod
-    def load(cls, path: Path) -> Trained:
+    def load(cls, path: Path) -> FittedModel:
         """Read what `save` wrote.
 
         Raises:
@@ -72,64 +79,69 @@ class Trained:
         """
         return _FILES.load(path)
 
-    def error_after(self, share: float) -> float | None:
-        """Root mean square of what members were wrong by of the log final loss of runs that they had not seen.
+    def forecast_rmse(self, elapsed: float) -> float | None:
+        """Return the root mean square error of forecasts of the log final loss, on held-out runs near the best.
 
         Args:
-            share: of a run that is over.
+            elapsed: share of the run that was over when the forecast was made.
 
         Returns:
-            Of runs that ended near the best; None where the fit does not tell.
+            None where too few such runs were held out to tell.
         """
-        known = self.about.get(ERRORS)
-        return float(np.interp(share, *np.transpose(known))) if known else None
+        errors = self.about.get(HELD_OUT_ERRORS)
+        return float(np.interp(elapsed, *np.transpose(errors))) if errors else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that plans depend on."""
+        """A hash of everything that plans depend on."""
         sizes = asdict(self.model.sizes)
-        unseen = {name: sizes[name] for name in ("window", "steps", "time") if name in sizes}  # in no shape of a weight
-        default = {name: getattr(type(self.model.sizes)(), name) for name in unseen}
-        about = [asdict(self.scales), self.repertoire.names, *([unseen] if unseen != default else [])]
-        told = hashlib.sha256(json.dumps(about).encode())
+        not_in_shapes = {name: sizes[name] for name in ("window", "steps", "time") if name in sizes}
+        default = {name: getattr(type(self.model.sizes)(), name) for name in not_in_shapes}
+        parts = [asdict(self.scales), self.library.names, *([not_in_shapes] if not_in_shapes != default else [])]
+        digest = hashlib.sha256(json.dumps(parts).encode())
         for name, tensor in sorted(self._tensors().items()):
-            told.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
-        return told.hexdigest()
+            digest.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
+        return digest.hexdigest()
 
     def _tensors(self) -> dict[str, NDArray[np.floating[Any]]]:
         weights = {f"model.{name}": weight.numpy() for name, weight in self.model.state_dict().items()}
-        return weights | {f"repertoire.{name}": getattr(self.repertoire, name) for name in _ARRAYS}
+        return weights | {name: getattr(self.library, attribute) for name, attribute in _LIBRARY_ARRAYS.items()}
 
 
 KINDS: Mapping[str, tuple[Any, Any]] = {
     "controlled": (Sizes, Ensemble),
     "generative": (GenerativeSizes, Generative),
 }
-"""Name of a kind of model -> its sizes and the model."""
+"""Name of a kind of model -> classes of its sizes and of the model."""
 
 KINDS_OF = {model: name for name, (_, model) in KINDS.items()}
 
-_ARRAYS = ("log_rates", "log_losses", "ends")
-"""Of a repertoire."""
+_LIBRARY_ARRAYS = {
+    "repertoire.log_rates": "log_rates",
+    "repertoire.log_losses": "log_losses",
+    "repertoire.ends": "final_losses",
+}
+"""Name of a tensor in the file -> attribute of `ScheduleLibrary`."""
 
 
-def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Trained:
+def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> FittedModel:
     sizes, kind = KINDS[header["kind"]]
     model = kind(sizes(**header["sizes"]))
-    of_model = {name: torch.from_numpy(tensor) for name, tensor in tensors.items() if name.startswith("model.")}
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in of_model.items()})
-    known = header["scales"]
-    scales = Scales(known["log_rate"], tuple(known["means"]), tuple(known["deviations"]), known["budget"])
-    arrays = {name: tensors[f"repertoire.{name}"].astype(np.float64) for name in _ARRAYS}
-    return Trained(model.eval(), scales, Repertoire(**arrays, names=tuple(header["schedules"])), header["about"])
+    weights = {name: torch.from_numpy(tensor) for name, tensor in tensors.items() if name.startswith("model.")}
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    saved = header["scales"]
+    scales = Scales(saved["log_rate"], tuple(saved["means"]), tuple(saved["deviations"]), saved["budget"])
+    arrays = {attribute: tensors[name].astype(np.float64) for name, attribute in _LIBRARY_ARRAYS.items()}
+    library = ScheduleLibrary(**arrays, names=tuple(header["schedules"]))
+    return FittedModel(model.eval(), scales, library, header["about"])
 
 
 _FILES = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
 
 
 @isolating
-def find_model(name: str) -> Trained:
-    """A model of a file, or one that is shipped, by the name of its task.
+def find_model(name: str) -> FittedModel:
+    """Load a model: from a file, or one that is shipped, by the name of its task.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -138,5 +150,5 @@ def find_model(name: str) -> Trained:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that are shipped."""
+    """Return the names of the models that are shipped."""
     return _FILES.shipped()

@@ -1,4 +1,4 @@
-"""What planners share that play from a model of training and the sweep that it was fitted to."""
+"""Common parts of planners that use a fitted model of training or the sweep that it was fitted to."""
 
 from __future__ import annotations
 
@@ -11,42 +11,60 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.latent_ode.artifact import KINDS_OF, Trained, find_model, shipped_models
-from planners.latent_ode.data.dataset import Floats
-from planners.latent_ode.data.schedule_library import TIMES
+from planners.latent_ode.artifact import KINDS_OF, FittedModel, find_model, shipped_models
+from planners.latent_ode.channels import Floats
 from planners.settings import ValidatedSettings
 from planners.weights import FromWeights
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
 
-REUSE = ("no", "steps", "rescaled")
+MISMATCH = ("refuse", "steps", "rescaled")
 
 
 @dataclass(frozen=True)
-class OfAModel(FromWeights, ValidatedSettings):
-    """A planner that has a model, and with it the schedules of its sweep.
+class ModelBasedPlanner(FromWeights, ValidatedSettings):
+    """A planner that loads a fitted model, and with it the schedules of a sweep.
 
     Attributes:
-        model: a .safetensors file, or the name of a model that is shipped.
-        reuse: what is done where the model was fitted to another task or budget: "no": refuse, "steps": a step is a
-            step, "rescaled": a run is a run, however many steps it has.
+        model: fitted model of training: a .safetensors file written by `lr-env fit`, or the name of a task for which a
+            model is shipped.
+        mismatch: what to do if the model was fitted to another task, budget or optimizer than those of the run.
+            "refuse": stop with an error; "steps": use it, and count time in optimizer steps; "rescaled": use it, and
+            count time as a share of the run, whatever the budget.
     """
 
     weights_field = "model"
     kind: ClassVar[str] = ""
-    """Name of the kind of model that it needs, see `planners.latent_ode.artifact.KINDS`; any if empty."""
+    """Kind of model that the planner needs, a key of `planners.latent_ode.artifact.KINDS`; empty: any kind."""
+    renamed: ClassVar[Mapping[str, str]] = {"reuse": "mismatch"}
+    """Earlier name of a setting -> name today; a subclass lists the settings that it adds."""
     model: str = "DigitsMLP"
-    reuse: str = "no"
+    mismatch: str = "refuse"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reuse not in REUSE:
-            raise UserError(f"planner {self.name!r}: reuse must be one of {', '.join(REUSE)}, not {self.reuse!r}")
+        if self.mismatch not in MISMATCH:
+            raise UserError(
+                f"planner {self.name!r}: mismatch must be one of {', '.join(MISMATCH)}, not {self.mismatch!r}"
+            )
+
+    @classmethod
+    def current_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate settings that were saved under earlier names; those of today stay as they are.
+
+        >>> ModelBasedPlanner.current_settings({"model": "DigitsMLP", "reuse": "no"})
+        {'model': 'DigitsMLP', 'mismatch': 'refuse'}
+        """
+        renamed = {old: new for kind in cls.__mro__ for old, new in vars(kind).get("renamed", {}).items()}
+        current = {renamed.get(name, name): value for name, value in settings.items()}
+        if current.get("mismatch") == "no":
+            current["mismatch"] = "refuse"
+        return current
 
     @classmethod
     def for_task(cls, task: Task) -> Mapping[str, Any] | None:
-        """The model that is shipped for a task."""
+        """Return the setting that selects the model shipped for a task; None if there is none that fits."""
         if task.name not in shipped_models():
             return None
         about = find_model(task.name).about
@@ -54,63 +72,58 @@ class OfAModel(FromWeights, ValidatedSettings):
         return {"model": task.name} if fits else None
 
     @property
-    def trained(self) -> Trained:
-        """The model and the schedules of its sweep."""
+    def trained(self) -> FittedModel:
+        """The fitted model."""
         return find_model(self.model)
 
-    def trained_for(self, run: RunSpec) -> Trained:
-        """The same, which is of that run's task and budget, or may be used all the same.
+    def model_for(self, run: RunSpec) -> FittedModel:
+        """Load the model, and check that it may be used for a run.
 
         Raises:
-            UserError: there is no such model or no decision to make, or the model is of another task or budget.
+            UserError: there is no such model; it is of another kind; it was fitted to another task, budget or optimizer
+                and `mismatch` is "refuse"; or the run has no segment.
         """
-        trained = self.trained
+        fitted = self.trained
         if run.num_segments < 1:
             raise UserError(f"planner {self.name!r} needs a run of at least one segment")
-        kind = KINDS_OF[type(trained.model)]
+        kind = KINDS_OF[type(fitted.model)]
         if self.kind not in ("", kind):
             raise UserError(
                 f"planner {self.name!r}: model {self.model!r} is {kind}, not {self.kind}: fit one with "
                 f"`lr-env fit --kind {self.kind}`"
             )
-        known = {"task": run.task, "optimizer": run.optimizer} | dict(trained.about)
-        fitted = known["task"], trained.scales.budget, known["optimizer"]
-        if self.reuse == "no" and fitted != (run.task, run.budget, run.optimizer):
-            task, budget, optimizer = fitted
+        about = {"task": run.task, "optimizer": run.optimizer} | dict(fitted.about)
+        task, budget, optimizer = about["task"], fitted.scales.budget, about["optimizer"]
+        if self.mismatch == "refuse" and (task, budget, optimizer) != (run.task, run.budget, run.optimizer):
             raise UserError(
                 f"planner {self.name!r}: model {self.model!r} was fitted to {task} with {budget} steps of {optimizer}, "
-                f"not to {run.task} with {run.budget} of {run.optimizer}: fit one with `lr-env fit`, or set reuse to "
-                "steps or rescaled"
+                f"not to {run.task} with {run.budget} of {run.optimizer}: fit one with `lr-env fit`, or set mismatch "
+                "to steps or rescaled"
             )
-        return trained
+        return fitted
 
     def unit(self, run: RunSpec) -> int:
-        """Optimizer steps of a run that are one unit of the model's time."""
-        return run.budget if self.reuse == "rescaled" else self.trained.scales.budget
+        """Return the optimizer steps of a run that are one unit of the model's time."""
+        return run.budget if self.mismatch == "rescaled" else self.trained.scales.budget
 
 
-def rates_of(log_rates: Floats, run: RunSpec) -> Floats:
-    """The rates of a run's segments, (..., segments), of the logs of a schedule's, (..., points) at `TIMES`."""
-    at = (np.arange(run.num_segments) + 0.5) / run.num_segments
-    rows = np.reshape(log_rates, (-1, len(TIMES)))
-    rates = np.exp([np.interp(at, TIMES, row) for row in rows])
-    return np.clip(rates, *run.lr_range).reshape(*np.shape(log_rates)[:-1], run.num_segments)
-
-
-def lasting(rates: Floats, run: RunSpec) -> Floats:
-    """Rates of a run whose budget has changed, (runs, segments): the first ones, and beyond the last the last."""
+def rates_for_budget(rates: Floats, run: RunSpec) -> Floats:
+    """Cut or extend rates (runs, segments) to the segments of a new budget; the last rate is repeated."""
     return rates[:, np.minimum(np.arange(run.num_segments), rates.shape[1] - 1)]
 
 
 @lru_cache
-def times_of_plans(total: int, lead: float, every: float, until: float) -> tuple[int, ...]:
-    """The decisions at which a plan is made, of as many as the run has.
+def replan_segments(segments: int, first_plan: float, plan_interval: float, last_plan: float) -> tuple[int, ...]:
+    """Return the segments before which plans are made, rising.
+
+    >>> replan_segments(10, 0.0, 0.25, 0.7)
+    (0, 2, 5)
 
     Args:
-        total: decisions of a run.
-        lead: share of it before the first plan.
-        every: share of it between two.
-        until: share of it after which none is made.
+        segments: segments of a run.
+        first_plan: share of the run after which the first plan is made.
+        plan_interval: share of the run between two plans; at least one segment.
+        last_plan: share of the run after which no plan is made.
     """
-    shares = np.arange(lead, max(until, lead) + 1e-9, max(every, 0.5 / total))
-    return tuple(sorted({round(share * total) for share in shares if round(share * total) < total}))
+    shares = np.arange(first_plan, max(last_plan, first_plan) + 1e-9, max(plan_interval, 0.5 / segments))
+    return tuple(sorted({round(share * segments) for share in shares if round(share * segments) < segments}))

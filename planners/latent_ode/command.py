@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from planners.latent_ode.fit_report import Report
 
 _SEEDS = 10
-"""Of a comparison by default."""
+"""Number of seeds of a comparison by default: 0, 1, ..."""
 
-_OF_A_SWEEP = ("design", "runs", "rates")
-"""Options that say nothing of runs that there are."""
+_SWEEP_OPTIONS = ("design", "runs", "rates")
+"""Options that do not apply to existing runs."""
 
 
 def on_fresh_seeds(used: set[int]) -> str:
-    """The option of a comparison for seeds that were not used; empty where those by default were not."""
+    """Return the option that makes a comparison use other seeds; empty if its default seeds were not used."""
     if not used & set(range(_SEEDS)):
         return ""
     fresh = [str(seed) for seed in range(len(used) + _SEEDS) if seed not in used]
@@ -34,70 +34,71 @@ def on_fresh_seeds(used: set[int]) -> str:
 
 @dataclass(frozen=True)
 class Fit(ReportOptions):
-    """Make a sweep, fit the model of the latent-ODE planner to it (arXiv:2509.23052), and say how well it foresees.
+    """Fit a model of training, for the planner latent-ode, to a sweep, and report how well it forecasts held-out runs.
 
-    With --records it takes runs that there are in place of a sweep.
+    The method is that of arXiv:2509.23052. With --records, existing runs take the place of the sweep.
     """
 
     suffix = "-fit"
 
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
-    """Which runs: paper, random, mixed, wsd, or adaptive (a model of the runs so far proposes the next)."""
+    """Schedules of the sweep: wsd (warm-up, stable, decay), paper (those of the paper), random (random lines), mixed
+    (common and random ones), or adaptive (first wsd, then what a model of the runs so far proposes)."""
     runs: Annotated[int, arg(metavar="N")] = 100
-    """Runs of the sweep."""
+    """Number of runs of the sweep."""
     records: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Instead of a sweep runs that there are: runs.parquet of a fit or a comparison. Plan on other seeds."""
+    """Fit to existing runs instead of a sweep: runs.parquet of a fit or a comparison. Compare on other seeds then."""
     rates: Annotated[str | None, arg(metavar="LOW:HIGH")] = None
-    """Peak rates of the sweep. Default: the task's range."""
+    """Range of the peak rates of the sweep. Default: the task's range."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
-    """Seed of the design, of the children and of the fit."""
+    """Seed of the schedules, of the children and of the fit."""
     kind: Annotated[str, arg(metavar="NAME")] = "controlled"
-    """Of model: controlled (for latent-ode) or generative (the published one, for latent-ode-generative)."""
+    """Kind of model: controlled (for latent-ode) or generative (the published one, for latent-ode-generative)."""
     members: Annotated[int, arg(metavar="N")] = 5
-    """Models of the ensemble; the generative kind has one."""
+    """Number of models in the ensemble; the generative kind always has one."""
 
     @property
     def folder(self) -> Path:
-        """Where the model and the report go."""
+        """Folder of the model and the report."""
         return self.results / "fit" / self.experiment_name()
 
     def run(self) -> None:
-        """Sweep, fit, and print how well ends of runs are foreseen."""
+        """Run the sweep, fit the model, and print how well it forecasts the ends of runs."""
         from lr_env.records.tables import check_task, read_runs
         from planners.latent_ode import fit_report
 
         folder, task = self.folder, self.varied_task()
-        how = {"kind": self.kind, "members": self.members}
-        of_a_sweep = [f"--{option}" for option in _OF_A_SWEEP if getattr(self, option) != getattr(Fit, option)]
-        if self.records is not None and of_a_sweep:
-            raise UserError(f"{of_a_sweep[0]} is of a sweep, and --records takes runs that there are: leave out one")
+        model = {"kind": self.kind, "members": self.members}
+        options = [f"--{option}" for option in _SWEEP_OPTIONS if getattr(self, option) != getattr(Fit, option)]
+        if self.records is not None and options:
+            raise UserError(f"{options[0]} is of a sweep, and --records takes existing runs: leave out one of them")
         if self.records is None:
-            made, seeds = self._swept(task, folder, how), ""
+            report, seeds = self._fit_sweep(task, folder, model), ""
         else:
-            fit_report.check_kind(**how)
-            known = read_runs(self.records)
+            fit_report.check_kind(**model)
+            runs = read_runs(self.records)
             check_task(self.records, task)
             writable(folder)
             self.numerics()
             about = {**self.provenance(task), "records": str(self.records)}
-            made = fit_report.fit_records(known, task, seed=self.seed, about=about, **how)
-            seeds = on_fresh_seeds({run.seed for run in known})
-        made.write(folder)
-        print(made.text())
-        model, planner = folder / "model.safetensors", made.planner
-        print(f"Model: {model}; see what it makes of the task with")
+            report = fit_report.fit_records(runs, task, seed=self.seed, about=about, **model)
+            seeds = on_fresh_seeds({run.seed for run in runs})
+        report.write(folder)
+        print(report.text())
+        file, planner = folder / "model.safetensors", report.planner
+        print(f"Model: {file}; compare the planner that uses it with others by")
         print(
             f"  lr-env compare {self.task}{self.variation} --planners {planner} wsd constant "
-            f"--set {planner}.model={model}{seeds}"
+            f"--set {planner}.model={file}{seeds}"
         )
 
-    def _swept(self, task: Task, folder: Path, how: Mapping[str, Any]) -> Report:
-        """A fit to the runs of a sweep."""
+    def _fit_sweep(self, task: Task, folder: Path, model: Mapping[str, Any]) -> Report:
+        """Run the sweep, and fit the model to its runs."""
         from planners.latent_ode.fit_report import fit_sweep
         from planners.latent_ode.sweep.sweep import Sweep
 
         rates = task.tuning_range if self.rates is None else parse_ends(self.rates)
-        wanted = Sweep(self.design, self.runs, rates, self.seed)
+        settings = Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fit_sweep(wanted, self.study(task, progress), about=self.provenance(task), **how)
+            return fit_sweep(settings, self.lab(task, progress), about=self.provenance(task), **model)

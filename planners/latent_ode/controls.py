@@ -1,55 +1,65 @@
-"""Controls of the latent-ODE planner: what the same sweep is worth without a model of how training answers."""
+"""Controls of the planner `latent-ode`: what the same sweep is worth without a model of training."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
 
-from lr_env.planner import RunSpec, Signals, State, require
-from planners.latent_ode.base import OfAModel, rates_of, times_of_plans
-from planners.latent_ode.data.dataset import Floats, channel
-from planners.latent_ode.data.schedule_library import TIMES, Repertoire
+from lr_env.planner import RunSpec, Signals, require
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.base import ModelBasedPlanner, replan_segments
+from planners.latent_ode.channels import Floats, channel
+from planners.latent_ode.data.rate_curve import RateCurve
+from planners.latent_ode.data.schedule_library import TIMES, ScheduleLibrary
 from planners.latent_ode.planner import LatentODE
 from planners.settings import COUNT, RATIO, SHARE, Array, Rules
 
 
+class ReplayState(TypedDict):
+    """The state of a control that plays one schedule."""
+
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments, (segments,)
+    segment: int  # optimizer steps of a segment
+
+
 @dataclass(frozen=True)
-class Replay(OfAModel, ABC):
-    """A schedule that follows from how the schedules of the sweep ended, the same for every run."""
+class Replay(ModelBasedPlanner, ABC):
+    """A control that plays one schedule in every run, chosen by how the schedules of the sweep ended."""
 
     needs = frozenset({"step"})
     control_of = LatentODE.name
 
     @abstractmethod
-    def log_rates(self, repertoire: Repertoire) -> Floats:
-        """Logs of the rates at `TIMES`, (points,)."""
+    def curve(self, library: ScheduleLibrary) -> RateCurve:
+        """Return the schedule that is played, (points,)."""
 
     @classmethod
     @abstractmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """One setting for each rate, of which it has none."""
+        """Return as many settings as there are rates; the rates themselves are not used."""
 
     @classmethod
     def matched(cls, planner: LatentODE) -> Self:
-        """The control of a planner as it was tuned."""
-        return cls(model=planner.model, reuse=planner.reuse)
+        """Return the control of a planner as it was tuned."""
+        return cls(model=planner.model, mismatch=planner.mismatch)
 
-    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The rates of a run.
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> ReplayState:
+        """Return the rates of a run.
 
         Raises:
-            UserError: see `OfAModel.trained_for`.
+            UserError: the model may not be used for the run, see `ModelBasedPlanner.model_for`.
         """
-        trained = self.trained_for(run)
-        rates = rates_of(self.log_rates(trained.repertoire), run)
-        return {"model": trained.fingerprint, "rates": rates, "segment": run.segment}
+        fitted = self.model_for(run)
+        rates = self.curve(fitted.library).segments(run.num_segments, run.lr_range)
+        return {"model": fitted.fingerprint, "rates": rates, "segment": run.segment}
 
-    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
-        """The rate of each run, (num_runs,)."""
+    def plan(self, state: ReplayState, signals: Signals) -> tuple[Array, ReplayState]:
+        """Return the rate of each run for the next segment, (runs,), and the same state."""
         require(self, signals)
         self.check_unchanged(state)
         return state["rates"][np.asarray(signals["step"], dtype=np.int64) // state["segment"]], state
@@ -57,10 +67,13 @@ class Replay(OfAModel, ABC):
 
 @dataclass(frozen=True)
 class BestOfSweep(Replay):
-    """The best schedule of the sweep that people use.
+    """Plays the best schedule of the sweep that has a named shape, such as cosine.
 
     Attributes:
-        rank: 1 for the best, 2 for the second best ...
+        model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
+        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
+            with an error; "steps" and "rescaled": stretch the schedule to the run.
+        rank: 1 plays the best schedule, 2 the second best, and so on; the last one where there are fewer.
     """
 
     name = "latent-ode-best"
@@ -69,21 +82,24 @@ class BestOfSweep(Replay):
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """As many of the best as there are rates."""
+        """Return the best schedules, as many as there are rates."""
         return [cls(rank=number + 1) for number in range(len(rates))]
 
-    def log_rates(self, repertoire: Repertoire) -> Floats:
-        """Of the schedule of that rank; of the last one, where there are fewer."""
-        order = repertoire.families
-        return repertoire.log_rates[order[min(self.rank, len(order)) - 1]]
+    def curve(self, library: ScheduleLibrary) -> RateCurve:
+        """Return the schedule of that rank."""
+        order = library.parametric_order
+        return library.curve(order[min(self.rank, len(order)) - 1])
 
 
 @dataclass(frozen=True)
 class MeanOfBest(Replay):
-    """The mean, in the log, of the best schedules of the sweep.
+    """Plays the mean, in log rate, of the best schedules of the sweep.
 
     Attributes:
-        count: of how many.
+        model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
+        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
+            with an error; "steps" and "rescaled": stretch the schedule to the run.
+        count: number of schedules that are averaged.
     """
 
     name = "latent-ode-mean"
@@ -92,112 +108,137 @@ class MeanOfBest(Replay):
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """Of three, and then of as many others as there are rates."""
+        """Return a count of three, then as many other counts as there are rates."""
         counts = [3, *(number for number in range(1, len(rates) + 2) if number != 3)]
         return [cls(count=number) for number in counts[: len(rates)]]
 
-    def log_rates(self, repertoire: Repertoire) -> Floats:
-        """Their mean."""
-        return repertoire.middle(self.count)
+    def curve(self, library: ScheduleLibrary) -> RateCurve:
+        """Return the mean."""
+        return library.mean_of_best(self.count)
+
+
+class ReselectingState(TypedDict):
+    """The state of a control that chooses a schedule anew at each plan."""
+
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments, (runs, segments)
+    whole: Floats  # rates of the schedules of the sweep, (schedules, segments)
+    losses: Floats  # log validation losses so far, NaN where not measured, (runs, segments)
+    seeds: list[int]  # of the runs
+    segment: int  # optimizer steps of a segment
 
 
 @dataclass(frozen=True)
-class Replanned(OfAModel, ABC):
-    """A control that changes its mind when the planner does.
-
-    Attributes:
-        lead, every, until: see `LatentODE`.
-    """
+class Reselecting(ModelBasedPlanner, ABC):
+    """A control that chooses a schedule of the sweep anew whenever `latent-ode` plans, and plays the rest of it."""
 
     control_of = LatentODE.name
     needs = frozenset({"step", "val_loss"})
-    rules: ClassVar[Rules] = {"lead": SHARE, "every": RATIO, "until": RATIO}
-    lead: float = 0.0
-    every: float = 0.2
-    until: float = 0.7
+    rules: ClassVar[Rules] = {"first_plan": SHARE, "plan_interval": RATIO, "last_plan": RATIO}
+    renamed: ClassVar[Mapping[str, str]] = {"lead": "first_plan", "every": "plan_interval", "until": "last_plan"}
+    first_plan: float = 0.0
+    plan_interval: float = 0.2
+    last_plan: float = 0.7
 
     @abstractmethod
-    def chosen(self, state: Mapping[str, Any], now: int, repertoire: Repertoire) -> list[int]:
-        """Number of the schedule of the sweep whose rest each run gets."""
+    def select_runs(self, state: ReselectingState, now: int, library: ScheduleLibrary) -> list[int]:
+        """Return the index of the schedule of the sweep whose rest each run plays from segment `now` on."""
 
     @classmethod
     def matched(cls, planner: LatentODE) -> Self:
-        """The control of a planner as it was tuned."""
-        return cls(
-            model=planner.model, reuse=planner.reuse, lead=planner.lead, every=planner.every, until=planner.until
-        )
+        """Return the control of a planner as it was tuned."""
+        names = ("model", "mismatch", "first_plan", "plan_interval", "last_plan")
+        return cls(**{name: getattr(planner, name) for name in names})
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """As many times of the first plan as there are rates, the default first."""
-        return [cls(lead=round(0.9 * number / len(rates), 6)) for number in range(len(rates))]
+        """Return as many times of the first plan as there are rates, the default first."""
+        return [cls(first_plan=round(0.9 * number / len(rates), 6)) for number in range(len(rates))]
 
-    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The state before the first segment: the best schedule of the sweep that people use is what begins.
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> ReselectingState:
+        """Return the state before the first segment: runs start on the best schedule of a named shape.
 
         Raises:
-            UserError: see `OfAModel.trained_for`.
+            UserError: the model may not be used for the run, see `ModelBasedPlanner.model_for`.
         """
-        trained = self.trained_for(run)
-        repertoire = trained.repertoire
+        fitted = self.model_for(run)
+        library, shape = fitted.library, (run.num_segments, run.lr_range)
         return {
-            "model": trained.fingerprint,
-            "rates": np.tile(rates_of(repertoire.log_rates[repertoire.best_family], run), (len(seeds), 1)),
-            "whole": rates_of(repertoire.log_rates, run),
+            "model": fitted.fingerprint,
+            "rates": np.tile(library.curve(library.best_parametric).segments(*shape), (len(seeds), 1)),
+            "whole": library.curves.segments(*shape),
             "losses": np.full((len(seeds), run.num_segments), np.nan),
             "seeds": list(seeds),
             "segment": run.segment,
         }
 
-    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
-        """The rate of each run, (num_runs,)."""
+    def plan(self, state: ReselectingState, signals: Signals) -> tuple[Array, ReselectingState]:
+        """Return the rate of each run for the next segment, (runs,), and the new state."""
         require(self, signals)
-        repertoire = self.check_unchanged(state).repertoire
+        fitted: FittedModel = self.check_unchanged(state)
         now, total = int(np.max(np.asarray(signals["step"])) // state["segment"]), state["rates"].shape[1]
         if now > 0:
             losses = state["losses"].copy()
             losses[:, now - 1] = channel("val_loss", np.asarray(signals["val_loss"], dtype=np.float64))
             state = {**state, "losses": losses}
-        if now in times_of_plans(total, self.lead, self.every, self.until):
+        if now in replan_segments(total, self.first_plan, self.plan_interval, self.last_plan):
             rates = state["rates"].copy()
-            rates[:, now:] = state["whole"][self.chosen(state, now, repertoire), now:]
+            rates[:, now:] = state["whole"][self.select_runs(state, now, fitted.library), now:]
             state = {**state, "rates": rates}
         return state["rates"][:, now].copy(), state
 
 
 @dataclass(frozen=True)
-class NearestRun(Replanned):
-    """Goes on as that schedule of the sweep did whose validation losses were nearest to the run's so far.
+class NearestRun(Reselecting):
+    """Plays the rest of the schedule of the sweep whose validation losses so far were most like those of the run.
 
-    What a model's plans gain over this, they do not gain by memory.
+    What `latent-ode` gains over this control, it does not gain by memory.
+
+    Attributes:
+        model: the model that `latent-ode` uses; only the schedules and losses of its sweep matter here.
+        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
+            with an error; "steps" and "rescaled": stretch the schedules to the run.
+        first_plan: share of the run after which a schedule is first chosen. Before that, the best schedule of the sweep
+            that has a named shape, such as cosine, is played.
+        plan_interval: share of the run between two choices. 1 chooses once.
+        last_plan: share of the run after which no new choice is made.
     """
 
     name = "latent-ode-nearest"
 
-    def chosen(self, state: Mapping[str, Any], now: int, repertoire: Repertoire) -> list[int]:
-        """By the mean squared difference of the logs; the best schedule for a run of which nothing was measured."""
+    def select_runs(self, state: ReselectingState, now: int, library: ScheduleLibrary) -> list[int]:
+        """Choose by the mean squared difference of log losses; the best named schedule if nothing was measured."""
         at = np.arange(1, now + 1) / state["rates"].shape[1]
-        seen = np.stack([np.interp(at, TIMES, row) for row in repertoire.log_losses])
-        found = []
+        of_library = np.stack([np.interp(at, TIMES, row) for row in library.log_losses])
+        selected = []
         for losses in state["losses"][:, :now]:
-            known = np.isfinite(losses)
-            distance = ((seen[:, known] - losses[known]) ** 2).sum(1)
-            found.append(int(distance.argmin()) if known.any() else repertoire.best_family)
-        return found
+            measured = np.isfinite(losses)
+            distance = ((of_library[:, measured] - losses[measured]) ** 2).sum(1)
+            selected.append(int(distance.argmin()) if measured.any() else library.best_parametric)
+        return selected
 
 
 @dataclass(frozen=True)
-class RandomFuture(Replanned):
-    """Goes on as any one of the good schedules of the sweep does, drawn anew at each plan.
+class RandomFuture(Reselecting):
+    """Plays the rest of a schedule drawn at random from the best ones of the sweep, anew at each plan.
 
-    It stays as near to what was seen as the planner does, and knows nothing of what it leads to.
+    Its plans stay as near to the sweep as those of `latent-ode`, without knowing where they lead.
+
+    Attributes:
+        model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
+        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
+            with an error; "steps" and "rescaled": stretch the schedules to the run.
+        first_plan: share of the run after which a schedule is first drawn. Before that, the best schedule of the sweep
+            that has a named shape, such as cosine, is played.
+        plan_interval: share of the run between two draws. 1 draws once.
+        last_plan: share of the run after which none is drawn.
     """
 
     name = "latent-ode-random"
 
-    def chosen(self, state: Mapping[str, Any], now: int, repertoire: Repertoire) -> list[int]:
-        """One of those that `Repertoire.trusted` has."""
-        good = repertoire.good
+    def select_runs(self, state: ReselectingState, now: int, library: ScheduleLibrary) -> list[int]:
+        """Draw from the schedules that ended near the best, by the seed of each run."""
+        good = library.near_best
         return [int(good[np.random.default_rng([seed, now]).integers(len(good))]) for seed in state["seeds"]]
 
 

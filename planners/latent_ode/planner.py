@@ -1,144 +1,198 @@
-"""The planner: the rest of the schedule is what the model says would end best."""
+"""The planner `latent-ode`: plans the rest of the schedule on a fitted model of training."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lr_env.isolation import isolating
-from lr_env.planner import Belief, RunSpec, Signals, State, require, step_after
-from planners.latent_ode.artifact import Trained
-from planners.latent_ode.base import REUSE, OfAModel, lasting, rates_of, times_of_plans
-from planners.latent_ode.data.dataset import CHANNELS, LOSS, Floats
-from planners.latent_ode.filtering.response import Response, response_of, seen, state_now
-from planners.latent_ode.planning.problem import Left, as_plan, problem
-from planners.latent_ode.planning.search import GRID, Search, played, search
+from lr_env.planner import Belief, RunSpec, Signals, require, step_after
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.base import MISMATCH, ModelBasedPlanner, rates_for_budget, replan_segments
+from planners.latent_ode.channels import CHANNELS, LOSS, Floats
+from planners.latent_ode.data.rate_curve import RateCurve
+from planners.latent_ode.filtering.observations import observe
+from planners.latent_ode.filtering.state import Estimate, StateEstimator
+from planners.latent_ode.planning.problem import RemainingRun, build_problem
+from planners.latent_ode.planning.search import GRID, PlanFamily, Problem, SearchSettings, search, to_segments
 from planners.settings import COUNT, NON_NEGATIVE_INT, NOT_NEGATIVE, RATIO, SHARE, SWITCH, Array, Rules
 
-_GOING, _BEST, _ANCHORED, _MIDDLE = range(4)
-"""Numbers of plans: the earlier one, that of the search, the same anchored, the mean of the sweep's best schedules."""
+_CURRENT, _NEW, _SHRUNK, _PRIOR = range(4)
+"""Indices of plans: the current one, the result of the search, the same shrunk towards the prior, and the prior."""
 
-_NINETY = 1.645
-"""Standard deviations on both sides that hold 90 % of a normal distribution."""
+_SIGMAS_OF_90_PERCENT = 1.645
+"""A normal distribution is within so many standard deviations of its mean with a probability of 90 %."""
 
-# What a sweep of settings goes through, the last the fastest.
-_EVERY, _ANCHORS, _BLENDS = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
+# The grid of settings that a sweep tries; the last varies fastest.
+_PLAN_INTERVALS, _PRIOR_STRENGTHS, _TEMPERATURES = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
 
-_ROUNDED = 1e-3
-"""Relative difference of rates that is none."""
+_RATE_TOLERANCE = 1e-3
+"""Relative difference between the commanded and the actual rate that is taken for rounding."""
 
-ANCHORS = 3
-"""Best schedules of a sweep whose mean plans are anchored to."""
+PRIOR_SCHEDULES = 3
+"""Number of the best schedules of a sweep whose mean is the prior."""
+
+
+class PlanRecord(TypedDict):
+    """Record of one plan, for all runs. Checkpoints have the same keys."""
+
+    segment: int  # before which the plan was made
+    rates: Floats  # of the candidates, the chosen one first, (runs, plans, segments left)
+    steps: Floats  # optimizer steps at which losses were forecast, (nodes,)
+    losses: Floats  # forecast validation losses, (members, runs, plans, nodes)
+    notes: list[str]  # a warning for each run, or ""
+    ends: Floats  # 90 % interval of the final loss, (runs, 2)
+
+
+class PlannerState(TypedDict):
+    """The state of the planner. Checkpoints have the same keys."""
+
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments by the current plan, (runs, segments)
+    points: list[Floats]  # measurements of each segment so far, (2 + channels, runs) each
+    seeds: list[int]  # of the runs
+    range: list[float]  # smallest and largest rate
+    segment: int  # optimizer steps of a segment
+    unit: int  # optimizer steps of one unit of the model's time
+    due: bool  # whether to plan before the next segment, whenever that is
+    planned: bool  # whether there is a plan
+    answered: Floats | None  # the rates commanded last, (runs,)
+    beliefs: list[PlanRecord]
+    step: int | None  # optimizer step of the last call
 
 
 @dataclass(frozen=True)
-class LatentODE(OfAModel):
-    """Plans the rest of the schedule on a learned model of training, again and again.
+class LatentODE(ModelBasedPlanner):
+    """Plans the rest of the schedule on a learned model of training, and plans again as the run goes on.
 
-    The state of a latent ODE that the log of the rate drives follows the run, corrected by what it did not foresee in
-    the recent past. A plan is a mean of the schedules whose ends the model likes, the better the more (`blend`), or,
-    without it, the best one, found by the cross-entropy method from schedules of known shape and, with `ascents`, by
-    its gradients. A part of the first plan gives way to the mean of the three best schedules of the sweep (`anchor`),
-    except where the models are sure that theirs is better. Several models vote, and where they disagree a plan counts
-    as worse. With a lead, the best schedule of the sweep that has a name is played before the first plan. Origin:
-    arXiv:2509.23052 (Sampson & Melchior 2025), with the rate as what drives the path in place of something that is
-    read off it; fitted with `lr-env fit TASK`.
-
-    Runs may answer to their rates otherwise than those of the sweep, in larger batches for example. Where that can be
-    told from a run's curves so far (`adapt`), later plans allow for it. And rates may not be played as they were
-    answered, for a factor that no one spoke of: the next answer makes up for it (`track`).
+    The model is an ensemble of latent ODEs driven by the log of the learning rate (arXiv:2509.23052, Sampson & Melchior
+    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep. At each plan the
+    planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
+    under many schedules for the rest of it, and plays their mean, weighted by how well they end. The first plan is
+    shrunk towards the mean of the three best schedules of the sweep. A later plan replaces the current one only if it
+    is clearly better. If the losses show that a run has more or less gradient noise than those of the sweep, because
+    its batches are smaller or larger, for example, later plans allow for that.
 
     Attributes:
-        model, reuse: see `OfAModel`.
-        lead: share of the run after which the first plan is made; 0 was measured to be better than a tenth.
-        every: share of the run between two plans.
-        until: share of the run after which none is made.
-        horizon: share of what is left at whose end the predicted loss counts.
-        trust: how far plans may leave the rates that good runs of the sweep had at that time, in the log; None: as far
-            as the task allows.
-        pessimism: standard deviations over the models that are added to the mean of what they predict, where `blend`
-            is 0: a mean of plans allows for what the models do not know.
-        sure: models are sure of a gain that is so many standard deviations, over the models, above 0. A later plan is
-            played where they are sure that it is better than going on with the earlier one: what is read off noisy
-            losses moves all plans alike, and is no reason to change. The first plan has no anchor where they are sure
-            that it is better than that.
-        blend: how wide a mean of good plans is played, see `planners.latent_ode.planning.search.blended`; 0: the best
-            one.
-        anchor: schedules of a sweep of which a model counts as much as the mean of its best three does: of n schedules
-            that has a share of anchor / (anchor + n) in the first plan, in the log.
-        adapt: by how much in the log the noise that a run's rates let in must be otherwise than in the sweep for plans
-            to allow for that, if it is sure, see `planners.latent_ode.filtering.response.Response`; None: they never
-            do.
-        track: whether answers are divided by what the last one was multiplied by before it was played, as far as the
-            range of rates allows.
-        rounds, draws, free, ascents: of the search for the best one, see `planners.latent_ode.planning.search.Search`.
+        model: fitted model of training: a .safetensors file written by `lr-env fit`, or the name of a task for which a
+            model is shipped.
+        mismatch: what to do if the model was fitted to another task, budget or optimizer than those of the run.
+            "refuse": stop with an error; "steps": use it, and count time in optimizer steps; "rescaled": use it, and
+            count time as a share of the run, whatever the budget.
+        first_plan: share of the run after which the first plan is made. Before that, the best schedule of the sweep
+            that has a named shape, such as cosine, is played. 0 was measured to be better than 0.1.
+        plan_interval: share of the run between two plans. 1 plans once.
+        last_plan: share of the run after which no new plan is made.
+        horizon: share of the remaining run at whose end the predicted loss is minimised; 1: the end of the budget.
+        trust_radius: plans stay between the lowest and the highest rate that the best schedules of the sweep had at the
+            same time; they may be outside by this much, in natural log. None: plans may have any rate of the task.
+        pessimism: penalty for plans about which the ensemble disagrees: so many standard deviations over the ensemble
+            are added to the predicted loss. Only used if averaging_temperature is 0.
+        confidence_sigmas: a difference counts as certain if it exceeds this many standard deviations over the ensemble.
+            The current plan is replaced only if the predicted gain is certain; the first plan is not shrunk towards the
+            prior if it is certainly better than the prior; response_threshold has to be exceeded with the same
+            certainty.
+        averaging_temperature: how far the mean of schedules reaches beyond the best: their weights are exp(-regret /
+            temperature), with this factor times the disagreement of the ensemble as temperature. 0: no mean; seek the
+            single best schedule.
+        prior_strength: weight of the prior (the mean of the three best schedules of the sweep), counted in schedules.
+            The first plan is (n * plan + prior_strength * prior) / (n + prior_strength) in log rate, with n distinct
+            schedules in the sweep. 0 disables it.
+        response_threshold: smallest |log(gradient noise of the run / gradient noise of the sweep)| at which plans allow
+            for the difference. 0.7 is a factor of two. None: they never do.
+        compensate_actuation: whether to make up for rates that are changed before they are used, by a wrapper or a
+            scheduler, for example: the next rate is divided by the factor by which the last one was changed.
+        search_rounds: rounds of the cross-entropy method. This and the following settings are of the search for the
+            single best schedule, and only used if averaging_temperature is 0.
+        samples_per_round: schedules drawn in each round of the search.
+        free_rounds: further rounds that change the schedule freely between six knots; 0: none.
+        gradient_steps: gradient steps at the end of the search; 0: none.
     """
 
     name = "latent-ode"
     kind = "controlled"
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {
-        "lead": SHARE,
-        "every": RATIO,
-        "until": RATIO,
+        "first_plan": SHARE,
+        "plan_interval": RATIO,
+        "last_plan": RATIO,
         "horizon": RATIO,
         "pessimism": NOT_NEGATIVE,
-        "sure": NOT_NEGATIVE,
-        "blend": NOT_NEGATIVE,
-        "anchor": NOT_NEGATIVE,
-        "rounds": NON_NEGATIVE_INT,
-        "draws": COUNT,
-        "free": NON_NEGATIVE_INT,
-        "ascents": NON_NEGATIVE_INT,
-        "track": SWITCH,
+        "confidence_sigmas": NOT_NEGATIVE,
+        "averaging_temperature": NOT_NEGATIVE,
+        "prior_strength": NOT_NEGATIVE,
+        "search_rounds": NON_NEGATIVE_INT,
+        "samples_per_round": COUNT,
+        "free_rounds": NON_NEGATIVE_INT,
+        "gradient_steps": NON_NEGATIVE_INT,
+        "compensate_actuation": SWITCH,
     }
-    lead: float = 0.0
-    every: float = 0.2
-    until: float = 0.7
+    renamed: ClassVar[Mapping[str, str]] = {
+        "lead": "first_plan",
+        "every": "plan_interval",
+        "until": "last_plan",
+        "trust": "trust_radius",
+        "sure": "confidence_sigmas",
+        "blend": "averaging_temperature",
+        "anchor": "prior_strength",
+        "adapt": "response_threshold",
+        "track": "compensate_actuation",
+        "rounds": "search_rounds",
+        "draws": "samples_per_round",
+        "free": "free_rounds",
+        "ascents": "gradient_steps",
+    }
+    first_plan: float = 0.0
+    plan_interval: float = 0.2
+    last_plan: float = 0.7
     horizon: float = 1.0
-    trust: float | None = 0.0
+    trust_radius: float | None = 0.0
     pessimism: float = 1.0
-    sure: float = 2.0
-    blend: float = 2.0
-    anchor: float = 20.0
-    adapt: float | None = 0.7
-    track: bool = True
-    rounds: int = 4
-    draws: int = 32
-    free: int = 0
-    ascents: int = 0
+    confidence_sigmas: float = 2.0
+    averaging_temperature: float = 2.0
+    prior_strength: float = 20.0
+    response_threshold: float | None = 0.7
+    compensate_actuation: bool = True
+    search_rounds: int = 4
+    samples_per_round: int = 32
+    free_rounds: int = 0
+    gradient_steps: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting in ("trust", "adapt"):
+        for setting in ("trust_radius", "response_threshold"):
             if (value := getattr(self, setting)) is not None:
                 self._set(setting, NOT_NEGATIVE.apply(self.name, setting, value))
 
     @classmethod
     def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """As many settings as there are rates, of which it has none: the default first."""
-        tried = itertools.product(_EVERY, _ANCHORS, _BLENDS)
-        settings = [cls(every=every, anchor=anchor, blend=blend) for every, anchor, blend in tried]
-        more = [cls(blend=_BLENDS[-1] + number) for number in range(1, len(rates) - len(settings) + 1)]
-        return [*settings, *more][: len(rates)]
+        """Return as many settings as there are rates, the default first; the rates themselves are not used."""
+        grid = itertools.product(_PLAN_INTERVALS, _PRIOR_STRENGTHS, _TEMPERATURES)
+        settings = [
+            cls(plan_interval=interval, prior_strength=strength, averaging_temperature=temperature)
+            for interval, strength, temperature in grid
+        ]
+        more = range(1, len(rates) - len(settings) + 1)
+        return [*settings, *(cls(averaging_temperature=_TEMPERATURES[-1] + number) for number in more)][: len(rates)]
 
-    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
-        """The state before the first segment.
+    @isolating
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> PlannerState:
+        """Return the state before the first segment.
 
         Raises:
-            UserError: see `OfAModel.trained_for`.
+            UserError: the model may not be used for the run, see `ModelBasedPlanner.model_for`.
         """
-        trained = self.trained_for(run)
-        lead = rates_of(trained.repertoire.log_rates[trained.repertoire.best_family], run)
+        fitted = self.model_for(run)
+        rates = fitted.library.curve(fitted.library.best_parametric).segments(run.num_segments, run.lr_range)
         return {
-            "model": trained.fingerprint,
-            "rates": np.tile(lead, (len(seeds), 1)),
+            "model": fitted.fingerprint,
+            "rates": np.tile(rates, (len(seeds), 1)),
             "points": [],
             "seeds": list(seeds),
             "range": list(run.lr_range),
@@ -152,167 +206,174 @@ class LatentODE(OfAModel):
         }
 
     @isolating
-    def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
-        """The rate of each run, (num_runs,)."""
+    def plan(self, state: PlannerState, signals: Signals) -> tuple[Array, PlannerState]:
+        """Return the rate of each run for the next segment, (runs,), and the new state."""
         require(self, signals)
-        state = {**state, "step": step_after(self, state, signals)}
-        now = state["step"] // state["segment"]
+        step = step_after(self, state, signals)
+        state = {**state, "step": step}
+        now = step // state["segment"]
         if now > 0:
             state = {**state, "points": [*state["points"], _point(signals)]}
-        total = state["rates"].shape[1]
-        if state["due"] or now in self.plans_at(total):
+        if state["due"] or now in self.plans_at(state["rates"].shape[1]):
             state = self._planned({**state, "due": False}, now)
-        answer = state["rates"][:, now].copy()
-        before = state["answered"]
-        if self.track and before is not None and not (signals["lr"] == before).all():
-            answer = np.clip(answer / _factor(signals["lr"], before), *state["range"])
-        return answer, {**state, "answered": answer.copy()}  # the one that is returned is the caller's
+        rates = state["rates"][:, now].copy()
+        commanded = state["answered"]
+        if self.compensate_actuation and commanded is not None and not (signals["lr"] == commanded).all():
+            low, high = state["range"]
+            rates = np.clip(rates / _actuation_factor(signals["lr"], commanded), low, high)
+        return rates, {**state, "answered": rates.copy()}  # the caller may change what is returned
 
-    def plans_at(self, total: int) -> tuple[int, ...]:
-        """The decisions at which a plan is made, of as many as the run has."""
-        return times_of_plans(total, self.lead, self.every, self.until)
+    def plans_at(self, segments: int) -> tuple[int, ...]:
+        """Return the segments before which plans are made in a run of so many."""
+        return replan_segments(segments, self.first_plan, self.plan_interval, self.last_plan)
 
     @isolating
-    def rebudgeted(self, state: State, run: RunSpec) -> State:
-        """The state of runs whose budget has changed: what is left is planned anew at the next decision.
+    def rebudgeted(self, state: PlannerState, run: RunSpec) -> PlannerState:
+        """Return the state of runs whose budget has changed; the rest is planned anew before the next segment.
 
         Args:
-            state: of the planner.
-            run: as it is now.
+            state: state before the change.
+            run: the run with its new budget.
         """
-        return {**state, "rates": lasting(state["rates"], run), "due": True, "planned": False}
+        return {**state, "rates": rates_for_budget(state["rates"], run), "due": True, "planned": False}
 
     @isolating
-    def explain(self, state: State, run: int = 0) -> list[Belief]:
-        """What was considered for a run at each plan, see `lr_env.planner.Belief`.
+    def explain(self, state: PlannerState, row: int = 0) -> list[Belief]:
+        """Return what was considered for one run at each plan.
 
         Args:
-            state: of the planner.
-            run: number of the run.
+            state: state of the planner.
+            row: row of the run in the state.
         """
         return [
             Belief(
-                belief["segment"],
-                belief["rates"][run],
-                belief["steps"],
-                belief["losses"][:, run],
-                belief["notes"][run],
-                tuple(belief["ends"][run].tolist()) if np.isfinite(belief["ends"][run]).all() else None,
+                record["segment"],
+                record["rates"][row],
+                record["steps"],
+                record["losses"][:, row],
+                record["notes"][row],
+                tuple(record["ends"][row].tolist()) if np.isfinite(record["ends"][row]).all() else None,
             )
-            for belief in state["beliefs"]
+            for record in state["beliefs"]
         ]
 
     @torch.no_grad()
-    def _planned(self, state: State, now: int) -> State:
-        """The state, with new rates from now on."""
-        trained = self.check_unchanged(state)
-        log_rate = trained.scales.log_rate
-        count, total = state["rates"].shape
-        latent, response, lost = self._followed(trained, state)
+    def _planned(self, state: PlannerState, now: int) -> PlannerState:
+        """Plan the segments from `now` on, and record what was considered."""
+        fitted: FittedModel = self.check_unchanged(state)
+        (runs, total), (low, high) = state["rates"].shape, state["range"]
+        estimate = self._estimate(fitted, state)
         span = (total - now) * state["segment"] / state["unit"]
-        left = Left(now / total, span, tuple(state["range"]), self.horizon)
-        found, family = problem(trained, latent, left, self.trust, response)
-        at, mid = now + np.linspace(0, 1, GRID) * (total - now), np.arange(total) + 0.5
-        going = as_plan(np.stack([np.interp(at, mid, np.log(row)) for row in state["rates"]]), log_rate)[:, None]
-        settings = Search(
-            self.rounds,
-            self.draws,
-            free=self.free,
-            pessimism=self.pessimism,
-            ascents=self.ascents,
-            blend=self.blend,
-        )
-        seeds = [[seed, now] for seed in state["seeds"]]
-        best, *others = search(found, family, going, settings, seeds).split(1, 1)
-        middle = left.rest_of(trained.repertoire.middle(ANCHORS), log_rate).expand_as(best)
-        anchored = best + self.anchor / (self.anchor + len(trained.repertoire.names)) * (middle - best)
-        own = [going, best, anchored, middle]  # in the order of their numbers
-        plans = torch.cat([found.clamp(torch.cat(own, 1)), *others], 1)
-        states = found.futures(plans)
-        ends = found.ends_of(states)
-        first, second = self._choice(ends, state["planned"], response.unusual)
-        rest = torch.arange(len(own), plans.shape[1]).expand(count, -1)
-        considered = torch.arange(count)[:, None], torch.cat([first[:, None], second[:, None], rest], 1)
-        log_rates = played(plans[considered].numpy().astype(np.float64), total - now) + log_rate
-        rates = np.clip(np.exp(log_rates), *state["range"])
-        kept = (first == _GOING).numpy()
-        rates[kept, 0] = state["rates"][kept, now:]  # not by way of the grid
-        played_now = state["rates"].copy()
-        played_now[:, now:] = rates[:, 0]
-        losses = found.losses_of(states[:, *considered]).numpy().astype(np.float64)
-        nodes = np.linspace(0, self.horizon, losses.shape[-1])
-        belief = {
+        remaining = RemainingRun(now / total, span, (low, high), self.horizon)
+        problem, family = build_problem(fitted, estimate.state, remaining, self.trust_radius, estimate.response)
+        plans = self._candidates(fitted, state, now, problem, family)
+        states = problem.roll_out(plans)
+        final_losses = problem.final_losses_of(states)
+        chosen, runner_up = self._choice(final_losses, state["planned"], estimate.response.is_shifted)
+        others = torch.arange(_PRIOR + 1, plans.shape[1]).expand(runs, -1)
+        rows, order = torch.arange(runs)[:, None], torch.cat([chosen[:, None], runner_up[:, None], others], 1)
+        log_rates = to_segments(plans[rows, order].numpy().astype(np.float64), total - now) + fitted.scales.log_rate
+        rates = np.clip(np.exp(log_rates), low, high)
+        unchanged = (chosen == _CURRENT).numpy()
+        rates[unchanged, 0] = state["rates"][unchanged, now:]  # the grid would round them
+        all_rates = state["rates"].copy()
+        all_rates[:, now:] = rates[:, 0]
+        losses = problem.losses_along(states[:, rows, order]).numpy().astype(np.float64)
+        record: PlanRecord = {
             "segment": now,
             "rates": rates,
-            "steps": (now + nodes * (total - now)) * state["segment"],
-            "losses": np.exp(losses * trained.scales.deviations[LOSS] + trained.scales.means[LOSS]),
-            "notes": _notes(response, lost),
-            "ends": self._range_of(trained, ends[:, considered[0][:, 0], first], lost | response.unusual, now / total),
+            "steps": (now + np.linspace(0, self.horizon, losses.shape[-1]) * (total - now)) * state["segment"],
+            "losses": np.exp(fitted.scales.log_loss(losses)),
+            "notes": _warnings(estimate),
+            "ends": self._final_interval(fitted, final_losses[:, rows[:, 0], chosen], estimate, remaining.elapsed),
         }
-        return {**state, "rates": played_now, "planned": True, "beliefs": [*state["beliefs"], belief]}
+        return {**state, "rates": all_rates, "planned": True, "beliefs": [*state["beliefs"], record]}
 
-    def _range_of(self, trained: Trained, ends: Tensor, unknown: Tensor, over: float) -> Floats:
-        """Where ends lie with a chance of 90 %, (runs, 2): members disagree by less than they err on runs new to all.
+    def _candidates(
+        self, fitted: FittedModel, state: PlannerState, now: int, problem: Problem, family: PlanFamily
+    ) -> Tensor:
+        """Return the plans of which one is chosen, and further good ones for the record, (runs, plans, GRID)."""
+        library, log_rate = fitted.library, fitted.scales.log_rate
+        current = RateCurve.of_segments(state["rates"], now, GRID).minus(log_rate)[:, None]
+        settings = SearchSettings(
+            rounds=self.search_rounds,
+            samples_per_round=self.samples_per_round,
+            free_rounds=self.free_rounds,
+            pessimism=self.pessimism,
+            gradient_steps=self.gradient_steps,
+            averaging_temperature=self.averaging_temperature,
+        )
+        seeds = [[seed, now] for seed in state["seeds"]]
+        new, *others = search(problem, family, current, settings, seeds).split(1, 1)
+        elapsed = now / state["rates"].shape[1]
+        prior = library.mean_of_best(PRIOR_SCHEDULES).rest(elapsed, GRID).minus(log_rate).expand_as(new)
+        shrunk = new + self.prior_strength / (self.prior_strength + len(library.names)) * (prior - new)
+        in_order = torch.cat([current, new, shrunk, prior], 1)  # of _CURRENT, _NEW, _SHRUNK, _PRIOR
+        return torch.cat([problem.clamp(in_order), *others], 1)
 
-        Args:
-            trained: the model.
-            ends: that members predict of the plans that are played, (members, runs).
-            unknown: runs that are like none of the sweep, (runs,); of those it is NaN.
-            over: share of the run that is over.
-        """
-        error = trained.error_after(over)
-        if error is None or self.horizon < 1 or self.reuse != REUSE[0]:
-            unknown, error = torch.ones_like(unknown), np.nan
-        of_members = ends.numpy().astype(np.float64) * trained.scales.deviations[LOSS]
-        spread = np.hypot(of_members.std(0, ddof=1), error)
-        middle = of_members.mean(0) + trained.scales.means[LOSS]
-        found = np.exp(middle[:, None] + _NINETY * spread[:, None] * [-1.0, 1.0])
-        return np.where(unknown.numpy()[:, None], np.nan, found)
-
-    def _followed(self, trained: Trained, state: State) -> tuple[Tensor, Response, Tensor]:
-        """Where runs are by now, (members, runs, latent), how they answer to their rates, and which are lost."""
-        model, count = trained.ensemble, len(state["rates"])
-        response = Response.usual(model.sizes.members, count)
+    def _estimate(self, fitted: FittedModel, state: PlannerState) -> Estimate:
+        """Estimate the latent state of the runs from all that was measured so far."""
+        estimator = StateEstimator(fitted.ensemble, self.response_threshold, self.confidence_sigmas)
         if not state["points"]:
-            return model.beginning(count), response, torch.zeros(count, dtype=torch.bool)
-        runs = seen(state["points"], trained.scales, state["range"], state["segment"], state["unit"])
-        if self.adapt is not None:
-            response = response_of(model, runs, self.adapt, self.sure)
-        latent, lost = state_now(model, runs, response)
-        return latent, response, lost
+            return estimator.initial(len(state["rates"]))
+        return estimator(observe(state["points"], fitted.scales, state["range"], state["segment"], state["unit"]))
 
-    def _choice(self, ends: Tensor, planned: bool, unusual: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of the plan of each run that is played, and of what it is compared with, (runs,).
+    def _choice(self, final_losses: Tensor, planned: bool, shifted: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the plan of each run, and the one that it was compared with: their indices, (runs,) each.
 
         Args:
-            ends: that models predict, (members, runs, plans).
-            planned: whether there was a plan before.
-            unusual: runs of which neither the earlier plan nor the sweep's schedules knew how they answer.
+            final_losses: scaled log losses that the members predict, (members, runs, plans).
+            planned: whether there is a current plan; else the first one is chosen.
+            shifted: runs for which neither the current plan nor the prior allows for how they respond, (runs,).
         """
 
-        def surer(before: int, after: int) -> Tensor:
-            """Whether the models are sure of a gain."""
-            gain = ends[:, :, before] - ends[:, :, after]
-            return gain.mean(0) > self.sure * gain.std(0)
+        def certainly_better(plan: int, other: int) -> Tensor:
+            gain = final_losses[:, :, other] - final_losses[:, :, plan]
+            return gain.mean(0) > self.confidence_sigmas * gain.std(0)
 
         if planned:
-            changed = unusual | surer(_GOING, _BEST)
-            return torch.where(changed, _BEST, _GOING), torch.where(changed, _GOING, _BEST)
-        alone = unusual | surer(_MIDDLE, _BEST)
-        return torch.where(alone, _BEST, _ANCHORED), torch.full_like(alone, _MIDDLE, dtype=torch.int64)
+            replaced = shifted | certainly_better(_NEW, _CURRENT)
+            return torch.where(replaced, _NEW, _CURRENT), torch.where(replaced, _CURRENT, _NEW)
+        alone = shifted | certainly_better(_NEW, _PRIOR)
+        return torch.where(alone, _NEW, _SHRUNK), torch.full_like(alone, _PRIOR, dtype=torch.int64)
+
+    def _final_interval(self, fitted: FittedModel, final_losses: Tensor, estimate: Estimate, elapsed: float) -> Floats:
+        """Return the interval that holds the final loss with a probability of 90 %, (runs, 2).
+
+        It combines the spread of the ensemble and the error of its forecasts on held-out runs, for members disagree by
+        less than they err. It is NaN for runs that are unlike those of the sweep.
+
+        Args:
+            fitted: the model.
+            final_losses: scaled log losses that the members predict for the chosen plans, (members, runs).
+            estimate: the estimated state of the runs.
+            elapsed: share of the run that is over.
+        """
+        unknown, error = estimate.out_of_distribution | estimate.response.is_shifted, fitted.forecast_rmse(elapsed)
+        if error is None or self.horizon < 1 or self.mismatch != MISMATCH[0]:
+            unknown, error = torch.ones_like(unknown), np.nan
+        log_losses = final_losses.numpy().astype(np.float64) * fitted.scales.deviations[LOSS]
+        deviation = np.hypot(log_losses.std(0, ddof=1), error)
+        mean = log_losses.mean(0) + fitted.scales.means[LOSS]
+        interval = np.exp(mean[:, None] + _SIGMAS_OF_90_PERCENT * deviation[:, None] * [-1.0, 1.0])
+        return np.where(unknown.numpy()[:, None], np.nan, interval)
 
 
-def _notes(response: Response, lost: Tensor) -> list[str]:
-    words = zip(response.in_words(), lost.tolist(), strict=True)
-    return [other or ("its losses are nowhere near what was foreseen" if far else "") for other, far in words]
+def _warnings(estimate: Estimate) -> list[str]:
+    """Describe what is unusual about each run; empty where nothing is."""
+    return [
+        response or ("its losses are far from the forecast" if outlier else "")
+        for response, outlier in zip(estimate.response.describe(), estimate.out_of_distribution.tolist(), strict=True)
+    ]
 
 
-def _factor(played: Array, answered: Array) -> Array:
-    """What answers were multiplied by, (runs,); exactly 1 where they were played, but for rounding."""
-    factor = np.asarray(played, dtype=np.float64) / answered
-    return np.where(np.isfinite(factor) & (np.abs(factor - 1) > _ROUNDED) & (factor > 0), factor, 1.0)
+def _actuation_factor(actual: Array, commanded: Array) -> Array:
+    """Return the factor by which rates were changed before they were used, (runs,); exactly 1 if only by rounding."""
+    factor = np.asarray(actual, dtype=np.float64) / commanded
+    changed = np.isfinite(factor) & (np.abs(factor - 1) > _RATE_TOLERANCE) & (factor > 0)
+    return np.where(changed, factor, 1.0)
 
 
 def _point(signals: Signals) -> Floats:
-    """What a model reads of the segment before, (2 + channels, runs): rate, step, and channels as measured."""
+    """Collect what a model reads of the last segment: rate, step, and channels as measured, (2 + channels, runs)."""
     return np.array([signals[name] for name in ("lr", "step", *CHANNELS)], dtype=np.float64)

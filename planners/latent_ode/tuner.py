@@ -13,15 +13,15 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.tasks import Task
 from planners.latent_ode.controls import CONTROLS
-from planners.latent_ode.data.dataset import FEWEST_RUNS, series
+from planners.latent_ode.data.dataset import MIN_RUNS, run_dataset
 from planners.latent_ode.fit_report import about_runs
 from planners.latent_ode.fitting.fit import Fitting
-from planners.latent_ode.fitting.fit_artifact import trained_on
+from planners.latent_ode.fitting.fit_artifact import fit_artifact
 from planners.latent_ode.generative.fit import GenerativeFitting
 from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.sweep.designs import DESIGNS
-from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, proposed, seed_number_of
+from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, next_schedules, seed_number_of
 from planners.tuning.tuners import UNLIMITED_BATCH
 
 ONCE = "latent-ode-once"
@@ -57,8 +57,8 @@ class LatentODETuner:
         Raises:
             UserError: it cannot.
         """
-        if min(runs) < FEWEST_RUNS:
-            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {FEWEST_RUNS}")
+        if min(runs) < MIN_RUNS:
+            raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {MIN_RUNS}")
 
     def seed_index(self, run: int) -> int:
         """As in a sweep."""
@@ -66,7 +66,7 @@ class LatentODETuner:
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """The next runs of a sweep."""
-        return proposed(self.design, task, task.tuning_range, seed, records, count)
+        return next_schedules(self.design, task, task.tuning_range, seed, records, count)
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The planner with a model of the runs, which is kept in the folder."""
@@ -91,7 +91,10 @@ def controls(
     """Variants of the latent-ODE planner: the same planning only once, and its controls."""
     if not isinstance(selected, LatentODE):
         return {}
-    return {ONCE: replace(selected, every=1.0), **{control.name: control.matched(selected) for control in CONTROLS}}
+    return {
+        ONCE: replace(selected, plan_interval=1.0),
+        **{control.name: control.matched(selected) for control in CONTROLS},
+    }
 
 
 def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting | GenerativeFitting) -> str:
@@ -107,6 +110,6 @@ def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: F
     mark = sha256(json.dumps([told, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
     file = folder / f"model-{len(records)}-{mark}.safetensors"
     if not file.is_file():
-        trained, _ = trained_on(series(records, task.budget), fitting, about_runs(task, records))
-        trained.save(file)
+        fitted, _ = fit_artifact(run_dataset(records, task.budget), fitting, about_runs(task, records))
+        fitted.save(file)
     return str(file)

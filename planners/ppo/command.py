@@ -64,7 +64,6 @@ class TrainPpo(TaskOptions):
         """Train, and print how the validation loss changed."""
         trainer = _trainer()
         task, folder = self.varied_task(), self.folder
-        numerics = self.numerics()
         for option, limit in _LIMITS.items():
             if getattr(self, option) > limit:
                 raise UserError(f"{option} {getattr(self, option)}: give at most {limit:,}")
@@ -77,9 +76,7 @@ class TrainPpo(TaskOptions):
                 task,
                 settings,
                 folder,
-                device=self.device,
-                backend=self.backend,
-                numerics=numerics,
+                execution=self.execution(),
                 fresh=self.fresh,
                 tensorboard=self.tensorboard,
                 progress=progress,

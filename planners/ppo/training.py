@@ -19,17 +19,16 @@ from stable_baselines3 import PPO as Algorithm  # noqa: N811
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from lr_env.children import Backend
-from lr_env.children.numerics import EXACT, Numerics
+from lr_env.children import AUTO, Backend, Execution
 from lr_env.env.episodes import Episodes
 from lr_env.errors import UserError
-from lr_env.files import only_process, remove_leftovers, replacing
+from lr_env.files import atomic_write, exclusive_lock, remove_leftovers
 from lr_env.isolation import isolating
 from lr_env.provenance import versions
 from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
 from lr_env.rollout import rollout
-from lr_env.runs.experiment import with_unknown
 from lr_env.runs.own_code import own_code
+from lr_env.runs.spec import with_unknown
 from lr_env.sb3 import LRVecEnv, make_vec_env
 from lr_env.tasks import Task
 from lr_env.tasks.data import data_spec
@@ -112,9 +111,7 @@ def train(
     training: PPOSettings,
     folder: Path,
     *,
-    device: str = "cpu",
-    backend: str | Backend = "auto",
-    numerics: Numerics = EXACT,
+    execution: Execution = AUTO,
     fresh: bool = False,
     tensorboard: bool = False,
     progress: Progress | None = None,
@@ -127,9 +124,7 @@ def train(
         training: settings of the training.
         folder: folder for policy.safetensors (the best by validation loss), last.safetensors, training.json, SB3's logs
             as CSV, and a checkpoint until the end.
-        device: device of the children; the policy stays on the CPU.
-        backend: backend of the children; see `lr_env.Children`. A continued training keeps its first one.
-        numerics: numerics of the children.
+        execution: how children are trained; the policy stays on the CPU. A continued training keeps its first backend.
         fresh: whether to delete the content of the folder first.
         tensorboard: whether to write logs for TensorBoard as well.
         progress: called with (name of the phase, decisions since the last call).
@@ -143,8 +138,8 @@ def train(
             TensorBoard is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with only_process(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_restored():
-        trainer = _Trainer(task, training, folder, device, backend, numerics, fresh)
+    with exclusive_lock(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_restored():
+        trainer = _Trainer(task, training, folder, execution, fresh)
         return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
 
 
@@ -166,9 +161,7 @@ class _Trainer:
         task: Task,
         training: PPOSettings,
         folder: Path,
-        device: str,
-        backend: str | Backend,
-        numerics: Numerics,
+        execution: Execution,
         fresh: bool,
     ) -> None:
         low, high = task.lr_range
@@ -182,16 +175,15 @@ class _Trainer:
                 "parts of at least 2: train another number of children"
             )
         self.task, self.training, self.folder = task, training, folder
-        self.how: dict[str, Any] = {"device": device, "backend": backend, "numerics": numerics}
         spec = {
             "task": task.settings(),
             "training": asdict(training),
-            "device": device,
-            "backend": backend if isinstance(backend, str) else asdict(backend),
-            "numerics": asdict(numerics),
+            "device": execution.device,
+            "backend": execution.to_json()["backend"],
+            "numerics": asdict(execution.numerics),
             "threads": torch.get_num_threads(),
             "versions": versions(["stable-baselines3", "gymnasium"]),
-            "data": data_spec(task.data, device),
+            "data": data_spec(task.data, execution.device),
             **({"own_code": code} if (code := own_code(task)) else {}),
         }
         self.spec: dict[str, Any] = json.loads(json.dumps(spec))
@@ -200,7 +192,7 @@ class _Trainer:
         saved = None if fresh else self._load()
         if saved is not None:
             with fitting(self.checkpoint):
-                self.how["backend"] = Backend(**json.loads(saved["backend"]))
+                execution = execution.with_backend(Backend(**json.loads(saved["backend"])))
         self.venv: LRVecEnv = make_vec_env(
             task,
             training.children,
@@ -209,9 +201,11 @@ class _Trainer:
             reward=training.reward,
             start_rates=training.start_rates,
             noise=training.noise,
-            **self.how,
+            device=execution.device,
+            backend=execution.backend,
+            numerics=execution.numerics,
         )
-        self.how["backend"] = self._episodes.children.backend
+        self.execution = execution.with_backend(self._episodes.children.backend)
         self.env = VecNormalize(self.venv, gamma=training.gamma)
         self.algorithm = Algorithm(
             LeanPolicy if training.action == "scale" else "MlpPolicy",
@@ -264,11 +258,11 @@ class _Trainer:
             "history": self.history,
             "child_steps": self.child_steps,
             "decisions": self.algorithm.num_timesteps,
-            "backend": str(self.how["backend"]),
+            "backend": str(self.execution.backend),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
         self._save_best(Policy.load(self.best))  # again, because finding it has cost the whole training
-        with replacing(self.folder / "training.json") as path:
+        with atomic_write(self.folder / "training.json") as path:
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         self._policy().save(self.folder / "last.safetensors")
         self.checkpoint.unlink(missing_ok=True)
@@ -339,7 +333,9 @@ class _Trainer:
             count = len(range(number, self.training.evaluation_runs, len(rates)))
             if count:
                 seeds = range(EVALUATION_SEED, EVALUATION_SEED + count)
-                records = rollout(PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), **self.how)
+                records = rollout(
+                    PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), execution=self.execution
+                )
                 losses += [record.scores["final_val_loss"] for record in records]
         mean = float(np.mean(losses))
         is_best = all(mean < before["val_loss"] for before in self.history)
@@ -357,7 +353,7 @@ class _Trainer:
         tree = {
             **state_tree(self.algorithm, self.env),
             "spec": json.dumps(self.spec, sort_keys=True),
-            "backend": json.dumps(asdict(self.how["backend"])),
+            "backend": json.dumps(asdict(self.execution.resolved_backend)),
             "env": self.venv.vector_env.snapshot(),
             "history": [[entry["decisions"], entry["val_loss"]] for entry in self.history],
             "seconds": dict(self.seconds),

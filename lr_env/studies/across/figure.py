@@ -1,4 +1,4 @@
-"""The figure of several comparisons put together: mean ranks, and performance profiles of steps to target."""
+"""The figure of standings over several comparisons: mean ranks, and performance profiles of steps to target."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Finished comparisons, read back from the files that their reports left."""
+"""Saved comparisons, read from the files of their reports."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -21,26 +22,25 @@ from lr_env.tasks import Task
 _MEASURED = frozenset(
     {"name", "segment", "val_subset", "lr_start", "lr_range", "tuning_range", "target_val_loss"},
 )
-"""Fields of a task that say how its training is decided on, measured and called, not what is trained."""
-
+"""Fields of a task on how it is named, measured and planned, not on what is trained."""
 
 _CURVES = ("step", "val_loss")
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished comparison.
+class SavedComparison:
+    """A comparison that was finished and saved.
 
     Attributes:
         folder: where its files are.
-        name: that of the folder.
+        name: name of the folder.
         manifest: how it was made; `task` holds the settings of its task.
         runs: planner -> its final runs in the order of the seeds, with the curves `step` and `val_loss`.
         tuning_runs: planner -> runs that its setting was chosen from.
         tuning_steps: planner -> child steps spent on choosing it.
         target_val_loss: nats per example on the task's validation subset.
         target_from: where the target comes from, in words.
-        sha256: hash of its table of runs.
+        sha256: hash of runs.parquet.
     """
 
     folder: Path
@@ -63,17 +63,17 @@ class Finished:
         """The seeds that every planner ran on."""
         return tuple(run.seed for run in next(iter(self.runs.values())))
 
-    def trains_as(self, other: Finished) -> bool:
-        """Whether the same is trained as in another comparison: same data, network, optimizer, batches and budget."""
+    def same_training_as(self, other: SavedComparison) -> bool:
+        """Whether another comparison trains the same: same data, network, optimizer, batches and budget."""
         return _agree(*({"sha256": each.manifest.get("data_sha256"), **_trained(each.task)} for each in (self, other)))
 
 
-def find_finished(name: str, results: Path) -> Path:
-    """The folder of a finished comparison.
+def find_saved(name: str, results: Path) -> Path:
+    """Find the folder of a saved comparison.
 
     Args:
         name: of the comparison, or the path of its folder.
-        results: the folder in which comparisons are looked for by name.
+        results: the folder in which comparisons are searched by name.
 
     Raises:
         UserError: there is none; the line says which name was probably meant.
@@ -87,22 +87,48 @@ def find_finished(name: str, results: Path) -> Path:
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a comparison left its files there."""
+    """Whether a folder holds the files of a comparison."""
     return all((folder / name).is_file() for name in (MANIFEST, "runs.parquet"))
 
 
-def read_finished(folder: Path) -> Finished:
-    """Read manifest.json, runs.parquet and summary.csv of a comparison.
+def read_saved(folder: Path) -> SavedComparison:
+    """Read a comparison from its manifest.json, runs.parquet and summary.csv.
 
-    The target is that of the task. For a task that has none it is found as in AlgoPerf (arXiv:2306.07179), where it is
-    the median final loss of the best tuned baseline: here of the comparison's own best baseline, on the same subset
-    of the validation data that the curves are measured on.
+    The target is that of the task. For a task without one it is chosen as in AlgoPerf (arXiv:2306.07179), as the median
+    final loss of the best tuned baseline: here of the comparison's own best baseline, on the subset of the validation
+    data that the curves are measured on.
 
     Raises:
         UserError: a file is missing, damaged or of no comparison, or its runs cannot be compared.
     """
     name = folder.resolve().name
     records = read_runs(folder / "runs.parquet", _CURVES)
+    manifest, tuning_steps, baseline, target = _read_descriptions(folder)
+    runs = _final_runs(name, records)
+    if runs.keys() != tuning_steps.keys() or baseline not in runs:
+        raise UserError(
+            f"summary.csv and runs.parquet in {str(folder)!r} are of different planners: make the comparison again"
+        )
+    tuning_runs = Counter(record.planner for record in records if record.phase == "tune")
+    return SavedComparison(
+        folder=folder,
+        name=name,
+        manifest=manifest,
+        runs=runs,
+        tuning_runs={planner: tuning_runs[planner] for planner in runs},
+        tuning_steps=tuning_steps,
+        target_val_loss=_reached(name, runs[baseline]) if target is None else target,
+        target_from="the task" if target is not None else f"median final value of {baseline}, the best baseline",
+        sha256=sha256_of(folder / "runs.parquet"),
+    )
+
+
+def _read_descriptions(folder: Path) -> tuple[Mapping[str, Any], dict[str, int], str, float | None]:
+    """Manifest, child steps spent on tuning by planner, best baseline, and target of a comparison.
+
+    Raises:
+        UserError: manifest.json or summary.csv is missing, damaged or of no comparison.
+    """
     try:
         manifest = read_manifest(folder)
         with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
@@ -110,14 +136,14 @@ def read_finished(folder: Path) -> Finished:
         tuning_steps = {row["planner"]: int(row["tuning_steps"]) for row in rows}
         if min(tuning_steps.values(), default=0) < 0:
             raise ValueError("tuning_steps is below 0")
-        baseline = rows[0]["baseline"]
         task = manifest["task"]
-        target, *_ = (task[field] for field in ("target_val_loss", "name", "budget"))  # the others are shown
+        target, name, budget = task["target_val_loss"], task["name"], task["budget"]
         target = None if target is None else float(target)
         if target is not None and math.isnan(target):
             raise ValueError("target_val_loss is NaN")
-        if not isinstance(task["name"], str) or type(task["budget"]) is not int or task["budget"] < 1:
+        if not isinstance(name, str) or type(budget) is not int or budget < 1:
             raise ValueError("its task has no name or no budget")
+        return manifest, tuning_steps, rows[0]["baseline"], target
     except FileNotFoundError as error:
         raise UserError(f"there is no file {error.filename!r}: make the comparison again") from None
     except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
@@ -125,7 +151,10 @@ def read_finished(folder: Path) -> Finished:
             f"manifest.json or summary.csv in {str(folder)!r} is damaged or of no comparison of `lr-env compare` "
             f"({type(error).__name__}: {error}): make the comparison again"
         ) from None
-    tuning = [record.planner for record in records if record.phase == "tune"]
+
+
+def _final_runs(name: str, records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Planner -> final runs in the order of the seeds, all of them with curves."""
     try:
         runs = runs_by_planner([record for record in records if record.phase == "final"])
     except UserError as error:
@@ -137,21 +166,7 @@ def read_finished(folder: Path) -> Finished:
                 f"comparison {name!r}: the run of planner {run.planner!r} on seed {run.seed} has no curves: make the "
                 "comparison again"
             )
-    if runs.keys() != tuning_steps.keys() or baseline not in runs:
-        raise UserError(
-            f"summary.csv and runs.parquet in {str(folder)!r} are of different planners: make the comparison again"
-        )
-    return Finished(
-        folder=folder,
-        name=name,
-        manifest=manifest,
-        runs=runs,
-        tuning_runs={planner: tuning.count(planner) for planner in runs},
-        tuning_steps=tuning_steps,
-        target_val_loss=_reached(name, runs[baseline]) if target is None else target,
-        target_from="the task" if target is not None else f"median final value of {baseline}, the best baseline",
-        sha256=sha256_of(folder / "runs.parquet"),
-    )
+    return runs
 
 
 def _reached(name: str, runs: Sequence[RunRecord]) -> float:

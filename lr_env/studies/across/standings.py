@@ -1,4 +1,4 @@
-"""Several comparisons put together, one a task: mean ranks over tasks, and how soon targets are reached.
+"""Standings of planners over several comparisons, one a task: mean ranks, and how soon targets are reached.
 
 Ranks. On each task planners are ranked by their mean test loss over the seeds, 1 for the lowest; a run that diverged
 counts with an infinite loss, and planners with equal means share the mean of their ranks. The mean rank weighs tasks
@@ -40,8 +40,9 @@ the others are then held against, which is why of equal planners more than 5 % a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -51,14 +52,14 @@ from lr_env.report.formatting import interval_text, listed, number_text, up_to_t
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate, Versus
 from lr_env.stats.paired_runs import run_scores, run_steps_to_target
-from lr_env.stats.ranks import Floats, cost_ratios, improvements, mean_ranks, resampled, scores
-from lr_env.studies.across.saved import Finished
+from lr_env.stats.ranks import Draws, Floats, cost_ratios, improvements, mean_ranks, scores
+from lr_env.studies.across.saved import SavedComparison
 
 RANK_DECIMALS = 1
 """Of mean ranks where they are shown."""
 
 REFERENCE = "constant"
-"""The planner that the probability of improvement is held against."""
+"""The planner that the probability of improvement is computed against."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Standing:
         tuning_runs: runs that the settings were chosen from, sum over tasks.
         tuning_steps: child steps spent on choosing them, with those of what the planner was trained or fitted with
             before, sum over tasks.
-        tuning_cost: the same in runs of each task's budget.
+        tuning_cost: these child steps in runs of each task's budget.
     """
 
     planner: str
@@ -102,21 +103,21 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class Standings:
-    """What comparisons say together.
+    """The result of several comparisons.
 
     Attributes:
         rows: one a planner, lowest mean rank first.
         comparisons: one a task.
-        tasks: name of each task; that of its comparison where two tasks have one name.
+        tasks: name of each task; the name of its comparison where two tasks have one name.
         left_out: planners that ran in a comparison and are not in the rows, for each comparison.
-        reference: the planner that the probability of improvement is held against; None where it did not take part.
+        reference: the planner that the probability of improvement is computed against; None where it did not take part.
         ratios: costs over those of the fastest planner, (planners, seeds) for each task, planners as in the rows.
-        tied: planners that cannot be told from the first row, in the order of the rows.
-        conclusion: the outcome in plain words.
+        tied: planners that are not told apart from the first row, in the order of the rows.
+        conclusion: the outcome in words.
     """
 
     rows: tuple[Standing, ...]
-    comparisons: tuple[Finished, ...]
+    comparisons: tuple[SavedComparison, ...]
     tasks: tuple[str, ...]
     left_out: tuple[tuple[str, ...], ...]
     reference: str | None
@@ -125,7 +126,7 @@ class Standings:
     conclusion: str
 
 
-def put_together(comparisons: Sequence[Finished], planners: Sequence[str] = ()) -> Standings:
+def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = ()) -> Standings:
     """Rank planners over the tasks of several comparisons.
 
     Args:
@@ -140,52 +141,39 @@ def put_together(comparisons: Sequence[Finished], planners: Sequence[str] = ()) 
     runs = [[comparison.runs[name] for name in names] for comparison in comparisons]
     losses = [np.stack([run_scores(of, "test_loss") for of in task]) for task in runs]
     costs = [
-        np.array([[_cost(run, comparison.target_val_loss) for run in of] for of in task])
+        np.array([[_steps_to_target_with_forks(run, comparison.target_val_loss) for run in of] for of in task])
         for comparison, task in zip(comparisons, runs, strict=True)
     ]
     counts = [loss.shape[1] for loss in losses]
-    whole, draws = [np.arange(n)[None] for n in counts], resampled(counts)
     reference = names.index(REFERENCE) if REFERENCE in names else None
+    rank = _Bootstrapped.of(partial(mean_ranks, losses), counts)
+    score = _Bootstrapped.of(partial(scores, costs), counts)
+    improvement = None if reference is None else _Bootstrapped.of(partial(improvements, losses, reference), counts)
+    order = sorted(range(len(names)), key=lambda row: (rank.values[row], -score.values[row], names[row]))
+    ranks = np.stack([mean_ranks([loss], [np.arange(loss.shape[1])[None]])[0] for loss in losses], axis=1)
 
-    found = {
-        "rank": (mean_ranks(losses, whole)[0], mean_ranks(losses, draws)),
-        "score": (scores(costs, whole)[0], scores(costs, draws)),
-    }
-    if reference is not None:
-        found["improvement"] = improvements(losses, reference, whole)[0], improvements(losses, reference, draws)
-
-    def estimate(what: str, row: int, less: int | None = None) -> Estimate:
-        values, drawn = found[what]
-        value = float(values[row] - (0 if less is None else values[less]))
-        if min(counts) < 2:
-            return Estimate(value, np.nan, np.nan)
-        return st.percentile_interval(value, drawn[:, row] - (0 if less is None else drawn[:, less]))
-
-    rank, score = found["rank"][0], found["score"][0]
-    order = sorted(range(len(names)), key=lambda row: (rank[row], -score[row], names[row]))
-    ranks = np.stack([mean_ranks([loss], [one])[0] for loss, one in zip(losses, whole, strict=True)], axis=1)
-    gaps = {row: estimate("rank", row, less=order[0]) for row in order[1:]}
-    rows = tuple(
-        Standing(
+    def standing(row: int) -> Standing:
+        own_runs = [task[row] for task in runs]
+        tuning_steps = [comparison.tuning_steps[names[row]] for comparison in comparisons]
+        budgets = [comparison.task["budget"] for comparison in comparisons]
+        return Standing(
             planner=names[row],
-            mean_rank=estimate("rank", row),
-            to_first=Versus(gaps[row], st.verdict(gaps[row])) if row in gaps else None,
+            mean_rank=rank.estimate(row),
+            to_first=None if row == order[0] else _versus(rank.estimate(row, less=order[0])),
             ranks=tuple(ranks[row].tolist()),
             test_losses=tuple(float(loss[row].mean()) for loss in losses),
             costs=tuple(st.median_steps(cost[row]) for cost in costs),
             runs=sum(counts),
-            diverged=sum(run.diverged for task in runs for run in task[row]),
-            improvement=None if reference in (None, row) else estimate("improvement", row),
-            score=estimate("score", row),
-            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in task[row]]) for task in runs])),
+            diverged=sum(run.diverged for of in own_runs for run in of),
+            improvement=None if improvement is None or row == reference else improvement.estimate(row),
+            score=score.estimate(row),
+            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in of]) for of in own_runs])),
             tuning_runs=sum(comparison.tuning_runs[names[row]] for comparison in comparisons),
-            tuning_steps=sum(comparison.tuning_steps[names[row]] for comparison in comparisons),
-            tuning_cost=sum(
-                comparison.tuning_steps[names[row]] / comparison.task["budget"] for comparison in comparisons
-            ),
+            tuning_steps=sum(tuning_steps),
+            tuning_cost=sum(steps / budget for steps, budget in zip(tuning_steps, budgets, strict=True)),
         )
-        for row in order
-    )
+
+    rows = tuple(map(standing, order))
     return Standings(
         rows=rows,
         comparisons=tuple(comparisons),
@@ -198,13 +186,44 @@ def put_together(comparisons: Sequence[Finished], planners: Sequence[str] = ()) 
     )
 
 
-def _taking_part(comparisons: Sequence[Finished], planners: Sequence[str]) -> list[str]:
-    """The planners that are ranked, in the order of the first comparison, once all is known to be comparable."""
+@dataclass(frozen=True)
+class _Bootstrapped:
+    """A statistic of every planner, on all seeds and on resampled ones.
+
+    Attributes:
+        values: on all seeds, (planners,).
+        draws: on resampled seeds, (resamples, planners).
+        fewest: seeds of the task with the fewest; one seed allows no interval.
+    """
+
+    values: Floats
+    draws: Floats
+    fewest: int
+
+    @classmethod
+    def of(cls, statistic: Callable[[Sequence[Draws]], Floats], counts: Sequence[int]) -> _Bootstrapped:
+        """Compute a statistic that takes (draws, seeds) indices for each task, of which there are `counts` seeds."""
+        return cls(statistic([np.arange(n)[None] for n in counts])[0], statistic(st.resampled(counts)), min(counts))
+
+    def estimate(self, row: int, less: int | None = None) -> Estimate:
+        """The statistic of a planner, or its difference to that of another one."""
+        value = float(self.values[row] - (0 if less is None else self.values[less]))
+        if self.fewest < 2:
+            return Estimate(value, np.nan, np.nan)
+        return st.percentile_interval(value, self.draws[:, row] - (0 if less is None else self.draws[:, less]))
+
+
+def _versus(difference: Estimate) -> Versus:
+    return Versus(difference, st.verdict(difference))
+
+
+def _taking_part(comparisons: Sequence[SavedComparison], planners: Sequence[str]) -> list[str]:
+    """The planners that are ranked, in the order of the first comparison; checks that all can be compared."""
     if len(comparisons) < 2:
         raise UserError("one comparison is one task: name at least two, each of another task")
     for index, one in enumerate(comparisons):
         for other in comparisons[:index]:
-            if one.trains_as(other):
+            if one.same_training_as(other):
                 raise UserError(
                     f"comparisons {str(other.folder)!r} and {str(one.folder)!r} train the same task "
                     f"({one.task['name']}), which would count twice: leave one of them out"
@@ -225,19 +244,19 @@ def _taking_part(comparisons: Sequence[Finished], planners: Sequence[str]) -> li
     return names
 
 
-def _task_names(comparisons: Sequence[Finished]) -> tuple[str, ...]:
-    """Names of the tasks, each another."""
+def _task_names(comparisons: Sequence[SavedComparison]) -> tuple[str, ...]:
+    """Names of the tasks, no two alike."""
     names = [str(comparison.task["name"]) for comparison in comparisons]
-    told = [one.name if names.count(name) > 1 else name for one, name in zip(comparisons, names, strict=True)]
-    for index, name in enumerate(told):
-        if name in told[:index]:
+    unique = [one.name if names.count(name) > 1 else name for one, name in zip(comparisons, names, strict=True)]
+    for index, name in enumerate(unique):
+        if name in unique[:index]:
             raise UserError(
                 f"two of the tasks would be called {name!r}: give the folder of one comparison another name"
             )
-    return tuple(told)
+    return tuple(unique)
 
 
-def _cost(run: RunRecord, target: float) -> float:
+def _steps_to_target_with_forks(run: RunRecord, target: float) -> float:
     """Child steps until the validation loss is at the target, those of forks in proportion; infinity for never."""
     return run_steps_to_target(run, target) * _steps_ratio(run)
 
@@ -246,7 +265,7 @@ def _steps_ratio(run: RunRecord) -> float:
     return run.child_steps / run.steps if run.steps else 1.0
 
 
-def _conclusion(rows: Sequence[Standing], comparisons: Sequence[Finished]) -> str:
+def _conclusion(rows: Sequence[Standing], comparisons: Sequence[SavedComparison]) -> str:
     """The outcome in one sentence and a caution."""
     first = rows[0]
     rank = number_text(first.mean_rank.value, RANK_DECIMALS)

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from lr_env.capabilities import Forking, Previewable, fingerprint, original_of, pretraining_steps
 from lr_env.children import Backend
 from lr_env.children.flatness import usual_settings
 from lr_env.children.meters import on_demand
-from lr_env.children.numerics import EXACT, Numerics
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
-from lr_env.files import only_process
 from lr_env.planner import Planner, planner_settings
-from lr_env.provenance import code_version, device_name, versions
+from lr_env.provenance import code_version, device_name
 from lr_env.records.record import RunRecord, settings_key
-from lr_env.records.store import Store
 from lr_env.registry import candidates, check_settings, find_planner, matched_control, with_settings
 from lr_env.rollout import PlannedRun
-from lr_env.runs.execution import Training, check_lockstep
-from lr_env.runs.experiment import Experiment, added_to, generations, lock_of, start_over
-from lr_env.runs.own_code import own_code
+from lr_env.runs.lab import Lab
+from lr_env.runs.spec import ExperimentSpec
 from lr_env.tasks import Task
-from lr_env.tasks.data import data_spec, load
+from lr_env.tasks.data import load
 
 
 @dataclass(frozen=True)
-class Job:
+class ComparisonPlan:
     """What is to be run.
 
     Attributes:
@@ -42,13 +37,8 @@ class Job:
         rates: peak rates that a sweep tries, each planner one setting for each.
         tune_seeds: seeds of every setting's runs in the sweep.
         seeds: seeds of the final runs; none for a sweep alone.
-        device: where children are trained.
-        backend: "auto", "loop", "stacked" or "compiled".
-        lockstep: children at a time; None for as many as pay and fit.
-        checkpoint_seconds: wall time between checkpoints.
         settings: planner -> settings in place of those that its sweep would try.
         flatness: whether to measure the Hessian at the end of the final runs.
-        numerics: precision and determinism.
     """
 
     task: Task
@@ -56,13 +46,8 @@ class Job:
     rates: tuple[float, ...]
     tune_seeds: tuple[int, ...]
     seeds: tuple[int, ...] = ()
-    device: str = "cpu"
-    backend: str = "auto"
-    lockstep: int | None = None
-    checkpoint_seconds: float = 60.0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     flatness: bool = False
-    numerics: Numerics = EXACT
 
     def __post_init__(self) -> None:
         if not self.planners:
@@ -83,7 +68,6 @@ class Job:
             raise UserError(
                 f"seed {both[0]} is used for tuning and for the comparison: the comparison needs fresh seeds"
             )
-        check_lockstep(self.lockstep)
 
     def candidates(self, planner: str) -> list[Planner]:
         """The settings of a planner that the sweep tries: each once, so only one where all were given.
@@ -141,119 +125,160 @@ class Job:
         return {FLATNESS: usual_settings(self.task)} if self.flatness else {}
 
     @property
+    def num_runs(self) -> int:
+        """The number of all runs."""
+        return len(self.sweep_runs(self.planners)) + len(self.planners) * len(self.seeds)
+
+    @property
     def child_steps(self) -> int:
         """Optimizer steps of all runs."""
-        runs = len(self.sweep_runs(self.planners)) + len(self.planners) * len(self.seeds)
-        return runs * self.task.budget
+        return self.num_runs * self.task.budget
 
-    def spec(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Everything that the results depend on; what was measured for an earlier start is taken from it."""
-        most = len(self.planners) * max(len(self.rates) * len(self.tune_seeds), len(self.seeds))
-        extra_signals = on_demand(frozenset().union(*(self.candidates(name)[0].needs for name in self.planners)))
-        forks = any(isinstance(find_planner(name), Forking) for name in self.planners)
-        how = Training(self.device, self.backend, self.lockstep, self.numerics, extra_signals, forks)
-        training = how.settled(self.task, known, most, self.child_steps)
+    def study(self, before: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What the results depend on besides the task.
+
+        Args:
+            before: the spec that the experiment was begun with, if it was.
+
+        Raises:
+            UserError: the experiment cannot take these planners.
+        """
+        had = [name for generation in generations(before) for name in generation] if before else []
+        for control, original in self.controls.items():
+            if control in had and original not in had:
+                raise UserError(
+                    f"{control} already has a setting of its own in this experiment: to add {original} and run it as "
+                    f"{original}'s control, start a new experiment with --name or --fresh"
+                )
         prints = {name: fingerprint(self.candidates(name)[0]) for name in self.planners}
         fingerprints = {name: value for name, value in prints.items() if value is not None}
-        code = own_code(self.task, {name: find_planner(name) for name in self.planners})
         return {
-            "task": {**self.task.settings(), "target_val_loss": None},  # only read by the report
-            **added_to(known, self.planners),
+            **merge_planners(before, self.planners),
             **({"settings": {name: dict(own) for name, own in self.settings.items()}} if self.settings else {}),
             **({"fingerprints": fingerprints} if fingerprints else {}),
-            **({"own_code": code} if code else {}),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),
-            "data": data_spec(self.task.data, self.device),
-            "device": self.device,
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-            "training": training,
             **self.measurements,
         }
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a job made.
+class ComparisonRuns:
+    """The runs of a comparison.
 
     Attributes:
         tuning: the records of the sweep.
         final: the records of the final runs, with curves; empty for a sweep alone.
         chosen: planner -> its best setting in the sweep.
         spec: what the results depend on.
-        seconds: wall time of this start of the job.
+        seconds: wall time of this start.
     """
 
     tuning: Sequence[RunRecord]
     final: Sequence[RunRecord]
     chosen: Mapping[str, Planner]
-    spec: Mapping[str, Any]
+    spec: ExperimentSpec
     seconds: float
 
 
-def run_job(
-    job: Job,
-    store: Store,
-    name: str,
-    *,
-    fresh: bool = False,
-    progress: Callable[[str, int], None] | None = None,
-) -> Result:
-    """Run a job, or what is left of it: what an earlier start finished, be it with fewer planners, is not run again.
+def run_comparison(plan: ComparisonPlan, lab: Lab) -> ComparisonRuns:
+    """Make the runs of a plan, or those that are left: what an earlier start finished is not run again.
 
     Args:
-        job: what to run.
-        store: where the records are kept.
-        name: of the experiment in the store.
-        fresh: forget what was done under this name before.
-        progress: told (what is going on, child steps done since the last call).
+        plan: what to run.
+        lab: where, and how children are trained.
 
     Raises:
-        UserError: see `Job`, `Experiment` and `only_process`.
+        UserError: see `ComparisonPlan` and `Lab.experiment`.
     """
     began = time.monotonic()
-    report = progress or (lambda what, steps: None)
-    with only_process(lock_of(store, name), f"{name!r} in {str(store.path)!r}"):
-        job.check_rates()
-        known = None if fresh else store.experiment(name)
-        had = [planner for generation in generations(known) for planner in generation] if known else []
-        for control, of in job.controls.items():
-            if control in had and of not in had:
-                raise UserError(f"planner {control} was tuned by itself: {of}, whose control it is, cannot be added")
-        spec = job.spec(known)
-        if fresh:  # once the job is known to be possible
-            start_over(store, name)
-        training = spec["training"]
-        experiment = Experiment(
-            store,
-            name,
-            job.task,
-            spec,
-            device=job.device,
-            backend=Backend(**training["backend"]),
-            lockstep=training["lockstep"],
-            numerics=job.numerics,
-            checkpoint_seconds=job.checkpoint_seconds,
+    plan.check_rates()
+    kinds = {name: find_planner(name) for name in plan.planners}
+    needs = frozenset().union(*(plan.candidates(name)[0].needs for name in plan.planners))
+    with lab.experiment(
+        plan.study,
+        at_once=len(plan.planners) * max(len(plan.rates) * len(plan.tune_seeds), len(plan.seeds)),
+        runs=plan.num_runs,
+        extends=has_more_planners,
+        planners=kinds,
+        extra_signals=on_demand(needs),
+        forks=any(isinstance(kind, Forking) for kind in kinds.values()),
+    ) as experiment:
+        batches = generations(experiment.spec.study)
+        for names in batches:
+            experiment.run(plan.sweep_runs(names), "tune", ("val",), lab.reporting("tuning"))
+        tuning = lab.store.runs(lab.name, "tune")
+        chosen = choose(plan, tuning)
+        for names in batches:
+            final = [PlannedRun(chosen[planner], seed) for seed in plan.seeds for planner in names]
+            experiment.run(final, "final", ("val", "test", *plan.measurements), lab.reporting("comparing"))
+        records = lab.store.runs(lab.name, "final", curves=True) if plan.seeds else []
+    return ComparisonRuns(tuning, records, chosen, experiment.spec, time.monotonic() - began)
+
+
+def merge_planners(before: Mapping[str, Any] | None, planners: Sequence[str]) -> dict[str, Any]:
+    """The planners of an experiment, where some may be new to it.
+
+    Planners that are added are trained by themselves, so that the runs there are keep their neighbours in the stack.
+
+    Args:
+        before: the spec that the experiment was begun with, if it was.
+        planners: names of all of them, in any order.
+
+    Returns:
+        `planners`, those that it was begun with, and `added`, those of each later start that had new ones.
+
+    Raises:
+        UserError: the experiment has one that is not among them.
+    """
+    if before is None:
+        return {"planners": list(planners)}
+    batches = generations(before)
+    had = [name for batch in batches for name in batch]
+    if left_out := [name for name in had if name not in planners]:
+        raise UserError(
+            f"planner {left_out[0]} is in the experiment, but not among --planners: "
+            "name all that it has and those to be added, or give another --name"
         )
-        for names in generations(spec):
-            experiment.run(job.sweep_runs(names), "tune", ("val",), lambda steps: report("tuning", steps))
-        tuning = store.runs(name, "tune")
-        chosen = choose(job, tuning)
-        for names in generations(spec):
-            final = [PlannedRun(chosen[planner], seed) for seed in job.seeds for planner in names]
-            experiment.run(final, "final", ("val", "test", *job.measurements), lambda steps: report("comparing", steps))
-        records = store.runs(name, "final", curves=True) if job.seeds else []
-    return Result(tuning, records, chosen, spec, time.monotonic() - began)
+    new = [name for name in planners if name not in had]
+    later = [*batches[1:], *([new] if new else [])]
+    return {"planners": batches[0], **({"added": later} if later else {})}
 
 
-def choose(job: Job, tuning: Sequence[RunRecord]) -> dict[str, Planner]:
-    """The setting of each planner of a job: the best of its sweep, or that of the planner whose control it is."""
-    own = [name for name in job.planners if name not in job.controls]
-    chosen = {name: best_setting(name, job.candidates(name), tuning) for name in own}
-    matched = {name: matched_control(name, chosen[of]) for name, of in job.controls.items()}
-    return {name: (chosen | matched)[name] for name in job.planners}
+def generations(spec: Mapping[str, Any]) -> list[list[str]]:
+    """Names of the planners of a spec: those that it was begun with, then those that later starts added, by start.
+
+    Raises:
+        UserError: it is the spec of an experiment of another kind.
+    """
+    added = spec.get("added", [])
+    batches = [spec.get("planners"), *(added if isinstance(added, list) else [None])]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in batches):
+        raise UserError("an experiment of that name is of another kind: give another --name, or --fresh to start over")
+    return batches
+
+
+def has_more_planners(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether all that was added to a comparison are planners, with their settings, fingerprints and code."""
+    of_planners = ("added", "settings", "fingerprints", "own_code")
+    if any(before.get(key) != now.get(key) for key in (before.keys() | now.keys()).difference(of_planners)):
+        return False
+    had, have = generations(before), generations(now)
+    new = {name for batch in have[len(had) :] for name in batch}
+
+    def same(key: str) -> bool:
+        return {name: value for name, value in now.get(key, {}).items() if name not in new} == before.get(key, {})
+
+    return have[: len(had)] == had and all(same(key) for key in of_planners[1:])
+
+
+def choose(plan: ComparisonPlan, tuning: Sequence[RunRecord]) -> dict[str, Planner]:
+    """The setting of each planner of a plan: the best of its sweep, or that of the planner whose control it is."""
+    own = [name for name in plan.planners if name not in plan.controls]
+    chosen = {name: best_setting(name, plan.candidates(name), tuning) for name in own}
+    matched = {name: matched_control(name, chosen[of]) for name, of in plan.controls.items()}
+    return {name: (chosen | matched)[name] for name in plan.planners}
 
 
 def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunRecord]) -> Planner:
@@ -286,36 +311,36 @@ def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> 
     return steps | {name: steps[of] for name, of in shared.items() if of in steps}
 
 
-def manifest(job: Job, result: Result, command: str) -> dict[str, Any]:
-    """How a result was made, for people and for programs."""
-    training, steps = result.spec["training"], tuning_steps(result.tuning, result.chosen)
+def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[str, Any]:
+    """How the runs were made, for people and for programs."""
+    training, steps = runs.spec.training, tuning_steps(runs.tuning, runs.chosen)
     backend = Backend(**training["backend"])
-    tried = {name: len(job.candidates(name)) for name in job.planners if name not in job.controls}
-    fewer = {name: count for name, count in tried.items() if count < len(job.rates)}
+    tried = {name: len(plan.candidates(name)) for name in plan.planners if name not in plan.controls}
+    fewer = {name: count for name, count in tried.items() if count < len(plan.rates)}
     return {
-        "title": f"{job.task.name}: learning-rate schedules compared",
+        "title": f"{plan.task.name}: learning-rate schedules compared",
         "command": command,
-        "task": job.task.settings(),
-        "data_sha256": load(job.task.data).sha256,
-        "seeds": list(job.seeds),
+        "task": plan.task.settings(),
+        "data_sha256": load(plan.task.data).sha256,
+        "seeds": list(plan.seeds),
         "tuning": {
-            "settings_per_planner": len(job.rates),
-            "runs_per_planner": len(job.rates) * len(job.tune_seeds),
-            "rates": list(job.rates),
-            "seeds": list(job.tune_seeds),
+            "settings_per_planner": len(plan.rates),
+            "runs_per_planner": len(plan.rates) * len(plan.tune_seeds),
+            "rates": list(plan.rates),
+            "seeds": list(plan.tune_seeds),
             **({"fewer_settings": fewer} if fewer else {}),
-            **({"controls": job.controls} if job.controls else {}),
+            **({"controls": plan.controls} if plan.controls else {}),
         },
         "child_steps": {
-            "tuning": sum(n for name, n in steps.items() if name not in job.controls),
-            "final": sum(r.child_steps for r in result.final),
+            "tuning": sum(n for name, n in steps.items() if name not in plan.controls),
+            "final": sum(r.child_steps for r in runs.final),
         },
         "commit": code_version(),
-        "device": device_name(job.device),
-        "threads": result.spec["threads"],
+        "device": device_name(runs.spec.device),
+        "threads": runs.spec.threads,
         "backend": f"{backend}, {training['lockstep']} children in lockstep",
-        "numerics": asdict(job.numerics),
-        **job.measurements,
-        "versions": dict(result.spec["versions"]),
-        "wall_seconds_of_last_start": round(result.seconds, 1),
+        "numerics": {name: value for name, value in training["wanted"].items() if name not in ("backend", "lockstep")},
+        **plan.measurements,
+        "versions": dict(runs.spec.versions),
+        "wall_seconds_of_last_start": round(runs.seconds, 1),
     }

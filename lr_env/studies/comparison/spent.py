@@ -1,7 +1,8 @@
-"""What was spent on each planner before its final runs: the runs of its sweep, and what it was made of before that."""
+"""The runs spent on each planner before its final runs: on choosing its setting, and on training or fitting it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,20 +10,20 @@ from lr_env.capabilities import original_of, pretraining_steps
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 
-MEANING = (
+SPENT_MEANING = (
     "runs that the setting was chosen from; after a plus what the planner was trained or fitted with before, in whole "
     "runs of this budget"
 )
-"""Of the text of `Spent`."""
+"""Legend of the text of `Spent`."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a planner had.
+    """The runs that a planner was tuned, trained or fitted with.
 
     Attributes:
-        runs: of its sweep, from which its setting was chosen.
-        before: child steps that it was trained or fitted with before, in runs of the task's budget.
+        runs: runs that its setting was chosen from.
+        before: child steps that it was trained or fitted with before, counted in runs of the task's budget.
     """
 
     runs: int
@@ -34,16 +35,14 @@ class Spent:
 
 
 def spent(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner], budget: int) -> dict[str, Spent]:
-    """What each planner of a comparison had; a control that takes over a setting had what its planner had.
+    """Count what was spent on each planner of a comparison; a control that takes over a setting shares its planner's.
 
     Args:
-        tuning: the runs of the sweep.
-        chosen: planner -> its setting.
+        tuning: runs that settings were chosen from.
+        chosen: planner -> its chosen setting.
         budget: optimizer steps of a run.
     """
-    runs = dict.fromkeys(chosen, 0)
-    for record in tuning:
-        runs[record.planner] = runs.get(record.planner, 0) + 1
-    found = {name: Spent(runs[name], pretraining_steps(setting) / budget) for name, setting in chosen.items()}
-    shared = {name: original_of(setting) for name, setting in chosen.items() if not runs[name]}
-    return found | {name: found[of] for name, of in shared.items() if of in found}
+    runs = Counter(record.planner for record in tuning)
+    counts = {name: Spent(runs[name], pretraining_steps(setting) / budget) for name, setting in chosen.items()}
+    planners = {name: original_of(setting) for name, setting in chosen.items() if not runs[name]}
+    return counts | {name: counts[planner] for name, planner in planners.items() if planner in counts}

@@ -1,9 +1,9 @@
-"""From the records of a comparison to one row a planner and one sentence."""
+"""The summary of a comparison: one row a planner and one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Row:
         hessian_max: mean over the runs that did not diverge of the largest eigenvalue of the training loss's
             Hessian; None where it was not measured.
         hessian_trace: likewise, of its trace.
-        spent: what it was tuned with, and made of before; None where that is not known.
+        spent: runs that it was tuned, trained or fitted with; None where that is not known.
     """
 
     planner: str
@@ -91,18 +91,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         rows: one a planner, lowest mean test loss first.
         seeds: the seeds that every planner ran on.
-        reference: name of the constant rate that the others are held against; None where it did not run.
+        reference: name of the constant rate that the others are compared with; None where it did not run.
         baseline: name of the best baseline, the planner with the lowest mean final validation loss of those that take
             no steps beyond their budget.
-        tied: planners that cannot be told from the first row, in the order of the rows.
+        tied: planners that are not told apart from the first row, in the order of the rows.
         controls: (planner, the control that took over its setting, the planner against its control).
         target_val_loss: nats per example, or None.
-        conclusion: the outcome in plain words.
+        conclusion: the outcome in words.
     """
 
     rows: tuple[Row, ...]
@@ -143,81 +143,113 @@ def summarise(
         UserError: when the runs are not comparable, naming the first reason found.
     """
     runs = runs_by_planner(records)
-    planners = list(runs)
-    missing = [p for p in planners if p not in tuning_steps]
-    if missing:
+    if missing := [planner for planner in runs if planner not in tuning_steps]:
         raise UserError(f"tuning_steps has no entry for planner {missing[0]!r}; give 0 if it was not tuned")
-    val = {p: run_scores(runs[p], "final_val_loss") for p in planners}
-    loss = {p: run_scores(runs[p], "test_loss") for p in planners}
-    mean = {p: st.mean_interval(loss[p]) for p in planners}
-    robust = {p: st.iqm_interval(loss[p]) for p in planners}
-    mean_val = {p: st.mean_interval(val[p]) for p in planners}
-    accuracy: dict[str, dict[str, NDArray[np.float64]]] = {"test_accuracy": {}, "final_val_accuracy": {}}
-    for name, found in accuracy.items():
-        if any(name in r.scores for r in records):
-            found.update({p: run_scores(runs[p], name) for p in planners})
-    val_accuracy, test_accuracy = accuracy["final_val_accuracy"], accuracy["test_accuracy"]
-
-    planners.sort(key=lambda p: (mean[p].value, robust[p].value, p))
-    best = planners[0]
-    # One that looks ahead on forks has picked its rates by the validation loss, at many times the cost.
-    plain = [p for p in planners if not any(r.extra_steps for r in runs[p])] or planners
-    baseline = min(plain, key=lambda p: (mean_val[p].value, p))
-    reference = reference if reference in planners else None
-
-    def against(planner: str, other: str) -> Versus:
-        difference = st.paired_difference(loss[planner], loss[other])
-        return Versus(difference, st.verdict(difference))
-
-    def versus(planner: str, other: str | None) -> Versus | None:
-        return None if other is None or other == planner else against(planner, other)
-
-    rows = tuple(
-        Row(
-            planner=p,
-            settings=runs[p][0].settings,
-            n=len(runs[p]),
-            diverged=sum(r.diverged for r in runs[p]),
-            val_loss=mean_val[p],
-            val_loss_iqm=st.iqm_interval(val[p]),
-            val_accuracy=st.mean_interval(val_accuracy[p]) if val_accuracy else None,
-            val_accuracy_iqm=st.iqm_interval(val_accuracy[p]) if val_accuracy else None,
-            test_loss=mean[p],
-            test_loss_iqm=robust[p],
-            test_accuracy=st.mean_interval(test_accuracy[p]) if test_accuracy else None,
-            test_accuracy_iqm=st.iqm_interval(test_accuracy[p]) if test_accuracy else None,
-            to_reference=versus(p, reference),
-            to_baseline=versus(p, baseline),
-            to_best=versus(p, best),
-            improvement=None if p == baseline else st.probability_of_improvement(loss[p], loss[baseline]),
-            steps_to_target=None
-            if target_val_loss is None
-            else st.median_steps(run_steps_to_target(r, target_val_loss) for r in runs[p]),
-            tuning_steps=int(tuning_steps[p]),
-            extra_steps=float(np.mean([r.extra_steps for r in runs[p]])),
-            planning_seconds=float(np.mean([r.planning_seconds for r in runs[p]])),
-            hessian_max=_mean_where_measured(runs[p], "hessian_max"),
-            hessian_trace=_mean_where_measured(runs[p], "hessian_trace"),
-            spent=(spent or {}).get(p),
-        )
-        for p in planners
-    )
+    measured = {name for record in records for name in record.scores}
+    rows = [_row(of, measured, target_val_loss, tuning_steps, spent or {}) for of in runs.values()]
+    rows.sort(key=lambda row: (row.test_loss.value, row.test_loss_iqm.value, row.planner))
+    losses = {planner: run_scores(of, "test_loss") for planner, of in runs.items()}
+    reference = reference if reference in runs else None
+    baseline = _best_baseline(rows)
+    compared = tuple(_compared(row, losses, reference, baseline, rows[0].planner) for row in rows)
     return Summary(
-        rows=rows,
-        seeds=tuple(r.seed for r in runs[best]),
+        rows=compared,
+        seeds=tuple(run.seed for run in runs[rows[0].planner]),
         reference=reference,
         baseline=baseline,
-        tied=tuple(r.planner for r in rows if r.to_best is not None and r.to_best.verdict == "tie"),
-        controls=tuple((of, control, against(of, control)) for control, of in (controls or {}).items()),
+        tied=tuple(row.planner for row in compared if row.to_best is not None and row.to_best.verdict == "tie"),
+        controls=tuple((of, control, _versus(losses, of, control)) for control, of in (controls or {}).items()),
         target_val_loss=target_val_loss,
-        conclusion=_conclusion(rows, reference),
+        conclusion=_conclusion(compared, reference),
     )
 
 
-def _mean_where_measured(runs: Sequence[RunRecord], name: str) -> Estimate | None:
+def _row(
+    runs: Sequence[RunRecord],
+    measured: Collection[str],
+    target_val_loss: float | None,
+    tuning_steps: Mapping[str, int],
+    spent: Mapping[str, Spent],
+) -> Row:
+    """The row of one planner, not yet compared with others; `measured` are the scores that the comparison has."""
+
+    def mean_and_iqm(score: str) -> tuple[Estimate, Estimate]:
+        values = run_scores(runs, score)
+        return st.mean_interval(values), st.iqm_interval(values)
+
+    def where_measured(score: str) -> tuple[Estimate | None, Estimate | None]:
+        return mean_and_iqm(score) if score in measured else (None, None)
+
+    (val_loss, val_loss_iqm), (test_loss, test_loss_iqm) = mean_and_iqm("final_val_loss"), mean_and_iqm("test_loss")
+    val_accuracy, val_accuracy_iqm = where_measured("final_val_accuracy")
+    test_accuracy, test_accuracy_iqm = where_measured("test_accuracy")
+    planner = runs[0].planner
+    return Row(
+        planner=planner,
+        settings=runs[0].settings,
+        n=len(runs),
+        diverged=sum(run.diverged for run in runs),
+        val_loss=val_loss,
+        val_loss_iqm=val_loss_iqm,
+        val_accuracy=val_accuracy,
+        val_accuracy_iqm=val_accuracy_iqm,
+        test_loss=test_loss,
+        test_loss_iqm=test_loss_iqm,
+        test_accuracy=test_accuracy,
+        test_accuracy_iqm=test_accuracy_iqm,
+        to_reference=None,
+        to_baseline=None,
+        to_best=None,
+        improvement=None,
+        steps_to_target=None
+        if target_val_loss is None
+        else st.median_steps(run_steps_to_target(run, target_val_loss) for run in runs),
+        tuning_steps=int(tuning_steps[planner]),
+        extra_steps=float(np.mean([run.extra_steps for run in runs])),
+        planning_seconds=float(np.mean([run.planning_seconds for run in runs])),
+        hessian_max=_mean_where_measured(runs, "hessian_max"),
+        hessian_trace=_mean_where_measured(runs, "hessian_trace"),
+        spent=spent.get(planner),
+    )
+
+
+def _best_baseline(rows: Sequence[Row]) -> str:
+    """The planner with the lowest mean validation loss.
+
+    One that looks ahead on forks has picked its rates by the validation loss, at many times the cost: it is no baseline
+    where there is another one.
+    """
+    without_forks = [row for row in rows if not row.extra_steps] or rows
+    return min(without_forks, key=lambda row: (row.val_loss.value, row.planner)).planner
+
+
+def _compared(
+    row: Row, losses: Mapping[str, NDArray[np.float64]], reference: str | None, baseline: str, best: str
+) -> Row:
+    """A row with its comparisons with others; `losses` are test losses by planner, (seeds,)."""
+
+    def versus(other: str | None) -> Versus | None:
+        return None if other is None or other == row.planner else _versus(losses, row.planner, other)
+
+    improvement = st.probability_of_improvement(losses[row.planner], losses[baseline])
+    return replace(
+        row,
+        to_reference=versus(reference),
+        to_baseline=versus(baseline),
+        to_best=versus(best),
+        improvement=None if row.planner == baseline else improvement,
+    )
+
+
+def _versus(losses: Mapping[str, NDArray[np.float64]], planner: str, other: str) -> Versus:
+    difference = st.paired_difference(losses[planner], losses[other])
+    return Versus(difference, st.verdict(difference))
+
+
+def _mean_where_measured(runs: Sequence[RunRecord], score: str) -> Estimate | None:
     """Mean of a score that only some runs have."""
-    found = np.array([run.scores[name] for run in runs if name in run.scores])
-    return st.mean_interval(found) if len(found) else None
+    values = np.array([run.scores[score] for run in runs if score in run.scores])
+    return st.mean_interval(values) if len(values) else None
 
 
 def _conclusion(rows: Sequence[Row], reference: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What planners lose off the path that they were tuned on, as a table and as JSON."""
+"""Result of a robustness study: regrets of tuned planners under shifted conditions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.files import finite, write_text
+from lr_env.files import json_number, write_text
 from lr_env.planner import Planner, planner_settings
+from lr_env.report.document import Code, Document, Table, Text, plain_table
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
+from lr_env.report.markdown import write_markdown
 from lr_env.stats import intervals as st
 
 TUNED = "as tuned"
-"""The task as it was when planners were tuned."""
+"""The condition that planners were tuned under."""
 
 
 @dataclass(frozen=True, eq=False)
-class OffThePath:
-    """What planners lose under each condition.
+class RobustnessResult:
+    """Test losses of tuned planners under each condition, beside those of a schedule tuned for it.
 
     Attributes:
         task: its name.
         seeds: of the runs.
-        losses: condition -> name of the answer -> test loss by seed.
-        oracles: condition -> (planner, test loss by seed) that was tuned for it.
-        planners: name of the answer -> planner.
+        losses: condition -> label of the tuned planner -> test loss by seed.
+        oracles: condition -> (schedule tuned for it, its test loss by seed).
+        planners: label -> tuned planner.
     """
 
     task: str
@@ -39,7 +41,7 @@ class OffThePath:
     planners: Mapping[str, Planner]
 
     def regret(self, condition: str, answer: str) -> st.Estimate:
-        """Test loss above that of the schedule that was tuned for the condition, paired over seeds."""
+        """Test loss above that of the schedule tuned for the condition, paired over seeds."""
         return st.paired_difference(self.losses[condition][answer], self.oracles[condition][1])
 
     def mean_regret(self, answer: str) -> st.Estimate:
@@ -50,7 +52,7 @@ class OffThePath:
         return st.paired_difference(own, best)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result, with the losses of every run."""
         return {
             "task": self.task,
             "seeds": list(self.seeds),
@@ -64,12 +66,12 @@ class OffThePath:
                     "tuned_for_it": {
                         "planner": oracle.name,
                         "settings": planner_settings(oracle),
-                        "losses": [finite(loss) for loss in best.tolist()],
+                        "losses": [json_number(loss) for loss in best.tolist()],
                     },
                     "answers": {
                         name: {
                             "regret": self.regret(condition, name).to_json(),
-                            "losses": [finite(loss) for loss in self.losses[condition][name].tolist()],
+                            "losses": [json_number(loss) for loss in self.losses[condition][name].tolist()],
                         }
                         for name in self.planners
                     },
@@ -78,41 +80,47 @@ class OffThePath:
             },
         }
 
-    def text(self) -> str:
-        """The table of regrets, the lowest mean first, as Markdown."""
+    def table(self) -> Table[Any]:
+        """Regrets, the lowest mean first."""
         means = {name: self.mean_regret(name) for name in self.planners}
         regrets = {(c, name): self.regret(c, name) for c in self.losses for name in self.planners}
         decimals = decimals_of([*regrets.values(), *means.values()])
-        lines = [
-            "| answer | mean | " + " | ".join(self.losses) + " |",
-            "|---|---:" + "|---:" * len(self.losses) + "|",
-        ]
+        rows = []
         for name in sorted(means, key=lambda name: np.nan_to_num(means[name].value, nan=np.inf)):
-            of_each = {c: np.isinf([losses[name], self.oracles[c][1]]).sum(1) for c, losses in self.losses.items()}
-            some = any(own or tuned for own, tuned in of_each.values())
-            mean = "some diverged" if some else estimate_text(means[name], decimals, sign=True)
+            diverged = [self._diverged(condition, name) for condition in self.losses]
+            mean = "some diverged" if any(diverged) else estimate_text(means[name], decimals, sign=True)
             cells = (
-                f"{own} of {len(self.seeds)} diverged"
-                if own
-                else f"{tuned} of {len(self.seeds)} of the tuned one diverged"
-                if tuned
-                else estimate_text(regrets[condition, name], decimals, sign=True)
-                for condition, (own, tuned) in of_each.items()
+                text or estimate_text(regrets[condition, name], decimals, sign=True)
+                for condition, text in zip(self.losses, diverged, strict=True)
             )
-            lines.append(f"| {name} | {mean} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+            rows.append((name, mean, *cells))
+        return plain_table(("tuned planner", "mean", *self.losses), rows)
 
-    def heading(self) -> str:
-        """What the table tells."""
-        return (
-            f"Test loss on {self.task}, in nats/example, above that of the WSD schedule that was tuned for the "
-            f"condition: mean of {seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were tuned on the "
-            "task as it is, where regret is to the answer with the lowest validation loss, "
-            f"{self.oracles[TUNED][0].name}; the mean is over the other conditions."
+    def document(self, made: Mapping[str, Any] | None = None) -> Document:
+        """The report; `made` says how it was made."""
+        return Document(
+            f"{self.task}: robustness under shifted conditions",
+            (
+                Text(
+                    f"Test loss on {self.task}, in nats/example, above that of the WSD schedule that was tuned for the "
+                    f"condition: mean of {seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were "
+                    "tuned on the task as it is, where regret is relative to the tuned planner with the lowest "
+                    f"validation loss, {self.oracles[TUNED][0].name}; the mean is over the other conditions."
+                ),
+                self.table(),
+                *([Code(made["command"])] if made else []),
+            ),
         )
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
         """Write conditions.json and summary.md."""
         write_text(folder / "conditions.json", json.dumps({**self.to_json(), **made}, indent=1) + "\n")
-        parts = (f"# {self.task} off the path", self.heading(), self.text(), f"`{made['command']}`")
-        write_text(folder / "summary.md", "\n\n".join(parts) + "\n")
+        write_markdown(self.document(made), folder / "summary.md")
+
+    def _diverged(self, condition: str, name: str) -> str:
+        """How many runs of a planner, or else of the schedule tuned for the condition, diverged; empty if none did."""
+        own, tuned = (
+            int(np.isinf(losses).sum()) for losses in (self.losses[condition][name], self.oracles[condition][1])
+        )
+        of = f"of {len(self.seeds)}"
+        return f"{own} {of} diverged" if own else f"{tuned} {of} of the tuned one diverged" if tuned else ""

@@ -15,10 +15,10 @@ from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner
 from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
-from lr_env.runs.study import Study
+from lr_env.runs.lab import Lab
 from lr_env.studies.robustness.perturbed import disturbed
-from lr_env.studies.robustness.report import TUNED, OffThePath
-from lr_env.studies.tuning_budget.report import LOSS, SEEN
+from lr_env.studies.robustness.report import TUNED, RobustnessResult
+from lr_env.studies.tuning_budget.report import REPORTED_SCORE, SELECTION_SCORE
 from lr_env.studies.tuning_budget.tuning_budget import LEAST_TUNING_SEED, MOST_RUNS, Budgets, run_budgets
 from lr_env.tasks import Task
 
@@ -134,28 +134,28 @@ class Conditions:
             )
 
 
-def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath:
+def run_conditions(wanted: Conditions, lab: Lab, folder: Path) -> RobustnessResult:
     """Tune on the task, then run under each condition what was tuned, and what is tuned for it.
 
     Args:
         wanted: what is measured.
-        study: of what, and where it is kept: experiments of its name, followed by the condition.
+        lab: what is trained, and where: experiments of its name, followed by the condition.
         folder: where files of answers are kept.
 
     Raises:
         UserError: a condition does not go with the task; see `run_budgets`.
     """
-    varied = {condition: CONDITIONS[condition].vary(study.task) for condition in wanted.names}
-    tuned = run_budgets(Budgets(wanted.tuners, (wanted.runs,), 1, wanted.seeds), study.part("tuned"), folder)
+    varied = {condition: CONDITIONS[condition].vary(lab.task) for condition in wanted.names}
+    tuned = run_budgets(Budgets(wanted.tuners, (wanted.runs,), 1, wanted.seeds), lab.part("tuned"), folder)
     planners = {answer.label: answer.planner for answer in tuned.answers}
     best = tuned.best
     losses = {TUNED: {answer.label: answer.losses() for answer in tuned.answers}}
     oracles = {TUNED: (best.planner, best.losses())}
     for condition, other in varied.items():
-        settings = CONDITIONS[condition].disturbance(study.task)
-        part, telling = study.part(condition.replace(" ", "-"), other), study.telling(condition)
+        settings = CONDITIONS[condition].disturbance(lab.task)
+        part, telling = lab.part(condition.replace(" ", "-"), other), lab.reporting(condition)
         final_runs = len(wanted.seeds) * len(planners)
-        with part.opened(
+        with part.experiment(
             {"condition": condition, "oracle": wanted.oracle, "seeds": list(wanted.seeds)},
             at_once=max(wanted.oracle, final_runs),
             runs=wanted.most_tuning + final_runs,
@@ -164,14 +164,14 @@ def run_conditions(wanted: Conditions, study: Study, folder: Path) -> OffThePath
             final = {**{label: disturbed(planner, settings) for label, planner in planners.items()}, "": oracle}
             runs = {run_key(run): run for run in (PlannedRun(p, s) for p in final.values() for s in wanted.seeds)}
             experiment.run(sorted(runs.values(), key=run_key), "final", ("val", "test"), telling)
-            ends = {run_key(run): run for run in study.store.runs(part.name, "final")}
+            ends = {run_key(run): run for run in lab.store.runs(part.name, "final")}
         found = {
-            label: np.array([ends[run_key(PlannedRun(planner, seed))].end(LOSS) for seed in wanted.seeds])
+            label: np.array([ends[run_key(PlannedRun(planner, seed))].end(REPORTED_SCORE) for seed in wanted.seeds])
             for label, planner in final.items()
         }
         oracles[condition] = oracle, found.pop("")
         losses[condition] = found
-    return OffThePath(study.task.name, wanted.seeds, losses, oracles, planners)
+    return RobustnessResult(lab.task.name, wanted.seeds, losses, oracles, planners)
 
 
 def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], progress: Callable[[int], None]) -> Planner:
@@ -190,5 +190,5 @@ def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> li
     """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in records:
-        found.setdefault(run_key(run)[:2], []).append(run.end(SEEN))
+        found.setdefault(run_key(run)[:2], []).append(run.end(SELECTION_SCORE))
     return [found[run_key(PlannedRun(planner, 0))[:2]] for planner in planners]

@@ -1,4 +1,4 @@
-"""What a budget curve says: losses and regrets over the number of tuning runs, with intervals over repeats."""
+"""Result of a tuning-budget study: losses and regrets over the number of tuning runs, with intervals over repeats."""
 
 from __future__ import annotations
 
@@ -11,134 +11,142 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.files import finite, write_text
+from lr_env.files import json_number
 from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord, run_key
+from lr_env.report.document import Code, Document, Figure, Table, Text, in_files, plain_table
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
+from lr_env.report.markdown import write_markdown
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
 from lr_env.stats import intervals as st
 
 Floats = NDArray[np.float64]
 
-LOSS = "test_loss"
-"""What answers are judged by; it chooses nothing."""
+REPORTED_SCORE = "test_loss"
+"""The score that is reported; nothing is chosen by it."""
 
-SEEN = "final_val_loss"
-"""What is chosen by."""
+SELECTION_SCORE = "final_val_loss"
+"""The score that planners are chosen by."""
 
 MOST_CURVES = 12
-"""Answers that can be told apart as curves in one figure."""
+"""Curves that can be told apart in one figure."""
 
 _REGRET = "regret, test loss [nats/example]"
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """What a procedure answered, and how that did.
+class TunedPlanner:
+    """A planner that a tuner chose, and its final runs.
 
     Attributes:
-        label: name of the answer.
-        runs: after so many tuning runs.
-        repeat: of the procedure, from 0.
-        planner: the answer.
-        ends: its runs, one for each seed.
+        label: name of the tuner, or of the tuner's variant.
+        runs: tuning runs after which it was chosen.
+        repeat: number of the tuner's repeat, from 0.
+        planner: with its chosen settings.
+        final_runs: one for each seed.
     """
 
     label: str
     runs: int
     repeat: int
     planner: Planner
-    ends: tuple[RunRecord, ...]
+    final_runs: tuple[RunRecord, ...]
 
-    def losses(self, score: str = LOSS) -> Floats:
-        """By seed, (seeds,); infinite where a run diverged."""
-        return np.array([run.end(score) for run in self.ends])
+    def losses(self, score: str = REPORTED_SCORE) -> Floats:
+        """Scores by seed, (seeds,); infinite where a run diverged."""
+        return np.array([run.end(score) for run in self.final_runs])
 
 
 @dataclass(frozen=True, eq=False)
 class BudgetCurve:
-    """Answers of several tuners after several budgets.
+    """The planners that several tuners chose after several numbers of tuning runs.
 
     Attributes:
         task: its name.
-        tuners: names, the order of which is kept.
+        tuners: names, in the order of the report.
         budgets: numbers of tuning runs.
-        seeds: that all answers were run on.
-        answers: all of them.
-        ceiling: name of the answer that regret is told to; if empty, that with the lowest mean validation loss is.
+        seeds: of the final runs of all planners.
+        answers: the tuned planners.
+        reference_search: label of the tuned planner that regret is relative to; if empty, it is relative to the one
+            with the lowest mean validation loss.
     """
 
     task: str
     tuners: tuple[str, ...]
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
-    answers: tuple[Answer, ...]
-    ceiling: str = ""
+    answers: tuple[TunedPlanner, ...]
+    reference_search: str = ""
 
     @property
     def labels(self) -> list[str]:
-        """Names of the answers, but for the ceiling's."""
-        return [label for label in dict.fromkeys(answer.label for answer in self.answers) if label != self.ceiling]
+        """Labels of the tuned planners, without the reference search."""
+        labels = dict.fromkeys(answer.label for answer in self.answers)
+        return [label for label in labels if label != self.reference_search]
 
     @cached_property
-    def best(self) -> Answer:
-        """What regret is told to."""
-        among = [answer for answer in self.answers if answer.label == self.ceiling] or self.answers
+    def best(self) -> TunedPlanner:
+        """The tuned planner that regret is relative to."""
+        among = [answer for answer in self.answers if answer.label == self.reference_search] or self.answers
 
-        def ended(answer: Answer) -> tuple[int, float]:
-            losses = answer.losses(SEEN)
-            known = np.isfinite(losses)
-            return int((~known).sum()), float(losses[known].mean()) if known.any() else np.inf
+        def diverged_and_mean(answer: TunedPlanner) -> tuple[int, float]:
+            losses = answer.losses(SELECTION_SCORE)
+            finished = np.isfinite(losses)
+            return int((~finished).sum()), float(losses[finished].mean()) if finished.any() else np.inf
 
-        return min(among, key=ended)
+        return min(among, key=diverged_and_mean)
 
-    def means(self, label: str, runs: int, score: str = LOSS) -> Floats:
+    def means(self, label: str, runs: int, score: str = REPORTED_SCORE) -> Floats:
         """Mean loss over the seeds of each repeat, (repeats,)."""
-        own = [answer for answer in self.answers if (answer.label, answer.runs) == (label, runs)]
-        return np.array([answer.losses(score).mean() for answer in sorted(own, key=lambda answer: answer.repeat)])
+        repeats = sorted(self._answers(label, runs), key=lambda answer: answer.repeat)
+        return np.array([answer.losses(score).mean() for answer in repeats])
 
-    def regret(self, label: str, runs: int, score: str = LOSS) -> st.Estimate:
+    def _answers(self, label: str, runs: int) -> list[TunedPlanner]:
+        return [answer for answer in self.answers if (answer.label, answer.runs) == (label, runs)]
+
+    def regret(self, label: str, runs: int, score: str = REPORTED_SCORE) -> st.Estimate:
         """Mean loss less that of `best` on the same seeds, with an interval over the repeats of the procedure.
 
-        There is no interval where all repeats answer the same.
+        There is no interval where all repeats chose the same planner.
         """
         means = self.means(label, runs, score)
-        answers = {run_key(a.ends[0]) for a in self.answers if (a.label, a.runs) == (label, runs)}
-        means = means[:1] if len(answers) == 1 else means
+        chosen = {run_key(answer.final_runs[0]) for answer in self._answers(label, runs)}
+        means = means[:1] if len(chosen) == 1 else means
         return st.paired_difference(means, np.full_like(means, self.best.losses(score).mean()))
 
     def difference(self, label: str, other: str, runs: int) -> st.Estimate:
-        """Of the mean losses of two, with an interval over repeats, which share their tuning seeds."""
+        """Difference of two mean losses, with an interval over repeats, which share their tuning seeds."""
         return st.paired_difference(self.means(label, runs), self.means(other, runs))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """The whole result, with the losses of every run."""
         return {
             "task": self.task,
             "seeds": list(self.seeds),
-            "score": LOSS,
+            "score": REPORTED_SCORE,
             "ceiling": {
                 "answer": self.best.label,
                 "runs": self.best.runs,
                 **_of_planner(self.best),
-                "losses": [finite(loss) for loss in self.best.losses().tolist()],
+                "losses": [json_number(loss) for loss in self.best.losses().tolist()],
             },
             "curves": [
                 {
                     "answer": label,
                     "runs": runs,
                     "regret": self.regret(label, runs).to_json(),
-                    "validation_regret": self.regret(label, runs, SEEN).to_json(),
+                    "validation_regret": self.regret(label, runs, SELECTION_SCORE).to_json(),
                     **{f"to_{self.labels[0]}": self.difference(label, self.labels[0], runs).to_json()},
                     "repeats": [
                         {
                             **_of_planner(answer),
-                            "losses": [finite(loss) for loss in answer.losses().tolist()],
-                            "validation_losses": [finite(loss) for loss in answer.losses(SEEN).tolist()],
+                            "losses": [json_number(loss) for loss in answer.losses().tolist()],
+                            "validation_losses": [
+                                json_number(loss) for loss in answer.losses(SELECTION_SCORE).tolist()
+                            ],
                         }
-                        for answer in self.answers
-                        if (answer.label, answer.runs) == (label, runs)
+                        for answer in self._answers(label, runs)
                     ],
                 }
                 for label in self.labels
@@ -146,44 +154,43 @@ class BudgetCurve:
             ],
         }
 
-    def text(self) -> str:
-        """The table of regrets, the best first at the largest budget, as Markdown."""
-        return self._table(self.regret)
-
-    def differences_text(self) -> str:
-        """The table of differences to the first answer, the best first; empty if there is no other."""
-        first, *others = self.labels
-        return self._table(lambda label, runs: self.difference(label, first, runs), others) if others else ""
-
-    def _table(self, cell: Callable[[str, int], st.Estimate], labels: Sequence[str] | None = None) -> str:
-        wanted = self.labels if labels is None else labels
-        found = {(label, runs): cell(label, runs) for label in wanted for runs in self.budgets}
-        decimals = decimals_of(found.values())
-        lines = [
-            "| answer | " + " | ".join(f"{runs} runs" for runs in self.budgets) + " |",
-            "|---" + "|---:" * len(self.budgets) + "|",
-        ]
+    def table(self, cell: Callable[[str, int], st.Estimate], labels: Sequence[str]) -> Table[Any]:
+        """A row for each of some labels, the best at the largest number of runs first, a column for each number."""
+        estimates = {(label, runs): cell(label, runs) for label in labels for runs in self.budgets}
+        decimals = decimals_of(estimates.values())
         last = self.budgets[-1]
-        for label in sorted(wanted, key=lambda label: np.nan_to_num(found[label, last].value, nan=np.inf)):
-            cells = (estimate_text(found[label, runs], decimals, sign=True) for runs in self.budgets)
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        rows = [
+            (label, *(estimate_text(estimates[label, runs], decimals, sign=True) for runs in self.budgets))
+            for label in sorted(labels, key=lambda label: np.nan_to_num(estimates[label, last].value, nan=np.inf))
+        ]
+        return plain_table(("tuned planner", *(f"{runs} runs" for runs in self.budgets)), rows)
 
-    def heading(self) -> str:
-        """What the table tells."""
+    def document(self, made: Mapping[str, Any] | None = None) -> Document:
+        """The report: regrets, and in files the differences to the first tuner, and how it was `made`."""
         best, repeats = self.best, len(self.means(self.labels[0], self.budgets[0]))
-        return (
-            f"Test loss on {self.task} above {best.losses().mean():.4f} nats/example, which {best.label} reaches after "
-            f"{best.runs} runs: mean of {seeds_text(len(self.seeds))} and {repeats} repeats of the whole procedure, "
-            "95 % intervals over the repeats."
+        first, *others = self.labels
+        differences = in_files(
+            Text(f"Less the loss of {first}, repeat by repeat; below 0 is better:"),
+            self.table(lambda label, runs: self.difference(label, first, runs), others),
+        )
+        return Document(
+            f"What tuning runs buy on {self.task}",
+            (
+                Text(
+                    f"Test loss on {self.task} above {best.losses().mean():.4f} nats/example, which {best.label} "
+                    f"reaches after {best.runs} runs: mean of {seeds_text(len(self.seeds))} and {repeats} repeats of "
+                    "the whole procedure, 95 % intervals over the repeats."
+                ),
+                self.table(self.regret, self.labels),
+                *(differences if others else ()),
+                Figure("budget.png", "Regret over the number of tuning runs"),
+                *([Code(made["command"])] if made else []),
+            ),
         )
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
-        """Write budget.json, budget.png and summary.md."""
-        parts = [f"# What tuning runs buy on {self.task}", self.heading(), self.text()]
-        if differences := self.differences_text():
-            parts += [f"Less the loss of {self.labels[0]}, repeat by repeat; below 0 is better:", differences]
-        write_text(folder / "summary.md", "\n\n".join([*parts, f"`{made['command']}`"]) + "\n")
+        """Write summary.md, budget.json and budget.png."""
+        write_markdown(self.document(made), folder / "summary.md")
         write_json_and_figure(folder, "budget", {**self.to_json(), **made}, self.draw)
 
     @own_style()
@@ -200,12 +207,12 @@ class BudgetCurve:
     def _draw_curves(self, axes: Axes) -> None:
         values = []
         for number, label in enumerate(self.labels):
-            found = [self.regret(label, runs) for runs in self.budgets]
+            regrets = [self.regret(label, runs) for runs in self.budgets]
             at = np.array(self.budgets) * 1.02 ** (number - len(self.labels) / 2)
             style = distinct_style(number)
-            halves = [_half(estimate) for estimate in found]
-            axes.errorbar(at, [e.value for e in found], yerr=halves, marker="o", markersize=3, label=label, **style)
-            values += [estimate.value for estimate in found]
+            halves = [_half(estimate) for estimate in regrets]
+            axes.errorbar(at, [e.value for e in regrets], yerr=halves, marker="o", markersize=3, label=label, **style)
+            values += [estimate.value for estimate in regrets]
         axes.axhline(0, color="#888888", linewidth=0.8)
         log_scale(axes, "x")
         axes.set_yscale("symlog", linthresh=_middle(values))
@@ -216,15 +223,15 @@ class BudgetCurve:
 
     def _draw_rows(self, axes: Axes) -> None:
         runs = self.budgets[-1]
-        found = {label: self.regret(label, runs) for label in self.labels}
-        order = sorted(found, key=lambda label: np.nan_to_num(found[label].value, nan=np.inf), reverse=True)
+        regrets = {label: self.regret(label, runs) for label in self.labels}
+        order = sorted(regrets, key=lambda label: np.nan_to_num(regrets[label].value, nan=np.inf), reverse=True)
         for row, label in enumerate(order):
-            if np.isfinite(value := found[label].value):
-                axes.errorbar([value], [row], xerr=[_half(found[label])], marker="o", markersize=3, color="#0072b2")
+            if np.isfinite(value := regrets[label].value):
+                axes.errorbar([value], [row], xerr=[_half(regrets[label])], marker="o", markersize=3, color="#0072b2")
             else:
                 axes.annotate("diverged", (1, row), xycoords=("axes fraction", "data"), ha="right", va="center")
         axes.axvline(0, color="#888888", linewidth=0.8)
-        axes.set_xscale("symlog", linthresh=_middle([estimate.value for estimate in found.values()]))
+        axes.set_xscale("symlog", linthresh=_middle([estimate.value for estimate in regrets.values()]))
         axes.set_yticks(range(len(order)), order, fontsize=8)
         axes.set_xlabel(_REGRET)
         best = self.best
@@ -232,15 +239,15 @@ class BudgetCurve:
 
 
 def _half(estimate: st.Estimate) -> float:
-    """Half of the interval; 0 where there is none."""
+    """Half the width of the interval; 0 where there is none."""
     return estimate.half_width if np.isfinite(estimate.half_width) else 0.0
 
 
 def _middle(regrets: Sequence[float]) -> float:
-    """Up to where an axis is linear, so that those far off do not press the others together."""
-    known = [abs(value) for value in regrets if np.isfinite(value) and value]
-    return float(np.median(known)) if known else 1.0
+    """Limit up to which an axis is linear, so that outliers do not press the others together."""
+    sizes = [abs(value) for value in regrets if np.isfinite(value) and value]
+    return float(np.median(sizes)) if sizes else 1.0
 
 
-def _of_planner(answer: Answer) -> dict[str, Any]:
+def _of_planner(answer: TunedPlanner) -> dict[str, Any]:
     return {"planner": answer.planner.name, "settings": planner_settings(answer.planner)}

@@ -14,8 +14,8 @@ from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner, find_variants
 from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.experiment import Experiment
-from lr_env.runs.study import Study
-from lr_env.studies.tuning_budget.report import Answer, BudgetCurve
+from lr_env.runs.lab import Lab
+from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 from lr_env.tuner import Checking
 
 FIRST_SEED = 3_000_000
@@ -99,25 +99,27 @@ class Budgets:
         return sum(repeats * runs[-1] for _, repeats, runs in self.procedures) + answers * len(self.seeds)
 
 
-def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
+def run_budgets(wanted: Budgets, lab: Lab, folder: Path) -> BudgetCurve:
     """Let each tuner spend its runs, again and again, and run what it answers on the same fresh seeds.
 
     Args:
         wanted: what is measured.
-        study: of what, and where it is kept.
+        lab: what is trained, and where its runs are recorded.
         folder: where files of answers are kept.
 
     Raises:
         UserError: another process works on it, or it was begun otherwise.
     """
     most = max(len(wanted.seeds), wanted.repeats * wanted.runs[0])
-    with study.opened({"budgets": wanted.spec}, at_once=most, runs=wanted.most_runs) as experiment:
-        if study.fresh:
+    with lab.experiment(
+        {"budgets": wanted.spec}, at_once=most, runs=wanted.most_runs, extends=_has_more_runs
+    ) as experiment:
+        if lab.fresh:
             for file in folder.glob("*/model-*.safetensors"):
                 file.unlink()
         found: dict[tuple[str, int, int], Planner] = {}
         for tuner, repeats, runs in wanted.procedures:
-            answers = _procedure(experiment, tuner, repeats, runs, wanted.variants, folder, study.telling(tuner))
+            answers = _procedure(experiment, tuner, repeats, runs, wanted.variants, folder, lab.reporting(tuner))
             if twice := sorted({label for label, *_ in answers} & {label for label, *_ in found}):
                 raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
             found |= answers
@@ -126,14 +128,21 @@ def run_budgets(wanted: Budgets, study: Study, folder: Path) -> BudgetCurve:
             planners = [planner for (_, runs, _), planner in found.items() if runs == until]
             planned = {run_key(run): run for run in (PlannedRun(p, s) for p in planners for s in wanted.seeds)}
             new = [planned[place] for place in sorted(planned.keys() - before)]
-            experiment.run(new, FINAL, ("val", "test"), study.telling("answers"))
+            experiment.run(new, FINAL, ("val", "test"), lab.reporting("answers"))
             before |= planned.keys()
-        ends = {run_key(run): run for run in study.store.runs(study.name, FINAL)}
+        ends = {run_key(run): run for run in lab.store.runs(lab.name, FINAL)}
     answers = tuple(
-        Answer(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in wanted.seeds))
+        TunedPlanner(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in wanted.seeds))
         for (label, runs, repeat), planner in found.items()
     )
-    return BudgetCurve(study.task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
+    return BudgetCurve(lab.task.name, wanted.tuners, wanted.runs, wanted.seeds, answers, wanted.ceiling)
+
+
+def _has_more_runs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether all that was added are larger numbers of runs, after those that there were."""
+    had = before["budgets"].get("runs") if isinstance(before.get("budgets"), dict) else None
+    shorter = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had) if isinstance(had, list) else 0]}
+    return before == {**now, "budgets": shorter}
 
 
 def _procedure(

@@ -1,4 +1,4 @@
-"""Runs of a sweep as arrays: what a model of training is fitted to."""
+"""The runs of a sweep as arrays: what a model of training is fitted to."""
 
 from __future__ import annotations
 
@@ -10,47 +10,35 @@ from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
+from planners.latent_ode.channels import CHANNELS, LOSS, Floats, channel
 
-Floats = NDArray[np.float64]
+MIN_RUNS = 10
+"""Fewest runs that a model can be fitted to."""
 
-CHANNELS: tuple[str, ...] = ("train_loss", "val_loss", "val_accuracy")
-"""The signals that a model reads and predicts, losses by their natural log."""
+CENSOR_SHARE = 0.08
+"""Distance of the censoring threshold from the best final log losses, as a share of the fall of the log loss from the
+first point of a run to the best ends."""
 
-LOSS = CHANNELS.index("val_loss")
-"""The channel that plans are judged by."""
-
-FEWEST_RUNS = 10
-
-NEAR = 0.08
-"""Share of the fall of the log loss, from the first point to the best end, above which at the end a run counts half."""
-
-LEAST_WEIGHT = 0.003
-"""That of the curves of a run that diverged."""
-
-
-def channel(name: str, values: Floats) -> Floats:
-    """A signal as models see it; NaN where it is missing or has no log."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = np.log(values) if name.endswith("loss") else values
-    return np.where(np.isfinite(values), values, np.nan)
+MIN_WEIGHT = 0.003
+"""Weight of the curves of a run that diverged."""
 
 
 @dataclass(frozen=True, eq=False)
-class Series:
-    """Runs of one task, one point a segment, short ones padded.
+class RunDataset:
+    """Runs of one task with one point a segment; shorter runs are padded.
 
     Attributes:
-        steps: optimizer steps done at each point, (runs, points); beyond a run's last point its last step.
+        steps: optimizer steps done at each point, (runs, points); padded with the last step of the run.
         lr: mean learning rate since the point before, (runs, points).
-        values: `CHANNELS` at each point, (runs, points, channels); NaN where missing.
-        final: log of the loss on the whole validation split at the end of the run, (runs,); NaN where not measured.
-        lengths: points of each run, (runs,).
+        values: the `CHANNELS` at each point, (runs, points, channels); NaN where missing.
+        final: log loss on the whole validation split at the end of each run, (runs,); NaN where not measured.
+        lengths: number of points of each run, (runs,).
         budget: optimizer steps of a whole run.
-        labels: planner and settings of each run.
-        weights: how much the curves of each run count, (runs,), see `weights_of`.
-        limit: log loss at the end above which it does not matter by how much: see `limit_of`.
-        diverged: of the runs those that diverged, (runs,); they end where their loss was last a number.
-        seeds: of the children, (runs,).
+        labels: planner and settings of each run, as one text.
+        weights: weight of each run's curves in a fit, (runs,), from `run_weights`.
+        censoring_threshold: final log loss above which ends are right-censored, from the function of that name.
+        diverged: which runs diverged, (runs,). They end where their loss was last finite.
+        seeds: seed of each child, (runs,).
     """
 
     steps: Floats
@@ -61,17 +49,17 @@ class Series:
     budget: int
     labels: tuple[str, ...]
     weights: Floats
-    limit: float
+    censoring_threshold: float
     diverged: NDArray[np.bool_]
     seeds: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Series:
-        """Some of the runs."""
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> RunDataset:
+        """Return some of the runs; weights and threshold stay as they are."""
         rows = np.asarray(rows, dtype=np.int64)
-        return Series(
+        return RunDataset(
             self.steps[rows],
             self.lr[rows],
             self.values[rows],
@@ -80,123 +68,123 @@ class Series:
             self.budget,
             tuple(self.labels[row] for row in rows),
             self.weights[rows],
-            self.limit,
+            self.censoring_threshold,
             self.diverged[rows],
             self.seeds[rows],
         )
 
     @property
     def cumulative(self) -> Floats:
-        """Sum of rate times steps before each point, and before the first, (runs, points + 1)."""
+        """Sum of rate times steps up to the start and up to each point, (runs, points + 1)."""
         steps = np.diff(self.steps, axis=1, prepend=0.0)
         return np.concatenate([np.zeros((len(self), 1)), np.cumsum(self.lr * steps, axis=1)], axis=1)
 
 
-def series(records: Sequence[RunRecord], budget: int) -> Series:
-    """Runs as arrays.
+def run_dataset(records: Sequence[RunRecord], budget: int) -> RunDataset:
+    """Convert records to arrays.
 
-    A run that diverged ends where its validation loss was last a number (records of this package bound it there), and
-    has no final loss. Like those of all runs that end far above the best its curves count little: a model that has to
-    describe wild runs describes the good ones worse.
+    A run that diverged ends where its validation loss was last finite, and has no final loss. Its curves have the least
+    weight, for a model that has to describe wild runs describes good ones worse.
 
     Args:
-        records: runs of one task with their curves. What they lack is NaN.
+        records: runs of one task with their curves; values that are missing become NaN.
         budget: optimizer steps of a whole run.
 
     Raises:
-        UserError: a run has no rates, no steps or no validation loss, or is longer than the budget; or fewer than 10
-            are left, or than 5 that did not diverge.
+        UserError: a run has no rates, steps or validation loss, or is longer than the budget; fewer than 10 runs are
+            usable, or fewer than 5 of them did not diverge.
     """
-    kept, lengths = [], []
+    usable, lengths = [], []
     for record in records:
-        if wrong := _wrong(record, budget):
-            raise UserError(f"a run of {record.planner} (seed {record.seed}) {wrong}, or leave the run out")
-        count = max(_finite(record), 1) if record.diverged else len(record.curves["lr"])
+        if problem := _problem_with(record, budget):
+            raise UserError(f"a run of {record.planner} (seed {record.seed}) {problem}, or leave the run out")
+        count = max(_finite_points(record), 1) if record.diverged else len(record.curves["lr"])
         if count >= 2 or record.diverged:
-            kept.append(record)
+            usable.append(record)
             lengths.append(count)
-    whole = sum(not record.diverged for record in kept)
-    if len(kept) < FEWEST_RUNS or whole < FEWEST_RUNS // 2:
+    completed = sum(not record.diverged for record in usable)
+    if len(usable) < MIN_RUNS or completed < MIN_RUNS // 2:
         raise UserError(
-            f"{len(kept)} usable runs of {len(records)}, of which {whole} did not diverge: a model needs at least "
-            f"{FEWEST_RUNS} of two points or more, and {FEWEST_RUNS // 2} that did not diverge"
+            f"{len(usable)} usable runs of {len(records)}, of which {completed} did not diverge: a model needs at "
+            f"least {MIN_RUNS} of two points or more, and {MIN_RUNS // 2} that did not diverge"
         )
-    longest = max(lengths)
-    shape = len(kept), longest
+    shape = len(usable), max(lengths)
     steps, lr, values = np.zeros(shape), np.zeros(shape), np.full((*shape, len(CHANNELS)), np.nan)
-    for row, (record, count) in enumerate(zip(kept, lengths, strict=True)):
+    for row, (record, count) in enumerate(zip(usable, lengths, strict=True)):
         for padded, name in ((steps, "step"), (lr, "lr")):
             padded[row, :count] = record.curves[name][:count]
             padded[row, count:] = record.curves[name][count - 1]
         for number, name in enumerate(CHANNELS):
             if name in record.curves:
                 values[row, :count, number] = channel(name, np.asarray(record.curves[name][:count], dtype=np.float64))
-    diverged = np.array([record.diverged for record in kept])
-    final = np.array([record.scores.get("final_val_loss", np.nan) for record in kept])
+    diverged = np.array([record.diverged for record in usable])
+    final = np.array([record.scores.get("final_val_loss", np.nan) for record in usable])
     final = np.where(diverged, np.nan, channel("val_loss", final))
-    first, last = _at(values[..., LOSS], 0), _at(values[..., LOSS], -1)
+    first, last = _finite_value(values[..., LOSS], 0), _finite_value(values[..., LOSS], -1)
     ends = np.where(np.isfinite(final), final, last)
-    return Series(
+    return RunDataset(
         steps,
         lr,
         values,
         final,
         np.array(lengths),
         budget,
-        tuple(f"{record.planner} {dict(record.settings)}" for record in kept),
-        weights_of(ends, first, diverged),
-        limit_of(ends, first, diverged),
+        tuple(f"{record.planner} {dict(record.settings)}" for record in usable),
+        run_weights(ends, first, diverged),
+        censoring_threshold(ends, first, diverged),
         diverged,
-        np.array([record.seed for record in kept], dtype=np.int64),
+        np.array([record.seed for record in usable], dtype=np.int64),
     )
 
 
-def weights_of(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floats:
-    """How much curves count, (runs,): half where they end at the limit, the more the better they ended.
+def run_weights(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floats:
+    """Weigh the curves of runs by how well the runs ended, (runs,).
+
+    The weight is about 1 for the best runs, 0.5 at the censoring threshold, and `MIN_WEIGHT` for runs that diverged.
 
     Args:
         ends: log losses at the end, (runs,).
         first: log losses at the first point, (runs,).
-        diverged: runs that did, which count least.
+        diverged: which runs diverged, (runs,).
     """
     if diverged.all():
-        return np.full_like(ends, LEAST_WEIGHT)
+        return np.full_like(ends, MIN_WEIGHT)
     best = _best(ends, diverged)
     above = np.nan_to_num(np.maximum(ends - best, 0), nan=np.inf)
-    weights = 1 / (1 + (above / (limit_of(ends, first, diverged) - best)) ** 2)
-    return np.where(diverged, LEAST_WEIGHT, np.maximum(weights, LEAST_WEIGHT))
+    weights = 1 / (1 + (above / (censoring_threshold(ends, first, diverged) - best)) ** 2)
+    return np.where(diverged, MIN_WEIGHT, np.maximum(weights, MIN_WEIGHT))
 
 
-def limit_of(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> float:
-    """The log loss that is `NEAR` above the best tenth; the arguments are those of `weights_of`.
+def censoring_threshold(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> float:
+    """Return the final log loss above which ends are right-censored; the arguments are those of `run_weights`.
 
-    Of a run that ended above it a model learns that it did, and not by how much, as of one that diverged. Were it to
-    count for less instead, the same rates would look good that were lucky once.
+    From a run that ended above it, or diverged, a model learns only that it did, not by how much. To give the end of
+    such a run less weight instead would make rates look good that were lucky once.
     """
     if diverged.all():
         return np.inf
     best = _best(ends, diverged)
-    return best + NEAR * max(float(np.nanmedian(first) - best), 1e-9)
+    return best + CENSOR_SHARE * max(float(np.nanmedian(first) - best), 1e-9)
 
 
 def _best(ends: Floats, diverged: NDArray[np.bool_]) -> float:
     return float(np.nanquantile(ends[~diverged], 0.1))
 
 
-def _at(losses: Floats, place: int) -> Floats:
-    """The first (0) or the last (-1) known value of each run, (runs,); NaN where none is."""
-    known = [values[np.isfinite(values)] for values in losses]
-    return np.array([values[place] if len(values) else np.nan for values in known])
+def _finite_value(losses: Floats, index: int) -> Floats:
+    """Return the first (0) or the last (-1) finite value of each run, (runs,); NaN where there is none."""
+    finite = [values[np.isfinite(values)] for values in losses]
+    return np.array([values[index] if len(values) else np.nan for values in finite])
 
 
-def _finite(record: RunRecord) -> int:
-    """Points before the first one whose validation loss is not a number."""
+def _finite_points(record: RunRecord) -> int:
+    """Count the points before the first one whose validation loss is not finite."""
     finite = np.isfinite(np.asarray(record.curves.get("val_loss", []), dtype=np.float64))
     return int(np.argmin(np.append(finite, False)))
 
 
-def _wrong(record: RunRecord, budget: int) -> str:
-    """What is wrong with a run's curves and how it could be right; empty if nothing is."""
+def _problem_with(record: RunRecord, budget: int) -> str:
+    """Say why a run's curves cannot be used and what would help; empty if they can."""
     curves = {name: np.asarray(values, dtype=np.float64) for name, values in record.curves.items()}
     none = np.array([])
     lr, step, losses = (curves.get(name, none) for name in ("lr", "step", "val_loss"))

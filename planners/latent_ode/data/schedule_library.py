@@ -1,4 +1,4 @@
-"""The schedules of a sweep and how they ended: what plans begin from, and where a model is trusted."""
+"""The schedules of a sweep and how they ended: where plans start from, and where a model is trusted."""
 
 from __future__ import annotations
 
@@ -9,113 +9,132 @@ from functools import cached_property
 import numpy as np
 
 from lr_env.errors import UserError
-from planners.latent_ode.data.dataset import LOSS, Floats, Series, weights_of
+from planners.latent_ode.channels import LOSS, Floats
+from planners.latent_ode.data.dataset import RunDataset, run_weights
+from planners.latent_ode.data.rate_curve import RateCurve
 from planners.piecewise import Knots
 
 POINTS = 41
-"""Evenly spaced times of a run, its start and its end among them, at which rates and losses are kept."""
+"""Evenly spaced times of a run, its start and its end among them, at which rates and losses are saved."""
 
 TIMES = np.linspace(0, 1, POINTS)
+"""These times, as shares of the run."""
 
-WHOLE = 0.98
-"""Share of the budget that a run lasts for at least whose rates are those of a whole schedule."""
+MIN_DURATION = 0.98
+"""A run that lasts for less than this share of the budget did not play a whole schedule."""
 
-TRUSTED = 0.5
-"""Least weight of a run for its rates to count as seen, see `weights_of`."""
+NEAR_BEST_WEIGHT = 0.5
+"""A run or schedule ended near the best if its weight by `run_weights` is at least this."""
 
 
 @dataclass(frozen=True, eq=False)
-class Repertoire:
-    """Schedules of which no run diverged or stopped before its time, each once.
+class ScheduleLibrary:
+    """The schedules of a sweep, each once, without those of which a run diverged or stopped early.
 
     Attributes:
-        log_rates: at `TIMES`, (schedules, points).
-        log_losses: log validation losses at those times, (schedules, points), mean over seeds.
-        ends: log losses on the whole validation split at the end, (schedules,), mean over seeds; where it was not
-            measured, the last on the subset.
-        names: planner and settings of each; of those that no one uses only the planner.
+        log_rates: log rates at `TIMES`, (schedules, points).
+        log_losses: log validation losses at `TIMES`, mean over seeds, (schedules, points).
+        final_losses: log losses on the whole validation split at the end, mean over seeds, (schedules,); the last log
+            loss on the validation subset where that was not measured.
+        names: planner and settings of each schedule; free-form schedules are all named "knots".
+
+    Raises:
+        ValueError: there is no schedule, or the arrays have other shapes.
     """
 
     log_rates: Floats
     log_losses: Floats
-    ends: Floats
+    final_losses: Floats
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        shapes = [array.shape for array in (self.log_rates, self.log_losses, self.ends)]
+        shapes = [array.shape for array in (self.log_rates, self.log_losses, self.final_losses)]
         if count == 0 or shapes != [(count, POINTS), (count, POINTS), (count,)]:
             raise ValueError(f"{count} schedules of the sweep do not fit arrays of the shapes {shapes}")
 
-    @cached_property
-    def trusted(self) -> Floats:
-        """Log rates of the schedules that ended near the best, (schedules, points)."""
-        return self.log_rates[self.good]
+    @property
+    def curves(self) -> RateCurve:
+        """All schedules, (schedules, points)."""
+        return RateCurve(self.log_rates)
+
+    def curve(self, index: int) -> RateCurve:
+        """Return one schedule, (points,)."""
+        return RateCurve(self.log_rates[index])
+
+    def mean_of_best(self, count: int) -> RateCurve:
+        """Average the log rates of the best schedules, (points,)."""
+        return RateCurve(self.log_rates[self.ranking[:count]].mean(0))
 
     @cached_property
-    def good(self) -> list[int]:
-        """Numbers of those."""
-        weights = weights_of(self.ends, self.log_losses[:, 0], np.zeros(len(self.ends), dtype=bool))
-        return np.flatnonzero(weights >= TRUSTED).tolist()
+    def near_best(self) -> list[int]:
+        """Indices of the schedules that ended near the best."""
+        weights = run_weights(self.final_losses, self.log_losses[:, 0], np.zeros(len(self.names), dtype=bool))
+        return np.flatnonzero(weights >= NEAR_BEST_WEIGHT).tolist()
 
     @cached_property
-    def order(self) -> list[int]:
-        """Numbers of the schedules, the best first."""
-        return np.argsort(self.ends, kind="stable").tolist()
+    def trust_region(self) -> RateCurve:
+        """The schedules that ended near the best, (schedules, points): a model is trusted between their rates."""
+        return RateCurve(self.log_rates[self.near_best])
 
-    def middle(self, count: int) -> Floats:
-        """The mean of the log rates of so many of the best, (points,)."""
-        return self.log_rates[self.order[:count]].mean(0)
+    @cached_property
+    def ranking(self) -> list[int]:
+        """Indices of the schedules, best first."""
+        return np.argsort(self.final_losses, kind="stable").tolist()
 
     @property
-    def families(self) -> list[int]:
-        """Numbers of the schedules that people use, the best first; of all, if there are none of those."""
-        return [number for number in self.order if self.names[number] != Knots.name] or self.order
+    def parametric_order(self) -> list[int]:
+        """Indices of the schedules of a named shape, such as cosine, best first; of all if none has a name."""
+        return [index for index in self.ranking if self.names[index] != Knots.name] or self.ranking
 
     @property
-    def best_family(self) -> int:
-        """Number of the best schedule that people use."""
-        return self.families[0]
+    def best_parametric(self) -> int:
+        """Index of the best schedule of a named shape."""
+        return self.parametric_order[0]
 
 
-def repertoire_of(series: Series) -> Repertoire:
-    """The repertoire of a sweep's runs.
+def schedule_library(dataset: RunDataset) -> ScheduleLibrary:
+    """Collect the schedules of a sweep's runs.
 
     Raises:
-        UserError: of every schedule a run diverged, or was shorter than the budget.
+        UserError: no schedule is left, for each has a run that diverged or was shorter than the budget.
     """
-    by_name: dict[str, list[int]] = {}
-    for row, label in enumerate(series.labels):
-        by_name.setdefault(label, []).append(row)
-    kept = {name: rows for name, rows in by_name.items() if not series.diverged[rows].any()}
-    if not kept:
+    rows_of: dict[str, list[int]] = {}
+    for row, label in enumerate(dataset.labels):
+        rows_of.setdefault(label, []).append(row)
+    rows_of = {label: rows for label, rows in rows_of.items() if not dataset.diverged[rows].any()}
+    if not rows_of:
         raise UserError("of every schedule of the sweep a run diverged: give lower rates")
-    ends = series.steps[:, -1]
-    kept = {name: rows for name, rows in kept.items() if (ends[rows] >= WHOLE * series.budget).all()}
-    if not kept:
-        raise UserError(f"no run lasts for {series.budget} steps: give the budget of the runs as --budget")
-    ends = [[_end(series, row) for row in rows] for rows in kept.values()]
-    return Repertoire(
-        np.array([_mean(series, rows, np.log(series.lr)) for rows in kept.values()]).reshape(-1, POINTS),
-        np.array([_mean(series, rows, series.values[..., LOSS]) for rows in kept.values()]).reshape(-1, POINTS),
-        np.array([float(np.mean(of)) for of in ends], dtype=np.float64),
-        tuple(Knots.name if name.startswith(f"{Knots.name} ") else name for name in kept),
+    last_steps = dataset.steps[:, -1]
+    rows_of = {
+        label: rows for label, rows in rows_of.items() if (last_steps[rows] >= MIN_DURATION * dataset.budget).all()
+    }
+    if not rows_of:
+        raise UserError(f"no run lasts for {dataset.budget} steps: give the budget of the runs as --budget")
+    ends = [[_final_loss(dataset, row) for row in rows] for rows in rows_of.values()]
+    return ScheduleLibrary(
+        np.array([_mean_curve(dataset, rows, np.log(dataset.lr)) for rows in rows_of.values()]).reshape(-1, POINTS),
+        np.array([_mean_curve(dataset, rows, dataset.values[..., LOSS]) for rows in rows_of.values()]).reshape(
+            -1, POINTS
+        ),
+        np.array([float(np.mean(of_schedule)) for of_schedule in ends], dtype=np.float64),
+        tuple(Knots.name if label.startswith(f"{Knots.name} ") else label for label in rows_of),
     )
 
 
-def _end(series: Series, row: int) -> float:
-    final = series.final[row]
+def _final_loss(dataset: RunDataset, row: int) -> float:
+    final = dataset.final[row]
     if np.isfinite(final):
         return float(final)
-    losses = series.values[row, : series.lengths[row], LOSS]
+    losses = dataset.values[row, : dataset.lengths[row], LOSS]
     return float(losses[np.isfinite(losses)][-1])
 
 
-def _mean(series: Series, rows: Sequence[int], values: Floats) -> Floats:
-    """Mean over runs of what was seen, at `TIMES`."""
-    found = []
+def _mean_curve(dataset: RunDataset, rows: Sequence[int], values: Floats) -> Floats:
+    """Interpolate values (runs, points) of some runs at `TIMES`, and average over the runs, (POINTS,)."""
+    curves = []
     for row in rows:
-        steps, seen = series.steps[row, : series.lengths[row]], values[row, : series.lengths[row]]
-        known = np.isfinite(seen)
-        found.append(np.interp(TIMES, steps[known] / steps[-1], seen[known]))
-    return np.mean(found, axis=0)
+        steps, measured = dataset.steps[row, : dataset.lengths[row]], values[row, : dataset.lengths[row]]
+        finite = np.isfinite(measured)
+        curves.append(np.interp(TIMES, steps[finite] / steps[-1], measured[finite]))
+    return np.mean(curves, axis=0)

@@ -1,260 +1,170 @@
-"""Where runs are by now as a model sees it, and whether they answer to the rate as those of the sweep did."""
+"""Estimation of how a run responds to its rates, compared with the runs of the sweep, from its curves so far."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from planners.latent_ode.data.batches import scaled, token
-from planners.latent_ode.data.dataset import CHANNELS, LOSS, Floats, channel
-from planners.latent_ode.model.dynamics import Ensemble, Scales
+from planners.latent_ode.channels import CHANNELS
+from planners.latent_ode.filtering.observations import OBSERVATION_STD, Observations
+from planners.latent_ode.model.dynamics import Ensemble
 
-NOISE_SPREAD, PACE_SPREAD = 1.0, 0.5
-"""Standard deviations of the normal priors of a run's `Response`."""
+NOISE_PRIOR_STD, PACE_PRIOR_STD = 1.0, 0.5
+"""Standard deviations of the normal priors of `Response.noise` and `Response.pace`."""
 
-ERROR = 0.14
-"""Standard deviation, scaled, by which models err over the whole of a run's curve so far, in each channel."""
+_MAX_ITERATIONS, _MAX_STEP, _TOLERANCE, _FINITE_DIFFERENCE = 6, 1.0, 0.05, 0.05
+"""Gauss-Newton method: most iterations, longest step, step that counts as converged, difference for slopes."""
 
-_LOST = 3.0
-"""Such deviations off what was foreseen, a model does not know where a run will end."""
+_EARLY_EXIT = 1 / 3
+"""The method stops after one step where that changes the noise by less than this share of the threshold. In tests
+the final value was at most 1.8 times the first step. First steps are small for very unusual curves as well, though."""
 
-_STEPS, _FARTHEST, _NEAR, _APART = 6, 1.0, 0.05, 0.05
-"""Gauss-Newton steps, the longest of them and one too short to be taken, and the difference that slopes are of."""
-
-_LIKELY = 1 / 3
-"""Share of what counts that the first step must say of a run for more steps to be taken. What is found in the end was
-seen to be up to 1.8 times as much in runs, and of curves that are very far from usual first steps are small again."""
-
-_COARSE = 12
-"""Steps of the solver for that."""
+_COARSE_STEPS = 12
+"""Steps of the solver over the run so far."""
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """How runs answer to their rates, where that is otherwise than in the sweep that a model was fitted to.
+    """The response of runs to their rates, as two log factors relative to the runs that the model was fitted to.
 
-    The field of such a run is exp(u + pace) F tanh(A z + (u + noise) a + b): the rate moves it by exp(pace) times as
-    much, and what the rate does besides, the noise that it lets in, is that of one exp(noise) times as large. Four
-    times the batch is a noise of -log 4.
+    `pace` scales how far a rate moves a run; `noise` scales the gradient noise that it lets in. A four times larger
+    batch has noise = -log 4, for example. The dynamics of such a run are
+
+        dz/dt = exp(u + pace) F tanh(A z + (u + noise) a + b).
 
     Attributes:
-        noise, pace: (members, runs).
+        noise, pace: (members, runs); 0 is nominal, that is as in the sweep.
     """
 
     noise: Tensor
     pace: Tensor
 
     @classmethod
-    def usual(cls, members: int, runs: int) -> Response:
-        """That of the sweep."""
+    def nominal(cls, members: int, runs: int) -> Response:
+        """Return the response of runs that are like those of the sweep."""
         return cls(torch.zeros(members, runs), torch.zeros(members, runs))
 
-    def driven(self, rates: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
-        """What `Ensemble.solve` takes for these runs in place of u and time, both (members, runs, ...)."""
-        return rates + _as_many(self.noise, rates), span * _as_many((self.pace - self.noise).exp(), span)
+    def transformed_inputs(self, rates: Tensor, span: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform u and time so that `Ensemble.solve` gives the dynamics of these runs.
+
+        Args:
+            rates: u, (members, runs, ...).
+            span: time, (members, runs, ...) or anything that broadcasts to it.
+        """
+        return rates + _broadcast(self.noise, rates), span * _broadcast((self.pace - self.noise).exp(), span)
 
     @property
-    def unusual(self) -> Tensor:
-        """Runs that do not answer as usual, (runs,), boolean."""
+    def is_shifted(self) -> Tensor:
+        """Mask of the runs that respond otherwise than those of the sweep, (runs,), boolean."""
         return (self.noise != 0).any(0)
 
-    def in_words(self) -> list[str]:
-        """What is to be said of each run; nothing of those that answer as usual."""
-        said = "its rates let in {:.2g} x the noise and move it {:.2g} x as far as in the sweep"
+    def describe(self) -> list[str]:
+        """Describe the response of each run; empty for runs that are nominal."""
+        text = "its rates let in {:.2g} x the noise and move it {:.2g} x as far as in the sweep"
         factors = torch.stack([self.noise.mean(0), self.pace.mean(0)], 1).exp().tolist()
-        return [said.format(*of) if other else "" for of, other in zip(factors, self.unusual.tolist(), strict=True)]
+        return [
+            text.format(*of_run) if shifted else ""
+            for of_run, shifted in zip(factors, self.is_shifted.tolist(), strict=True)
+        ]
 
-    def where(self, runs: Tensor) -> Response:
-        """The same for some runs, (runs,), boolean; the others answer as usual."""
+    def masked(self, runs: Tensor) -> Response:
+        """Keep the response of some runs, (runs,), boolean; the others become nominal."""
         return Response(torch.where(runs, self.noise, 0.0), torch.where(runs, self.pace, 0.0))
 
 
-def _as_many(of_runs: Tensor, like: Tensor) -> Tensor:
+def _broadcast(of_runs: Tensor, like: Tensor) -> Tensor:
     return of_runs.reshape(*of_runs.shape, *[1] * (like.ndim - of_runs.ndim))
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What was measured of some runs at the ends of their segments, one point each.
-
-    Attributes:
-        rates: u of each segment, (runs, points).
-        times: of the points, in the model's unit, (runs, points).
-        values: scaled channels, (runs, points, channels); NaN where missing.
-        span: time from the start to the last point.
-    """
-
-    rates: Tensor
-    times: Tensor
-    values: Tensor
-    span: float
-
-
-def seen(points: Sequence[Floats], scales: Scales, lr_range: Sequence[float], segment: int, unit: int) -> Seen:
-    """Points as models read them.
-
-    Args:
-        points: since the start of the run, each rate, step and channels as measured, (2 + channels, runs).
-        scales: of the model.
-        lr_range: smallest and largest rate.
-        segment: optimizer steps between two points.
-        unit: optimizer steps that are one unit of time.
-    """
-    lr, step, *measured = np.stack(points, axis=-1)
-    values = np.stack([channel(name, of) for name, of in zip(CHANNELS, measured, strict=True)], axis=-1)
-    lr = np.nan_to_num(lr, nan=lr_range[0])  # of runs that ended
-
-    def tensor(of: Floats) -> Tensor:
-        return torch.tensor(of, dtype=torch.float32)
-
-    rates = tensor(np.log(np.clip(lr, min(lr_range), max(lr_range))) - scales.log_rate)
-    return Seen(rates, tensor(step / unit), tensor(scaled(values, scales)), len(points) * segment / unit)
-
-
 @torch.no_grad()
-def state_now(model: Ensemble, runs: Seen, response: Response) -> tuple[Tensor, Tensor]:
-    """Where the dynamics and the last surprises have runs by now, (members, runs, latent), and which of them are lost.
+def fit_response(model: Ensemble, observations: Observations, threshold: float, sigmas: float) -> Response:
+    """Estimate the response of each run; it stays nominal where the curves do not show that it is shifted.
 
-    Those are, (runs,), that lately had losses of which the mean is nowhere near what was foreseen.
-    """
-    members, window = model.sizes.members, model.sizes.window
-    read = min(window, runs.values.shape[1])
-    # As many steps as a whole run has in the fit, which was seen to err by little more than one a segment.
-    rates, spans, _ = _steps(runs, model.sizes.steps, read)
-    driven = response.driven(rates.expand(members, -1, -1), spans.expand(*response.noise.shape, -1))
-    states = model.solve(model.beginning(len(rates)), *driven)
-    foreseen = model.read(states[:, :, -read:].flip(2))
-    times, rates, values = (
-        of.flip(1)[:, :read].expand(members, *of[:, :read].shape) for of in (runs.times, runs.rates, runs.values)
-    )
-    tokens = torch.nn.functional.pad(token(times, rates, values, foreseen), (0, 0, 0, window - read))
-    surprise = (values - foreseen)[..., LOSS].nanmean(2).mean(0)
-    lost = ~(surprise.abs() < _LOST * ERROR)  # also where nothing was measured
-    return model.corrected(states[:, :, -1], tokens, torch.full(states.shape[:2], read)), lost
-
-
-@torch.no_grad()
-def response_of(model: Ensemble, runs: Seen, least: float, sure: float) -> Response:
-    """How runs answer to their rates, where that can be told; elsewhere as usual.
-
-    Each member has its most probable `Response` of each run alone, to all of its curves so far, found by Gauss-Newton
-    steps under normal priors. It has to explain what is otherwise: where a channel is foreseen worse with it, what
-    happened is something else (labels that are wrong raise losses as noise does, but not to the same accuracy).
+    The estimate is the maximum of the posterior given all curves of the run so far, for each member, found by
+    Gauss-Newton steps. It is used only if |noise| exceeds the threshold and is significant, and if every channel is
+    explained at least as well as with the nominal response. Otherwise something else happened: wrong labels, for
+    example, raise losses as noise does, but do not change accuracy in the same way.
 
     Args:
         model: the ensemble.
-        runs: what was measured.
-        least: by how much the noise must be otherwise, in the log, for a run not to count as usual.
-        sure: how many of its standard deviations that must be: those of the posterior, by its curvature, and of the
-            members among each other.
+        observations: what was measured.
+        threshold: smallest |noise| at which a run counts as shifted.
+        sigmas: smallest ratio of |noise| to its standard deviation, which combines that of the posterior, by its
+            curvature, and the spread of the members.
     """
-    members, count = model.sizes.members, len(runs.rates)
-    fit_of = _Fit(model, runs)
-    best = at = move = torch.zeros(members, count, 2)
+    members, count = model.sizes.members, len(observations.rates)
+    posterior = ResponsePosterior(model, observations)
+    best = at = step = torch.zeros(members, count, 2)
     lowest, variance = torch.full((members, count), torch.inf), torch.zeros(members, count)
-    usual = explained = torch.zeros(members, count, len(CHANNELS))
-    # Each run goes by itself, whatever its company, also in when it stops.
-    there = torch.zeros(members, count, 1, dtype=torch.bool)
-    for number in range(_STEPS):
-        left, losses, step, variances = fit_of.around(at)
-        if number == 0:
-            usual = left
-            there = (step[..., :1].mean(0).abs() < _LIKELY * min(least, _FARTHEST)).expand_as(there)
+    nominal = explained = torch.zeros(members, count, len(CHANNELS))
+    # Each run is iterated by itself, and stops by itself, so that it does not depend on the other runs.
+    converged = torch.zeros(members, count, 1, dtype=torch.bool)
+    for iteration in range(_MAX_ITERATIONS):
+        errors, losses, newton_step, variances = posterior.linearise(at)
+        if iteration == 0:
+            nominal = errors
+            small = newton_step[..., :1].mean(0).abs() < _EARLY_EXIT * min(threshold, _MAX_STEP)
+            converged = small.expand_as(converged)
         lower = losses < lowest
         lowest, variance = torch.where(lower, losses, lowest), torch.where(lower, variances, variance)
-        # From the best place so far; half as far, where a step from it was too long.
-        of_best = (at, best), (left, explained), (step, move / 2)
-        best, explained, move = (torch.where(lower[..., None], *of) for of in of_best)
-        there = there | (move.abs() < _NEAR).all(-1, keepdim=True)
-        if there.all():
+        # Continue from the best place so far, half as far if the last step was too long.
+        choices = (at, best), (errors, explained), (newton_step, step / 2)
+        best, explained, step = (torch.where(lower[..., None], *choice) for choice in choices)
+        converged = converged | (step.abs() < _TOLERANCE).all(-1, keepdim=True)
+        if converged.all():
             break
-        at = torch.where(there, best, best + move)
+        at = torch.where(converged, best, best + step)
     noise, pace = best.unbind(-1)
-    mean = noise.mean(0).abs()
-    apart = (variance.mean(0) + noise.var(0)).sqrt()
-    better = (explained.mean(0) <= usual.mean(0)).all(-1)
-    return Response(noise, pace).where(better & (mean > torch.clamp(sure * apart, min=least)))
+    deviation = (variance.mean(0) + noise.var(0)).sqrt()
+    explains = (explained.mean(0) <= nominal.mean(0)).all(-1)
+    significant = noise.mean(0).abs() > torch.clamp(sigmas * deviation, min=threshold)
+    return Response(noise, pace).masked(explains & significant)
 
 
-class _Fit:
-    """What runs did, beside what a model says that they would have done.
+class ResponsePosterior:
+    """The posterior of the response of runs, given their curves so far.
 
     Args:
         model: the ensemble.
-        runs: what was measured.
+        observations: what was measured.
     """
 
-    def __init__(self, model: Ensemble, runs: Seen) -> None:
-        known = torch.isfinite(runs.values).float()
-        self.model, self.count = model, len(runs.rates)
-        self.weights = known * len(CHANNELS) / ERROR**2 / known.sum((1, 2), keepdim=True).clamp(min=1)
-        self.values = runs.values.nan_to_num()
-        self.prior = torch.tensor([NOISE_SPREAD, PACE_SPREAD]) ** -2
-        # A place and one beside it in each direction, as three runs of one batch.
-        self.beside = torch.tensor([[0.0, 0.0], [_APART, 0.0], [0.0, _APART]])
-        rates, spans, self.lookup = _steps(runs, _COARSE, 0)
+    def __init__(self, model: Ensemble, observations: Observations) -> None:
+        finite = torch.isfinite(observations.values).float()
+        self.model, self.count = model, len(observations.rates)
+        self.weights = finite * len(CHANNELS) / OBSERVATION_STD**2 / finite.sum((1, 2), keepdim=True).clamp(min=1)
+        self.values = observations.values.nan_to_num()
+        self.precision = torch.tensor([NOISE_PRIOR_STD, PACE_PRIOR_STD]) ** -2
+        # Each place, and one beside it in each direction, are solved as three runs of one batch.
+        self.offsets = torch.tensor([[0.0, 0.0], [_FINITE_DIFFERENCE, 0.0], [0.0, _FINITE_DIFFERENCE]])
+        rates, spans, self.interpolation = observations.solver_steps(_COARSE_STEPS, 0)
         members = model.sizes.members
         self.rates = rates.repeat_interleave(3, 0).expand(members, -1, -1)
         self.spans = spans.expand(members, 3 * self.count, -1)
 
-    def around(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """How well a response explains runs, and which would do better.
+    def linearise(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Linearise the forecast in the response, and return the next Gauss-Newton step.
 
         Args:
             at: noise and pace, (members, runs, 2).
 
         Returns:
-            What is left unexplained of each channel, (members, runs, channels); that and what the prior adds, whose
-            half is the negative log of the posterior, (members, runs); the Gauss-Newton step from here, at most
-            `_FARTHEST` in each direction, (members, runs, 2); and the variance of the noise by the curvature here,
-            (members, runs).
+            The weighted squared error of each channel, (members, runs, channels); their sum plus the term of the prior,
+            which is twice the negative log posterior, (members, runs); the Gauss-Newton step, at most 1 in each
+            direction, (members, runs, 2); and the variance of the noise by the curvature, (members, runs).
         """
-        response = Response(*(at[:, :, None] + self.beside).flatten(1, 2).unbind(-1))
-        driven = response.driven(self.rates, self.spans)
-        nodes = self.model.read(self.model.solve(self.model.beginning(3 * self.count), *driven))
-        read = torch.einsum("mbnc,np->mbpc", nodes, self.lookup).unflatten(1, (self.count, 3))
-        errors, slopes = read[:, :, 0] - self.values, (read[:, :, 1:] - read[:, :, :1]) / _APART
-        left = (self.weights * errors.square()).sum(2)
+        response = Response(*(at[:, :, None] + self.offsets).flatten(1, 2).unbind(-1))
+        inputs = response.transformed_inputs(self.rates, self.spans)
+        nodes = self.model.decode(self.model.solve(self.model.initial_state(3 * self.count), *inputs))
+        forecast = torch.einsum("mbnc,np->mbpc", nodes, self.interpolation).unflatten(1, (self.count, 3))
+        errors = forecast[:, :, 0] - self.values
+        slopes = (forecast[:, :, 1:] - forecast[:, :, :1]) / _FINITE_DIFFERENCE
+        squared = (self.weights * errors.square()).sum(2)
         weighted = slopes * self.weights[:, None]
-        curvature = torch.einsum("mripc,mrjpc->mrij", weighted, slopes) + torch.diag(self.prior)
-        downhill = torch.einsum("mripc,mrpc->mri", weighted, errors) + self.prior * at
+        curvature = torch.einsum("mripc,mrjpc->mrij", weighted, slopes) + torch.diag(self.precision)
+        gradient = torch.einsum("mripc,mrpc->mri", weighted, errors) + self.precision * at
         covariance, _ = torch.linalg.inv_ex(curvature)
-        step = -(covariance @ downhill[..., None])[..., 0].clamp(-_FARTHEST, _FARTHEST)
-        return left, left.sum(-1) + (self.prior * at.square()).sum(-1), step, covariance[..., 0, 0]
-
-
-def _steps(runs: Seen, few: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Few steps of the solver, short ones first, where curves are steep, and one for each of the last points.
-
-    Args:
-        runs: what was measured.
-        few: steps up to the last points, where there are as many points.
-        last: so many of them.
-
-    Returns:
-        u in each step, (runs, steps); the length of each times how many there are, (steps,); and the matrix
-        (steps + 1, points) that takes values at the start and at the ends of steps to those at the points.
-    """
-    mean, shares, lookup = _steps_over(runs.rates.shape[1], few, last)
-    return (runs.rates.exp() @ mean).log(), shares * runs.span, lookup
-
-
-@lru_cache
-def _steps_over(points: int, few: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of so many points: what takes rates to their means in each step, (points, steps), and the rest."""
-    before = points - last
-    nodes = np.ceil(before * np.linspace(0, 1, few + 1) ** 1.5).astype(np.int64)
-    nodes = np.unique([*nodes, *range(before, points + 1)])
-    lengths = np.diff(nodes)
-    steps = np.repeat(np.arange(len(lengths)), lengths)
-    mean = (steps[:, None] == np.arange(len(lengths))) / lengths
-    lookup = np.array([np.interp(np.arange(1, points + 1), nodes, node) for node in np.eye(len(nodes))])
-    mean, shares, lookup = (
-        torch.tensor(of, dtype=torch.float32) for of in (mean, lengths / points * len(lengths), lookup)
-    )
-    return mean, shares, lookup
+        step = -(covariance @ gradient[..., None])[..., 0].clamp(-_MAX_STEP, _MAX_STEP)
+        return squared, squared.sum(-1) + (self.precision * at.square()).sum(-1), step, covariance[..., 0, 0]

@@ -1,4 +1,4 @@
-"""Forecasts of how a run ends from how it began: simple rivals of the model, and how good forecasts are."""
+"""Simple forecasts of how a run ends, as baselines of the model, and measures of how good forecasts are."""
 
 from __future__ import annotations
 
@@ -8,64 +8,65 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from planners.latent_ode.data.dataset import LOSS, Floats, Series
-from planners.latent_ode.model.dynamics import Scales
+from planners.latent_ode.channels import LOSS, Floats
+from planners.latent_ode.data.dataset import RunDataset
+from planners.latent_ode.data.scaling import Scales
 
 EXPONENTS = np.geomspace(0.05, 3, 40)
-"""Of the power laws that are tried."""
+"""Exponents of the power laws that are tried."""
 
-Forecast = Callable[[Series, Series, Scales, float], Floats]
-"""(runs to forecast, runs known to their ends, scales, share that is over) -> log final losses."""
-
-
-def last_value(runs: Series, known: Series, scales: Scales, share: float) -> Floats:
-    """A run ends as it is: the last validation loss measured."""
-    return np.array([_past(runs, row, share)[-1] for row in range(len(runs))])
+Forecast = Callable[[RunDataset, RunDataset, Scales, float], Floats]
+"""Maps (runs to forecast, complete runs, scales, share of the run that is over) to log final losses, (runs,)."""
 
 
-def nearest_run(runs: Series, known: Series, scales: Scales, share: float) -> Floats:
-    """A run ends as the known one that is most like it ended.
+def last_value(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed: float) -> Floats:
+    """Forecast that a run ends at its last validation loss."""
+    return np.array([_losses_so_far(runs, row, elapsed)[-1] for row in range(len(runs))])
 
-    Likeness is the mean squared difference of the scaled channels so far, plus that of the log rates over the whole
-    run: the schedule that is planned is known, as it is to the model.
+
+def nearest_run(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed: float) -> Floats:
+    """Forecast that a run ends as the complete run did that is nearest to it.
+
+    The distance is the mean squared difference of the scaled channels so far, plus that of the log rates over the whole
+    run, for the planned schedule is known to the model as well.
     """
     deviations = np.array(scales.deviations)
-    ends = np.where(np.isfinite(known.final), known.final, np.nan)
-    answers = []
+    ends = np.where(np.isfinite(complete.final), complete.final, np.nan)
+    forecasts = []
     for row in range(len(runs)):
-        count = min(runs.lengths[row], known.values.shape[1])
-        past = max(1, min(_points(runs, row, share), count))
-        seen = (known.values[:, :past] - runs.values[row, :past]) / deviations
-        rates = np.log(known.lr[:, :count]) - np.log(runs.lr[row, :count])
-        distance = np.nanmean(seen**2, axis=(1, 2)) + np.mean(rates**2, axis=1)
+        count = min(runs.lengths[row], complete.values.shape[1])
+        past = max(1, min(_points_so_far(runs, row, elapsed), count))
+        channels = (complete.values[:, :past] - runs.values[row, :past]) / deviations
+        rates = np.log(complete.lr[:, :count]) - np.log(runs.lr[row, :count])
+        distance = np.nanmean(channels**2, axis=(1, 2)) + np.mean(rates**2, axis=1)
         usable = np.isfinite(ends) & np.isfinite(distance)
-        answers.append(ends[np.argmin(np.where(usable, distance, np.inf))] if usable.any() else np.nan)
-    return np.array(answers)
+        forecasts.append(ends[np.argmin(np.where(usable, distance, np.inf))] if usable.any() else np.nan)
+    return np.array(forecasts)
 
 
-def power_law(runs: Series, known: Series, scales: Scales, share: float) -> Floats:
-    """The loss goes on as a + b t^-c, a and b not negative, fitted to the validation losses so far by least squares."""
-    answers = []
+def power_law(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed: float) -> Floats:
+    """Extrapolate the validation loss by a + b t^-c with a, b >= 0, fitted to the losses so far by least squares."""
+    forecasts = []
     for row in range(len(runs)):
-        past = _past(runs, row, share)
-        steps = runs.steps[row, : len(past)] / runs.budget
+        losses = _losses_so_far(runs, row, elapsed)
+        steps = runs.steps[row, : len(losses)] / runs.budget
         end = runs.steps[row, runs.lengths[row] - 1] / runs.budget
-        usable = np.isfinite(past)
-        answers.append(_extrapolated(steps[usable], np.exp(past[usable]), end))
-    return np.log(np.array(answers))
+        finite = np.isfinite(losses)
+        forecasts.append(_extrapolated(steps[finite], np.exp(losses[finite]), end))
+    return np.log(np.array(forecasts))
 
 
-RIVALS: dict[str, Forecast] = {"last value": last_value, "nearest run": nearest_run, "power law": power_law}
+BASELINES: dict[str, Forecast] = {"last value": last_value, "nearest run": nearest_run, "power law": power_law}
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good forecasts are.
+    """The quality of forecasts.
 
     Attributes:
-        error: root mean square of the error of the log final loss.
-        rank: Spearman's rank correlation with what happened; NaN where it has none.
-        runs: forecasts judged.
+        error: root mean square error of the log final loss.
+        rank: Spearman's rank correlation with the true final losses; NaN where it is not defined.
+        runs: number of forecasts.
     """
 
     error: float
@@ -74,7 +75,7 @@ class Quality:
 
 
 def quality(forecasts: Floats, final: Floats) -> Quality:
-    """How good forecasts (runs,) of log final losses (runs,) are; runs whose end was not measured do not count."""
+    """Compare forecasts of log final losses with the true ones, both (runs,); runs without a true one do not count."""
     usable = np.isfinite(forecasts) & np.isfinite(final)
     forecasts, final = forecasts[usable], final[usable]
     if len(final) == 0:
@@ -84,22 +85,22 @@ def quality(forecasts: Floats, final: Floats) -> Quality:
     return Quality(float(np.sqrt(np.mean((forecasts - final) ** 2))), rank, len(final))
 
 
-def _points(runs: Series, row: int, share: float) -> int:
-    return max(1, int(share * runs.lengths[row]))
+def _points_so_far(runs: RunDataset, row: int, elapsed: float) -> int:
+    return max(1, int(elapsed * runs.lengths[row]))
 
 
-def _past(runs: Series, row: int, share: float) -> Floats:
-    """Log validation losses so far; a missing one is the one before."""
-    past = runs.values[row, : _points(runs, row, share), LOSS]
-    known = np.maximum.accumulate(np.where(np.isfinite(past), np.arange(len(past)), -1))
-    return np.where(known >= 0, past[np.maximum(known, 0)], np.nan)
+def _losses_so_far(runs: RunDataset, row: int, elapsed: float) -> Floats:
+    """Return the log validation losses so far; a missing value is replaced by the one before."""
+    losses = runs.values[row, : _points_so_far(runs, row, elapsed), LOSS]
+    latest = np.maximum.accumulate(np.where(np.isfinite(losses), np.arange(len(losses)), -1))
+    return np.where(latest >= 0, losses[np.maximum(latest, 0)], np.nan)
 
 
 def _extrapolated(steps: Floats, losses: Floats, end: float) -> float:
-    """a + b end^-c of the best fit."""
+    """Evaluate the best power law at the end."""
     if len(losses) < 3:
         return float(losses[-1]) if len(losses) else np.nan
-    best, answer = np.inf, float(losses[-1])
+    lowest, forecast = np.inf, float(losses[-1])
     for exponent in EXPONENTS:
         x = steps**-exponent
         slope = max(0.0, float(np.cov(x, losses, bias=True)[0, 1] / np.var(x)))
@@ -107,6 +108,6 @@ def _extrapolated(steps: Floats, losses: Floats, end: float) -> float:
         if level < 0:  # on the boundary: through the origin
             level, slope = 0.0, float(x @ losses / (x @ x))
         error = float(np.sum((level + slope * x - losses) ** 2))
-        if error < best:
-            best, answer = error, level + slope * end**-exponent
-    return answer
+        if error < lowest:
+            lowest, forecast = error, level + slope * end**-exponent
+    return forecast

@@ -1,4 +1,4 @@
-"""Fitting a model to the runs of a sweep."""
+"""Fitting of an ensemble to the runs of a sweep."""
 
 from __future__ import annotations
 
@@ -10,33 +10,40 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lr_env.errors import UserError
-from planners.latent_ode.data.batches import Batch, Table, past, predict, scales_of
-from planners.latent_ode.data.dataset import CHANNELS, LOSS, Floats, Series
-from planners.latent_ode.model.dynamics import Ensemble, Scales, Sizes
-from planners.latent_ode.model.early_stopping import Descent, Progress, path_length
+from planners.latent_ode.channels import CHANNELS, Floats
+from planners.latent_ode.data.batches import Batch, TensorDataset
+from planners.latent_ode.data.dataset import RunDataset
+from planners.latent_ode.data.scaling import Scales, scales_of
+from planners.latent_ode.filtering.state import StateEstimator
+from planners.latent_ode.model.dynamics import Ensemble, Sizes
+from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, Progress, path_length
 
-MOST_MEMBERS = 100
+MAX_MEMBERS = 100
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
-"""Of a run that are over when its end is foreseen, to see how well."""
+"""Shares of a run after which its end is forecast, to measure how good forecasts are."""
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a model is fitted, in two phases, see `fit`.
+    """Settings of a fit in two phases, see `fit`.
 
     Attributes:
-        sizes: of the model.
-        dynamics: updates of the vector field on whole runs.
-        corrections: updates of what is read off surprises, on futures of windows.
-        batch: windows in an update, for each member.
-        learning_rate: of Adam in the first phase, at its peak: up for a tenth, then down by a cosine.
-        last_rate: the same of the second.
-        weight_decay: decoupled.
+        sizes: sizes of the ensemble.
+        dynamics: updates of the first phase, on whole runs.
+        corrections: updates of the second phase, on continuations of runs.
+        batch: continuations in an update of the second phase, for each member.
+        learning_rate: peak rate of Adam in the first phase; it rises for a tenth of the updates, then falls by a
+            cosine.
+        last_rate: peak rate of Adam in the second phase.
+        weight_decay: decoupled weight decay.
         path_penalty: weight of the length of latent paths.
-        end_weight: weight of the loss on the whole validation split at the end.
-        looks: times in each phase that the runs held out are looked at.
-        seed: of everything that is drawn.
+        end_weight: weight of the loss on the whole validation split at the end, relative to that of the curves.
+        looks: how often the loss on held-out runs is computed in each phase.
+        seed: seed of everything that is drawn.
+
+    Raises:
+        UserError: see `check_members`.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -56,211 +63,215 @@ class Fitting:
 
 
 def check_members(members: int, runs: int | None = None) -> None:
-    """See that so many make an ensemble, of which each is fitted to what another one has held out.
+    """Check that there can be so many members, for each holds out some runs that the others are fitted to.
 
     Args:
-        members: of the ensemble.
-        runs: that it is fitted to, if that is known.
+        members: members of the ensemble.
+        runs: runs that it is fitted to, if that is known.
 
     Raises:
-        UserError: they do not, or there are more of them than runs.
+        UserError: there are fewer than 2 or more than 100 members, or more members than runs.
     """
-    if not 2 <= members <= MOST_MEMBERS:
-        raise UserError(f"{members} members: an ensemble has from 2 to {MOST_MEMBERS}")
+    if not 2 <= members <= MAX_MEMBERS:
+        raise UserError(f"{members} members: an ensemble has from 2 to {MAX_MEMBERS}")
     if runs is not None and members > runs:
         raise UserError(f"{members} members need as many runs, and there are {runs}: give fewer members")
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A model and what is known of its fit.
+    """The result of a fit.
 
     Attributes:
-        model: the ensemble, each member as it was when it did best on the runs that were held out from it.
-        scales: what it was fitted with.
-        fold: the member that each run was held out from, (runs,).
-        foreseen: log final loss of each run as that member sees it, after each of `SHARES`, (shares, runs).
-        history: (phase, iteration, loss on the runs fitted to, lowest so far on those held out), means over members.
+        model: the ensemble; each member has the weights that were best on the runs that it held out.
+        scales: how its inputs and outputs are scaled.
+        held_out_member: the member that held out each run, (runs,).
+        forecast: log final loss of each run as that member forecasts it after each of `SHARES`, (shares, runs).
+        history: losses during the fit.
     """
 
     model: Ensemble
     scales: Scales
-    fold: NDArray[np.int64]
-    foreseen: Floats
-    history: tuple[tuple[str, int, float, float], ...]
+    held_out_member: NDArray[np.int64]
+    forecast: Floats
+    history: LossHistory
 
 
-def fit(series: Series, fitting: Fitting, progress: Progress | None = None) -> Fitted:
+def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None) -> Fitted:
     """Fit an ensemble.
 
-    Each member is fitted to all runs but its share of them, which stops it early: the weights at which the loss on the
-    runs held out is lowest are kept. All runs are held out from one member each. Two phases:
+    Each run is held out by one member, and the others are fitted to it. A member is stopped early: it keeps the weights
+    at which its loss on the runs that it holds out was lowest. There are two phases:
 
-    1. Dynamics: whole runs from their start, all in each update. Where several runs share a seed, what they have in
-       common beyond their schedules is learned beside (see `Offsets`), and forgotten: schedules are told apart by less
-       than seeds are.
-    2. Corrections: futures of random windows at random times of random runs, up to their ends, under the dynamics
-       found. Only what is particular to a run, and not to its schedule, is left to be learned. They begin at none, so
-       that runs held out stop them at once where surprises say nothing.
+    1. Dynamics: whole runs from their start, all in each update. What runs of one seed have in common beyond their
+       schedules is learned as a random effect (`SeedEffects`), and thrown away: schedules differ by less than seeds do.
+    2. Corrections: continuations of random runs from random times to their ends, from the state that `StateEstimator`
+       estimates, with the dynamics fixed. What remains to be learned is particular to a run, and not to its schedule.
+       Corrections start at zero, so that held-out runs stop them at once where innovations predict nothing.
 
-    Both minimise squared errors of the scaled channels, that of the end again by the whole validation split, up to the
-    limit above which ends do not matter, and the length of the latent path (see `path_length`).
+    The loss is the squared error of the scaled channels, plus that of the final loss on the whole validation split (for
+    right-censored ends only as far as the forecast lies below), plus a penalty on the length of latent paths.
 
     Args:
-        series: the runs.
-        fitting: how.
-        progress: told of iterations.
+        dataset: the runs.
+        fitting: settings of the fit.
+        progress: called after each update.
 
     Raises:
-        UserError: there are more members than runs, or nearly all runs diverged at once; or the fit diverged.
+        UserError: there are more members than runs; nearly all runs diverged at once; or the fit diverged.
     """
     sizes = fitting.sizes
-    check_members(sizes.members, len(series))
-    scales = scales_of(series)
-    table = Table(series, scales)
+    check_members(sizes.members, len(dataset))
+    scales = scales_of(dataset)
+    tensors = TensorDataset(dataset, scales)
     draw = torch.Generator().manual_seed(fitting.seed)
-    fold = folds(len(series), sizes.members, draw)
+    held_out_member = assign_runs(len(dataset), sizes.members, draw)
     model = Ensemble(sizes, fitting.seed)
-    own = [torch.nonzero(fold != member)[:, 0] for member in range(sizes.members)]
-    left_out = [torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)]
+    fitted_to = [torch.nonzero(held_out_member != member)[:, 0] for member in range(sizes.members)]
+    held_out = [torch.nonzero(held_out_member == member)[:, 0] for member in range(sizes.members)]
 
-    def starts(rows: list[Tensor]) -> Batch:
-        same = _as_many(rows)
-        return table.batch(same, torch.zeros_like(same), sizes.steps)
+    def whole_runs(rows: list[Tensor]) -> Batch:
+        padded = _padded(rows)
+        return tensors.batch(padded, torch.zeros_like(padded), sizes.steps)
 
-    offsets = Offsets(table, sizes.members)
+    seed_effects = SeedEffects(tensors, sizes.members)
 
-    def from_start(batch: Batch, rows: list[Tensor]) -> Tensor:
-        shifted = offsets.taken_off(batch, _as_many(rows))
-        return errors(model, model.beginning(batch.span.shape[1]), shifted, fitting)
+    def loss_from_start(batch: Batch, rows: list[Tensor]) -> Tensor:
+        without_effects = seed_effects.subtract_from(batch, _padded(rows))
+        return continuation_loss(model, model.initial_state(batch.span.shape[1]), without_effects, fitting)
 
-    longer = [runs[table.lengths[runs] > 1] for runs in own]
+    longer = [runs[tensors.lengths[runs] > 1] for runs in fitted_to]
     if not all(map(len, longer)):
         raise UserError("nearly all runs diverged at once: give lower rates, or fewer members")
 
-    def windows(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def random_windows(count: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.stack([runs[torch.randint(len(runs), (count,), generator=draw)] for runs in longer])
-        now = 1 + (torch.rand(rows.shape, generator=draw) * (table.lengths[rows] - 1)).long()
+        now = 1 + (torch.rand(rows.shape, generator=draw) * (tensors.lengths[rows] - 1)).long()
         return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
 
-    judged = starts(left_out)
-    whole = starts(own)
-    loop = Descent(model, fitting.weight_decay, fitting.looks, progress or (lambda count: None))
-    loop.run(
+    validation, training = whole_runs(held_out), whole_runs(fitted_to)
+    trainer = EarlyStoppedTrainer(model, fitting.weight_decay, fitting.looks, progress)
+    trainer.run(
         "dynamics",
         fitting.dynamics,
         fitting.learning_rate,
-        [*model.dynamics(), *offsets.parameters()],
-        lambda: from_start(whole, own) + offsets.shrinkage(whole, fitting),
-        lambda: from_start(judged, left_out),
+        [*model.dynamics_parameters(), *seed_effects.parameters()],
+        lambda: loss_from_start(training, fitted_to) + seed_effects.prior(training, fitting),
+        lambda: loss_from_start(validation, held_out),
     )
-    known = past(model, table)
+    estimator = StateEstimator(model)
+    history = estimator.roll_out(tensors)
 
-    def onwards(rows: Tensor, now: Tensor, lengths: Tensor | None) -> Tensor:
-        batch = table.batch(rows, now, sizes.steps)
-        return errors(model, model.corrected(*known.seen(rows, now, lengths)), batch, fitting)
+    def loss_from_estimates(rows: Tensor, now: Tensor, lengths: Tensor | None) -> Tensor:
+        batch = tensors.batch(rows, now, sizes.steps)
+        return continuation_loss(model, estimator.corrected(history, rows, now, lengths), batch, fitting)
 
-    held = held_out(table, fold, sizes)
-    loop.run(
+    validation_windows = spread_windows(tensors, held_out)
+    trainer.run(
         "corrections",
         fitting.corrections,
         fitting.last_rate,
-        model.encoding(),
-        lambda: onwards(*windows(fitting.batch)),
-        lambda: onwards(*held, None),
+        model.correction_parameters(),
+        lambda: loss_from_estimates(*random_windows(fitting.batch)),
+        lambda: loss_from_estimates(*validation_windows, None),
     )
-    foreseen = predicted_final(model.eval(), table, np.array(SHARES), fold.numpy())
-    return Fitted(model, scales, fold.numpy(), foreseen, tuple(loop.history))
+    forecast = forecast_final_losses(model.eval(), tensors, np.array(SHARES), held_out_member.numpy())
+    return Fitted(model, scales, held_out_member.numpy(), forecast, tuple(trainer.history))
 
 
-class Offsets(nn.Module):
-    """How the channels of runs of one seed lie above those of all, the same throughout a run: a random effect.
+class SeedEffects(nn.Module):
+    """Random effects of seeds: a constant offset of each channel, and of the final loss, for the runs of one seed.
 
     Args:
-        table: the runs.
-        members: of the ensemble.
+        dataset: the runs.
+        members: members of the ensemble.
     """
 
-    def __init__(self, table: Table, members: int) -> None:
+    def __init__(self, dataset: TensorDataset, members: int) -> None:
         super().__init__()
-        self.groups = table.groups
-        self.above = nn.Parameter(torch.zeros(members, int(self.groups.max()), len(CHANNELS) + 1))
+        self.groups = dataset.groups
+        self.offsets = nn.Parameter(torch.zeros(members, int(self.groups.max()), len(CHANNELS) + 1))
 
-    def taken_off(self, batch: Batch, rows: Tensor) -> Batch:
-        """The same without them: the channels, and the end by the whole validation split."""
-        none = torch.zeros(len(self.above), 1, self.above.shape[2])
-        members = torch.arange(len(self.above))[:, None]
-        above = torch.cat([none, self.above], 1)[members, self.groups[rows]]
-        return replace(batch, values=batch.values - above[:, :, None, :-1], final=batch.final - above[..., -1])
+    def subtract_from(self, batch: Batch, rows: Tensor) -> Batch:
+        """Subtract the effects from the channels and the final losses of a batch of runs, (members, batch)."""
+        none = torch.zeros(len(self.offsets), 1, self.offsets.shape[2])
+        members = torch.arange(len(self.offsets))[:, None]
+        offsets = torch.cat([none, self.offsets], 1)[members, self.groups[rows]]
+        return replace(batch, values=batch.values - offsets[:, :, None, :-1], final=batch.final - offsets[..., -1])
 
-    def shrinkage(self, batch: Batch, fitting: Fitting) -> Tensor:
-        """What is added to the errors of a batch of all runs, (members,): the logs of normal priors.
+    def prior(self, batch: Batch, fitting: Fitting) -> Tensor:
+        """Return what a normal prior of the effects adds to the loss of a batch of all runs, (members,).
 
-        As wide as what is left of a run without its seed's share, which is about what comparisons of 20 seeds show.
+        The prior is as wide as what remains of a run without the effect of its seed; comparisons of 20 seeds show about
+        that.
         """
-        squared = self.above.square().sum(1)
-        of_curves, of_ends = squared[:, :-1].mean(1), squared[:, -1]
-        return of_curves / batch.weights.sum(1) + fitting.end_weight * of_ends / batch.weights.shape[1]
+        squared = self.offsets.square().sum(1)
+        curves, ends = squared[:, :-1].mean(1), squared[:, -1]
+        return curves / batch.weights.sum(1) + fitting.end_weight * ends / batch.weights.shape[1]
 
 
-def errors(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Tensor:
-    """What a fit minimises, (members,), of futures that begin in a state."""
-    states, values = predict(model, state, batch)
-    known = torch.isfinite(batch.values)
-    squared = torch.where(known, values - torch.nan_to_num(batch.values), 0.0) ** 2
-    counted = known * batch.weights[..., None, None]
-    found = (squared * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1e-9)
-    ended = torch.isfinite(batch.final)
-    above = model.final(states) - torch.nan_to_num(batch.final)
-    last = torch.where(batch.beyond, above.clamp(max=0.0), above).square()
-    found = found + fitting.end_weight * (last * ended).sum(1) / ended.sum(1).clamp(min=1)
+def continuation_loss(model: Ensemble, state: Tensor, batch: Batch, fitting: Fitting) -> Tensor:
+    """Compute what a fit minimises, (members,), for continuations of runs from given states."""
+    states = model.solve(state, batch.rates, batch.span)
+    values = model.decode(states)
+    finite = torch.isfinite(batch.values)
+    squared = torch.where(finite, values - torch.nan_to_num(batch.values), 0.0) ** 2
+    weights = finite * batch.weights[..., None, None]
+    loss = (squared * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1e-9)
+    measured = torch.isfinite(batch.final)
+    above = model.final_loss(states) - torch.nan_to_num(batch.final)
+    ends = torch.where(batch.censored, above.clamp(max=0.0), above).square()
+    loss = loss + fitting.end_weight * (ends * measured).sum(1) / measured.sum(1).clamp(min=1)
     if fitting.path_penalty:
-        found = found + fitting.path_penalty * path_length(states)
-    return found
+        loss = loss + fitting.path_penalty * path_length(states)
+    return loss
 
 
-def folds(runs: int, members: int, draw: torch.Generator) -> Tensor:
-    """The member that each run is held out from, (runs,): as many runs for each as can be."""
+def assign_runs(runs: int, members: int, draw: torch.Generator) -> Tensor:
+    """Draw the member that holds out each run, (runs,), so that members hold out equally many."""
     order = torch.randperm(runs, generator=draw)
-    fold = torch.empty(runs, dtype=torch.int64)
-    fold[order] = torch.arange(runs) % members
-    return fold
+    member = torch.empty(runs, dtype=torch.int64)
+    member[order] = torch.arange(runs) % members
+    return member
 
 
-def held_out(table: Table, fold: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """Runs held out and times over all of them, the same at every look; members with fewer runs repeat some."""
-    rows = _as_many([torch.nonzero(fold == member)[:, 0] for member in range(sizes.members)])
+def spread_windows(dataset: TensorDataset, held_out: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return held-out runs, each at five times, as rows and numbers of points so far, (members, windows) both."""
+    rows = _padded(held_out)
     shares = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.7])
-    at = (table.lengths[rows][..., None] * shares).long().flatten(1)
-    return rows.repeat_interleave(len(shares), 1), at
+    now = (dataset.lengths[rows][..., None] * shares).long().flatten(1)
+    return rows.repeat_interleave(len(shares), 1), now
 
 
-def _as_many(rows: list[Tensor]) -> Tensor:
-    """Rows of each member, (members, most); members with fewer repeat some."""
-    most = max(len(own) for own in rows)
-    return torch.stack([own[torch.arange(most) % len(own)] for own in rows])
+def _padded(rows: list[Tensor]) -> Tensor:
+    """Stack rows of each member, (members, most); members with fewer rows repeat some."""
+    most = max(len(of_member) for of_member in rows)
+    return torch.stack([of_member[torch.arange(most) % len(of_member)] for of_member in rows])
 
 
-def predicted_final(model: Ensemble, table: Table, shares: Floats, members: NDArray[np.int64]) -> Floats:
-    """Log loss on the whole validation split at the end of each run, as each run's own member sees it.
+def forecast_final_losses(
+    model: Ensemble, dataset: TensorDataset, elapsed: Floats, members: NDArray[np.int64]
+) -> Floats:
+    """Forecast the log loss on the whole validation split at the end of each run, by one member each.
 
     Args:
-        model: the model.
-        table: the runs.
-        shares: of the run that are over, (windows,).
-        members: whose answer counts, (runs,).
+        model: the ensemble.
+        dataset: the runs.
+        elapsed: shares of the run after which forecasts are made, (shares,).
+        members: the member that forecasts each run, (runs,).
 
     Returns:
-        (windows, runs), unscaled.
+        (shares, runs), unscaled.
     """
-    rows = torch.arange(len(table.lengths)).expand(model.sizes.members, -1)
-    known = past(model, table)
-    answers = []
-    for share in shares:
-        now = (table.lengths * share).long().expand_as(rows)
+    rows = torch.arange(len(dataset.lengths)).expand(model.sizes.members, -1)
+    estimator = StateEstimator(model)
+    history = estimator.roll_out(dataset)
+    forecasts = []
+    for share in elapsed:
+        now = (dataset.lengths * share).long().expand_as(rows)
         with torch.no_grad():
-            state = model.corrected(*known.seen(rows, now))
-            states, _ = predict(model, state, table.batch(rows, now, model.sizes.steps))
-            ends = model.final(states)
-        answers.append(ends[torch.tensor(members), torch.arange(len(members))].numpy())
-    return np.stack(answers) * table.scales.deviations[LOSS] + table.scales.means[LOSS]
+            batch = dataset.batch(rows, now, model.sizes.steps)
+            states = model.solve(estimator.corrected(history, rows, now), batch.rates, batch.span)
+            ends = model.final_loss(states)
+        forecasts.append(ends[torch.tensor(members), torch.arange(len(members))].numpy())
+    return dataset.scales.log_loss(np.stack(forecasts))

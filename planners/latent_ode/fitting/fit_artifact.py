@@ -1,4 +1,4 @@
-"""From the runs of a sweep to what a planner loads, for models of each kind."""
+"""From the runs of a sweep to the fitted model that planners load, for each kind of model."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planners.latent_ode.artifact import ERRORS, Trained
-from planners.latent_ode.data.dataset import Series
-from planners.latent_ode.data.schedule_library import TRUSTED, repertoire_of
+from planners.latent_ode.artifact import HELD_OUT_ERRORS, FittedModel
+from planners.latent_ode.data.dataset import RunDataset
+from planners.latent_ode.data.schedule_library import NEAR_BEST_WEIGHT, schedule_library
 from planners.latent_ode.fitting.baselines import quality
 from planners.latent_ode.fitting.fit import SHARES, Fitted, Fitting, fit
 from planners.latent_ode.generative.fit import GenerativeFitting, fit_generative
 
-FEWEST = 5
-"""Runs held out, of those that count, from which it is told what a model errs by."""
+MIN_HELD_OUT = 5
+"""Fewest held-out runs near the best from which the error of forecasts is estimated."""
 
 
-def trained_on(
-    runs: Series, fitting: Fitting | GenerativeFitting, about: Mapping[str, Any] | None = None
-) -> tuple[Trained, Any]:
-    """Fit a model, and keep with it the schedules that it was fitted to.
+def fit_artifact(
+    dataset: RunDataset, fitting: Fitting | GenerativeFitting, about: Mapping[str, Any] | None = None
+) -> tuple[FittedModel, Any]:
+    """Fit a model, and add the schedules that it was fitted to.
 
     Args:
-        runs: of a sweep.
-        fitting: how; it tells the kind of model.
-        about: what else is kept with the model.
+        dataset: runs of a sweep.
+        fitting: settings of the fit; their type is the kind of model.
+        about: provenance that is saved with the model.
 
     Returns:
-        What a planner loads, and what `fit` or `fit_generative` returned.
+        What planners load, and what `fit` or `fit_generative` returned.
 
     Raises:
-        UserError: see these.
+        UserError: the fit failed, see `fit` and `fit_generative`, or no schedule of the sweep is usable.
     """
-    fitted = fit(runs, fitting) if isinstance(fitting, Fitting) else fit_generative(runs, fitting)
+    fitted = fit(dataset, fitting) if isinstance(fitting, Fitting) else fit_generative(dataset, fitting)
     about = {**(about or {}), "fitting": asdict(fitting)}
     if isinstance(fitted, Fitted):
-        about[ERRORS] = _errors(fitted, runs)
-    return Trained(fitted.model, fitted.scales, repertoire_of(runs), about), fitted
+        about[HELD_OUT_ERRORS] = _held_out_errors(fitted, dataset)
+    return FittedModel(fitted.model, fitted.scales, schedule_library(dataset), about), fitted
 
 
-def near_best(runs: Series) -> NDArray[np.bool_]:
-    """Runs whose ends it matters to foresee, (runs,): it is there that plans lie, and others are easy to tell apart."""
-    return np.isfinite(runs.final) & (runs.weights >= TRUSTED)
+def ends_near_best(dataset: RunDataset) -> NDArray[np.bool_]:
+    """Return the runs that ended near the best, (runs,): plans lie there, and other runs are easy to tell apart."""
+    return np.isfinite(dataset.final) & (dataset.weights >= NEAR_BEST_WEIGHT)
 
 
-def _errors(fitted: Fitted, runs: Series) -> list[list[float]]:
-    count = near_best(runs)
-    if count.sum() < FEWEST:
+def _held_out_errors(fitted: Fitted, dataset: RunDataset) -> list[list[float]]:
+    """Return pairs of a share of the run that is over, and the error of forecasts made then; [] if too few runs."""
+    near_best = ends_near_best(dataset)
+    if near_best.sum() < MIN_HELD_OUT:
         return []
-    errors = (quality(row[count], runs.final[count]).error for row in fitted.foreseen)
+    errors = (quality(row[near_best], dataset.final[near_best]).error for row in fitted.forecast)
     return [[share, error] for share, error in zip(SHARES, errors, strict=True)]

@@ -1,4 +1,4 @@
-"""Fitting the published model: windows are encoded, whole runs are decoded, the rate among what is decoded."""
+"""Fitting of the published model: windows of runs are encoded, and decoded to whole runs with their rates."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planners.latent_ode.data.batches import scaled, scales_of
-from planners.latent_ode.data.dataset import LOSS, Floats, Series
-from planners.latent_ode.model.dynamics import Scales
-from planners.latent_ode.model.early_stopping import Descent, Progress, path_length
+from planners.latent_ode.channels import LOSS, Floats
+from planners.latent_ode.data.dataset import RunDataset
+from planners.latent_ode.data.scaling import Scales, scaled, scales_of
+from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, Progress, path_length
 from planners.latent_ode.model.generative import OUTPUTS, Generative, GenerativeSizes
 
-SHORTEST = 5
-"""Points of a window at least, as in the published code."""
+MIN_WINDOW = 5
+"""Fewest points of a window, as in the published code."""
 
-HELD_OUT = 5
-"""One run in so many stops the fit early."""
+HOLD_OUT_EVERY = 5
+"""One run in so many is held out for early stopping."""
 
 
 @dataclass(frozen=True)
 class GenerativeFitting:
-    """How it is fitted; what the published code leaves open is as in its library's example.
+    """Settings of the fit; what the published code leaves open is as in the example of its library.
 
     Attributes:
-        sizes: of the model.
+        sizes: sizes of the model.
         iterations: updates.
         batch: windows in an update.
-        learning_rate: of Adam at its peak: up for a tenth, then down by a cosine.
-        path_penalty: weight of the length of latent paths (alpha).
-        nodes: times of a run at which what is decoded is compared.
-        looks: times that the runs held out are looked at.
-        seed: of everything that is drawn.
+        learning_rate: peak rate of Adam; it rises for a tenth of the iterations, then falls by a cosine.
+        path_penalty: weight of the length of latent paths (alpha in the paper).
+        nodes: evenly spaced times of a run at which the loss compares it with what was decoded.
+        looks: how often the loss on held-out runs is computed.
+        seed: seed of everything that is drawn.
     """
 
     sizes: GenerativeSizes = field(default_factory=GenerativeSizes)
@@ -49,130 +49,130 @@ class GenerativeFitting:
 
 
 @dataclass(frozen=True, eq=False)
-class GenerativelyFitted:
-    """A model and what is known of its fit.
+class FittedGenerative:
+    """The result of a fit.
 
     Attributes:
-        model: as it was when it did best on the runs held out.
-        scales: what it was fitted with.
-        held_out: numbers of those runs.
-        history: see `planners.latent_ode.model.early_stopping.Descent`.
+        model: the model with the weights that were best on the held-out runs.
+        scales: how its inputs and outputs are scaled.
+        held_out: indices of the held-out runs.
+        history: losses during the fit.
     """
 
     model: Generative
     scales: Scales
     held_out: NDArray[np.int64]
-    history: tuple[tuple[str, int, float, float], ...]
+    history: LossHistory
 
 
-class Curves:
-    """Runs as the model has them.
+class CurveTensors:
+    """Runs as the model reads and decodes them.
 
     Args:
-        series: the runs.
-        scales: their scales.
-        nodes: evenly spaced times of a run, the last its end, at which `targets` are.
+        dataset: the runs.
+        scales: how they are scaled.
+        nodes: number of evenly spaced times of a run at which `targets` are, the last its end.
 
     Attributes:
-        tokens: of each point, (runs, points, 1 + OUTPUTS): time as a share of a run, `OUTPUTS`; 0 where missing.
-        targets: `OUTPUTS` at the nodes, (runs, nodes, OUTPUTS); NaN where not known, and beyond the end of a run.
-        times: of the nodes, (nodes,).
-        lengths: points of each run, (runs,).
+        points: each point, (runs, points, 1 + OUTPUTS): time as a share of a run, then `OUTPUTS`; 0 where missing.
+        targets: `OUTPUTS` at the nodes, (runs, nodes, OUTPUTS); NaN where missing, and after the end of a run.
+        times: times of the nodes, (nodes,).
+        lengths: number of points of each run, (runs,).
     """
 
-    def __init__(self, series: Series, scales: Scales, nodes: int) -> None:
-        outputs = np.concatenate([scaled(series.values, scales), np.log(series.lr)[..., None] - scales.log_rate], -1)
-        share = series.steps / scales.budget
-        self.tokens = torch.tensor(np.concatenate([share[..., None], np.nan_to_num(outputs)], -1), dtype=torch.float32)
+    def __init__(self, dataset: RunDataset, scales: Scales, nodes: int) -> None:
+        outputs = np.concatenate([scaled(dataset.values, scales), np.log(dataset.lr)[..., None] - scales.log_rate], -1)
+        share = dataset.steps / scales.budget
+        self.points = torch.tensor(np.concatenate([share[..., None], np.nan_to_num(outputs)], -1), dtype=torch.float32)
         times = (np.arange(nodes) + 1) / nodes
-        targets = np.full((len(series), nodes, len(OUTPUTS)), np.nan)
-        for row, count in enumerate(series.lengths):
+        targets = np.full((len(dataset), nodes, len(OUTPUTS)), np.nan)
+        for row, count in enumerate(dataset.lengths):
             within = times <= share[row, count - 1] + 1e-9
             for output in range(len(OUTPUTS)):
-                known = np.isfinite(outputs[row, :count, output])
-                if known.any():
-                    seen = share[row, :count][known], outputs[row, :count, output][known]
-                    targets[row, within, output] = np.interp(times[within], *seen)
+                finite = np.isfinite(outputs[row, :count, output])
+                if finite.any():
+                    curve = share[row, :count][finite], outputs[row, :count, output][finite]
+                    targets[row, within, output] = np.interp(times[within], *curve)
         self.targets = torch.tensor(targets, dtype=torch.float32)
         self.times = torch.tensor(times, dtype=torch.float32)
-        self.lengths = torch.tensor(series.lengths)
+        self.lengths = torch.tensor(dataset.lengths)
 
     def windows(self, rows: Tensor, now: Tensor, lengths: Tensor, window: int) -> tuple[Tensor, Tensor]:
-        """Tokens (1, batch, window, ...), last point first, and how many are there, (1, batch).
+        """Cut out windows, last point first, (1, batch, window, 1 + OUTPUTS), and count their points, (1, batch).
 
         Args:
-            rows: runs, (batch,).
-            now: points before the present, (batch,).
-            lengths: points that are read, (batch,), at most the window.
-            window: of the model.
+            rows: indices of runs, (batch,).
+            now: number of points so far, (batch,).
+            lengths: number of points to read, (batch,), at most the window.
+            window: largest number of points that the model reads.
         """
         points = (now[:, None] - 1 - torch.arange(window)).clamp(min=0)
-        return self.tokens[rows[:, None], points][None], torch.minimum(lengths, now)[None]
+        return self.points[rows[:, None], points][None], torch.minimum(lengths, now)[None]
 
 
-def fit_generative(series: Series, fitting: GenerativeFitting, progress: Progress | None = None) -> GenerativelyFitted:
-    """Fit the published model.
-
-    Random windows of random runs are encoded, and each is scored on its whole run (window augmentation).
+def fit_generative(
+    dataset: RunDataset, fitting: GenerativeFitting, progress: Progress | None = None
+) -> FittedGenerative:
+    """Fit the published model: random windows of random runs are encoded, and scored on the whole run.
 
     Args:
-        series: the runs; how much they count is not asked, as in the published code.
-        fitting: how.
-        progress: told of iterations.
+        dataset: the runs; their weights are not used, as in the published code.
+        fitting: settings of the fit.
+        progress: called after each update.
 
     Raises:
         UserError: the fit diverged.
     """
-    scales = scales_of(series)
-    curves = Curves(series, scales, fitting.nodes)
+    scales = scales_of(dataset)
+    curves = CurveTensors(dataset, scales, fitting.nodes)
     draw = torch.Generator().manual_seed(fitting.seed)
-    order = torch.randperm(len(series), generator=draw)
-    held, own = order[::HELD_OUT], order[torch.arange(len(order)) % HELD_OUT > 0]
+    order = torch.randperm(len(dataset), generator=draw)
+    held_out, fitted_to = order[::HOLD_OUT_EVERY], order[torch.arange(len(order)) % HOLD_OUT_EVERY > 0]
     model = Generative(fitting.sizes, fitting.seed)
     window = fitting.sizes.window
 
     def loss(rows: Tensor, now: Tensor, lengths: Tensor) -> Tensor:
         code = model.encode(*curves.windows(rows, now, lengths, window))
         path = model.path(code, torch.cat([torch.zeros(1), curves.times]))
-        wanted = curves.targets[rows]
-        known = torch.isfinite(wanted)
-        wrong = torch.where(known, model.read_out(path[:, :, 1:])[0] - torch.nan_to_num(wanted), 0.0)
-        found = ((wrong**2).sum() / known.sum().clamp(min=1))[None]
+        targets = curves.targets[rows]
+        finite = torch.isfinite(targets)
+        errors = torch.where(finite, model.read_out(path[:, :, 1:])[0] - torch.nan_to_num(targets), 0.0)
+        total = ((errors**2).sum() / finite.sum().clamp(min=1))[None]
         if fitting.path_penalty:
-            found = found + fitting.path_penalty * path_length(model.to_latent(path))
-        return found
+            total = total + fitting.path_penalty * path_length(model.to_latent(path))
+        return total
 
-    def drawn() -> Tensor:
-        rows = own[torch.randint(len(own), (fitting.batch,), generator=draw)]
-        lengths = torch.randint(SHORTEST, max(window, SHORTEST) + 1, rows.shape, generator=draw)
+    def training_loss() -> Tensor:
+        rows = fitted_to[torch.randint(len(fitted_to), (fitting.batch,), generator=draw)]
+        lengths = torch.randint(MIN_WINDOW, max(window, MIN_WINDOW) + 1, rows.shape, generator=draw)
         now = 1 + (torch.rand(rows.shape, generator=draw) * (curves.lengths[rows] - 1)).long()
         return loss(rows, now.maximum(lengths.minimum(curves.lengths[rows])), lengths)
 
     shares = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.7])
-    rows = held.repeat_interleave(len(shares))
-    now = (curves.lengths[held][:, None] * shares).long().clamp(min=1).flatten()
-    descent = Descent(model, 0.0, fitting.looks, progress or (lambda count: None))
-    descent.run(
+    rows = held_out.repeat_interleave(len(shares))
+    now = (curves.lengths[held_out][:, None] * shares).long().clamp(min=1).flatten()
+    trainer = EarlyStoppedTrainer(model, 0.0, fitting.looks, progress)
+    trainer.run(
         "generative",
         fitting.iterations,
         fitting.learning_rate,
         list(model.parameters()),
-        drawn,
+        training_loss,
         lambda: loss(rows, now, torch.full_like(now, window)),
     )
-    return GenerativelyFitted(model.eval(), scales, held.numpy(), tuple(descent.history))
+    return FittedGenerative(model.eval(), scales, held_out.numpy(), tuple(trainer.history))
 
 
 @torch.no_grad()
-def decoded(model: Generative, curves: Curves, share: float) -> Tensor:
-    """`OUTPUTS` at the nodes of whole runs, (runs, nodes, OUTPUTS), of windows that end at a share of them."""
+def decode_runs(model: Generative, curves: CurveTensors, elapsed: float) -> Tensor:
+    """Encode the windows that end at a share of each run, and decode whole runs, (runs, nodes, OUTPUTS)."""
     rows = torch.arange(len(curves.lengths))
-    now = (curves.lengths * share).long().clamp(min=1)
+    now = (curves.lengths * elapsed).long().clamp(min=1)
     code = model.encode(*curves.windows(rows, now, torch.full_like(now, model.sizes.window), model.sizes.window))
     return model.read_out(model.path(code, torch.cat([torch.zeros(1), curves.times]))[:, :, 1:])[0]
 
 
-def decoded_final(model: Generative, curves: Curves, scales: Scales, shares: Sequence[float]) -> Floats:
-    """Logs of validation losses at the ends of runs as they are decoded, (shares, runs)."""
-    ends = [decoded(model, curves, share)[:, -1, LOSS].double().numpy() for share in shares]
-    return np.stack(ends) * scales.deviations[LOSS] + scales.means[LOSS]
+def decode_final_losses(model: Generative, curves: CurveTensors, scales: Scales, elapsed: Sequence[float]) -> Floats:
+    """Forecast the log validation loss at the end of runs after each share of them, (shares, runs)."""
+    ends = [decode_runs(model, curves, share)[:, -1, LOSS].double().numpy() for share in elapsed]
+    return scales.log_loss(np.stack(ends))

@@ -1,32 +1,31 @@
-"""The model: a latent ODE that the learning rate drives, corrected by recent surprises, with a linear read-out."""
+"""The model of training: a latent ODE driven by the learning rate, corrected by recent innovations."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from planners.latent_ode.data.dataset import CHANNELS, LOSS
-from planners.latent_ode.model.layers import GRU, Linear, Members, drawn, generators
+from planners.latent_ode.channels import CHANNELS, LOSS
+from planners.latent_ode.model.layers import GRU, Linear, Members, generators, normal_weights
 from planners.latent_ode.model.midpoint import midpoint
 
-TOKEN = 2 + len(CHANNELS)
-"""What is read of a point: time, u, and what was measured less what was foreseen of each channel."""
+NUM_FEATURES = 2 + len(CHANNELS)
+"""Innovation features of a point: time, u, and for each channel what was measured less what was forecast."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a model.
+    """Sizes of an ensemble.
 
     Attributes:
-        members: models of the ensemble, which differ in how they begin and in the runs that they are fitted to.
-        latent: dimensions of the state.
-        hidden: of the encoder's recurrent network.
-        field: width of the vector field's hidden layer.
-        window: points that the encoder reads.
-        steps: of the solver, from now to the end of the run.
+        members: models of the ensemble. They differ in their initial weights and in the runs that they are fitted to.
+        latent: dimensions of the latent state.
+        hidden: hidden units of the GRU that corrects the state.
+        field: hidden units of the vector field.
+        window: most recent points that the GRU reads.
+        steps: steps of the solver from any time to the end of the run.
     """
 
     members: int = 5
@@ -38,23 +37,23 @@ class Sizes:
 
 
 class Ensemble(Members):
-    """Several models of a task's training, computed as one.
+    """Several models of the training of a task, computed as one.
 
     With u the log of the rate less a constant, and time as a share of a whole run:
 
-        dz/dt = exp(u) F tanh(A z + u a + b),  values = R z + r,
+        dz/dt = exp(u) F tanh(A z + u a + b),  channels = R z + r.
 
-    where the factor exp(u) says that to first order an optimizer moves by its rate: at a rate of 0 nothing changes.
-    All runs begin in the same state. Where a run is by now is what the dynamics make of its rates so far, and a
-    correction that a GRU reads off the recent surprises, backwards, last point first: what was measured less what was
-    foreseen. A run that goes as foreseen is not moved, so that plans do not follow the noise of measurements; before
-    anything is learned no run is.
+    The factor exp(u) says that to first order an optimizer moves by its rate: at a rate of 0 nothing changes. All runs
+    start in the same state z. The dynamics alone forecast a run from its rates. The differences between measurements
+    and that forecast (innovations) go into a GRU, the last point first, whose output is added to the state: the
+    correction. A run that goes as forecast is hardly moved, so that plans do not follow measurement noise; before
+    anything is learned no run is moved.
 
     All tensors begin with (members, batch).
 
     Args:
-        sizes: sizes.
-        seed: of the initial weights.
+        sizes: sizes of the ensemble.
+        seed: seed of the initial weights.
     """
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
@@ -63,107 +62,79 @@ class Ensemble(Members):
         draws = generators(sizes.members, seed)
         channels = len(CHANNELS)
 
-        def kept(*shape: int) -> nn.Parameter:
+        def identity(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.eye(*shape).expand(sizes.members, *shape).clone())
 
-        self.encoder = GRU(draws, TOKEN, sizes.hidden)
+        self.encoder = GRU(draws, NUM_FEATURES, sizes.hidden)  # files of models have the parameters by their names
         self.to_latent = nn.Parameter(torch.zeros(sizes.members, sizes.hidden, sizes.latent))
-        self.start = drawn(draws, 1, sizes.latent, scale=0.5)
+        self.start = normal_weights(draws, 1, sizes.latent, scale=0.5)
         self.inner = Linear(draws, sizes.latent, sizes.field)
-        self.inner_rate = drawn(draws, 1, sizes.field, scale=0.5)
+        self.inner_rate = normal_weights(draws, 1, sizes.field, scale=0.5)
         self.outer = Linear(draws, sizes.field, sizes.latent, scale=0.5)
-        self.read_out = kept(sizes.latent, channels)
+        self.read_out = identity(sizes.latent, channels)
         self.read_bias = nn.Parameter(torch.zeros(sizes.members, 1, channels))
         self.read_final = nn.Parameter(self.read_out.detach()[:, :, LOSS].clone())
         self.final_bias = nn.Parameter(torch.zeros(sizes.members, 1))
 
-    def beginning(self, runs: int) -> Tensor:
-        """The state in which runs begin, (members, runs, latent)."""
+    def initial_state(self, runs: int) -> Tensor:
+        """Return the state in which all runs start, (members, runs, latent)."""
         return self.start.expand(-1, runs, -1)
 
-    def corrected(self, state: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The state after the last point of each window.
+    def correct(self, state: Tensor, features: Tensor, lengths: Tensor) -> Tensor:
+        """Correct the forecast state by recent innovations, (members, batch, latent).
 
         Args:
-            state: what the dynamics make of the run so far, (members, batch, latent).
-            tokens: (members, batch, window, TOKEN), last point first.
-            lengths: points of each window, (members, batch); 0 at the start of a run.
+            state: the state as the dynamics forecast it, (members, batch, latent).
+            features: innovation features of recent points, last point first, (members, batch, window, NUM_FEATURES).
+            lengths: number of points that are valid, (members, batch); 0 at the start of a run.
         """
-        there = torch.arange(tokens.shape[2]) < lengths[..., None]
-        return state + self.encoder(tokens, there) @ self.to_latent
+        mask = torch.arange(features.shape[2]) < lengths[..., None]
+        return state + self.encoder(features, mask) @ self.to_latent
 
-    def advanced(self, state: Tensor, rates: Tensor, span: Tensor) -> Tensor:
-        """The state after one step of the solver, (members, batch, latent).
-
-        Args:
-            state: (members, batch, latent).
-            rates: u, (members, batch).
-            span: time, (members, batch).
-        """
-        return self.solve(state, rates[..., None], span)[:, :, -1]
-
-    def encoding(self) -> list[nn.Parameter]:
-        """The parameters that only corrections need."""
+    def correction_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the correction."""
         return [*self.encoder.parameters(), self.to_latent]
 
-    def dynamics(self) -> list[nn.Parameter]:
-        """All others."""
-        encoding = {id(parameter) for parameter in self.encoding()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in encoding]
+    def dynamics_parameters(self) -> list[nn.Parameter]:
+        """Return all other parameters."""
+        correction = {id(parameter) for parameter in self.correction_parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in correction]
 
     def solve(self, state: Tensor, rates: Tensor, span: Tensor) -> Tensor:
-        """The states at the ends of the solver's steps.
+        """Integrate the dynamics, and return the states at the start and after each step of the solver.
 
         Args:
-            state: at the start, (members, batch, latent).
+            state: state at the start, (members, batch, latent).
             rates: u in each step, (members, batch, steps).
-            span: time from the start to the end, (members, batch), which steps divide evenly; or, where they do not,
-                the length of each times how many there are, (members, batch, steps).
+            span: time from the start to the end, (members, batch), for steps of equal length; or the length of each
+                step times the number of steps, (members, batch, steps).
 
         Returns:
-            (members, batch, steps + 1, latent), that at the start first.
+            (members, batch, steps + 1, latent).
         """
         spans = span[..., None] if span.ndim < rates.ndim else span
-        rates, spans = (of.permute(2, 0, 1)[:, :, None].contiguous() for of in (rates, spans))
-        read = torch.cat([self.inner.weight, self.inner_rate, self.inner.bias[:, None]], 1)
+        rates, spans = (tensor.permute(2, 0, 1)[:, :, None].contiguous() for tensor in (rates, spans))
+        inner = torch.cat([self.inner.weight, self.inner_rate, self.inner.bias[:, None]], 1)
         states = midpoint(
             state.transpose(1, 2),
             rates,
             rates.exp() * spans,
-            read.transpose(1, 2),
+            inner.transpose(1, 2),
             self.outer.weight.transpose(1, 2),
             self.outer.bias[..., None],
         )
         return states.permute(1, 3, 0, 2)
 
-    def read(self, states: Tensor) -> Tensor:
-        """The channels, scaled, (members, batch, points, channels), of states (members, batch, points, latent)."""
+    def decode(self, states: Tensor) -> Tensor:
+        """Decode states (members, batch, points, latent) to scaled channels, (members, batch, points, channels)."""
         members, batch, points, latent = states.shape
         flat = states.reshape(members, batch * points, latent) @ self.read_out + self.read_bias
         return flat.reshape(members, batch, points, len(CHANNELS))
 
-    def final(self, states: Tensor) -> Tensor:
-        """The scaled log loss on the whole validation split, (members, batch), of states whose last is at the end."""
+    def final_loss(self, states: Tensor) -> Tensor:
+        """Decode the last state to the scaled log loss on the whole validation split, (members, batch).
+
+        Args:
+            states: (members, batch, points, latent), the last at the end of the run.
+        """
         return (states[:, :, -1] @ self.read_final[..., None])[..., 0] + self.final_bias
-
-
-@dataclass(frozen=True)
-class Scales:
-    """The constants by which what a model sees is scaled; they are kept with its weights.
-
-    Attributes:
-        log_rate: mean log rate of the sweep; u is the log rate less this.
-        means, deviations: of each channel.
-        budget: optimizer steps that are one unit of time.
-    """
-
-    log_rate: float
-    means: tuple[float, ...]
-    deviations: tuple[float, ...]
-    budget: int
-
-    def __post_init__(self) -> None:
-        numbers = (self.log_rate, *self.means, *self.deviations)
-        whole = isinstance(self.budget, int) and self.budget >= 1
-        if not (all(map(math.isfinite, numbers)) and min(self.deviations) > 0 and whole):
-            raise ValueError(f"scales are no finite numbers: {self}")

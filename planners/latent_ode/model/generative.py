@@ -1,4 +1,4 @@
-"""The published model: a latent ODE whose path decodes to losses, score and learning rate together."""
+"""The published model: a latent ODE whose path decodes to losses, accuracy and learning rate together."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torchdiffeq import odeint
 
-from planners.latent_ode.data.dataset import CHANNELS
+from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.model.layers import GRU, Linear, Members, generators
 
 OUTPUTS = (*CHANNELS, "lr")
-"""What a path decodes to; the rate as u, see `Scales`."""
+"""Names of what a path decodes to; "lr" is the log of the rate less a constant."""
 
 RATE = OUTPUTS.index("lr")
 
 SOLVER_STEPS = 12
-"""Of the fourth-order method over one run; between its nodes states are cubic interpolations."""
+"""Steps of the fourth-order solver over one run. States between its nodes are interpolated by cubics."""
 
 
 @dataclass(frozen=True)
 class GenerativeSizes:
-    """Sizes; those of the published code.
+    """Sizes of the model. The defaults are those of the published code.
 
     Attributes:
-        members: models that are fitted; the published planner has one.
-        width: of the encoder, the latent state and all hidden layers.
-        window: points that the encoder reads.
-        time: of a whole run as the encoder reads it; the published code has the number of its points.
+        members: models of the ensemble; the published planner has one.
+        width: units of the encoder, the latent state and all hidden layers.
+        window: most recent points that the encoder reads.
+        time: duration of a whole run as the encoder reads it; in the published code it is the number of points.
     """
 
     members: int = 1
@@ -40,11 +40,12 @@ class GenerativeSizes:
 
 
 class Generative(Members):
-    """An autonomous latent ODE from the start of a run on (arXiv:2509.23052 on the model of arXiv:2410.08923).
+    """An autonomous latent ODE that starts at the start of a run (arXiv:2509.23052, model of arXiv:2410.08923).
 
-    A GRU reads a window backwards, with its absolute time; a linear map of its last state is the latent code z0; a
-    network takes it to the state h at time 0, wherever in the run the window lies; dh/dt = s tanh MLP(h), with time as
-    a share of a run; a linear read-out gives train loss, validation loss, score, and the log rate.
+    A GRU reads a window of points, with their absolute times, the last point first. A linear map of its last hidden
+    state is the latent code z0. A network maps the code to the state h at time 0 of the run, wherever the window lies.
+    The state follows dh/dt = s tanh MLP(h), with time as a share of a run. A linear read-out gives training loss,
+    validation loss, accuracy, and log rate.
 
     All tensors begin with (members, batch).
     """
@@ -65,45 +66,45 @@ class Generative(Members):
         self.pace = nn.Parameter(torch.ones(sizes.members, 1, 1))
         self.read_out = Linear(draws, width, len(OUTPUTS))
 
-    def encode(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Latent codes, (members, batch, width), of windows (members, batch, window, TOKEN), last point first."""
-        there = torch.arange(tokens.shape[2]) < lengths[..., None]
+    def encode(self, windows: Tensor, lengths: Tensor) -> Tensor:
+        """Encode windows (members, batch, window, features), last point first, to codes, (members, batch, width)."""
+        mask = torch.arange(windows.shape[2]) < lengths[..., None]
         if self.sizes.time != 1:
-            tokens = torch.cat([self.sizes.time * tokens[..., :1], tokens[..., 1:]], -1)
-        return self.to_latent(self.encoder(tokens, there))
+            windows = torch.cat([self.sizes.time * windows[..., :1], windows[..., 1:]], -1)
+        return self.to_latent(self.encoder(windows, mask))
 
     def path(self, code: Tensor, times: Tensor) -> Tensor:
-        """States (members, batch, times, width) at rising times, in runs."""
+        """Integrate from time 0, and return the states at rising times (in runs), (members, batch, times, width)."""
         first, second, third = self.to_state
         state = third(torch.relu(second(torch.relu(first(code)))))
 
-        def move(time: Tensor, h: Tensor) -> Tensor:
+        def field(time: Tensor, h: Tensor) -> Tensor:
             first, second, third = self.field
             return self.pace * torch.tanh(third(softplus(second(softplus(first(h))))))
 
         steps = max(1, math.ceil(float(times[-1]) * SOLVER_STEPS - 1e-6))
         grid = torch.arange(steps + 1, dtype=times.dtype) / SOLVER_STEPS
-        states = odeint(move, state, grid, method="rk4")
+        states = odeint(field, state, grid, method="rk4")
         assert isinstance(states, Tensor)
         states = states.permute(1, 2, 0, 3)
-        # By one product for all times: the solver's own interpolation asks for the field again at each of them.
+        # One product for all times, because the solver's own interpolation evaluates the field again at each.
         of_states, of_slopes = cubic(steps, times * SOLVER_STEPS)
-        return of_states @ states + (of_slopes / SOLVER_STEPS) @ move(grid, states)
+        return of_states @ states + (of_slopes / SOLVER_STEPS) @ field(grid, states)
 
     def decode(self, code: Tensor, times: Tensor) -> Tensor:
-        """`OUTPUTS`, scaled, (members, batch, times, outputs)."""
+        """Decode codes to scaled `OUTPUTS` at rising times, (members, batch, times, outputs)."""
         return self.read_out(self.path(code, times))
 
 
 def cubic(steps: int, at: Tensor) -> tuple[Tensor, Tensor]:
-    """What takes values and slopes at 0, 1 ... to Hermite's cubic interpolation between them.
+    """Compute the weights of cubic Hermite interpolation between values and slopes at 0, 1, ..., steps.
 
     Args:
-        steps: the last of these.
-        at: where it is wanted, (times,).
+        steps: last of the nodes.
+        at: times at which to interpolate, (times,).
 
     Returns:
-        Weights of the values and of the slopes, (times, steps + 1) each.
+        Weights of the values, and of the slopes, (times, steps + 1) each.
     """
     before = at.floor().long().clamp(0, steps - 1)
     s = at - before

@@ -1,4 +1,4 @@
-"""What is left of runs as a model sees it, and the schedules that it may be given."""
+"""The planning problem: the remaining part of some runs, and the schedules that they may be given."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.latent_ode.artifact import Trained
-from planners.latent_ode.data.dataset import Floats
-from planners.latent_ode.data.schedule_library import TIMES
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.channels import Floats
+from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.filtering.response import Response
-from planners.latent_ode.planning.schedule_family import Shapes
-from planners.latent_ode.planning.search import GRID, Family, Problem
+from planners.latent_ode.planning.schedule_family import ScheduleFamily
+from planners.latent_ode.planning.search import GRID, PlanFamily, Problem
 
 
 @dataclass(frozen=True)
-class Left:
-    """The part of a run that is left.
+class RemainingRun:
+    """The part of a run that is still to be trained.
 
     Attributes:
-        over: share of the run that is over.
-        span: the rest, in the model's unit of time.
-        lr_range: smallest and largest rate that may be set.
-        horizon: share of the rest at whose end the loss counts.
+        elapsed: share of the run that is over.
+        span: duration of the remaining part, in the model's unit of time.
+        lr_range: smallest and largest rate of the task.
+        horizon: share of the remaining part at whose end the predicted loss is minimised.
     """
 
-    over: float
+    elapsed: float
     span: float
     lr_range: tuple[float, float]
     horizon: float = 1.0
@@ -36,60 +36,52 @@ class Left:
     @cached_property
     def times(self) -> Floats:
         """Shares of the run at which plans have their points, (GRID,)."""
-        return self.over + np.linspace(0, 1, GRID) * (1 - self.over)
-
-    def rest_of(self, log_rates: Floats, log_rate: float) -> Tensor:
-        """The rest of a schedule that is given at `TIMES`, as searches have it, (GRID,)."""
-        return as_plan(np.interp(self.times, TIMES, log_rates), log_rate)
+        return self.elapsed + np.linspace(0, 1, GRID) * (1 - self.elapsed)
 
 
-def problem(
-    trained: Trained,
+def build_problem(
+    fitted: FittedModel,
     state: Tensor,
-    left: Left,
-    trust: float | None,
+    remaining: RemainingRun,
+    trust_radius: float | None,
     response: Response,
     member: int | None = None,
-) -> tuple[Problem, Family]:
-    """A search for the rest of some runs, and the family of schedules whose rests it goes through.
+) -> tuple[Problem, PlanFamily]:
+    """Build the problem that a search solves, and the family of schedules that it goes through.
 
     Args:
-        trained: the model.
-        state: now, (members, runs, latent).
-        left: what is left, the same for all runs.
-        trust: plans stay within the rates that good runs of the sweep had at that time, and so much beyond them in the
-            log, and beyond that by the `Response.noise` of a run; None: within those that may be set.
-        response: of the runs.
+        fitted: the model.
+        state: present latent state, (members, runs, latent).
+        remaining: the remaining part, the same for all runs.
+        trust_radius: plans stay between the lowest and the highest rate that schedules near the best had at that time,
+            and at most so much outside, in the log; for runs that respond otherwise, `Response.noise` is added on one
+            side. None: plans may have all rates of the task.
+        response: how the runs respond to their rates.
         member: see `Problem`.
     """
-    at = left.times
-    limits = np.log(left.lr_range)
-    seen = trained.repertoire.trusted
-    if trust is None:
+    limits = np.log(remaining.lr_range)
+    if trust_radius is None:
         low, high = (np.full(GRID, limit) for limit in limits)
-        shapes = Shapes(*limits)
+        family = ScheduleFamily(*limits)
     else:
-        tails = np.stack([np.interp(at, TIMES, rates) for rates in seen])
-        low, high = tails.min(0) - trust, tails.max(0) + trust
-        peaks = seen.max(1)
-        shapes = Shapes(float(peaks.min() - trust), float(peaks.max() + trust))
-    log_rate, runs = trained.scales.log_rate, state.shape[1]
-    # What larger rates do to a run that lets in less noise was seen of smaller ones, and the other way round.
-    seen_of = torch.zeros(runs, 1) if trust is None else -response.noise.mean(0)[:, None]
+        trusted = fitted.library.trust_region
+        rests = trusted.rest(remaining.elapsed, GRID).log_rates
+        low, high = rests.min(0) - trust_radius, rests.max(0) + trust_radius
+        peaks = trusted.log_rates.max(1)
+        family = ScheduleFamily(float(peaks.min() - trust_radius), float(peaks.max() + trust_radius))
+    log_rate, runs = fitted.scales.log_rate, state.shape[1]
+    # The sweep shows what higher rates do to a run with less noise at lower rates, and the other way round.
+    shift = torch.zeros(runs, 1) if trust_radius is None else -response.noise.mean(0)[:, None]
     low, high = (
-        torch.clamp(as_plan(bound, log_rate) + beyond, *as_plan(limits, log_rate))
-        for bound, beyond in ((low, seen_of.clamp(max=0)), (high, seen_of.clamp(min=0)))
+        torch.clamp(RateCurve(bound).minus(log_rate) + wider, *RateCurve(limits).minus(log_rate))
+        for bound, wider in ((low, shift.clamp(max=0)), (high, shift.clamp(min=0)))
     )
 
-    def family(settings: Floats) -> Tensor:
-        peaks = as_plan(settings[..., 0], 0.0)
-        wider = torch.where(seen_of > 0, peaks, 1 - peaks) * seen_of
-        return as_plan(shapes.log_rates(settings, at), log_rate) + wider[..., None]
+    def plans(settings: Floats) -> Tensor:
+        peaks = torch.tensor(settings[..., 0], dtype=torch.float32)
+        wider = torch.where(shift > 0, peaks, 1 - peaks) * shift
+        return RateCurve(family.log_rates(settings, remaining.times)).minus(log_rate) + wider[..., None]
 
-    span = torch.full((runs,), left.span, dtype=torch.float32)
-    return Problem(trained.ensemble, state, span, low, high, response, left.horizon, member), family
-
-
-def as_plan(log_rates: Floats, log_rate: float) -> Tensor:
-    """Log rates as searches have them."""
-    return torch.tensor(np.asarray(log_rates) - log_rate, dtype=torch.float32)
+    span = torch.full((runs,), remaining.span, dtype=torch.float32)
+    problem = Problem(fitted.ensemble, state, span, low, high, response, remaining.horizon, member)
+    return problem, plans

@@ -1,4 +1,4 @@
-"""Search for the rest of a schedule: what a model says would end best."""
+"""Search for the rest of a schedule that a model predicts to end best."""
 
 from __future__ import annotations
 
@@ -11,69 +11,71 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from planners.latent_ode.data.dataset import LOSS, Floats
+from planners.latent_ode.channels import LOSS, Floats
 from planners.latent_ode.filtering.response import Response
 from planners.latent_ode.model.dynamics import Ensemble
 from planners.latent_ode.planning.schedule_family import SETTINGS
 from planners.tuning.search_space import sobol
 
 GRID = 33
-"""Points at equal distances over the time left, the first now and the last at the end, that a plan is made of."""
+"""Points of a plan, at equal distances over the remaining time: the first is now, the last at the end of the run."""
 
-_FEWEST = 4
-"""Steps of the solver, however little is left."""
+INITIAL_CANDIDATES = 128
+"""Schedules of the family from which every search starts."""
 
-_FINE = 4
-"""Points in each step of the solver at which a plan is looked up, to take the mean rate of the step."""
+_MIN_STEPS = 4
+"""Fewest steps of the solver, however little time remains."""
 
-
-BEGINNINGS = 128
-"""Schedules of the family that every search begins from."""
+_SUBSTEPS = 4
+"""Times in each step of the solver at which a plan is evaluated, to average the rate over the step."""
 
 
 @dataclass(frozen=True)
-class Search:
-    """A search over a family of schedules: the middle of the good ones, or the best one.
+class SearchSettings:
+    """Settings of a search over a family of schedules.
 
-    The best one is sought by the cross-entropy method, then by free changes, and by gradients.
+    There are two kinds of search. With `averaging_temperature` above 0 the answer is the weighted mean of the initial
+    candidates, and only `pessimism` and `elites` matter besides. With 0 the best schedule is sought: by the
+    cross-entropy method over the parameters of the family, then by free changes of the log rate between knots, then
+    by gradient steps along such changes.
 
     Attributes:
-        rounds: of the method over the settings of the family.
-        draws: plans drawn in each round, for each run.
-        elites: best of them, to which the next round's distribution is fitted.
-        free: rounds over changes of the best plans that no family has; models know little of what wiggles cost.
-        knots: of these changes: straight lines of the log rate between knots at equal distances.
-        spread: least standard deviation of their first round, in the log.
-        ascents: gradient steps along such changes from the best plan.
-        pessimism: standard deviations over the members that are added to the mean of what they predict.
-        blend: if above 0 the answer is a mean of the schedules that searches begin from, see `blended`, and nothing of
-            the above but `elites` and `pessimism` matters.
+        rounds: rounds of the cross-entropy method; 0 skips it.
+        samples_per_round: plans drawn in each round, for each run.
+        elites: best plans to which the next round's distribution is fitted; also the number of plans returned.
+        free_rounds: rounds of free changes. Models know little of what wiggles cost, so the default is 0.
+        knots: knots of these changes, at equal distances.
+        spread: smallest standard deviation of free changes in the first round, in the log.
+        gradient_steps: gradient steps from the best plan; 0 skips them.
+        pessimism: a plan's score is the mean over the members of the predicted final loss, plus so many standard
+            deviations.
+        averaging_temperature: temperature factor of the weighted mean, see `softmax_average`; 0: seek the best.
     """
 
     rounds: int = 4
-    draws: int = 32
+    samples_per_round: int = 32
     elites: int = 6
-    free: int = 0
+    free_rounds: int = 0
     knots: int = 6
     spread: float = 0.2
-    ascents: int = 0
+    gradient_steps: int = 0
     pessimism: float = 1.0
-    blend: float = 0.0
+    averaging_temperature: float = 0.0
 
 
 class Problem:
-    """What is left of some runs, as a model sees it.
+    """The remaining part of some runs, as a model sees it.
 
-    A plan is logs of rates, less the model's constant, at the points of the grid.
+    A plan is the log of the rate less the model's constant at the points of the grid, (GRID,).
 
     Args:
         model: the ensemble.
-        state: now, (members, runs, latent).
-        span: time that is left, in the model's unit, (runs,).
+        state: present latent state, (members, runs, latent).
+        span: remaining time, in the model's unit, (runs,).
         low, high: bounds of plans, (runs, GRID).
-        response: how the runs answer to their rates.
-        horizon: share of the time left at whose end the loss counts.
-        member: whose answer counts alone; None: that of all.
+        response: how the runs respond to their rates.
+        horizon: share of the remaining time at whose end the predicted loss is minimised.
+        member: the only member that scores plans; None: all do.
     """
 
     def __init__(
@@ -88,74 +90,74 @@ class Problem:
         member: int | None = None,
     ) -> None:
         self.model, self.state, self.span, self.low, self.high = model, state, span, low, high
-        self.response, self.member = response, member
-        # No longer than those that the model was fitted with, and not shorter either where less is left to foresee.
-        self.steps = max(_FEWEST, math.ceil(model.sizes.steps * float(span.max()) * horizon))
-        points = self.steps * _FINE
-        self.lookup = _middles(points, horizon, torch.float32)
-        self.horizon = horizon
+        self.response, self.member, self.horizon = response, member, horizon
+        # Steps are no longer than in the fit; they are not shorter either, where less time remains.
+        self.steps = max(_MIN_STEPS, math.ceil(model.sizes.steps * float(span.max()) * horizon))
+        self.midpoint_weights = _midpoint_weights(self.steps * _SUBSTEPS, horizon, torch.float32)
 
-    def rates(self, plans: Tensor) -> Tensor:
-        """u in each step of the solver, (..., steps), of plans (..., GRID)."""
-        fine = (plans @ self.lookup).exp()
-        return fine.reshape(*plans.shape[:-1], self.steps, _FINE).mean(-1).log()
+    def solver_rates(self, plans: Tensor) -> Tensor:
+        """Average plans (..., GRID) over the steps of the solver: the log of the mean rate, (..., steps)."""
+        rates = (plans @ self.midpoint_weights).exp()
+        return rates.reshape(*plans.shape[:-1], self.steps, _SUBSTEPS).mean(-1).log()
 
-    def futures(self, plans: Tensor) -> Tensor:
-        """The latent states along plans, (members, runs, plans, steps + 1, latent), of (runs, plans, GRID)."""
+    def roll_out(self, plans: Tensor) -> Tensor:
+        """Forecast latent states along plans (runs, plans, GRID), (members, runs, plans, steps + 1, latent)."""
         members, (runs, count) = self.model.sizes.members, plans.shape[:2]
-        rates, span = self.response.driven(self.rates(plans).expand(members, -1, -1, -1), self.span * self.horizon)
+        rates = self.solver_rates(plans).expand(members, -1, -1, -1)
+        rates, span = self.response.transformed_inputs(rates, self.span * self.horizon)
         state = self.state[:, :, None].expand(-1, -1, count, -1).flatten(1, 2)
         spans = span[:, :, None].expand(-1, -1, count).flatten(1, 2)
-        return self.model.solve(state, rates.flatten(1, 2), spans).reshape(
-            members, runs, count, -1, self.model.sizes.latent
-        )
+        states = self.model.solve(state, rates.flatten(1, 2), spans)
+        return states.reshape(members, runs, count, -1, self.model.sizes.latent)
 
-    def ends(self, plans: Tensor) -> Tensor:
-        """Predicted log loss on the whole validation split, scaled, (members, runs, plans)."""
-        return self.ends_of(self.futures(plans))
+    def final_losses(self, plans: Tensor) -> Tensor:
+        """Predict the scaled log loss on the whole validation split, (members, runs, plans)."""
+        return self.final_losses_of(self.roll_out(plans))
 
-    def ends_of(self, states: Tensor) -> Tensor:
-        """The same of what `futures` returns."""
-        return self.model.final(states.flatten(1, 2)).reshape(states.shape[:3])
+    def final_losses_of(self, states: Tensor) -> Tensor:
+        """Predict the same from the states that `roll_out` returned."""
+        return self.model.final_loss(states.flatten(1, 2)).reshape(states.shape[:3])
 
-    def losses_of(self, states: Tensor) -> Tensor:
-        """Predicted log loss on the validation subset on the way, scaled, (members, runs, plans, steps + 1)."""
-        return self.model.read(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1])
+    def losses_along(self, states: Tensor) -> Tensor:
+        """Predict scaled log losses on the validation subset on the way, (members, runs, plans, steps + 1)."""
+        return self.model.decode(states.flatten(1, 2))[..., LOSS].reshape(states.shape[:-1])
 
     def scores(self, plans: Tensor, pessimism: float) -> Tensor:
-        """What a search minimises, (runs, plans)."""
-        return self.score(self.ends(plans), pessimism)
+        """Compute what a search minimises, (runs, plans)."""
+        return self.scores_of(self.final_losses(plans), pessimism)
 
-    def score(self, ends: Tensor, pessimism: float) -> Tensor:
-        """The same of what `ends` returns."""
+    def scores_of(self, final_losses: Tensor, pessimism: float) -> Tensor:
+        """Compute the same from what `final_losses` returned."""
         if self.member is not None:
-            return ends[self.member]
-        return ends.mean(0) + (pessimism * ends.std(0) if pessimism and len(ends) > 1 else 0.0)
+            return final_losses[self.member]
+        spread = pessimism * final_losses.std(0) if pessimism and len(final_losses) > 1 else 0.0
+        return final_losses.mean(0) + spread
 
     def clamp(self, plans: Tensor) -> Tensor:
-        """Plans within their bounds."""
+        """Move plans within their bounds."""
         return torch.minimum(torch.maximum(plans, self.low[:, None]), self.high[:, None])
 
 
-Seeds = Sequence[Sequence[int]]
-
-Family = Callable[[Floats], Tensor]
-"""Plans (..., GRID) of settings from 0 to 1, (..., SETTINGS)."""
+PlanFamily = Callable[[Floats], Tensor]
+"""Maps parameters from 0 to 1, (..., SETTINGS), to plans, (..., GRID)."""
 
 
 @torch.no_grad()
-def search(problem: Problem, family: Family, known: Tensor, settings: Search, seeds: Seeds) -> Tensor:
-    """The best plans for each run, or, with `Search.blend`, the mean of good ones before the best of them.
+def search(
+    problem: Problem, family: PlanFamily, others: Tensor, settings: SearchSettings, seeds: Sequence[Sequence[int]]
+) -> Tensor:
+    """Search for the best plans of each run.
 
     Args:
-        problem: what is left of the runs.
-        family: of schedules.
-        known: other plans, which the best one is no worse than, (runs, plans, GRID); there may be none.
+        problem: the remaining part of the runs.
+        family: the schedules.
+        others: further candidates, (runs, plans, GRID), possibly none. The best plan is no worse than any of them;
+            they are ignored with `averaging_temperature`.
         settings: how to search.
-        seeds: of what is drawn for each run.
+        seeds: seeds of the random draws of each run.
 
     Returns:
-        Plans, that to be played first, (runs, elites, GRID).
+        (runs, elites, GRID), best first; with `averaging_temperature` the weighted mean, then the best candidates.
     """
     runs, dtype = len(seeds), problem.low.dtype
 
@@ -163,67 +165,72 @@ def search(problem: Problem, family: Family, known: Tensor, settings: Search, se
         plans = problem.clamp(plans.to(dtype))
         return plans, problem.scores(plans, settings.pessimism)
 
-    plans = problem.clamp(family(_places()).to(dtype).expand(runs, -1, -1))
-    ends = problem.ends(plans)
-    scores = problem.score(ends, settings.pessimism)
-    if settings.blend:
-        others, _ = _best(plans, scores, settings.elites - 1)
-        return torch.cat([problem.clamp(blended(plans, ends, settings.blend)), others], 1)
+    plans = problem.clamp(family(_initial_design()).to(dtype).expand(runs, -1, -1))
+    final_losses = problem.final_losses(plans)
+    scores = problem.scores_of(final_losses, settings.pessimism)
+    if settings.averaging_temperature:
+        best, _ = _best(plans, scores, settings.elites - 1)
+        mean = softmax_average(plans, final_losses, settings.averaging_temperature)
+        return torch.cat([problem.clamp(mean), best], 1)
     draws = [np.random.default_rng(seed) for seed in seeds]
-    places = np.broadcast_to(_places(), (runs, BEGINNINGS, SETTINGS))
+    parameters = np.broadcast_to(_initial_design(), (runs, INITIAL_CANDIDATES, SETTINGS))
     for number in range(settings.rounds):
         order = scores.argsort(1)[:, : settings.elites].numpy()
-        best = np.take_along_axis(places, order[..., None], 1)
-        spread = np.clip(best.std(1, keepdims=True), 0.1 * 0.6**number, 0.5)
-        noise = np.stack([draw.standard_normal((settings.draws, SETTINGS)) for draw in draws])
-        new = np.clip(best.mean(1, keepdims=True) + spread * noise, 0.0, 1.0)
-        more, theirs = scored(family(new))
-        places = np.concatenate([places, new], 1)
-        plans, scores = torch.cat([plans, more], 1), torch.cat([scores, theirs], 1)
-    if known.shape[1]:
-        more, theirs = scored(known)
-        plans, scores = torch.cat([plans, more], 1), torch.cat([scores, theirs], 1)
-    chosen, scores = _best(plans, scores, settings.elites)
+        elites = np.take_along_axis(parameters, order[..., None], 1)
+        spread = np.clip(elites.std(1, keepdims=True), 0.1 * 0.6**number, 0.5)
+        noise = np.stack([draw.standard_normal((settings.samples_per_round, SETTINGS)) for draw in draws])
+        new = np.clip(elites.mean(1, keepdims=True) + spread * noise, 0.0, 1.0)
+        new_plans, new_scores = scored(family(new))
+        parameters = np.concatenate([parameters, new], 1)
+        plans, scores = torch.cat([plans, new_plans], 1), torch.cat([scores, new_scores], 1)
+    if others.shape[1]:
+        new_plans, new_scores = scored(others)
+        plans, scores = torch.cat([plans, new_plans], 1), torch.cat([scores, new_scores], 1)
+    best, scores = _best(plans, scores, settings.elites)
     smooth = interpolation(settings.knots, torch.linspace(0, 1, GRID)).to(dtype)
-    for number in range(settings.free):
-        spread = chosen.std(1, keepdim=True).mean(-1, keepdim=True).clamp(min=settings.spread * 0.6**number, max=1.0)
-        noise = np.stack([draw.standard_normal((settings.draws, settings.knots)) for draw in draws])
-        drawn, theirs = scored(chosen.mean(1, keepdim=True) + spread * (torch.as_tensor(noise).to(dtype) @ smooth))
-        chosen, scores = _best(torch.cat([chosen, drawn], 1), torch.cat([scores, theirs], 1), settings.elites)
-    if settings.ascents:
-        found, better = _ascend(problem, chosen[:, :1], settings, smooth)
-        chosen, scores = _best(torch.cat([chosen, found], 1), torch.cat([scores, better], 1), settings.elites)
-    return chosen
+    for number in range(settings.free_rounds):
+        spread = best.std(1, keepdim=True).mean(-1, keepdim=True).clamp(min=settings.spread * 0.6**number, max=1.0)
+        noise = np.stack([draw.standard_normal((settings.samples_per_round, settings.knots)) for draw in draws])
+        new_plans, new_scores = scored(
+            best.mean(1, keepdim=True) + spread * (torch.as_tensor(noise).to(dtype) @ smooth)
+        )
+        best, scores = _best(torch.cat([best, new_plans], 1), torch.cat([scores, new_scores], 1), settings.elites)
+    if settings.gradient_steps:
+        new_plans, new_scores = _descend(problem, best[:, :1], settings, smooth)
+        best, scores = _best(torch.cat([best, new_plans], 1), torch.cat([scores, new_scores], 1), settings.elites)
+    return best
 
 
-def blended(plans: Tensor, ends: Tensor, temper: float) -> Tensor:
-    """The mean of plans, (runs, 1, GRID), each weighted by exp(-regret / temperature).
+def softmax_average(plans: Tensor, final_losses: Tensor, temperature_scale: float) -> Tensor:
+    """Average plans with weights exp(-regret / temperature), (runs, 1, GRID).
 
-    Where many schedules end equally well as far as a model can tell, the best of them by the model is an extreme one,
-    and so by luck; the middle of them was measured to be better. The temperature is the standard deviation over the
-    members of what they predict, the mean of each over the better plans taken off, times a factor.
+    Where many schedules end equally well as far as a model can tell, the one that it likes best is extreme by chance;
+    it was measured that their mean ends better. The temperature measures how far the members disagree about the better
+    plans: the standard deviation over the members of their predictions, each member's mean subtracted, times a factor.
 
     Args:
-        plans: spread evenly over what may be, (runs, plans, GRID).
-        ends: as each member predicts them, (members, runs, plans).
-        temper: the factor; members share most of their data, and so disagree by less than they err.
+        plans: candidates that cover what is allowed evenly, (runs, plans, GRID).
+        final_losses: predicted by each member, (members, runs, plans).
+        temperature_scale: the factor. Members share most of their data, and so disagree by less than they err; a larger
+            factor makes up for that.
     """
-    mean = ends.mean(0)
+    mean = final_losses.mean(0)
     better = mean.argsort(1)[:, : max(2, plans.shape[1] // 8)]
-    near = ends.gather(2, better.expand(len(ends), -1, -1))
-    apart = (near - near.mean(2, keepdim=True)).std(0).median(1, keepdim=True).values
-    weights = torch.softmax((mean.amin(1, keepdim=True) - mean) / (temper * apart).clamp(min=1e-9), 1)
+    near = final_losses.gather(2, better.expand(len(final_losses), -1, -1))
+    disagreement = (near - near.mean(2, keepdim=True)).std(0).median(1, keepdim=True).values
+    temperature = (temperature_scale * disagreement).clamp(min=1e-9)
+    weights = torch.softmax((mean.amin(1, keepdim=True) - mean) / temperature, 1)
     return (weights[:, :, None] * plans).sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=1)
-def _places() -> Floats:
-    """Settings of the schedules that searches begin from, (schedules, SETTINGS)."""
-    return sobol(BEGINNINGS, SETTINGS, 0)
+def _initial_design() -> Floats:
+    """Parameters of the schedules that searches start from, (INITIAL_CANDIDATES, SETTINGS)."""
+    return sobol(INITIAL_CANDIDATES, SETTINGS, 0)
 
 
 def interpolation(knots: int, at: Tensor) -> Tensor:
-    """The matrix (knots, points) that takes values at evenly spaced knots to those at times `at` in [0, 1]."""
+    """Return the matrix that interpolates values at evenly spaced knots to times in [0, 1], (knots, times)."""
     place = at * (knots - 1)
     before = place.floor().long().clamp(max=knots - 2)
     share = (place - before).float()
@@ -233,17 +240,17 @@ def interpolation(knots: int, at: Tensor) -> Tensor:
     return matrix.T.contiguous()
 
 
-def _best(tried: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _best(plans: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     order = scores.argsort(1)[:, :count]
-    return tried.gather(1, order[..., None].expand(-1, -1, tried.shape[-1])), scores.gather(1, order)
+    return plans.gather(1, order[..., None].expand(-1, -1, plans.shape[-1])), scores.gather(1, order)
 
 
-def _ascend(problem: Problem, start: Tensor, settings: Search, smooth: Tensor) -> tuple[Tensor, Tensor]:
-    """The best plan on the way down the gradient of smooth changes."""
+def _descend(problem: Problem, start: Tensor, settings: SearchSettings, smooth: Tensor) -> tuple[Tensor, Tensor]:
+    """Follow the gradient of smooth changes of a plan, and return the best plan on the way with its score."""
     change = torch.zeros(*start.shape[:2], settings.knots, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=0.05)
     best, lowest = start, torch.full(start.shape[:2], torch.inf)
-    for _ in range(settings.ascents):
+    for _ in range(settings.gradient_steps):
         optimizer.zero_grad()
         with torch.enable_grad():
             plans = problem.clamp(start + change @ smooth)
@@ -256,12 +263,12 @@ def _ascend(problem: Problem, start: Tensor, settings: Search, smooth: Tensor) -
     return best, lowest
 
 
-def played(plans: Floats, decisions: int) -> Floats:
-    """Log rates of the decisions that are left, (runs, decisions), at the middles of their segments."""
-    return plans @ _middles(decisions, 1.0, torch.float64).numpy().astype(np.float64)
+def to_segments(plans: Floats, segments: int) -> Floats:
+    """Interpolate plans (..., GRID) at the middles of the remaining segments, (..., segments)."""
+    return plans @ _midpoint_weights(segments, 1.0, torch.float64).numpy().astype(np.float64)
 
 
 @lru_cache
-def _middles(points: int, until: float, dtype: torch.dtype) -> Tensor:
-    """What takes plans to their values in the middles of so many equal parts of [0, until], (GRID, points)."""
-    return interpolation(GRID, (torch.arange(points, dtype=dtype) + 0.5) / points * until)
+def _midpoint_weights(parts: int, end: float, dtype: torch.dtype) -> Tensor:
+    """Return the matrix that interpolates plans at the middles of equal parts of [0, end], (GRID, parts)."""
+    return interpolation(GRID, (torch.arange(parts, dtype=dtype) + 0.5) / parts * end)

@@ -1,4 +1,4 @@
-"""Designs of sweeps: which schedules are run, so that a model can learn how training answers to the rate."""
+"""Designs of sweeps: which schedules are run, so that a model can learn how training responds to the rate."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Range = tuple[float, float]
 KNOTS = 6
 """Knots of a random schedule."""
 
-LEAST = 1e-3
-"""Smallest rate of a random schedule as a share of the smallest peak."""
+MIN_RATE_SHARE = 1e-3
+"""Smallest last rate of a random schedule, as a share of its peak."""
 
 
-def annealed(count: int, rates: Range, seed: int) -> list[Schedule]:
-    """Schedules of the shape that is best, or nearly so, wherever it was looked for: warm-up, stable, cool-down.
+def wsd_schedules(count: int, rates: Range, seed: int) -> list[Schedule]:
+    """Draw warm-up, stable, decay schedules: the shape that was best, or nearly so, in all studies.
 
     The peak is log-uniform, the cool-down takes 10 to 90 % of the run, linear or by a square root, the warm-up 2 to
     10 %; all of one scrambled Sobol sequence.
@@ -34,15 +34,16 @@ def annealed(count: int, rates: Range, seed: int) -> list[Schedule]:
 
 
 def wsd(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Runs of `annealed` schedules."""
-    return [PlannedRun(schedule, own) for schedule, own in zip(annealed(runs, rates, seed), seeds, strict=True)]
+    """Design runs of `wsd_schedules`."""
+    schedules = wsd_schedules(runs, rates, seed)
+    return [PlannedRun(schedule, of_run) for schedule, of_run in zip(schedules, seeds, strict=True)]
 
 
 def paper(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Cosine, one-cycle, constant and staircase at five peaks, again and again.
+    """Design runs of cosine, one-cycle, constant and staircase schedules at five peaks, as in arXiv:2509.23052.
 
-    As in arXiv:2509.23052, whose 100 runs are 4 schedules x 5 rates x 5 seeds. With fewer, those come first that lie
-    apart in schedule and rate.
+    The 100 runs of the paper are 4 schedules x 5 rates x 5 seeds. In fewer runs, those come first that differ most in
+    schedule and rate.
     """
     grid = np.geomspace(*rates, 5)
     kinds: tuple[Callable[[float], Schedule], ...] = (
@@ -57,22 +58,22 @@ def paper(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedR
 
 
 def random(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Straight lines of the log rate between knots.
+    """Design runs of random schedules: straight lines of the log rate between knots.
 
-    The peak is log-uniform, the levels of the knots below it are uniform in the log, and the last knot lies lower than
-    the others more often than not. All is of one scrambled Sobol sequence, so that few runs cover the space evenly.
+    The peak is log-uniform, the knots lie below it, uniform in the log, and the last one lies lower than the others
+    more often than not. All is of one scrambled Sobol sequence, so that few runs cover the space evenly.
     """
     drawn = sobol(runs, KNOTS + 1, seed)
     peaks = np.log(rates[0]) + drawn[:, 0] * np.log(rates[1] / rates[0])
     depth = np.full(KNOTS, np.log(10.0))
-    depth[-1] = np.log(1 / LEAST)
+    depth[-1] = np.log(1 / MIN_RATE_SHARE)
     logs = peaks[:, None] - drawn[:, 1:] * depth
     logs += (peaks - logs.max(1))[:, None]
     return [PlannedRun(knots_at(np.exp(row)), seeds[run]) for run, row in enumerate(logs)]
 
 
 def mixed(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedRun]:
-    """Two runs in five of schedules that people use, the others random, all at peaks that lie apart."""
+    """Design runs of which two in five have schedules in common use, at different peaks, and the others random ones."""
     parametric = round(0.4 * runs)
     drawn = sobol(max(parametric, 1), 2, seed + 1)[:parametric]
     kinds: tuple[Callable[[float, float], Schedule], ...] = (
@@ -87,11 +88,11 @@ def mixed(runs: int, rates: Range, seeds: list[int], seed: int) -> list[PlannedR
         lambda peak, share: Knee(peak, explore=0.3 + 0.4 * share),
     )
     peaks = rates[0] * (rates[1] / rates[0]) ** drawn[:, 0]
-    made = [
+    named = [
         PlannedRun(kinds[run % len(kinds)](float(peaks[run]), float(drawn[run, 1])), seeds[run])
         for run in range(parametric)
     ]
-    return made + random(runs - parametric, rates, seeds[parametric:], seed)
+    return named + random(runs - parametric, rates, seeds[parametric:], seed)
 
 
 DESIGNS: dict[str, Callable[[int, Range, list[int], int], list[PlannedRun]]] = {
@@ -100,4 +101,4 @@ DESIGNS: dict[str, Callable[[int, Range, list[int], int], list[PlannedRun]]] = {
     "mixed": mixed,
     "wsd": wsd,
 }
-"""Name -> design of (runs, range of peaks, seeds, seed of the design)."""
+"""Name -> function of (number of runs, range of peaks, seed of each run, seed of the design)."""

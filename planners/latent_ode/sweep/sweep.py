@@ -1,4 +1,4 @@
-"""The sweep that a model is fitted to: runs of a design, or runs that a model proposes round by round."""
+"""The sweep that a model is fitted to: runs of a fixed design, or runs that a model proposes round by round."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, not_made_before
-from lr_env.runs.study import Study
+from lr_env.runs.lab import Lab
 from lr_env.tasks import Task
-from planners.latent_ode.artifact import Trained
-from planners.latent_ode.data.dataset import FEWEST_RUNS, Floats, series
-from planners.latent_ode.filtering.response import Response
+from planners.latent_ode.artifact import FittedModel
+from planners.latent_ode.channels import Floats
+from planners.latent_ode.data.dataset import MIN_RUNS, run_dataset
+from planners.latent_ode.filtering.state import StateEstimator
 from planners.latent_ode.fitting.fit import Fitting
-from planners.latent_ode.fitting.fit_artifact import trained_on
-from planners.latent_ode.planning.problem import Left, problem
-from planners.latent_ode.planning.search import GRID, Search, search
+from planners.latent_ode.fitting.fit_artifact import fit_artifact
+from planners.latent_ode.planning.problem import RemainingRun, build_problem
+from planners.latent_ode.planning.search import GRID, SearchSettings, search
 from planners.latent_ode.sweep.designs import DESIGNS
 from planners.piecewise import knots_at
 from planners.tuning.tuners import planner_of
 
 ADAPTIVE = "adaptive"
-"""The design whose runs, after the first ones, a model proposes that was fitted to those before."""
+"""The design in which, after the first runs, a model fitted to the runs so far proposes the next ones."""
 
-BEGINNING = "wsd"
-"""The design of its first runs."""
+INITIAL_DESIGN = "wsd"
+"""The design of the first runs of an adaptive sweep."""
 
 FIRST_SEED = 2_000_000
-"""Seeds of sweeps count up from here, far from those of tuning and those that people choose."""
+"""First seed of sweeps, far from those of tuning and those that users choose."""
 
 SEEDS, RUNS_PER_SEED = 4, 5
-"""In turns so many seeds are used, each for so many runs; then the next ones."""
+"""So many seeds are used in turns, each for so many runs; then the next ones."""
 
-_SEEDS_APART, MOST_RUNS = 1_000, 5_000  # as many runs have so many seeds
-_TRUST = 0.3
-"""How far proposals may leave the rates of good runs, in the log: runs are made to find out."""
+_SEEDS_APART, MOST_RUNS = 1_000, 5_000  # the largest sweep has as many seeds
+_TRUST_RADIUS = 0.3
+"""Trust radius of proposals, in the log: wider than that of plans, because these runs explore."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which runs a sweep is made of.
+    """The runs of a sweep.
 
     Attributes:
         design: a name in `DESIGNS`, or `ADAPTIVE`.
-        runs: how many.
+        runs: number of runs.
         rates: smallest and largest peak rate.
-        seed: of the design, and of the children.
+        seed: seed of the design, and of the children.
 
     Raises:
-        UserError: there is no such design, there are too few runs, or rates are not in order.
+        UserError: there is no such design, too few or too many runs, or rates that do not rise.
     """
 
     design: str
@@ -63,27 +64,27 @@ class Sweep:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.design not in (known := {ADAPTIVE, *DESIGNS}):
-            raise unknown("design", self.design, known)
+        if self.design not in (names := {ADAPTIVE, *DESIGNS}):
+            raise unknown("design", self.design, names)
         low, high = self.rates
         if not (0 < low < high < np.inf):
             raise UserError(f"rates {low:g}:{high:g}: give LOW below HIGH, both finite and above 0")
-        if not FEWEST_RUNS <= self.runs <= MOST_RUNS:
-            raise UserError(f"{self.runs} runs: a model needs at least {FEWEST_RUNS} (and at most {MOST_RUNS:,})")
+        if not MIN_RUNS <= self.runs <= MOST_RUNS:
+            raise UserError(f"{self.runs} runs: a model needs at least {MIN_RUNS} (and at most {MOST_RUNS:,})")
         check_seed(self.seed)
 
     @property
     def seeds(self) -> list[int]:
-        """That of each run, see `seed_number_of`."""
+        """Seed of each run, see `seed_number_of`."""
         first = FIRST_SEED + self.seed * _SEEDS_APART
         return [first + seed_number_of(self.design, run) for run in range(self.runs)]
 
     @property
     def rounds(self) -> list[int]:
-        """Runs of each round; but for `ADAPTIVE` there is one.
+        """Number of runs of each round; only an adaptive sweep has several.
 
-        Each round of it is half as large as all before: to refit takes as long as some runs, and runs in lockstep are
-        cheaper.
+        Each of its rounds is half as large as all before: a new fit takes as long as some runs, and runs in lockstep
+        are cheaper.
         """
         if self.design != ADAPTIVE:
             return [self.runs]
@@ -94,145 +95,147 @@ class Sweep:
 
 
 def check_seed(seed: int) -> None:
-    """See that a sweep's seed leaves room for the seeds of its children before those of other studies.
+    """Check that the seeds of a sweep's children stay below those of other studies.
 
     Raises:
-        UserError: it does not.
+        UserError: they do not.
     """
     if not 0 <= seed < 1_000:
         raise UserError(f"seed {seed}: give a whole number from 0 to 999")
 
 
 def seed_number(run: int) -> int:
-    """Which seed a run of a sweep is made on, from 0.
+    """Return the number of the seed of a run, from 0.
 
-    Runs that share one are told apart by their schedules more than by their luck, but what is best on one seed alone is
-    not best on others. The order in which the seeds come changes all the time, so that none goes with a kind of
-    schedule that comes again every few runs.
+    Runs that share a seed are told apart by their schedules rather than by luck, but the best schedule on one seed is
+    not the best on others. The order of the seeds changes all the time, so that no seed goes with a kind of schedule
+    that returns every few runs.
     """
     order = np.random.default_rng(run // SEEDS).permutation(SEEDS)
     return run // (SEEDS * RUNS_PER_SEED) * SEEDS + int(order[run % SEEDS])
 
 
 def seed_number_of(design: str, run: int) -> int:
-    """The same of a design: the paper has each of its twenty schedules on the same five seeds."""
+    """Return the same for a design: that of the paper has each of its twenty schedules on the same five seeds."""
     return run // 20 if design == "paper" else seed_number(run)
 
 
 def next_round(done: int) -> int:
-    """Runs of the next round of an adaptive sweep, after so many."""
-    return max(FEWEST_RUNS // 2, done // 2) if done else FEWEST_RUNS
+    """Return the number of runs of the next round of an adaptive sweep, after so many runs."""
+    return max(MIN_RUNS // 2, done // 2) if done else MIN_RUNS
 
 
-def sweep(wanted: Sweep, study: Study) -> list[RunRecord]:
-    """Make the runs of a sweep, or what is left of them.
+def sweep(settings: Sweep, lab: Lab) -> list[RunRecord]:
+    """Run a sweep, or what is left of it.
 
     Args:
-        wanted: which.
-        study: of what, and where it is kept.
+        settings: which runs.
+        lab: the task, and where the runs are saved.
 
     Returns:
-        The runs, with their curves.
+        The runs with their curves.
 
     Raises:
-        UserError: another process works on it, it was begun otherwise, or too few runs are usable.
+        UserError: another process works on it, it was started with other settings, or too few runs are usable.
     """
-    store, name = study.store, study.name
-    with study.opened({"sweep": asdict(wanted)}, at_once=wanted.runs, runs=wanted.runs) as experiment:
-        known: list[RunRecord] = []
-        for phase, size, seeds in _phases(wanted):
-            planned = _begun(store, name, phase, size) or _in_order(_next(wanted, study.task, known, seeds))
-            experiment.run(planned, phase, ("val",), study.telling("sweeping"))
-            known += _made(store, name, phase)
-        return known
+    store, name = lab.store, lab.name
+    with lab.experiment({"sweep": asdict(settings)}, at_once=settings.runs, runs=settings.runs) as experiment:
+        finished: list[RunRecord] = []
+        for phase, size, seeds in _phases(settings):
+            planned = _started_round(store, name, phase, size)
+            planned = planned or _sorted(_plan_round(settings, lab.task, finished, seeds))
+            experiment.run(planned, phase, ("val",), lab.reporting("sweeping"))
+            finished += _finished_runs(store, name, phase)
+        return finished
 
 
-def _made(store: Store, name: str, phase: str) -> list[RunRecord]:
-    """The finished runs of a round, with curves."""
+def _finished_runs(store: Store, name: str, phase: str) -> list[RunRecord]:
+    """Read the finished runs of a round, with curves."""
     return [run for run in sorted(store.runs(name, phase, curves=True), key=run_key) if run.status == "finished"]
 
 
-def _phases(wanted: Sweep) -> Iterator[tuple[str, int, list[int]]]:
-    """Name in the store, size and seeds of each round."""
+def _phases(settings: Sweep) -> Iterator[tuple[str, int, list[int]]]:
+    """Yield the name in the store, the size and the seeds of each round."""
     first = 0
-    for number, size in enumerate(wanted.rounds):
-        yield f"round-{number}", size, wanted.seeds[first : first + size]
+    for number, size in enumerate(settings.rounds):
+        yield f"round-{number}", size, settings.seeds[first : first + size]
         first += size
 
 
-def _begun(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] | None:
-    """The runs of a round that was begun: they are not proposed anew."""
+def _started_round(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] | None:
+    """Read the runs of a round that was started, so that they are not proposed again; None if there are none."""
     records = store.runs(name, phase)
     if len(records) != size:
         return None
-    return _in_order([PlannedRun(planner_of(run), run.seed) for run in records])
+    return _sorted([PlannedRun(planner_of(run), run.seed) for run in records])
 
 
-def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The same order whenever: neighbours in a stack change the last bits of a run."""
+def _sorted(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Sort runs, because neighbours in a stack change the last bits of a run."""
     return sorted(runs, key=run_key)
 
 
-def _next(wanted: Sweep, task: Task, known: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
-    """The runs of a round."""
-    planners = proposed(wanted.design, task, wanted.rates, wanted.seed, known, len(seeds))
-    return not_made_before(planners, seeds, known)
+def _plan_round(settings: Sweep, task: Task, finished: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
+    """Plan the runs of a round."""
+    planners = next_schedules(settings.design, task, settings.rates, settings.seed, finished, len(seeds))
+    return not_made_before(planners, seeds, finished)
 
 
-def proposed(
-    design: str, task: Task, rates: tuple[float, float], seed: int, known: Sequence[RunRecord], count: int
+def next_schedules(
+    design: str, task: Task, rates: tuple[float, float], seed: int, finished: Sequence[RunRecord], count: int
 ) -> list[Planner]:
-    """The next schedules of a sweep.
+    """Return the next schedules of a sweep.
 
     Args:
-        design: its name.
-        task: what is trained.
+        design: name of the design.
+        task: the task.
         rates: smallest and largest peak rate.
-        seed: of the sweep.
-        known: runs so far, with curves.
-        count: how many.
+        seed: seed of the sweep.
+        finished: runs so far, with curves.
+        count: number of schedules.
     """
-    if known and design == ADAPTIVE:
-        return adapted(task, seed, known, count)
-    total = len(known) + count
-    made = DESIGNS[BEGINNING if design == ADAPTIVE else design](total, rates, [0] * total, seed)
-    return [run.planner for run in made[len(known) :]]
+    if finished and design == ADAPTIVE:
+        return propose_adaptive(task, seed, finished, count)
+    total = len(finished) + count
+    runs = DESIGNS[INITIAL_DESIGN if design == ADAPTIVE else design](total, rates, [0] * total, seed)
+    return [run.planner for run in runs[len(finished) :]]
 
 
-def adapted(task: Task, seed: int, known: Sequence[RunRecord], count: int) -> list[Planner]:
-    """The next schedules of an adaptive sweep: what a model of the runs so far proposes.
+def propose_adaptive(task: Task, seed: int, finished: Sequence[RunRecord], count: int) -> list[Planner]:
+    """Fit a model to the runs so far, and return the schedules that it proposes next.
 
     Args:
-        task: what is trained.
-        seed: of the sweep.
-        known: runs so far, with curves.
-        count: how many.
+        task: the task.
+        seed: seed of the sweep.
+        finished: runs so far, with curves.
+        count: number of schedules.
     """
-    runs = series(known, task.budget)
-    trained, _ = trained_on(runs, Fitting(corrections=0, seed=seed * 1000 + len(known)))
-    return [knots_at(rates) for rates in proposals(trained, task.lr_range, count, seed * _SEEDS_APART + len(known))]
+    dataset = run_dataset(finished, task.budget)
+    fitted, _ = fit_artifact(dataset, Fitting(corrections=0, seed=seed * 1000 + len(finished)))
+    proposals = thompson_proposals(fitted, task.lr_range, count, seed * _SEEDS_APART + len(finished))
+    return [knots_at(rates) for rates in proposals]
 
 
-def proposals(trained: Trained, lr_range: tuple[float, float], count: int, seed: int) -> list[Floats]:
-    """Schedules that are worth a run: each is the best that one member of the ensemble can think of.
+def thompson_proposals(fitted: FittedModel, lr_range: tuple[float, float], count: int, seed: int) -> list[Floats]:
+    """Propose schedules for the next runs: each is the best by a single member of the ensemble, in turns.
 
-    As in Thompson sampling, they differ as much as the members do.
+    As in Thompson sampling, proposals differ as much as the members do.
 
     Args:
-        trained: the model.
-        lr_range: smallest and largest rate that may be set.
-        count: how many.
-        seed: of the searches.
+        fitted: the model.
+        lr_range: smallest and largest rate of the task.
+        count: number of schedules.
+        seed: seed of the searches.
 
     Returns:
-        Rates at `GRID` evenly spaced times, for each.
+        Rates of each schedule at `GRID` evenly spaced times.
     """
-    settings, beginning = Search(pessimism=0.0), trained.ensemble.beginning(1)
-    usual = Response.usual(*beginning.shape[:2])
-    found = []
+    settings, start = SearchSettings(pessimism=0.0), StateEstimator(fitted.ensemble).initial(1)
+    schedules = []
     for number in range(count):
-        member = number % trained.ensemble.sizes.members
-        what, family = problem(trained, beginning, Left(0.0, 1.0, lr_range), _TRUST, usual, member)
-        plans = search(what, family, torch.empty(1, 0, GRID), settings, [[seed, number]])
-        found.append(np.exp(plans[0, 0].numpy().astype(np.float64) + trained.scales.log_rate))
-    return found
+        member = number % fitted.ensemble.sizes.members
+        remaining = RemainingRun(0.0, 1.0, lr_range)
+        problem, family = build_problem(fitted, start.state, remaining, _TRUST_RADIUS, start.response, member)
+        plans = search(problem, family, torch.empty(1, 0, GRID), settings, [[seed, number]])
+        schedules.append(np.exp(plans[0, 0].numpy().astype(np.float64) + fitted.scales.log_rate))
+    return schedules
