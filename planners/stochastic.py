@@ -209,8 +209,12 @@ class LEAP(PeakRatePlanner):
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """Return the state of the other planner, with the seeds of the noise."""
-        own = {"seeds": np.array(seeds, dtype=np.int64), "segment": run.segment, "range": list(run.lr_range)}
-        return {**own, "inner": self.inner.start(run, seeds)}
+        return {
+            "seeds": np.array(seeds, dtype=np.int64),
+            "segment": run.segment,
+            "range": list(run.lr_range),
+            "inner": self.inner.start(run, seeds),
+        }
 
     def plan(self, state: State, signals: Signals) -> tuple[Array, State]:
         """Return the rates of each run, (num_runs, segment)."""

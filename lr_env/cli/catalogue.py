@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any
 
@@ -11,6 +13,9 @@ from tyro.conf import arg
 
 FEEDBACK_KINDS = ("open", "closed", "forks", "own-optimizer")
 """Kinds of planners by what they react to, in the order in which they are listed."""
+
+_SETTINGS = re.compile(r"^Attributes:\n(?: {4}.*\n?)*", re.MULTILINE)
+"""The section of a planner's docstring that explains its settings."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Planners:
         if self.names:
             for planner in [find_planner(name) for name in self.names]:
                 print("\n".join(_description(planner)) + "\n")
+            print("A planner sets one rate for each segment, a fixed number of optimizer steps of the task.")
             return
         planners: dict[str, Any] = {name: find_planner(name) for name in planner_names()}
         width = max(map(len, planners))
@@ -68,30 +74,48 @@ def _summary(planner: Any) -> str:
 
 
 def _description(planner: Any) -> list[str]:
+    """Describe a planner in lines: summary, settings with defaults and meanings, and the grid of a sweep."""
     from lr_env.capabilities import original_of
 
-    words = {name: rule.words for kind in planner.__mro__ for name, rule in vars(kind).get("rules", {}).items()}
-    settings = [
-        f"  {field.name}{'' if field.default is MISSING else f' = {field.default!r}'}"
-        f"{f': {words[field.name]}' if field.name in words else ''}"
-        for field in fields(planner)
-    ]
+    rules = {name: rule.words for kind in planner.__mro__ for name, rule in vars(kind).get("rules", {}).items()}
+    meanings = _meanings(planner)
+    settings = []
+    for field in fields(planner):
+        default = "" if field.default is MISSING else f" = {field.default!r}"
+        rule = f" ({rules[field.name]})" if field.name in rules else ""
+        settings += _wrapped(f"  {field.name}{default}{rule}: {meanings.get(field.name, '')}".rstrip(": "))
     variants = [
-        ", ".join(f"{name}={value!r}" for name, value in variant.items()) or "defaults"
+        ", ".join(f"{name}={value!r}" for name, value in variant.items()) or "default settings"
         for variant in getattr(planner, "tuning_variants", [])
     ]
     tuned = "a list of settings of its own, one for each peak rate"
     if variants:
-        tuned = f"the grid of peak rates, with {variants[0]}"
+        tuned = f"a grid of peak rates with {variants[0]}"
     if len(variants) > 1:
-        tuned = f"the grid of peak rates, whose points take turns with {' | '.join(variants)}"
+        tuned = f"a grid of peak rates, whose points take turns with: {'; '.join(variants)}"
     original = original_of(planner)
     return [
-        f"{planner.name} ({feedback_kind(planner)}; reads {', '.join(sorted(planner.needs))})",
-        inspect.cleandoc(planner.__doc__ or "-"),
+        *_wrapped(f"{planner.name} ({feedback_kind(planner)}; reads {', '.join(sorted(planner.needs))})"),
+        _SETTINGS.sub("", inspect.cleandoc(planner.__doc__ or "-")).strip(),
         "",
-        "Settings and their defaults:",
+        "Settings:",
         *settings,
-        f"Tuning tries {tuned}.",
+        *_wrapped(f"Tuning tries {tuned}."),
         *([f"Control of {original}: in a comparison with {original} it takes its settings."] if original else []),
     ]
+
+
+def _meanings(planner: Any) -> dict[str, str]:
+    """Return a dict setting -> meaning, from the docstrings of a planner and its base classes."""
+    meanings = {}
+    for kind in reversed(planner.__mro__):
+        section = _SETTINGS.search(inspect.cleandoc(vars(kind).get("__doc__") or ""))
+        for names, text in re.findall(
+            r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", section[0] if section else "", re.MULTILINE
+        ):
+            meanings |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return meanings
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 118, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)

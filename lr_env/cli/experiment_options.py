@@ -52,7 +52,7 @@ class ExperimentOptions(TaskOptions):
         return parse_name(self.default_name() if self.name is None else self.name)
 
     def execution(self) -> Execution:
-        """How children are trained; sets the number of threads on the way."""
+        """Set the number of threads, and return how children are trained."""
         return replace(super().execution(), lockstep=self.lockstep)
 
     def checkpoint_interval(self) -> float:

@@ -45,11 +45,11 @@ class Preview:
             raise UserError(f"out {str(self.out)!r}: the figure is written as PNG, give a name that ends in .png")
         if not 1 <= self.segments <= 1_000_000:
             raise UserError(f"segments {self.segments}: it must be a whole number from 1 to 1,000,000")
-        given = dict(parse_setting(text) for text in self.set)
-        if "peak" in given:
-            raise UserError(f"setting 'peak={given['peak']}': give the peak with --peak")
+        options = dict(parse_setting(text) for text in self.set)
+        if "peak" in options:
+            raise UserError(f"setting 'peak={options['peak']}': give the peak with --peak")
         settings = {name: setting_defaults(name) for name in self.names}
-        for setting in given:
+        for setting in options:
             if not any(setting in of for of in settings.values()):
                 raise UserError(f"no setting {setting!r} there: see `lr-env planners {' '.join(self.names)}`")
         drawn = []
@@ -58,7 +58,7 @@ class Preview:
                 raise UserError(f"planner {name!r} has no preview: leave it out")
             if not has_peak(name):
                 raise UserError(f"planner {name!r} has no peak: leave it out")
-            applicable = {setting: value for setting, value in given.items() if setting in settings[name]}
+            applicable = {setting: value for setting, value in options.items() if setting in settings[name]}
             planner = make_planner(name, {"peak": self.peak, **applicable})
             assert isinstance(planner, Previewable)
             drawn.append((name, planner.preview(self.segments)))

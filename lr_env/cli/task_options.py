@@ -105,7 +105,7 @@ class TaskOptions:
         }
 
     def execution(self) -> Execution:
-        """How children are trained; sets the number of threads on the way.
+        """Set the number of threads, and return how children are trained.
 
         Raises:
             UserError: the device cannot do it, or the number of threads is not one.
