@@ -27,13 +27,16 @@ class ExperimentOptions(TaskOptions):
     suffix: ClassVar[str] = ""
     """Text that follows the name of the task in the default name."""
 
-    lockstep: Annotated[int | None, arg(metavar="N")] = None
-    """Runs trained at the same time. Default: up to 128, as memory allows."""
+    lockstep: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: up to 128, as memory allows)")] = (
+        None
+    )
+    """Runs trained at the same time."""
     store: Path = Path("results/records.sqlite")
     """Record store for all runs, a SQLite file."""
-    name: Annotated[str | None, arg(metavar="NAME")] = None
-    """Name of the experiment in the store, and of its folder. The same command with the same name continues it.
-    Default: TASK-COMMAND, and TASK alone for compare."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: TASK-COMMAND; TASK for compare)")] = (
+        None
+    )
+    """Name of the experiment and of its folder. The same command with the same name continues it."""
     fresh: bool = False
     """Delete what is stored under this name, and start over."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0

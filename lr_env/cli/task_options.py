@@ -28,33 +28,32 @@ class TaskOptions:
 
     task: Annotated[str, tyro.conf.Positional, arg(metavar="TASK")]
     """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them."""
-    budget: Annotated[int | None, arg(metavar="STEPS")] = None
-    """Optimizer steps in a run. Default: the task's."""
-    segment: Annotated[int | None, arg(metavar="STEPS")] = None
-    """Optimizer steps between two learning rates of a planner. Default: the task's."""
-    batch_size: Annotated[int | None, arg(metavar="N")] = None
-    """Training examples in a batch. Default: the task's."""
-    train_fraction: Annotated[float | None, arg(metavar="SHARE")] = None
-    """Share of the training examples to use, e.g. 0.25. Default: the task's."""
-    label_noise: Annotated[float | None, arg(metavar="SHARE")] = None
-    """Share of the training labels to replace by wrong ones, e.g. 0.2. Default: the task's."""
-    val_subset: Annotated[int | None, arg(metavar="N")] = None
-    """Validation examples to measure after every segment. Default: the task's."""
+    budget: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: the task's)")] = None
+    """Optimizer steps in a run."""
+    segment: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: the task's)")] = None
+    """Optimizer steps in a segment; a planner sets one learning rate for each segment."""
+    batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the task's)")] = None
+    """Training examples in a batch."""
+    train_fraction: Annotated[float | None, arg(metavar="SHARE", help_behavior_hint="(default: the task's)")] = None
+    """Share of the training examples to use, e.g. 0.25."""
+    label_noise: Annotated[float | None, arg(metavar="SHARE", help_behavior_hint="(default: the task's)")] = None
+    """Share of the training labels to replace by wrong ones, e.g. 0.2."""
+    val_subset: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the task's)")] = None
+    """Validation examples to measure after every segment."""
     adam: bool = False
     """Train with Adam instead of the task's optimizer."""
     device: Annotated[str, arg(metavar="NAME")] = "cpu"
     """Device for the training: cpu, cuda, cuda:1, ... or auto."""
     backend: Annotated[str, arg(metavar="NAME")] = "auto"
-    """How to train several networks: loop (one after another), stacked (as one computation), compiled (the same with
-    torch.compile) or auto (the fastest of them, measured at the start)."""
+    """How to train many networks: loop (in turn), stacked (together), compiled, or auto (measure which is fastest)."""
     precision: Annotated[str, arg(metavar="NAME")] = "float32"
     """Precision of the training: float32, tf32 (CUDA only) or bf16 (autocast)."""
-    channels_last: bool | None = None
-    """Compute convolutions in the channels-last memory format. Default: on CPUs only."""
+    channels_last: Annotated[bool | None, arg(help_behavior_hint="(default: on CPUs)")] = None
+    """Compute convolutions in the channels-last memory format."""
     deterministic: bool = False
     """Use only algorithms that give the same bits every time. CPUs always do."""
-    threads: Annotated[int | None, arg(metavar="N")] = None
-    """CPU threads. Default: as many as torch chooses."""
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: torch's)")] = None
+    """CPU threads."""
 
     def varied_task(self) -> Task:
         """Return the task with the fields that options replace.
