@@ -96,7 +96,7 @@ def _description(planner: Any) -> list[str]:
     original = original_of(planner)
     return [
         *_wrapped(f"{planner.name} ({feedback_kind(planner)}; reads {', '.join(sorted(planner.needs))})"),
-        _SETTINGS.sub("", inspect.cleandoc(planner.__doc__ or "-")).strip(),
+        re.sub(r"\n{3,}", "\n\n", _SETTINGS.sub("", inspect.cleandoc(planner.__doc__ or "-"))).strip(),
         "",
         "Settings:",
         *settings,
