@@ -53,29 +53,6 @@ class RunSpec:
         return self.budget // self.segment
 
 
-@dataclass(frozen=True, eq=False)
-class Belief:
-    """What a planner considered for a run at one time; the return value of a planner's `explain(state, run)` is a list.
-
-    Attributes:
-        segment: at whose start it was.
-        rates: of the plans that it ended with, the one to be played first, (plans, segments left); that may be the one
-            that it had, and no plans say the same.
-        steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
-        losses: predicted validation losses along each plan, as each of its models sees them, (models, plans, nodes).
-        note: what else it believed, in words.
-        end: between which two values the loss on the whole validation split will be at the end of the run, with a
-            chance of 90 %, if the first plan is played to the end; None: it does not say.
-    """
-
-    segment: int
-    rates: NDArray[np.float64]
-    steps: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    note: str = ""
-    end: tuple[float, float] | None = None
-
-
 class Probe(Protocol):
     """Looks ahead on the real thing: trains forks of the runs, which go on as if nothing had happened.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,10 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from lr_env.devices import find_device
 from lr_env.version import __version__
 
 CHANGED = "+changes"
@@ -25,6 +22,8 @@ CHANGED = "+changes"
 
 def provenance(device: str) -> dict[str, Any]:
     """Where a run is made: commit of the code, name of the device, and threads of the CPU."""
+    import torch
+
     return {"commit": code_version(), "device": device_name(device), "threads": torch.get_num_threads()}
 
 
@@ -58,6 +57,10 @@ def _told(*command: str) -> str:
 
 def device_name(device: str) -> str:
     """What the device is called."""
+    import torch
+
+    from lr_env.devices import find_device
+
     found = find_device(device)
     if found.type == "cuda":
         return torch.cuda.get_device_name(found)
@@ -74,6 +77,9 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
     Args:
         also: further packages; those that are not installed are left out.
     """
+    import numpy as np
+    import torch
+
     found = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "lr_env": __version__,
@@ -87,3 +93,8 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def command_line() -> str:
+    """Return the command as the user typed it, for a report."""
+    return shlex.join(["lr-env", *sys.argv[1:]])
