@@ -119,12 +119,14 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def current_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a planner of that name was kept with, under the names that they have now.
+    """Settings that a planner of that name was saved with, under the names that they have now.
+
+    Those of a planner that is not installed stay as they are.
 
     Raises:
         UserError: see `find_planner`.
     """
-    kind = find_planner(name)
+    kind = find_planner(name) if name in declared(PLANNERS) else None
     return kind.current_settings(settings) if isinstance(kind, RenamedSettings) else dict(settings)
 
 
