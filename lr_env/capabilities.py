@@ -7,13 +7,14 @@ their classes alike, for it only asks whether the members are there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
-from lr_env.planner import Belief, Planner, Probe, RunSpec, Signals, State
+from lr_env.planner import Planner, Probe, RunSpec, Signals, State
 
 if TYPE_CHECKING:
     from lr_env.optimizers import Optimizer
@@ -105,7 +106,7 @@ class Control(Protocol):
 class Rebudgetable(Protocol):
     """A planner that can plan anew where the budget of a run changes on the way."""
 
-    def rebudgeted(self, state: State, run: RunSpec) -> State:
+    def with_budget(self, state: State, run: RunSpec) -> State:
         """The state of runs that are now to have the budget of `run`."""
         ...
 
@@ -127,11 +128,35 @@ class Forking(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class PlanForecast:
+    """What a planner predicted for a run at one time, and which plans it considered.
+
+    Attributes:
+        segment: the segment before which it planned.
+        rates: the candidate plans, (plans, segments left). Row 0 is the chosen one, which may be the plan that it had
+            before. An empty array means that the plan was kept without a search.
+        steps: optimizer steps from the start of the run at which losses were predicted, (nodes,).
+        losses: predicted validation losses along each plan, one row for each model of its ensemble, nats per example,
+            (models, plans, nodes).
+        note: what else it inferred, in words.
+        final_interval: the 90 % interval of the loss on the whole validation split at the end of the run, if row 0 is
+            followed to the end; None where it gives none.
+    """
+
+    segment: int
+    rates: NDArray[np.float64]
+    steps: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    note: str = ""
+    final_interval: tuple[float, float] | None = None
+
+
 @runtime_checkable
 class Explainable(Protocol):
     """A planner that can tell what it predicted at each of its plans."""
 
-    def explain(self, state: State, row: int = 0) -> Sequence[Belief]:
+    def explain(self, state: State, row: int = 0) -> Sequence[PlanForecast]:
         """The forecasts for the run in that row of the state, in the order of time."""
         ...
 

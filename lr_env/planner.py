@@ -53,29 +53,6 @@ class RunSpec:
         return self.budget // self.segment
 
 
-@dataclass(frozen=True, eq=False)
-class Belief:
-    """A planner's forecast for a run at one of its plans. A planner's `explain(state, row)` returns a list of them.
-
-    Attributes:
-        segment: index of the segment before which the plan was made.
-        rates: candidate plans, (plans, segments left). Row 0 is the chosen one, which may be the previous plan. No
-            rows: the previous plan was kept without a search.
-        steps: optimizer steps from the start of the run at which losses were forecast, (nodes,).
-        losses: forecast validation losses along each plan, by each model of the ensemble, (models, plans, nodes).
-        note: a warning in words; may be empty.
-        end: 90 % interval for the loss on the whole validation split at the end of the run, if the chosen plan is
-            played to the end; None if the planner gives none.
-    """
-
-    segment: int
-    rates: NDArray[np.float64]
-    steps: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    note: str = ""
-    end: tuple[float, float] | None = None
-
-
 class Probe(Protocol):
     """Trains forks of the runs and measures their losses. The runs themselves are not changed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,10 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from lr_env.devices import find_device
 from lr_env.version import __version__
 
 CHANGED = "+changes"
@@ -25,6 +22,8 @@ CHANGED = "+changes"
 
 def provenance(device: str) -> dict[str, Any]:
     """Return the provenance of a run: commit of the code, name of the device, and number of CPU threads."""
+    import torch
+
     return {"commit": code_version(), "device": device_name(device), "threads": torch.get_num_threads()}
 
 
@@ -58,6 +57,10 @@ def _git(*command: str) -> str:
 
 def device_name(device: str) -> str:
     """Return the name of the GPU or the processor."""
+    import torch
+
+    from lr_env.devices import find_device
+
     torch_device = find_device(device)
     if torch_device.type == "cuda":
         return torch.cuda.get_device_name(torch_device)
@@ -74,6 +77,9 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
     Args:
         also: further packages; those that are not installed are left out.
     """
+    import numpy as np
+    import torch
+
     numbers = {
         "python": ".".join(map(str, sys.version_info[:3])),
         "lr_env": __version__,
@@ -87,3 +93,8 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             numbers[package] = version(package)
     return numbers
+
+
+def command_line() -> str:
+    """Return the command as the user typed it, for a report."""
+    return shlex.join(["lr-env", *sys.argv[1:]])

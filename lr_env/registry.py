@@ -121,10 +121,12 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 def current_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return stored settings of a planner under their current names.
 
+    Settings of a planner that is not installed stay as they are.
+
     Raises:
         UserError: see `find_planner`.
     """
-    kind = find_planner(name)
+    kind = find_planner(name) if name in declared(PLANNERS) else None
     return kind.current_settings(settings) if isinstance(kind, RenamedSettings) else dict(settings)
 
 

@@ -104,7 +104,7 @@ class PlannerSession(Copied):
         if not isinstance(self.planner, Rebudgetable):
             raise UserError(f"planner {self.planner.name!r} cannot plan for another budget on the way")
         self.run = RunSpec(**{**vars(self.run), "budget": budget})
-        self.state = self.planner.rebudgeted(self.state, self.run)
+        self.state = self.planner.with_budget(self.state, self.run)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that the rest of the session depends on, as a tree of arrays and JSON values."""

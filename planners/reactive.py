@@ -51,7 +51,7 @@ class Reactive(PeakRatePlanner, ABC):
             state = {**state, **changed, "lr": np.clip(changed["lr"], *state["range"])}
         return state["lr"].copy(), state
 
-    def rebudgeted(self, state: State, run: RunSpec) -> State:
+    def with_budget(self, state: State, run: RunSpec) -> State:
         """Return the state of runs whose budget has changed: the same, because the rules do not depend on time."""
         return state
 

@@ -18,6 +18,7 @@ import pytest
 from lr_env.cli.catalogue import FEEDBACK_KINDS
 from lr_env.cli.commands import commands
 from lr_env.cli.main import main
+from lr_env.cli.study import StudyCommand
 from lr_env.tasks import TASKS
 from lr_env.tasks.data import forget
 from tests.helpers import PLANNERS
@@ -239,24 +240,30 @@ def test_two_at_once_on_one_store(tmp_path):
         ),
         (["compare", "DigitsMLP", "--planners", "plrs", "--set", "plrs.every=null"], "interval None (there are: "),
         (["compare", "DigitsMLP", "--planners", "ppo", "--set", "ppo.policy=5"], "policy 5: give the name of a policy"),
-        (["starts", "DigitsMLP", "--seeds=-1,"], "seed -1: seeds are whole numbers from 0"),
-        (["starts", "DigitsMLP", "--seeds", "3,3"], "seed 3 is given twice: each seed may be given once"),
+        (["start-rates", "DigitsMLP", "--seeds=-1,"], "seed -1: seeds are whole numbers from 0"),
+        (["start-rates", "DigitsMLP", "--seeds", "3,3"], "seed 3 is given twice: each seed may be given once"),
         (["compare", "DigitsMLP", "--budget", "10000000000000", "--segment", "1"], "give at most 1,000,000,000 steps"),
-        (["starts", "DigitsMLP", "--budget", "100000000", "--segment", "1"], "so that there are at most 1,000,000"),
+        (
+            ["start-rates", "DigitsMLP", "--budget", "100000000", "--segment", "1"],
+            "so that there are at most 1,000,000",
+        ),
         (["sweep", "DigitsMLP", "--threads", "10000000000000"], "threads 10000000000000: give at most 1,024"),
         (["sweep", "DigitsMLP", "--name", "a" * 300], "has 300 characters: give at most 100"),
         (["train-ppo", "DigitsMLP", "--decisions", "1" + "0" * 25], "give at most 1,000,000,000"),
         (["train-ppo", "DigitsMLP", "--children", "1" + "0" * 25], "give at most 1,000,000"),
-        (["budget", "DigitsMLP", "--runs", "10000000000000"], "a tuner has at most 10,000"),
-        (["budget", "DigitsMLP", "--ceiling", "0"], "ceiling 'direct': give one that is not among the tuners"),
-        (["conditions", "DigitsMLP", "--oracle", "10000000000000"], "give at least 6, at most 10,000"),
+        (["tuning-budget", "DigitsMLP", "--runs", "10000000000000"], "a tuner has at most 10,000"),
+        (["tuning-budget", "DigitsMLP", "--ceiling", "0"], "ceiling 'direct': give one that is not among the tuners"),
+        (["robustness", "DigitsMLP", "--oracle", "10000000000000"], "give at least 6, at most 10,000"),
         (["compare", "DigitsMLP", "--rates", ""], "rates '': give LOW:HIGH:COUNT"),
         (["range-test", "DigitsMLP", "--rates", ""], "rates '': give LOW:HIGH"),
         (["compare", "DigitsMLP", "--name", ""], "name '': use letters, digits"),
-        (["starts", "DigitsMLP", "--name", ""], "name '': use letters, digits"),
+        (["start-rates", "DigitsMLP", "--name", ""], "name '': use letters, digits"),
         (["train-ppo", "DigitsMLP", "--name", ""], "name '': use letters, digits"),
-        (["starts", "DigitsMLP", "--planner", "latent-ode"], "'latent-ode' has no rate that it starts from"),
-        (["scaling", "DigitsMLP", "--planners", "latent-ode"], "'latent-ode' has no peak rate that could be swept"),
+        (["start-rates", "DigitsMLP", "--planner", "latent-ode"], "'latent-ode' has no rate that it starts from"),
+        (
+            ["data-scaling", "DigitsMLP", "--planners", "latent-ode"],
+            "'latent-ode' has no peak rate that could be swept",
+        ),
         (["compare", "DigitsMLP", "--planners", "leap", "--set", "leap.base=latent-ode"], "base must have a peak rate"),
         (["fit", "DigitsMLP", "--records", "a" * 300], "File name too long"),
         (["compare", "DigitsMLP", "--device", "cuda:99"], "there is no device"),
@@ -355,9 +362,9 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
     ("arguments", "says"),
     [
         (["compare", "DigitsMLP"], "stopped; the same command continues from here"),
-        (["scaling", "DigitsMLP", "--fresh"], "stopped; the same command, without --fresh, continues from here"),
+        (["data-scaling", "DigitsMLP", "--fresh"], "stopped; the same command, without --fresh, continues from here"),
         (["train-ppo", "DigitsMLP"], "stopped; the same command continues from here"),
-        (["starts", "DigitsMLP"], "stopped; the same command continues from here"),
+        (["start-rates", "DigitsMLP"], "stopped; the same command continues from here"),
         (["range-test", "DigitsMLP"], "stopped; nothing of it is saved"),
         (["across", "one", "other"], "stopped; nothing of it is saved"),
         (["preview", "cosine"], "stopped; nothing of it is saved"),
@@ -368,7 +375,7 @@ def test_only_what_goes_on_is_said_to(monkeypatch, capsys, arguments, says):
     def stop(self):
         raise KeyboardInterrupt
 
-    for kind in commands().values():
+    for kind in (*commands().values(), StudyCommand):
         monkeypatch.setattr(kind, "run", stop)
     monkeypatch.setattr(sys, "argv", ["lr-env", *arguments])
     with pytest.raises(SystemExit) as end:

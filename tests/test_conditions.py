@@ -15,9 +15,10 @@ from lr_env.records.store import Store
 from lr_env.report.markdown import table_text
 from lr_env.rollout import PlannedRun, rollout
 from lr_env.runs.lab import Lab
+from lr_env.studies.robustness.conditions import CONDITIONS, wider
 from lr_env.studies.robustness.perturbed import Disturbed, disturbed
 from lr_env.studies.robustness.report import TUNED
-from lr_env.studies.robustness.robustness import CONDITIONS, Conditions, run_conditions, wider
+from lr_env.studies.robustness.study import Robustness
 from lr_env.tasks import find_task
 from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.planner import LatentODE
@@ -55,7 +56,7 @@ def test_a_schedule_goes_through_the_rest_in_the_steps_that_are_left(left, every
 
 def test_a_planner_that_can_is_told_of_the_new_budget():
     class Told(Constant):
-        def rebudgeted(self, state, run):
+        def with_budget(self, state, run):
             return {**state, "rates": np.full(run.num_segments, 0.01 * run.num_segments)}
 
     rates = played(Disturbed(Told(0.5), "told", announced=400), replace(RUN, budget=300))
@@ -114,9 +115,9 @@ def test_conditions_change_what_they_say():
 
 
 def test_a_study_from_tuning_to_report(tmp_path):
-    wanted = Conditions(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
+    wanted = Robustness(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
     store = Store(tmp_path / "r.sqlite")
-    found = run_conditions(wanted, Lab(TASK, store, "x", Execution(backend="loop")), tmp_path)
+    found = wanted.run(Lab(TASK, store, "x", Execution(backend="loop"), folder=tmp_path))
     assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
     (planner,) = found.planners.values()
     for condition in ("high start", "half is left"):
@@ -138,9 +139,9 @@ def test_a_study_from_tuning_to_report(tmp_path):
         best = min(more, key=lambda name: np.mean(more[name]))
         chosen = PlannedRun(found.oracles[condition][0], 0).settings
         assert json.dumps(dict(chosen), sort_keys=True) == best
-    again = run_conditions(wanted, Lab(TASK, store, "x", Execution(backend="loop")), tmp_path)
+    again = wanted.run(Lab(TASK, store, "x", Execution(backend="loop"), folder=tmp_path))
     assert again.to_json() == found.to_json()
-    found.write(tmp_path, {"command": "lr-env conditions"})
+    found.write(tmp_path, {"command": "lr-env robustness"})
     assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()
     assert json.loads((tmp_path / "conditions.json").read_text())["seeds"] == [0, 1, 2]
     losses = {c: dict(of) for c, of in found.losses.items()}
@@ -159,14 +160,14 @@ def test_a_study_from_tuning_to_report(tmp_path):
 
 def test_bad_conditions(tmp_path):
     with pytest.raises(UserError, match="unknown condition 'low strat'; did you mean 'low start'"):
-        Conditions(("wsd",), 10, 10, (0,), ("low strat",))
+        Robustness(("wsd",), 10, 10, (0,), ("low strat",))
     with pytest.raises(UserError, match="give at least 6"):
-        Conditions(("wsd",), 10, 5, (0,))
+        Robustness(("wsd",), 10, 5, (0,))
     with pytest.raises(UserError, match="seed 7 is given twice"):
-        Conditions(("wsd",), 10, 10, (7, 7))
+        Robustness(("wsd",), 10, 10, (7, 7))
     with pytest.raises(UserError, match="below 1,000,000"):
-        Conditions(("wsd",), 10, 10, (4_000_000,))
-    done = lr_env("conditions", "FashionLeNet5", "--tuners", "nobody", cwd=tmp_path)
+        Robustness(("wsd",), 10, 10, (4_000_000,))
+    done = lr_env("robustness", "FashionLeNet5", "--tuners", "nobody", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "unknown tuner 'nobody'" in done.stderr

@@ -12,7 +12,7 @@ from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.runs.lab import Lab
 from lr_env.studies.comparison.comparison import ComparisonPlan
-from lr_env.studies.cumulative_rate import CumulativeRateResult, SweptSchedule, cumulative, mean_factor
+from lr_env.studies.cumulative_rate.result import CumulativeRateResult, SweptSchedule, cumulative, mean_factor
 from lr_env.studies.rate_sweep import RateSweep
 from lr_env.tasks import TASKS
 from planners import Cosine

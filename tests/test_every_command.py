@@ -8,9 +8,14 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields
+from typing import Any
 
 from lr_env.cli.commands import commands
-from lr_env.cli.experiment_options import ExperimentOptions
+from lr_env.cli.experiment_options import ReportOptions
+from lr_env.cli.study import StudyCommand, study_commands
+from lr_env.registry import STUDIES, declared, load
+from lr_env.studies.data_scaling.study import DataScaling
+from lr_env.studies.start_rates.study import StartRates
 
 SECONDS = 600
 """Many times what it takes where nothing else runs: what this is for is a process that hangs."""
@@ -31,15 +36,15 @@ CALLS = [
     ["compare", "DigitsMLP", "--planners", "constant", "cosine", *SWEPT, "--seeds", "2"],
     ["compare", "DigitsMLP", "--planners", "constant", "cosine", *SWEPT, "--seeds", "2", "--adam", "--name", "adam"],
     ["across", "DigitsMLP", "adam"],
-    ["scaling", "DigitsMLP", *STUDY],
-    ["scaling", "DigitsMLP", *STUDY, "--fixed", "epochs"],
-    ["cumulative", "DigitsMLP", "--planners", "constant", "linear", *STUDY],
-    ["starts", "DigitsMLP", "--planner", "plateau", *TINY, "--seeds", "2"],
+    ["data-scaling", "DigitsMLP", *STUDY],
+    ["data-scaling", "DigitsMLP", *STUDY, "--fixed", "epochs"],
+    ["cumulative-rate", "DigitsMLP", "--planners", "constant", "linear", *STUDY],
+    ["start-rates", "DigitsMLP", "--planner", "plateau", *TINY, "--seeds", "2"],
     ["train-ppo", "DigitsMLP", *TINY, "--decisions", "16", "--children", "2"],
     ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2", "--backend", "loop"],
     ["explain", "DigitsMLP", "--segment", "100"],
-    ["budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
-    [*("conditions", "DigitsMLP", "--tuners", "wsd", "--runs", "2", "--oracle", "6", "--seeds", "2"), *TINY, *LOW],
+    ["tuning-budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
+    [*("robustness", "DigitsMLP", "--tuners", "wsd", "--runs", "2", "--oracle", "6", "--seeds", "2"), *TINY, *LOW],
 ]
 
 FILES = {
@@ -49,14 +54,14 @@ FILES = {
     "results/adam/summary.md",
     "results/across/across.png",
     "results/DigitsMLP-range-test/range-test.png",
-    "results/DigitsMLP-scaling-steps/scaling.png",
-    "results/DigitsMLP-scaling-epochs/scaling.png",
-    "results/DigitsMLP-cumulative/cumulative.png",
-    "results/DigitsMLP-plateau-starts/starts.png",
+    "results/DigitsMLP-data-scaling-steps/scaling.png",
+    "results/DigitsMLP-data-scaling-epochs/scaling.png",
+    "results/DigitsMLP-cumulative-rate/cumulative.png",
+    "results/DigitsMLP-plateau-start-rates/starts.png",
     "results/ppo/DigitsMLP/policy.safetensors",
     "results/fit/DigitsMLP-fit/fit.png",
-    "results/DigitsMLP-budget/budget.png",
-    "results/DigitsMLP-conditions/conditions.json",
+    "results/DigitsMLP-tuning-budget/budget.png",
+    "results/DigitsMLP-robustness/conditions.json",
 }
 
 RUNNER = """
@@ -88,17 +93,19 @@ def test_every_command_runs_with_the_threads_that_there_are(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout[-3000:]
-    assert {call[0] for call in CALLS} == set(commands())
+    assert {call[0] for call in CALLS} == {*commands(), *study_commands()}
     there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert there >= FILES, FILES - there
 
 
 def test_no_two_studies_of_a_task_share_a_name_or_a_folder_by_default():
     kinds = [kind for kind in commands().values() if "task" in {field.name for field in fields(kind)}]
-    studies = [kind(task="DigitsMLP") for kind in kinds]
-    studies += [kind(task="DigitsMLP", fixed="epochs") for kind in kinds if hasattr(kind, "fixed")]
-    studies += [kind(task="DigitsMLP", planner="plateau") for kind in kinds if kind.__name__ == "Starts"]
-    kept = Counter(study.experiment_name() for study in studies if isinstance(study, ExperimentOptions))
+    studies: list[Any] = [kind(task="DigitsMLP") for kind in kinds]
+    lab = ReportOptions(task="DigitsMLP")
+    of_studies = [load(STUDIES, "study", name) for name in declared(STUDIES)]
+    studies += [StudyCommand(kind(), lab) for kind in of_studies]
+    studies += [StudyCommand(DataScaling(fixed="epochs"), lab), StudyCommand(StartRates(planner="plateau"), lab)]
+    kept = Counter(study.experiment_name() for study in studies if hasattr(study, "experiment_name"))
     folders = Counter(study.folder for study in studies if hasattr(study, "folder"))
     assert len(kept) >= 8
     assert len(folders) >= 11

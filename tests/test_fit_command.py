@@ -14,13 +14,14 @@ from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs, write_runs
 from lr_env.rollout import rollout
 from lr_env.runs.lab import Lab
+from lr_env.seeds import SWEEPS
 from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.command import on_fresh_seeds
 from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import sweep as sweeps
-from planners.latent_ode.sweep.sweep import FIRST_SEED, Sweep, seed_number, sweep
+from planners.latent_ode.sweep.sweep import Sweep, seed_number, sweep
 from tests.test_cli import lr_env  # the command as users run it
 
 TASK = replace(TASKS["DigitsMLP"], budget=200, segment=10)
@@ -53,7 +54,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
     wanted = Sweep("adaptive", 18, (0.01, 0.5))
     assert wanted.rounds == [10, 5, 3]
     whole = sweep(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
-    assert sorted(record.seed - FIRST_SEED for record in whole) == sorted(seed_number(run) for run in range(18))
+    assert sorted(record.seed - SWEEPS.start for record in whole) == sorted(seed_number(run) for run in range(18))
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
     store, steps = Store(tmp_path / "stopped.sqlite"), 0

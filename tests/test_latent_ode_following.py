@@ -26,18 +26,18 @@ def test_ends_lie_where_they_are_said_to(quadratic_path, quadratic_made):
     planner = LatentODE(model=str(quadratic_path), plan_interval=0.25)
     _, ends, _, state = played(planner, seeds=range(10))
     beliefs = [planner.explain(state, run)[0] for run in range(10)]
-    assert all(low < end < high for (low, high), end in zip((one.end for one in beliefs), ends, strict=True))
-    low, high = beliefs[0].end
+    assert all(low < end < high for (low, high), end in zip((one.final_interval for one in beliefs), ends, strict=True))
+    low, high = beliefs[0].final_interval
     error = np.sqrt(np.mean((fitted.forecast[0] - runs.final)[ends_near_best(runs)] ** 2))
     assert 2 * 1.645 * error <= np.log(high / low) < 2.5 * 2 * 1.645 * error
     silent = FittedModel(trained.model, trained.scales, trained.library, {"task": SPEC.task})
     silent.save(quadratic_path.parent / "silent.safetensors")
     planner = LatentODE(model=str(quadratic_path.parent / "silent.safetensors"))
     *_, state = played(planner)
-    assert planner.explain(state)[0].end is None
+    assert planner.explain(state)[0].final_interval is None
     # Nor where a run is like none that it knows.
     *_, state = played(LatentODE(model=str(quadratic_path), response_threshold=None), let_in=20 * quadratic.S)
-    there = [belief.end is not None for belief in planner.explain(state)]
+    there = [belief.final_interval is not None for belief in planner.explain(state)]
     assert there[0]
     assert not any(there[2:])
     assert planner.explain(state)[-1].note == "its losses are far from the forecast"

@@ -142,7 +142,7 @@ def test_later_plans_are_played_where_the_models_are_sure(quadratic_path):
         np.testing.assert_array_equal(belief.rates[0], first[0, belief.segment :])
     state, signals = before[20]
     shorter = replace(SPEC, budget=STEPS // 4 * 3)
-    _, state = stubborn.plan(stubborn.rebudgeted(state, shorter), signals)
+    _, state = stubborn.plan(stubborn.with_budget(state, shorter), signals)
     assert state["rates"].shape[1] == 30
     assert not np.array_equal(state["rates"][:, 20:], first[:, 20:30])
 

@@ -15,7 +15,7 @@ from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.bootstrap import bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan
-from lr_env.studies.data_scaling import ScalingResult, Subset, part_of, scaling
+from lr_env.studies.data_scaling.result import ScalingResult, Subset, part_of, scaling
 from lr_env.studies.range_test import RangeTestResult, range_test
 from lr_env.studies.rate_sweep import RateSweep, parabola_minimum
 from lr_env.tasks import MLP, TASKS

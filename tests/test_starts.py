@@ -12,7 +12,7 @@ from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import rollout
 from lr_env.runs.lab import Lab
-from lr_env.studies.start_rates import StartRate, StartRatesResult, start_rates
+from lr_env.studies.start_rates.result import StartRate, StartRatesResult, start_rates
 from lr_env.tasks import TASKS
 from planners import Constant, Plateau
 
@@ -61,7 +61,7 @@ def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):
     """Two of three: the median of the losses leaves the picture with them, not following the one that is left."""
     drawn = {}
     monkeypatch.setattr(
-        "lr_env.studies.start_rates.draw_loss",
+        "lr_env.studies.start_rates.result.draw_loss",
         lambda axes, curve, style, band: drawn.update({curve.label: (curve, style)}),
     )
     whole = rollout(Constant(0.05), TASK, (1, 2, 3))

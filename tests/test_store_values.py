@@ -294,3 +294,24 @@ def test_every_row_says_where_it_was_made(tmp_path):
     (row,) = pq.read_table(tmp_path / "runs.parquet").to_pylist()
     assert {name: row[name] for name in ("commit", "device", "threads")} == provenance("cpu")
     assert read_runs(tmp_path / "runs.parquet")[0].provenance == provenance("cpu")
+
+
+def test_runs_whose_settings_had_other_names_are_gone_on_with(tmp_path, monkeypatch):
+    """A store of before latent-ode's settings were renamed has its results, and nothing is trained again."""
+    task = replace(TASKS["DigitsMLP"], budget=40, segment=10)
+    plan = ComparisonPlan(task, ("latent-ode", "constant"), (0.1,), tune_seeds=(100,), seeds=(0,))
+    plan = replace(plan, settings={"latent-ode": {"mismatch": "rescaled"}})
+    store = Store(tmp_path / "records.sqlite")
+    first = compared(plan, store, "toy", LOOP)
+
+    def earlier(planner, settings):
+        of = {"mismatch": "reuse", "confidence_sigmas": "sure", "averaging_temperature": "blend"}
+        return {of.get(name, name): value for name, value in settings.items()}
+
+    store.rename_settings("toy", earlier)
+    spec = store.experiment("toy")
+    store.change_experiment("toy", {**spec, "settings": {"latent-ode": {"reuse": "rescaled"}}})
+    assert {"reuse", "sure", "blend"} <= set(store.runs("toy")[-1].settings)
+    monkeypatch.setattr(Rollout, "advance", lambda self: pytest.fail("a finished run was trained again"))
+    again = compared(plan, store, "toy", LOOP)
+    assert [(run.settings, run.scores) for run in again.final] == [(run.settings, run.scores) for run in first.final]

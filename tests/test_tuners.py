@@ -18,8 +18,9 @@ from lr_env.report.markdown import markdown_text
 from lr_env.report.plotting import new_figure
 from lr_env.rollout import PlannedRun
 from lr_env.runs.lab import Lab
+from lr_env.seeds import PER_REPEAT, TUNERS
 from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
-from lr_env.studies.tuning_budget.tuning_budget import FIRST_SEED, SEEDS_APART, Budgets, run_budgets
+from lr_env.studies.tuning_budget.study import TuningBudget
 from lr_env.tasks import find_task
 from planners.latent_ode import ablations
 from planners.latent_ode import tuner as latent_ode_tuner
@@ -182,8 +183,8 @@ def test_a_direct_search_finds_a_known_schedule(tmp_path):
 
 
 def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
-    wanted = Budgets(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), ceiling="direct", ceiling_runs=40)
-    whole = run_budgets(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING), tmp_path / "whole")
+    wanted = TuningBudget(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), reference=("direct", 40))
+    whole = wanted.run(Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING, folder=tmp_path / "whole"))
     store, steps = Store(tmp_path / "stopped.sqlite"), 0
 
     class StoppedError(Exception):
@@ -196,20 +197,20 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        run_budgets(wanted, Lab(TASK, store, "x", TRAINING, progress=stop), tmp_path / "stopped")
-    again = run_budgets(wanted, Lab(TASK, store, "x", TRAINING), tmp_path / "stopped")
+        wanted.run(Lab(TASK, store, "x", TRAINING, progress=stop, folder=tmp_path / "stopped"))
+    again = wanted.run(Lab(TASK, store, "x", TRAINING, folder=tmp_path / "stopped"))
     assert again.to_json() == whole.to_json()
-    grown = Lab(TASK, Store(tmp_path / "grown.sqlite"), "x", TRAINING)
-    run_budgets(replace(wanted, runs=(3,)), grown, tmp_path / "grown")
-    assert run_budgets(wanted, grown, tmp_path / "grown").to_json() == whole.to_json()
+    grown = Lab(TASK, Store(tmp_path / "grown.sqlite"), "x", TRAINING, folder=tmp_path / "grown")
+    replace(wanted, runs=(3,)).run(grown)
+    assert wanted.run(grown).to_json() == whole.to_json()
     with pytest.raises(UserError, match="was begun with budgets runs"):
-        run_budgets(replace(wanted, runs=(4, 5)), grown, tmp_path / "grown")
+        replace(wanted, runs=(4, 5)).run(grown)
     phases = {run.phase: run for run in store.runs("x")}
     assert set(phases) == {"wsd-0", "wsd-1", *(f"tpe-{turn}" for turn in range(5)), "direct-0", "final"}
     assert len([run for run in store.runs("x") if run.phase.startswith("tpe")]) == 2 * 5
     assert {run.seed for run in store.runs("x") if run.phase.startswith("wsd")} == {
-        FIRST_SEED,
-        FIRST_SEED + SEEDS_APART,
+        TUNERS.start,
+        TUNERS.start + PER_REPEAT,
     }
     assert {run.scores.keys() >= {"test_loss"} for run in store.runs("x", "final")} == {True}
     assert not any("test_loss" in run.scores for run in store.runs("x") if run.phase != "final")
@@ -221,7 +222,7 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     assert whole.difference("tpe", "wsd", 3).value == pytest.approx(
         np.mean([ends["tpe", 3, r] - ends["wsd", 3, r] for r in (0, 1)])
     )
-    whole.write(tmp_path, {"command": "lr-env budget"})
+    whole.write(tmp_path, {"command": "lr-env tuning-budget"})
     told = json.loads((tmp_path / "budget.json").read_text())
     assert len(told["curves"]) == 2 * 2
     regrets, differences = (tmp_path / "summary.md").read_text().split("Less the loss of wsd, repeat by repeat")
@@ -269,8 +270,8 @@ def test_regret_where_runs_diverged():
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):
     monkeypatch.setattr(tuners, "RUNS_PER_SEED", 2)
     store = Store(tmp_path / "r.sqlite")
-    run_budgets(Budgets(("random",), (5,), 1, (0,)), Lab(TASK, store, "x", TRAINING), tmp_path)
-    assert sorted(run.seed - FIRST_SEED for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]
+    TuningBudget(("random",), (5,), 1, (0,)).run(Lab(TASK, store, "x", TRAINING, folder=tmp_path))
+    assert sorted(run.seed - TUNERS.start for run in store.runs("x", "random-0")) == [0, 0, 1, 1, 2]
 
 
 def test_bad_budgets():
@@ -280,17 +281,17 @@ def test_bad_budgets():
         ((("wsd",), (5, 5), 1, (0,)), "give rising numbers of runs"),
         ((("wsd",), (5,), 0, (0,)), "0 repeats"),
         ((("wsd", "wsd"), (5,), 1, (0,)), "each once"),
-        ((("wsd",), (5,), 1, (0,), (), "wsd", 5), "not among the tuners"),
+        ((("wsd",), (5,), 1, (0,), (), ("wsd", 5)), "not among the others"),
         ((("wsd",), (5,), 1, (0,), ("control",)), "unknown kind of variants 'control'; did you mean 'controls'"),
         ((("latent-ode:design=papers",), (5,), 1, (0,)), "unknown design 'papers'; did you mean 'paper'"),
         ((("latent-ode:desing=paper",), (5,), 1, (0,)), "unknown setting of tuner 'latent-ode' 'desing'"),
         ((("wsd",), (5,), 1, (0, 0)), "seed 0 is given twice"),
-        ((("wsd",), (5,), 1, (FIRST_SEED,)), "below 1,000,000"),
+        ((("wsd",), (5,), 1, (TUNERS.start,)), "below 1,000,000"),
         ((("latent-ode",), (5,), 1, (0,)), "5 runs of tuner 'latent-ode': a model needs at least 10"),
-        ((("wsd",), (5,), 1, (0,), (), "direct", 39), "39 runs of tuner 'direct': give at least 40"),
+        ((("wsd",), (5,), 1, (0,), (), ("direct", 39)), "39 runs of tuner 'direct': give at least 40"),
     ):
         with pytest.raises(UserError, match=words):
-            Budgets(*given)
+            TuningBudget(*given)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_bad_budgets():
     ],
 )
 def test_bad_input_on_the_command_line(tmp_path, options, words):
-    done = lr_env("budget", "DigitsMLP", *options, cwd=tmp_path)
+    done = lr_env("tuning-budget", "DigitsMLP", *options, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

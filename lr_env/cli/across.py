@@ -9,8 +9,10 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from lr_env.cli.parsing import command_line, parse_name, parse_names, writable
+from lr_env.cli.parsing import parse_name, writable
 from lr_env.errors import UserError
+from lr_env.provenance import command_line
+from lr_env.runs.options import parse_names
 from lr_env.terminal import console
 
 

@@ -8,13 +8,14 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol, Union, cast
 
 import tyro
 
 from lr_env import terminal
+from lr_env.cli.study import study_commands
 from lr_env.errors import UserError
 from lr_env.files import in_home
 from lr_env.registry import COMMANDS, declared, load
@@ -22,8 +23,17 @@ from lr_env.registry import COMMANDS, declared, load
 _MIN_COLUMNS = 40
 """Smallest width of help texts in columns."""
 
-_RENAMED = {"--decisions": "--segments"}
+_RENAMED = {"--decisions": "--segments", "--ceiling": "--reference"}
 """Old name of an option -> its name today."""
+
+_RENAMED_COMMANDS = {
+    "budget": "tuning-budget",
+    "conditions": "robustness",
+    "scaling": "data-scaling",
+    "cumulative": "cumulative-rate",
+    "starts": "start-rates",
+}
+"""Old name of a command -> its name today."""
 
 
 class Command(Protocol):
@@ -53,12 +63,14 @@ def parse() -> Command:
     messages = io.StringIO()
     try:
         with redirect_stderr(messages), _columns():
-            kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands().items()]
+            kinds = {name: Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands().items()}
+            kinds |= study_commands()
+            _refuse_old_name()
             command = tyro.cli(
-                cast("type[Command]", Union[tuple(kinds)]),  # noqa: UP007 (of a list)
+                cast("type[Command]", Union[tuple(kinds[name] for name in sorted(kinds))]),  # noqa: UP007 (of a list)
                 prog="lr-env",
                 description=__doc__,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
             )
         return _with_homes(command)
     except SystemExit as end:
@@ -67,6 +79,7 @@ def parse() -> Command:
             raise
         text = " ".join(re.sub("[│╭╮╰╯]", " ", messages.getvalue()).split())
         text = re.sub(r"^─ [^─]* ─+ ", "", text)
+        text = re.sub(r"^Error parsing [^:]+: ", "", text)
         near = re.search(r"Perhaps you meant: (--[a-z-]+)", text)
         guess = f"; did you mean {near[1]}?" if near and near[1] not in sys.argv else ""
         for before, now in _RENAMED.items():
@@ -75,11 +88,22 @@ def parse() -> Command:
         raise UserError(f"{re.split('─{3,}', text)[0].strip().rstrip('.')}{guess} (see lr-env --help)") from None
 
 
+def _refuse_old_name() -> None:
+    """Name the command that is called by its old name.
+
+    Raises:
+        UserError: it is.
+    """
+    if sys.argv[1:] and (now := _RENAMED_COMMANDS.get(sys.argv[1])):
+        raise UserError(f"command {sys.argv[1]!r} is called {now!r} now: lr-env {now} {' '.join(sys.argv[2:])}")
+
+
 def _with_homes(command: Any) -> Any:
     """Return the command with ~ expanded in all of its paths; a shell does not expand it after a = sign."""
-    paths = {field.name: getattr(command, field.name) for field in fields(command)}
-    paths = {name: in_home(path, f"--{name}") for name, path in paths.items() if isinstance(path, Path)}
-    return replace(command, **paths)
+    values = {field.name: getattr(command, field.name) for field in fields(command)}
+    paths = {name: in_home(path, f"--{name}") for name, path in values.items() if isinstance(path, Path)}
+    parts = {name: _with_homes(part) for name, part in values.items() if is_dataclass(part)}
+    return replace(command, **paths, **parts) if paths or parts else command
 
 
 @contextmanager

@@ -68,17 +68,17 @@ class ExperimentOptions(TaskOptions):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         return self.checkpoint_seconds
 
-    def lab(self, task: Task, progress: Callable[[str, int], None]) -> Lab:
-        """The lab that a study works with.
+    def lab(self, task: Task, name: str, folder: Path, progress: Callable[[str, int], None]) -> Lab:
+        """Return the lab that a study works with.
 
         Raises:
-            UserError: see `seconds`, `experiment` and `execution`.
+            UserError: see `checkpoint_interval` and `execution`.
         """
         from lr_env.records.store import Store
         from lr_env.runs.lab import Lab
 
-        name, execution, seconds = self.experiment_name(), self.execution(), self.checkpoint_interval()
-        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, progress)
+        execution, seconds = self.execution(), self.checkpoint_interval()
+        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, progress, folder)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from lr_env.cli.parsing import parse_settings, writable
+from lr_env.cli.parsing import writable
 from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError, check_seeds
+from lr_env.runs.options import parse_settings
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ class Explain(TaskOptions):
             ends = belief.losses[:, 0, -1]
             note = f"; {belief.note}" if belief.note else ""
             until = f" for step {belief.steps[-1]:.0f}" if belief.steps[-1] < task.budget else ""
-            whole = "" if belief.end is None else f", on the whole split with 90 % {_between(belief.end)}"
+            whole = (
+                ""
+                if belief.final_interval is None
+                else f", on the whole split with 90 % {_between(belief.final_interval)}"
+            )
             print(
                 f"at step {at:6}: foresaw {ends.mean():.4f} ({_between((ends.min(), ends.max()))}){until}{whole}{note}"
             )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro.conf import arg
 
-from lr_env.cli.parsing import parse_setting, writable
+from lr_env.cli.parsing import writable
 from lr_env.errors import UserError
+from lr_env.runs.options import parse_setting
 
 if TYPE_CHECKING:
     import numpy as np

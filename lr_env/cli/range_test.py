@@ -8,9 +8,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from lr_env.cli.parsing import parse_ends, parse_seeds, writable
+from lr_env.cli.parsing import writable
 from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
+from lr_env.runs.options import parse_ends, parse_seeds
 from lr_env.terminal import console
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import arg
 
-from lr_env.cli.parsing import command_line
 from lr_env.errors import UserError
+from lr_env.provenance import command_line
 
 if TYPE_CHECKING:
     from lr_env.children import Execution, Numerics

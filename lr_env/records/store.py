@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.records import schema
-from lr_env.records.record import FINISHED, SPLIT_SCORES, RunKey, RunRecord, run_key
+from lr_env.records.record import FINISHED, SPLIT_SCORES, RunKey, RunRecord, run_key, settings_key
 from lr_env.records.refusals import check_place, told_plainly
 from lr_env.records.seals import seal_of_curves, seal_of_record, seal_of_text
 
@@ -155,6 +155,32 @@ class Store:
                     raise self._damaged(experiment, "a run that was begun cannot be found")
                 ids += row
         return ids
+
+    def rename_settings(self, experiment: str, current: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Write settings of planners under the names that they have now; an earlier version may have had others.
+
+        Args:
+            experiment: its name.
+            current: gives the settings of a planner, of its name and the settings as they are stored.
+
+        Raises:
+            UserError: a run is not what was written.
+        """
+        now = {
+            (run.planner, settings_key(run.settings)): settings_key(settings)
+            for run in self.runs(experiment)
+            if (settings := current(run.planner, run.settings)) != run.settings
+        }
+        if not now:
+            return
+        self.runs(experiment, curves=True)  # which sees that all is as it was written, before it is sealed anew
+        with self.transaction():
+            query = "SELECT id, planner, settings, status FROM runs WHERE experiment = ?"
+            for run, planner, settings, status in self._db.execute(query, (experiment,)).fetchall():
+                if (planner, settings) in now:
+                    self._db.execute("UPDATE runs SET settings = ? WHERE id = ?", (now[planner, settings], run))
+                    if status == FINISHED:
+                        self._seal_run(run)
 
     def rewind(self, runs: Sequence[int], segments: int) -> None:
         """Delete all but the first `segments` segments of runs: the others will be trained again."""

@@ -21,6 +21,7 @@ from lr_env.files import remove_leftovers
 from lr_env.records.checkpoint import fitting, load_tree, save_tree
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store, StoredKey
+from lr_env.registry import current_settings
 from lr_env.rollout import PlannedRun
 from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot, SnapshotError
 from lr_env.runs.spec import ExperimentSpec, Extends, never
@@ -73,6 +74,11 @@ class Experiment:
             self.id = uuid.uuid4().hex
             store.begin_experiment(name, {**spec.to_json(), "id": self.id})
             return
+        store.rename_settings(name, current_settings)
+        if isinstance(of_planners := stored.get("settings"), dict):
+            stored["settings"] = {
+                planner: current_settings(planner, of) if isinstance(of, dict) else of for planner, of in of_planners.items()
+            }
         self.id = str(stored.get("id"))
         now = {**spec.to_json(), "id": self.id}
         if stored == now:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class Lab:
         checkpoint_seconds: wall time between checkpoints of the runs in flight.
         fresh: delete what was recorded under this name before.
         progress: called with (what is going on, child steps done since the last call).
+        folder: where the study may keep files.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class Lab:
     checkpoint_seconds: float = 60.0
     fresh: bool = False
     progress: Callable[[str, int], None] = lambda what, steps: None
+    folder: Path = Path()
 
     def reporting(self, what: str) -> Callable[[int], None]:
         """A function that reports child steps as progress of `what`."""

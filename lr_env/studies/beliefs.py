@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.capabilities import Explainable
+from lr_env.capabilities import Explainable, PlanForecast
 from lr_env.children import EXACT, Execution, Numerics
 from lr_env.errors import UserError
-from lr_env.planner import Belief, Planner
+from lr_env.planner import Planner
 from lr_env.registry import find_planner, planner_names
 from lr_env.report.plotting import MORE_COLOURS, caption, log_scale, new_figure, own_style, plain, save
 from lr_env.rollout import PlannedRun, Rollout
@@ -46,7 +46,7 @@ class Explained:
     lr: Floats
     val_loss: Floats
     final_val_loss: float
-    beliefs: Sequence[Belief]
+    beliefs: Sequence[PlanForecast]
 
     @own_style()
     def draw(self, path: Path) -> None:
@@ -69,14 +69,14 @@ class Explained:
             of_models = belief.losses[:, 0]
             right.plot(belief.steps, of_models.mean(0), color=colour, linewidth=1.4)
             right.fill_between(belief.steps, of_models.min(0), of_models.max(0), color=colour, alpha=0.2, linewidth=0)
-            if belief.end is not None:
+            if belief.final_interval is not None:
                 place = steps[-1] * (1.02 + 0.08 * number / len(self.beliefs))
-                right.plot([place] * 2, belief.end, color=colour, linewidth=3.0, solid_capstyle="butt")
+                right.plot([place] * 2, belief.final_interval, color=colour, linewidth=3.0, solid_capstyle="butt")
         right.plot(steps[-1], self.final_val_loss, "D", color="#000000", markersize=5, label="on the whole split")
         left.plot(steps, self.lr, color="#000000", linewidth=2.0, linestyle=(0, (4, 1.2)), label="played")
         right.plot(steps, self.val_loss, color="#000000", linewidth=0.9, label="measured on the subset")
         log_scale(right, "y")
-        bars = [belief.end for belief in self.beliefs if belief.end is not None]
+        bars = [belief.final_interval for belief in self.beliefs if belief.final_interval is not None]
         known = np.concatenate([self.val_loss, [self.final_val_loss], np.ravel(bars)])
         known = known[np.isfinite(known)]
         if len(known):

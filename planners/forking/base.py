@@ -61,7 +61,7 @@ class ForkingPlanner(PeakRatePlanner, ABC):
             state = {**state, **chosen}
         return state["lr"].copy(), state
 
-    def rebudgeted(self, state: State, run: RunSpec) -> State:
+    def with_budget(self, state: State, run: RunSpec) -> State:
         """Return the state of runs whose budget has changed."""
         return {**state, "num_segments": run.num_segments}
 

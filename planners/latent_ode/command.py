@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from lr_env.cli.experiment_options import ReportOptions
-from lr_env.cli.parsing import parse_ends, progress_bar, writable
+from lr_env.cli.parsing import progress_bar, writable
 from lr_env.errors import UserError
+from lr_env.runs.options import parse_ends
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
@@ -101,4 +102,6 @@ class Fit(ReportOptions):
         settings = Sweep(self.design, self.runs, rates, self.seed)
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fit_sweep(settings, self.lab(task, progress), about=self.provenance(task), **model)
+            return fit_sweep(
+                settings, self.lab(task, self.experiment_name(), folder, progress), about=self.provenance(task), **model
+            )

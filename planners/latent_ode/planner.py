@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_env.capabilities import PlanForecast
 from lr_env.isolation import isolating
-from lr_env.planner import Belief, RunSpec, Signals, require, step_after
+from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.base import MISMATCH, ModelBasedPlanner, rates_for_budget, replan_segments
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats
@@ -228,7 +229,7 @@ class LatentODE(ModelBasedPlanner):
         return replan_segments(segments, self.first_plan, self.plan_interval, self.last_plan)
 
     @isolating
-    def rebudgeted(self, state: PlannerState, run: RunSpec) -> PlannerState:
+    def with_budget(self, state: PlannerState, run: RunSpec) -> PlannerState:
         """Return the state of runs whose budget has changed; the rest is planned anew before the next segment.
 
         Args:
@@ -238,7 +239,7 @@ class LatentODE(ModelBasedPlanner):
         return {**state, "rates": rates_for_budget(state["rates"], run), "due": True, "planned": False}
 
     @isolating
-    def explain(self, state: PlannerState, row: int = 0) -> list[Belief]:
+    def explain(self, state: PlannerState, row: int = 0) -> list[PlanForecast]:
         """Return what was considered for one run at each plan.
 
         Args:
@@ -246,7 +247,7 @@ class LatentODE(ModelBasedPlanner):
             row: row of the run in the state.
         """
         return [
-            Belief(
+            PlanForecast(
                 record["segment"],
                 record["rates"][row],
                 record["steps"],

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from lr_env.cli.parsing import parse_name, parse_rates, progress_bar, writable
+from lr_env.cli.parsing import parse_name, progress_bar, writable
 from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
+from lr_env.runs.options import parse_rates
 
 _LIMITS = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
 """Upper limits that catch typing errors."""
@@ -89,7 +90,7 @@ class TrainPpo(TaskOptions):
         print(f"{result['child_steps']:,} training steps of children, which took {share:.0f} % of the time")
         policy = folder / "policy.safetensors"
         print(f"Policy: {policy}; run it from its initial rates, and compare it, with")
-        print(f"  lr-env starts {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
+        print(f"  lr-env start-rates {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
         print(f"  lr-env compare {self.task}{self.variation} --planners ppo constant --set ppo.policy={policy}")
 
 

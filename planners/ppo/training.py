@@ -30,20 +30,12 @@ from lr_env.rollout import rollout
 from lr_env.runs.own_code import own_code
 from lr_env.runs.spec import with_unknown
 from lr_env.sb3 import LRVecEnv, make_vec_env
+from lr_env.seeds import PER_POLICY, POLICY_EVALUATION, POLICY_TRAINING
 from lr_env.tasks import Task
 from lr_env.tasks.data import data_spec
 from planners.ppo.planner import PPO
 from planners.ppo.policy import LARGEST_CHANGE, Policy
 from planners.ppo.sb3_state import LeanPolicy, restore_tree, state_tree
-
-TRAINING_SEED = 1_000_000_000
-"""First seed of the children of a training; each training seed has a range of a million. Children that start later have
-random seeds below 2**31. Comparisons use seeds from 0 up, and their tuning seeds from 1,000,000 up."""
-
-EVALUATION_SEED = 2_000_000
-"""First seed of the runs that evaluate a policy."""
-
-_SEEDS_APART = 1_000_000
 
 Progress = Callable[[str, int], None]
 
@@ -221,7 +213,7 @@ class _Trainer:
             seed=training.seed,
             device="cpu",
         )
-        self.env.seed(TRAINING_SEED + _SEEDS_APART * training.seed)  # the algorithm has seeded it from 0 up
+        self.env.seed(POLICY_TRAINING.start + PER_POLICY * training.seed)  # the algorithm has seeded it from 0 up
         self.history: list[dict[str, float]] = []
         self.seconds = {"children": 0.0, "whole": 0.0}
         if saved is not None:
@@ -332,7 +324,7 @@ class _Trainer:
         for number, rate in enumerate(rates):
             count = len(range(number, self.training.evaluation_runs, len(rates)))
             if count:
-                seeds = range(EVALUATION_SEED, EVALUATION_SEED + count)
+                seeds = range(POLICY_EVALUATION.start, POLICY_EVALUATION.start + count)
                 records = rollout(
                     PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), execution=self.execution
                 )

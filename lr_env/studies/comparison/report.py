@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.files import write_text
+from lr_env.provenance import command_line
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.records.tables import write_manifest, write_runs
 from lr_env.report.csv import csv_text
@@ -19,7 +20,9 @@ from lr_env.report.files import draw_into
 from lr_env.report.formatting import decimals_of, estimate_text, number_text, seeds_text, setting_text
 from lr_env.report.markdown import write_markdown
 from lr_env.studies.comparison.columns import comparison_table
-from lr_env.studies.comparison.summary import Row, Summary
+from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, manifest, tuning_steps
+from lr_env.studies.comparison.spent import spent
+from lr_env.studies.comparison.summary import Row, Summary, summarise
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class ComparisonReport:
             (replace(conclusion, place="files"), table, *details, replace(conclusion, place="terminal")),
         )
 
-    def write(self, folder: str | os.PathLike[str]) -> None:
+    def write(self, folder: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
         """Write summary.md, summary.csv, runs.parquet, curves.png, scores.png and manifest.json.
 
         Every file is replaced as a whole or not at all, the figures last: see `lr_env.report.files`. The same
@@ -86,6 +89,7 @@ class ComparisonReport:
 
         Args:
             folder: where to; made if it is not there.
+            provenance: how it was made, beside what the manifest says.
 
         Raises:
             UserError: when the records have no curves.
@@ -201,3 +205,19 @@ def _tried_text(row: Row, runs: Sequence[RunRecord], mean_losses: Mapping[str, f
         cell = f"{setting_text(shown)}: {number_text(loss)}"
         cells.append(f"**{cell}**" if key == settings_key(row.settings) else cell)
     return "; ".join(cells)
+
+
+def report_of(plan: ComparisonPlan, runs: ComparisonRuns) -> ComparisonReport:
+    """Summarise the runs of a comparison.
+
+    Raises:
+        UserError: they are not comparable, see `summarise`.
+    """
+    summary = summarise(
+        runs.final,
+        target_val_loss=plan.task.target_val_loss,
+        tuning_steps=tuning_steps(runs.tuning, runs.chosen),
+        controls=plan.controls,
+        spent=spent(runs.tuning, runs.chosen, plan.task.budget),
+    )
+    return ComparisonReport(summary, runs.final, runs.tuning, manifest(plan, runs, command_line()))

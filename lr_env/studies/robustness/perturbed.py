@@ -24,7 +24,7 @@ class Disturbed:
         factor: what its rates are multiplied by at first; the result stays in the environment's range.
         until: share of the run in which they are.
         announced: budget that it is told at the start, in optimizer steps; 0 for the true one. In the middle of the
-            announced budget it is told the true one: by its method `rebudgeted(state, run)`, if it has one. One that
+            announced budget it is told the true one: by its method `with_budget(state, run)`, if it has one. One that
             has none, a schedule say, goes through what was left of its run in the steps that are left.
     """
 
@@ -64,7 +64,7 @@ class Disturbed:
         if self.announced and not changed and step.max() >= middle:
             changed = True
             if isinstance(self.planner, Rebudgetable):
-                own = self.planner.rebudgeted(own, run)
+                own = self.planner.with_budget(own, run)
         if changed and not isinstance(self.planner, Rebudgetable):
             signals = {**signals, "step": self._stretched(step, middle, run)}
         lr, own = self.planner.plan(own, signals)

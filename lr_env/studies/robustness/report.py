@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class RobustnessResult:
         losses: condition -> label of the tuned planner -> test loss by seed.
         oracles: condition -> (schedule tuned for it, its test loss by seed).
         planners: label -> tuned planner.
+        left_out: condition -> why the task cannot be put under it.
     """
 
     task: str
@@ -39,6 +40,7 @@ class RobustnessResult:
     losses: Mapping[str, Mapping[str, NDArray[np.float64]]]
     oracles: Mapping[str, tuple[Planner, NDArray[np.float64]]]
     planners: Mapping[str, Planner]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def regret(self, condition: str, answer: str) -> st.Estimate:
         """Test loss above that of the schedule tuned for the condition, paired over seeds."""
@@ -107,6 +109,7 @@ class RobustnessResult:
                     "tuned on the task as it is, where regret is relative to the tuned planner with the lowest "
                     f"validation loss, {self.oracles[TUNED][0].name}; the mean is over the other conditions."
                 ),
+                *(Text(f"Without {name!r}: {why}") for name, why in self.left_out.items()),
                 self.table(),
                 *([Code(made["command"])] if made else []),
             ),

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lr_env.capabilities import PlanForecast
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
-from lr_env.planner import Belief, RunSpec, Signals, require, step_after
+from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.base import ModelBasedPlanner, rates_for_budget, replan_segments
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats, channel
@@ -194,12 +195,12 @@ class LatentODEGenerative(ModelBasedPlanner):
             state = self._planned(state, now)
         return state["rates"][:, now].copy(), state
 
-    def rebudgeted(self, state: GenerativeState, run: RunSpec) -> GenerativeState:
+    def with_budget(self, state: GenerativeState, run: RunSpec) -> GenerativeState:
         """Return the state of runs whose budget has changed; the rest is planned at the next regular plan."""
         return {**state, "rates": rates_for_budget(state["rates"], run)}
 
     @isolating
-    def explain(self, state: GenerativeState, row: int = 0) -> list[Belief]:
+    def explain(self, state: GenerativeState, row: int = 0) -> list[PlanForecast]:
         """Return what was considered for one run at each plan: the mean of the chosen futures, and each of them.
 
         Args:
@@ -222,7 +223,7 @@ class LatentODEGenerative(ModelBasedPlanner):
             if rests:
                 rates, losses = (np.concatenate([of.mean(0, keepdims=True), of]) for of in (rates, losses))
             steps = (now + 1.0 + np.arange(left)) * state["segment"]
-            beliefs.append(Belief(now, rates, steps, losses[None]))
+            beliefs.append(PlanForecast(now, rates, steps, losses[None]))
         return beliefs
 
     def _observed(self, state: GenerativeState, signals: Signals) -> GenerativeState:

@@ -14,6 +14,7 @@ from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.lab import Lab
+from lr_env.seeds import PER_SWEEP, SWEEPS
 from lr_env.tasks import Task
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.channels import Floats
@@ -33,13 +34,10 @@ ADAPTIVE = "adaptive"
 INITIAL_DESIGN = "wsd"
 """The design of the first runs of an adaptive sweep."""
 
-FIRST_SEED = 2_000_000
-"""First seed of sweeps, far from those of tuning and those that users choose."""
-
 SEEDS, RUNS_PER_SEED = 4, 5
 """So many seeds are used in turns, each for so many runs; then the next ones."""
 
-_SEEDS_APART, MOST_RUNS = 1_000, 5_000  # the largest sweep has as many seeds
+MOST_RUNS = 5_000  # the largest sweep has as many seeds
 _TRUST_RADIUS = 0.3
 """Trust radius of proposals, in the log: wider than that of plans, because these runs explore."""
 
@@ -76,7 +74,7 @@ class Sweep:
     @property
     def seeds(self) -> list[int]:
         """Seed of each run, see `seed_number_of`."""
-        first = FIRST_SEED + self.seed * _SEEDS_APART
+        first = SWEEPS.start + self.seed * PER_SWEEP
         return [first + seed_number_of(self.design, run) for run in range(self.runs)]
 
     @property
@@ -212,7 +210,7 @@ def propose_adaptive(task: Task, seed: int, finished: Sequence[RunRecord], count
     """
     dataset = run_dataset(finished, task.budget)
     fitted, _ = fit_artifact(dataset, Fitting(corrections=0, seed=seed * 1000 + len(finished)))
-    proposals = thompson_proposals(fitted, task.lr_range, count, seed * _SEEDS_APART + len(finished))
+    proposals = thompson_proposals(fitted, task.lr_range, count, seed * PER_SWEEP + len(finished))
     return [knots_at(rates) for rates in proposals]
 
 

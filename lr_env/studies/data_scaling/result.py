@@ -256,7 +256,7 @@ def scaling(
         UserError: too few subsets, a subset too small, or more than one planner.
     """
     if len(plan.planners) != 1:
-        raise UserError("scaling takes one planner, e.g. --planners constant")
+        raise UserError("data scaling takes one planner")
     if fixed not in FIXED:
         raise UserError(f"fixed {fixed!r}: runs on different subsets share their 'steps' or their 'epochs'")
     fractions = sorted(set(fractions) - {1.0})

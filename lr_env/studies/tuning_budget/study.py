@@ -1,0 +1,107 @@
+"""The tuning budget: how good the planners are that tuners select after given numbers of runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lr_env.errors import UserError, check_seeds
+from lr_env.runs.options import Counts, Names, Reference, Seeds, parse_names
+from lr_env.seeds import COMPARISON, PER_REPEAT
+
+if TYPE_CHECKING:
+    from lr_env.runs.lab import Lab
+    from lr_env.studies.tuning_budget.report import BudgetCurve
+    from lr_env.tasks import Task
+
+MOST_RUNS = PER_REPEAT
+"""Runs that a tuner has at most: it may make each on a seed of its own."""
+
+
+@dataclass(frozen=True)
+class TuningBudget:
+    """Let tuners spend 10, 20, 40 ... runs on choosing a planner, several times, and run what they chose.
+
+    Tuners: wsd and random (Sobol sequences over one or all families of schedules), wsd-tpe and tpe (Optuna's
+    tree-structured Parzen estimator over the same), latent-ode (an adaptive sweep and the planner), direct (a search
+    over knots of the rate by real training) and latent-ode-generative (the published planner). Settings of a tuner
+    follow its name, as in latent-ode:design=paper (also random, mixed, wsd).
+    """
+
+    label: ClassVar[str] = "tuning-budget"
+
+    tuners: Names = ("latent-ode", "wsd", "wsd-tpe", "random", "tpe")
+    """Tuners, by name."""
+    runs: Counts = (10, 20, 40, 100)
+    """Numbers of runs after which each tuner chooses. A later start under the same name may add larger ones."""
+    repeats: int = 5
+    """Repeats of each procedure from the start, on other seeds."""
+    seeds: Seeds = tuple(range(20))
+    """Fresh seeds that the tuned planners are run on: how many (from 0 up), or a list 3,5,8."""
+    variants: Names = ("controls",)
+    """Further planners made of the same runs: controls, ablations (which show what each part is worth), or both."""
+    reference: Reference = None
+    """Tuner that is run once with a budget of its own, e.g. direct:400, and relative to which regret is reported.
+    Default: regret relative to the best tuned planner."""
+
+    def __post_init__(self) -> None:
+        from lr_env.registry import find_tuner, find_variants
+        from lr_env.tuner import Checking
+
+        for field in ("tuners", "variants"):
+            object.__setattr__(self, field, tuple(parse_names(getattr(self, field))))
+        tuner, tuner_runs = self.reference or ("", 0)
+        for name in (*self.tuners, *([tuner] if tuner else [])):
+            find_tuner(name)
+        if not self.runs or list(self.runs) != sorted(set(self.runs)) or self.runs[0] < 1:
+            raise UserError(f"runs {list(self.runs)}: give rising numbers of runs, e.g. 10,20,40")
+        if (most := max(*self.runs, tuner_runs)) > MOST_RUNS:
+            raise UserError(f"{most} runs: a tuner has at most {MOST_RUNS:,}")
+        if not 1 <= self.repeats <= 100:
+            raise UserError(f"{self.repeats} repeats: give 1 to 100")
+        if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:
+            raise UserError("give at least one tuner, each once, and at least one seed")
+        check_seeds(self.seeds, COMPARISON.stop)
+        if self.reference and (tuner in self.tuners or tuner_runs < 1):
+            raise UserError(f"reference {tuner!r}: give a tuner that is not among the others, and its runs")
+        for name in self.variants:
+            find_variants(name)
+        for name, _, runs in self.procedures:
+            if isinstance(checking := find_tuner(name), Checking):
+                checking.check(runs)
+
+    @property
+    def procedures(self) -> list[tuple[str, int, tuple[int, ...]]]:
+        """Tuner, repeats, and numbers of runs after which it selects a planner."""
+        reference = [(self.reference[0], 1, (self.reference[1],))] if self.reference else []
+        return [*((name, self.repeats, self.runs) for name in self.tuners), *reference]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the results depend on. The default variants are left out: earlier versions had no others."""
+        tuner, runs = self.reference or ("", 0)
+        spec = {
+            "tuners": self.tuners,
+            "runs": self.runs,
+            "repeats": self.repeats,
+            "seeds": self.seeds,
+            "ceiling": tuner,
+            "ceiling_runs": runs,
+        }
+        return spec if self.variants == ("controls",) else {**spec, "variants": self.variants}
+
+    @property
+    def num_runs(self) -> int:
+        """The number of all runs, if every tuner has one planner at a time; its variants come on top."""
+        tuned = sum(repeats * len(runs) for _, repeats, runs in self.procedures)
+        return sum(repeats * runs[-1] for _, repeats, runs in self.procedures) + tuned * len(self.seeds)
+
+    def child_steps(self, task: Task) -> int:
+        """Optimizer steps of all runs."""
+        return self.num_runs * task.budget
+
+    def run(self, lab: Lab) -> BudgetCurve:
+        """Tune, and run the tuned planners."""
+        from lr_env.studies.tuning_budget.procedure import run_procedures
+
+        return run_procedures(self, lab)
