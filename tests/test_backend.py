@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lr_env.children import Backend, Children, Execution, autotune
+from lr_env.errors import UserError
 from lr_env.tasks import TASKS
 
 TASK = TASKS["DigitsMLP"]
@@ -17,8 +18,11 @@ COMPILED = Backend("compiled", 8)
 
 
 def test_auto_loops_one_child_and_measures_for_many():
+    assert autotune.choose_backend(Execution(), TASK, 1) == LOOP
+    assert autotune.fastest(Execution(), TASK, 32).resolved_backend.name == "stacked"
     assert Children(TASK, [0]).backend == LOOP
-    assert Children(TASK, range(32)).backend.name == "stacked"
+    with pytest.raises(UserError, match="backend 'auto' leaves open how children are trained: give a Backend, or"):
+        Children(TASK, [0], Execution())
 
 
 def test_each_worker_computes_on_one_core_and_the_caller_on_as_many_as_before():
@@ -72,7 +76,7 @@ def timed(monkeypatch):
 
 
 def chosen(child_steps=0.0, wanted="auto"):
-    return autotune.choose_backend(wanted, TASK, 64, "cpu", torch.float32, child_steps=child_steps)
+    return autotune.choose_backend(Execution(backend=wanted), TASK, 64, child_steps=child_steps)
 
 
 BLOCKS = {block: Backend("stacked", block) for block in (8, 32, 64)}

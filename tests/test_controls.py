@@ -35,7 +35,9 @@ def test_a_control_is_that_of_the_planner_as_it_was_tuned(tmp_path):
         if record.planner == "plrs-midpoint":
             assert record.curves["lr"] == pytest.approx(plrs.peak * (1 + plrs.low) / 2)
     more = replace(JOB, planners=(*JOB.planners, "cosine", "linear"))
-    with pytest.raises(UserError, match="shuffled-cosine was tuned by itself"):
+    with pytest.raises(
+        UserError, match="shuffled-cosine already has a setting of its own in this experiment: to add cosine and run it"
+    ):
         compared(more, store, "toy")
     again = compared(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
     assert again.chosen["shuffled-cosine"] == found.chosen["shuffled-cosine"]

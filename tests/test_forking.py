@@ -46,8 +46,8 @@ PROGRAMS = {
         assert found[0] == train(0) or abs(found[0] - train(0)) < 1e-4
         """,
     "children with workers": """
-        from lr_env.children import Backend
-        children = Children(wide, range(4), backend=Backend("loop", workers=2))
+        from lr_env.children import Backend, Execution
+        children = Children(wide, range(4), Execution(backend=Backend("loop", workers=2)))
         children.train([0.01] * 4)
         expected = children.snapshot()
         def go_on(queue):
@@ -61,7 +61,8 @@ PROGRAMS = {
         """,
     "raw fork": """
         import os
-        children = Children(wide, range(2), backend="stacked")
+        from lr_env.children import Backend, Execution
+        children = Children(wide, range(2), Execution(backend=Backend("stacked", 2)))
         children.train([0.01] * 2)
         process = os.fork()
         if process == 0:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
-from lr_env.children import Execution, tracing
+from lr_env.children import Execution, fastest, tracing
 from lr_env.children.flatness import flatness
 from lr_env.isolation import _set_for_now, isolated
 from lr_env.tasks import data
@@ -94,7 +94,11 @@ def numbers(backend: str) -> list[Any]:
     for _ in range(3):
         *_, infos = many.step([RATE, 9.0, RATE])
     found.append({name: infos[name].tolist() for name in ("val_loss", "train_loss", "_diverged", "seed")})
-    children = Children(TASKS["DigitsMLP"], [0, 1], execution=Execution(backend=backend, numerics=Numerics("bf16")))
+    children = Children(
+        TASKS["DigitsMLP"],
+        [0, 1],
+        fastest(Execution(backend=backend, numerics=Numerics("bf16")), TASKS["DigitsMLP"], 2),
+    )
     found += [children.train([RATE, RATE]).tolist() for _ in range(3)]
     found += [values.tolist() for values in children.evaluate("val")]
     found += [values.tolist() for values in flatness(children, examples=64, iterations=3, probes=2).values()]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lr_env.children import LOOP
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.runs.lab import Lab
@@ -49,7 +50,7 @@ def test_a_range_test_on_children_leaves_nothing_changed(tmp_path):
     kept = json.loads((tmp_path / "range-test.json").read_text())
     assert kept["lr_max"] == found.lr_max
     assert (tmp_path / "range-test.png").stat().st_size > 10_000
-    again = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200, backend="loop")
+    again = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200, execution=LOOP)
     np.testing.assert_allclose(again.losses[:, :100], found.losses[:, :100], rtol=1e-3)
 
 
@@ -64,7 +65,7 @@ def test_a_range_test_on_children_leaves_nothing_changed(tmp_path):
 def test_range_tests_that_cannot_be(arguments, message):
     low, high, steps = arguments
     with pytest.raises(UserError, match=message):
-        range_test(TASK, [0], low, high, steps, backend="loop")
+        range_test(TASK, [0], low, high, steps, execution=LOOP)
 
 
 def test_minima_of_parabolas():

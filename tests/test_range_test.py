@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.children import LOOP
 from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.studies.range_test import RangeTestResult, _smooth, range_test
@@ -73,11 +74,11 @@ def test_children_tell_how_far_the_largest_rate_hangs_on_them():
 
 
 def test_as_many_steps_as_asked_for():
-    found = range_test(TASK, [0, 1], 1e-4, 0.1, 25, backend="loop")
+    found = range_test(TASK, [0, 1], 1e-4, 0.1, 25, execution=LOOP)
     assert found.losses.shape == (2, 25)
     assert np.isfinite(found.losses).all()
     assert found.lr[-1] == pytest.approx(0.1)
-    first = range_test(TASK, [0, 1], 1e-4, 0.1, 25, backend="loop").losses
+    first = range_test(TASK, [0, 1], 1e-4, 0.1, 25, execution=LOOP).losses
     np.testing.assert_array_equal(first, found.losses)
 
 
@@ -92,7 +93,7 @@ def test_as_many_steps_as_asked_for():
 )
 def test_range_tests_that_cannot_be(seeds, steps, message):
     with pytest.raises(UserError, match=message):
-        range_test(TASK, seeds, 1e-3, 1.0, steps, backend="loop")
+        range_test(TASK, seeds, 1e-3, 1.0, steps, execution=LOOP)
 
 
 def test_the_command_tells_what_is_known_and_what_to_change(tmp_path, monkeypatch, capsys):

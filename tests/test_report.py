@@ -284,6 +284,9 @@ def test_a_control_had_what_its_planner_had():
     class Control(Setting):
         control_of = "cosine"
 
+        def matched(self, planner):
+            return self
+
     runs = [dataclasses.replace(tuning("cosine", 0.1), seed=seed) for seed in range(3)]
     had = spent(runs, {"cosine": Setting(), "linear": Control(), "constant": object()}, 100)
     assert {name: str(of) for name, of in had.items()} == {"cosine": "3+40", "linear": "3+40", "constant": "0"}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lr_env.children import Backend, Children, Execution
 from lr_env.children.external_optimizers import _KINDS, ExternalOptimizer
 from lr_env.children.initial import build_seeded
+from lr_env.env import LRVectorEnv
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD
 from lr_env.records.checkpoint import load_tree, save_tree
@@ -123,7 +124,7 @@ def test_bad_input(monkeypatch):
     with pytest.raises(UserError, match="unknown optimizer 'adamax'"):
         ExternalOptimizer("adamax")
     with pytest.raises(UserError, match="is trained by the loop: use backend 'loop' or 'auto'"):
-        Children(replace(TASK, optimizer=ExternalOptimizer("prodigy")), [0, 1], execution=Execution(backend="stacked"))
+        LRVectorEnv(replace(TASK, optimizer=ExternalOptimizer("prodigy")), 2, backend="stacked")
     with pytest.raises(UserError, match="trained by the loop"):
         Children(
             replace(TASK, optimizer=ExternalOptimizer("prodigy")),

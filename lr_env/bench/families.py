@@ -17,7 +17,7 @@ from lr_env.bench import memory
 from lr_env.bench.measures import Effort, in_turns, one_thread, plain_seconds, segment_seconds
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Backend, Children, Execution
-from lr_env.children.autotune import choose_backend, resolve_for, wait
+from lr_env.children.autotune import choose_backend, fastest, wait
 from lr_env.children.backend import network_of
 from lr_env.children.losses import mean_loss
 from lr_env.errors import UserError
@@ -44,7 +44,7 @@ def lockstep_seconds(children: Children, segments: int) -> float:
 def family(task: Task, device: torch.device, effort: Effort, bar: Bar | None) -> list[Figure]:
     """Children in lockstep against the same children one after another, and the arithmetic rate of both."""
     alone = Children(task, range(TOGETHER), execution=Execution(device=str(device), backend=Backend("loop")))
-    many = Children(task, range(TOGETHER), resolve_for(TOGETHER, task, str(device)))
+    many = Children(task, range(TOGETHER), fastest(Execution(str(device)), task, TOGETHER))
     segments = max(1, effort.segments // 4)
     one, together = in_turns(
         lambda: lockstep_seconds(alone, segments), lambda: lockstep_seconds(many, segments), rounds=effort.rounds
@@ -122,7 +122,7 @@ def limit(children: Children) -> str:
 
 def snapshots(task: Task, device: torch.device, effort: Effort) -> Figure:
     """Time of one snapshot and one restore over that of a segment."""
-    children = Children(task, range(SNAPSHOTS), resolve_for(SNAPSHOTS, task, str(device)))
+    children = Children(task, range(SNAPSHOTS), fastest(Execution(str(device)), task, SNAPSHOTS))
 
     def save_and_restore() -> float:
         wait(device)
@@ -175,7 +175,7 @@ def against_plain(task: Task, count: int, device: torch.device, effort: Effort, 
     segments = max(1, effort.segments // 4)
     short = replace(task, budget=segments * task.segment)
     data = load(task.data, str(device))
-    many = Children(short, range(count), resolve_for(count, short, str(device)))
+    many = Children(short, range(count), fastest(Execution(str(device)), short, count))
     plain, together = in_turns(
         lambda: plain_seconds(short, data, device, 0),
         lambda: sum(segment_seconds(many, segments)),

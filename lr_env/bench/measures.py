@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Children, Execution
-from lr_env.children.autotune import resolve_for
+from lr_env.children.autotune import fastest
 from lr_env.children.initial import build_seeded
 from lr_env.env import LREnv
 from lr_env.errors import UserError
@@ -183,7 +183,7 @@ def segment_seconds(children: Children, segments: int) -> tuple[float, float]:
 def lockstep(task: Task, device: torch.device, effort: Effort, bar: Bar | None) -> list[Figure]:
     """Child steps a second of many children over those of one, and the share of time that validation takes."""
     one = Children(task, [0], execution=Execution(device=str(device), backend="loop"))
-    many = Children(task, range(LOCKSTEP), resolve_for(LOCKSTEP, task, str(device)))
+    many = Children(task, range(LOCKSTEP), fastest(Execution(str(device)), task, LOCKSTEP))
     times = in_turns(
         lambda: segment_seconds(one, effort.segments),
         lambda: segment_seconds(many, effort.segments),

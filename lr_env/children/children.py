@@ -57,7 +57,7 @@ class Children:
     Args:
         task: what to train.
         seeds: one for each child, >= 0; equal seeds are allowed and give equal children.
-        execution: device, backend and numerics. The backend must be known; `lr_env.children.resolve` chooses it.
+        execution: device, backend and numerics. The backend must be known; `lr_env.children.fastest` chooses it.
         dtype: of parameters and inputs.
         extra_signals: names of signals to measure on demand, see `lr_env.children.meters`. They cost some passes over
             the parameters a step.
@@ -335,10 +335,8 @@ class Children:
         arguments = {
             "task": self.task,
             "seeds": self.seeds.tolist(),
-            "device": str(self.device),
-            "backend": self.backend,
+            "execution": self.execution,
             "dtype": self.dtype,
-            "numerics": self.numerics,
             "extra_signals": self.extra_signals,
         }
         segment = {"step_losses": self.step_losses, "step_signals": self.step_signals}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lr_env.children.backend import Backend
+from lr_env.children.backend import BACKENDS, Backend
 from lr_env.children.numerics import EXACT, Numerics
-from lr_env.errors import UserError
+from lr_env.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,11 @@ class Execution:
             return self.backend
         if self.backend == "loop":
             return Backend("loop")
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
         raise UserError(
-            f"backend {self.backend!r} leaves open how children are trained: give a Backend, or an execution that "
-            "lr_env.children.resolve has made of this one"
+            f"backend {self.backend!r} leaves open how children are trained: give a Backend, or the execution that "
+            "lr_env.children.fastest makes of this one"
         )
 
     def with_backend(self, backend: str | Backend) -> Execution:

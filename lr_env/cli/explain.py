@@ -46,10 +46,10 @@ class Explain(TaskOptions):
         )
         check_settings(self.planner, settings)
         writable(self.out.parent, "--out")
-        numerics = self.numerics()
+        execution = self.execution()
         check_seeds([self.seed])
         planner = make_planner(self.planner, settings)
-        found = explained(planner, task, self.seed, device=self.device, backend=self.backend, numerics=numerics)
+        found = explained(planner, task, self.seed, execution)
         print(
             f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss at the end {found.val_loss[-1]:.4f} "
             f"on the subset, {found.final_val_loss:.4f} on the whole split"

@@ -45,7 +45,7 @@ class RangeTest(TaskOptions):
         for name in ("budget", "segment"):
             if getattr(self, name) is not None:
                 raise UserError(f"{name} {getattr(self, name)}: a range test has none, give its length with --steps")
-        task, numerics = self.varied_task(), self.numerics()
+        task = self.varied_task()
         default = max(task.tuning_range[0] / 1000, task.lr_range[0]), task.lr_range[1]
         low, high = default if self.rates is None else parse_ends(self.rates)
         folder = self.folder
@@ -56,9 +56,7 @@ class RangeTest(TaskOptions):
             low,
             high,
             self.steps,
-            device=self.device,
-            backend=self.backend,
-            numerics=numerics,
+            execution=self.execution(),
         )
         result.write(folder, self.provenance(task))
         print_document(result.document(), console(), folder)

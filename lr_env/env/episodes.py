@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from lr_env.children import EXACT, Backend, Children, Execution, Numerics, choose_backend
+from lr_env.children import EXACT, Backend, Children, Execution, Numerics, fastest
 from lr_env.children.flatness import flatness
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
@@ -147,8 +147,7 @@ class Episodes(Copied):
         self.score = score
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
-        execution = Execution(device, from_plain(backend), from_plain(numerics))
-        execution = execution.with_backend(choose_backend(execution, self.task, num_envs))
+        execution = fastest(Execution(device, from_plain(backend), from_plain(numerics)), self.task, num_envs)
         self.children = Children(self.task, range(num_envs), execution, extra_signals=extra_signals)
         self.names = (*ALWAYS, *(name for name in self.children.extra_signals if name in extra_signals))
         self.ended = np.ones(num_envs, dtype=bool)

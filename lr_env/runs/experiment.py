@@ -77,7 +77,8 @@ class Experiment:
         store.rename_settings(name, current_settings)
         if isinstance(of_planners := stored.get("settings"), dict):
             stored["settings"] = {
-                planner: current_settings(planner, of) if isinstance(of, dict) else of for planner, of in of_planners.items()
+                planner: current_settings(planner, of) if isinstance(of, dict) else of
+                for planner, of in of_planners.items()
             }
         self.id = str(stored.get("id"))
         now = {**spec.to_json(), "id": self.id}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.capabilities import Explainable, PlanForecast
-from lr_env.children import EXACT, Execution, Numerics
+from lr_env.children import LOOP, Execution
 from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.registry import find_planner, planner_names
@@ -90,25 +90,21 @@ class Explained:
         save(figure, path)
 
 
-def explained(
-    planner: Planner, task: Task, seed: int, *, device: str = "cpu", backend: str = "loop", numerics: Numerics = EXACT
-) -> Explained:
+def explained(planner: Planner, task: Task, seed: int, execution: Execution = LOOP) -> Explained:
     """Make a run and collect the planner's forecasts.
 
     Args:
         planner: one that has `explain`.
         task: what is trained.
         seed: of the run.
-        device: where it is trained.
-        backend: see `lr_env.rollout.Rollout`.
-        numerics: likewise.
+        execution: how the child is trained.
 
     Raises:
         UserError: the planner cannot tell what it believes.
     """
     check_explains(planner, planner.name)
     run = [PlannedRun(planner, seed)]
-    rollout = Rollout(task, run, score=("val",), execution=Execution(device=device, backend=backend, numerics=numerics))
+    rollout = Rollout(task, run, score=("val",), execution=execution)
     lr, losses = [], []
     while not rollout.done:
         for _, signals in rollout.advance():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.children import EXACT, Backend, Children, Execution, Numerics
+from lr_env.children import AUTO, Children, Execution, fastest
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.files import json_number
 from lr_env.report.document import Document, Figure, Text
@@ -249,9 +249,7 @@ def range_test(
     steps: int = 300,
     *,
     smoothing: float = 0.9,
-    device: str = "cpu",
-    backend: str | Backend = "auto",
-    numerics: Numerics = EXACT,
+    execution: Execution = AUTO,
 ) -> RangeTestResult:
     """Train fresh children while the rate rises evenly in its log (Smith, arXiv:1506.01186); no record is kept.
 
@@ -262,9 +260,7 @@ def range_test(
         high: last rate.
         steps: optimizer steps.
         smoothing: weight of the past in the exponential average of the losses.
-        device: see `lr_env.Children`.
-        backend: likewise.
-        numerics: likewise.
+        execution: how children are trained.
 
     Raises:
         UserError: rates that are not in order or outside the task's range, too few or too many steps, bad seeds, or a
@@ -286,7 +282,7 @@ def range_test(
     lr = np.geomspace(low, high, steps)
     whole = np.pad(lr, (0, -steps % _CHUNK), mode="edge")  # chunks are trained whole; what is beyond is left out
     short = replace(task, budget=len(whole), segment=_CHUNK)
-    children = Children(short, seeds, execution=Execution(device=device, backend=backend, numerics=numerics))
+    children = Children(short, seeds, fastest(execution, short, len(seeds)))
     bound = 10 * np.nanmax(children.first_batch_loss(range(len(seeds))))
     losses = np.full((len(seeds), len(whole)), np.nan)
     live = list(range(len(seeds)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lr_env import TASKS, Children, LREnv, LRVectorEnv
-from lr_env.children import Execution
+from lr_env.children import Execution, fastest
 from lr_env.rollout import PlannedRun, Rollout
 from lr_env.sb3 import LRVecEnv, make_vec_env
 from planners.reactive import Plateau
@@ -29,7 +29,7 @@ def started(kind: str, backend: str) -> Any:
         env.step([0.5])
         return env
     if kind == "Children":
-        children = Children(SHORT, [3, 4], execution=Execution(backend=backend))
+        children = Children(SHORT, [3, 4], fastest(Execution(backend=backend), SHORT, 2))
         children.train([0.1, 0.2])
         return children
     if kind == "Rollout":
