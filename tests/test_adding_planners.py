@@ -10,8 +10,7 @@ from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
-from lr_env.runs.experiment import added_to
-from lr_env.studies.comparison.comparison import ComparisonPlan
+from lr_env.studies.comparison.comparison import ComparisonPlan, merge_planners
 from lr_env.tasks import TASKS
 from tests.helpers import compared
 
@@ -109,8 +108,8 @@ def test_settings_of_a_planner_that_is_there_cannot_change(tmp_path):
 
 
 def test_what_a_spec_says():
-    assert added_to(None, ("a", "b")) == {"planners": ["a", "b"]}
+    assert merge_planners(None, ("a", "b")) == {"planners": ["a", "b"]}
     known = {"planners": ["a", "b"]}
-    assert added_to(known, ("b", "a")) == known
-    assert added_to(known, ("c", "a", "b", "d")) == {**known, "added": [["c", "d"]]}
-    assert added_to({**known, "added": [["c"]]}, ("d", "c", "b", "a")) == {**known, "added": [["c"], ["d"]]}
+    assert merge_planners(known, ("b", "a")) == known
+    assert merge_planners(known, ("c", "a", "b", "d")) == {**known, "added": [["c", "d"]]}
+    assert merge_planners({**known, "added": [["c"]]}, ("d", "c", "b", "a")) == {**known, "added": [["c"], ["d"]]}

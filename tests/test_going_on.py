@@ -16,9 +16,9 @@ from lr_env.errors import UserError
 from lr_env.records.checkpoint import check_fit, load_tree, save_tree
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
-from lr_env.runs.experiment import with_unknown
 from lr_env.runs.lab import Lab
 from lr_env.runs.own_code import own_code
+from lr_env.runs.spec import with_unknown
 from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import MLP, TASKS, data
 from lr_env.tasks.sources import SOURCES, DataSource

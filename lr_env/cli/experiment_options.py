@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -68,7 +67,7 @@ class ExperimentOptions(TaskOptions):
             raise UserError(f"checkpoint-seconds {self.checkpoint_seconds}: it must be a finite number from 0 up")
         return self.checkpoint_seconds
 
-    def lab(self, task: Task, name: str, folder: Path, progress: Callable[[str, int], None]) -> Lab:
+    def lab(self, task: Task, name: str, folder: Path) -> Lab:
         """Return the lab that a study works with.
 
         Raises:
@@ -78,7 +77,7 @@ class ExperimentOptions(TaskOptions):
         from lr_env.runs.lab import Lab
 
         execution, seconds = self.execution(), self.checkpoint_interval()
-        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, progress, folder)
+        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, folder=folder)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -44,10 +44,11 @@ class StudyCommand(Generic[S]):
         from lr_env.report.terminal import print_document
 
         folder, task = self.folder, self.lab.varied_task()
+        lab = self.lab.lab(task, self.experiment_name(), folder)
         steps = self.study.child_steps(task)
         writable(folder)
         with progress_bar(steps) as progress:
-            result = self.study.run(self.lab.lab(task, self.experiment_name(), folder, progress))
+            result = self.study.run(replace(lab, progress=progress))
         result.write(folder, self.lab.provenance(task))
         print_document(result.document(), console(), folder)
         if (report := folder / "summary.md").is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,5 +103,8 @@ class Fit(ReportOptions):
         writable(folder)
         with progress_bar(self.runs * task.budget) as progress:
             return fit_sweep(
-                settings, self.lab(task, self.experiment_name(), folder, progress), about=self.provenance(task), **model
+                settings,
+                replace(self.lab(task, self.experiment_name(), folder), progress=progress),
+                about=self.provenance(task),
+                **model,
             )

@@ -26,14 +26,13 @@ class Sweep:
     label: ClassVar[str] = "sweep"
 
     planners: Names = ("all",)
-    """Planners, by name. "all" = every installed planner except those that need forks, replace the optimizer, or have
-    no fitted model for this task."""
+    """Planners; "all" leaves out those that need forks, replace the optimizer, or have no fitted model for the task."""
     set: Settings = ()
-    """Settings in place of planners' own defaults and grids, e.g. ppo.policy=policy.safetensors lookahead.horizon=1."""
+    """Settings of planners, which are then not tuned, e.g. wsd.cooldown=0.3 ppo.policy=policy.safetensors."""
     rates: OptionalRates = None
-    """Peak rates to try: LOW:HIGH:COUNT for a log grid, or a list 0.01,0.1,1. Default: 12 over the task's range."""
+    """Peak rates for tuning: LOW:HIGH:COUNT for a log grid, or a list, e.g. 0.01,0.1,1."""
     tune_seeds: TuneSeeds = (TUNING[0], TUNING[1])
-    """Seeds for every setting: how many, or a list 1000000,1000001."""
+    """Seeds on which each setting is tuned: a count, or a list, e.g. 1000000,1000001."""
 
     def plan(self, task: Task) -> ComparisonPlan:
         """The runs of this study for a task.
@@ -58,18 +57,19 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Comparison(Sweep):
-    """Tune every planner with the same number of runs, then run all on the same fresh seeds and say who won.
+    """Tune planners with the same number of runs each, then compare them on the same new seeds.
 
-    What a planner was trained or fitted with before is not among these runs; the table tells it.
+    Tuning tries a grid of peak rates and chooses by validation loss. Test data is scored once, at the end. The report
+    has differences with 95 % intervals, and costs. Runs that a planner was trained or fitted with before are not part
+    of the tuning here; the report counts them beside it.
     """
 
     label: ClassVar[str] = ""
 
     seeds: Seeds = tuple(range(10))
-    """Fresh seeds of the comparison: how many (from 0 up), or a list 3,5,8."""
+    """New seeds of the comparison: a count (from 0 up), or a list, e.g. 3,5,8."""
     flatness: bool = False
-    """Measure the training loss's Hessian at the end of the final runs: its largest eigenvalue and its trace. Takes as
-    long as training a run on some 25,000 examples."""
+    """Measure the largest eigenvalue and the trace of the Hessian of the training loss at the end of each run."""
 
     def plan(self, task: Task) -> ComparisonPlan:
         """The runs of this study for a task."""

@@ -10,6 +10,7 @@ from typing import Any
 from lr_env.planner import planner_settings
 from lr_env.report.document import Document, Text, plain_table
 from lr_env.report.formatting import setting_text
+from lr_env.report.markdown import write_markdown
 from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, tuning_steps
 
 
@@ -45,4 +46,5 @@ class SweepResult:
         return Document(f"{self.plan.task.name}: sweep", (plain_table(head, rows, words=2), where))
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write nothing: the runs are in the store."""
+        """Write summary.md. The runs are in the store."""
+        write_markdown(self.document(), folder / "summary.md")
