@@ -10,12 +10,18 @@ from lr_env.children import AUTO, Execution
 from lr_env.records.store import Store
 from lr_env.registry import find_planner
 from lr_env.runs.lab import Lab
-from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, run_comparison
+from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, open_comparison, run_comparison
 
 ENTRY_POINTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
 
 PLANNERS = {name: find_planner(name) for name in ENTRY_POINTS["lr_env.planners"]}
 """Name -> class of every planner that this repository brings."""
+
+
+def begun(plan: ComparisonPlan, store: Store, name: str, execution: Execution = AUTO) -> None:
+    """Begin the experiment of a comparison, without any run."""
+    with open_comparison(plan, Lab(plan.task, store, name, execution)):
+        pass
 
 
 def compared(plan: ComparisonPlan, store: Store, name: str, execution: Execution = AUTO, **lab: Any) -> ComparisonRuns:

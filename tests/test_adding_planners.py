@@ -12,7 +12,7 @@ from lr_env.records.store import Store
 from lr_env.rollout import Rollout
 from lr_env.studies.comparison.comparison import ComparisonPlan, merge_planners
 from lr_env.tasks import TASKS
-from tests.helpers import compared
+from tests.helpers import begun, compared
 
 TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
 JOB = ComparisonPlan(TASK, ("constant", "cosine"), (0.01, 0.1), tune_seeds=(100, 101), seeds=(0, 1))
@@ -89,19 +89,15 @@ def test_stopped_while_a_planner_is_added_it_goes_on(tmp_path, monkeypatch):
 )
 def test_anything_else_is_refused(tmp_path, change, message):
     store = Store(tmp_path / "records.sqlite")
-    store.begin_experiment("toy", {**_known(store), "id": "0"})
+    begun(JOB, store, "toy")
     with pytest.raises(UserError, match=message):
         compared(replace(JOB, **change), store, "toy")
-
-
-def _known(store):
-    return JOB.spec(None)
 
 
 def test_settings_of_a_planner_that_is_there_cannot_change(tmp_path):
     job = replace(JOB, planners=("constant", "wsd"))
     store = Store(tmp_path / "records.sqlite")
-    store.begin_experiment("toy", {**job.spec(None), "id": "0"})
+    begun(job, store, "toy")
     more = replace(job, planners=("constant", "wsd", "linear"), settings={"wsd": {"warmup": 0.25}})
     with pytest.raises(UserError, match="was begun without settings"):
         compared(more, store, "toy")

@@ -171,4 +171,6 @@ def test_bad_conditions(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "unknown tuner 'nobody'" in done.stderr
-    assert "Without 'wider': FashionLeNet5: its network has no width" in done.stdout
+    names, left_out = Robustness(("wsd",)).names(find_task("FashionLeNet5"))
+    assert "low start" in names
+    assert left_out["wider"].startswith("FashionLeNet5: its network has no width")

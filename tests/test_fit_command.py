@@ -114,7 +114,7 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
     planner = LatentODE(model=str(tmp_path / "model.safetensors"))
     assert planner.fingerprint == told["fingerprint"]
     assert planner.pretraining_steps == 12 * TASK.budget
-    (run,) = rollout(planner, TASK, [7], score=("val",), backend="loop")
+    (run,) = rollout(planner, TASK, [7], score=("val",), execution=Execution(backend="loop"))
     assert not run.diverged
     trusted = FittedModel.load(tmp_path / "model.safetensors").library.trust_region.log_rates
     assert np.isfinite(run.curves["lr"]).all()

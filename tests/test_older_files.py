@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lr_env.children import LOOP
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
 from lr_env.records.tables import check_task, read_runs
@@ -93,7 +94,7 @@ def test_models_and_policies_play(folder):
 
 
 def test_a_training_of_a_controller_goes_on(folder):
-    made = train(make.TASK, make.PPO_TRAINING, folder / "ppo", backend="loop")
+    made = train(make.TASK, make.PPO_TRAINING, folder / "ppo", execution=LOOP)
     assert made["decisions"] == 64
     assert [entry["decisions"] for entry in made["history"]][:2] == [0, 16]
 

@@ -30,7 +30,7 @@ from planners.ppo.policy import Policy
 from planners.ppo.sb3_state import LeanPolicy
 from planners.ppo.training import PPOSettings, train
 from planners.weights import PRETRAINED
-from tests.helpers import compared
+from tests.helpers import begun, compared
 
 TASK = replace(TASKS["DigitsMLP"], network=MLP((8,)), budget=50, segment=5, val_subset=50)
 NET = {"net_arch": {"pi": [32, 32], "vf": [32, 32]}}
@@ -229,7 +229,7 @@ def test_another_policy_in_the_middle_of_a_run_is_refused(tmp_path):
     assert planner.fingerprint != before
     job = ComparisonPlan(TASK, ("ppo",), (0.03,), (1,), settings={"ppo": {"policy": str(path)}})
     store = Store(tmp_path / "records.sqlite")
-    store.begin_experiment("toy", {**job.spec(None), "id": "0"})
+    begun(job, store, "toy", LOOP)
     policy().save(path)
     with pytest.raises(UserError, match="was begun with fingerprints ppo"):
         compared(job, store, "toy", LOOP)

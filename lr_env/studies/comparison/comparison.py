@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from lr_env.provenance import code_version, device_name
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.registry import candidates, check_settings, find_planner, matched_control, with_settings
 from lr_env.rollout import PlannedRun
+from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.runs.spec import ExperimentSpec
 from lr_env.tasks import Task
@@ -182,6 +184,26 @@ class ComparisonRuns:
     seconds: float
 
 
+def open_comparison(plan: ComparisonPlan, lab: Lab) -> AbstractContextManager[Experiment]:
+    """Begin the experiment of a comparison, or go on with it; see `Lab.experiment`.
+
+    Raises:
+        UserError: see `ComparisonPlan` and `Lab.experiment`.
+    """
+    plan.check_rates()
+    kinds = {name: find_planner(name) for name in plan.planners}
+    needs = frozenset().union(*(plan.candidates(name)[0].needs for name in plan.planners))
+    return lab.experiment(
+        plan.study,
+        at_once=len(plan.planners) * max(len(plan.rates) * len(plan.tune_seeds), len(plan.seeds)),
+        runs=plan.num_runs,
+        extends=has_more_planners,
+        planners=kinds,
+        extra_signals=on_demand(needs),
+        forks=any(isinstance(kind, Forking) for kind in kinds.values()),
+    )
+
+
 def run_comparison(plan: ComparisonPlan, lab: Lab) -> ComparisonRuns:
     """Make the runs of a plan, or those that are left: what an earlier start finished is not run again.
 
@@ -193,18 +215,7 @@ def run_comparison(plan: ComparisonPlan, lab: Lab) -> ComparisonRuns:
         UserError: see `ComparisonPlan` and `Lab.experiment`.
     """
     began = time.monotonic()
-    plan.check_rates()
-    kinds = {name: find_planner(name) for name in plan.planners}
-    needs = frozenset().union(*(plan.candidates(name)[0].needs for name in plan.planners))
-    with lab.experiment(
-        plan.study,
-        at_once=len(plan.planners) * max(len(plan.rates) * len(plan.tune_seeds), len(plan.seeds)),
-        runs=plan.num_runs,
-        extends=has_more_planners,
-        planners=kinds,
-        extra_signals=on_demand(needs),
-        forks=any(isinstance(kind, Forking) for kind in kinds.values()),
-    ) as experiment:
+    with open_comparison(plan, lab) as experiment:
         batches = generations(experiment.spec.study)
         for names in batches:
             experiment.run(plan.sweep_runs(names), "tune", ("val",), lab.reporting("tuning"))
