@@ -267,7 +267,7 @@ def test_two_at_once_on_one_store(tmp_path):
         (["train-ppo", "DigitsMLP", "--name", ""], "name '': use letters, digits"),
         (["start-rates", "DigitsMLP", "--planner", "latent-ode"], "'latent-ode' has no rate that it starts from"),
         (
-            ["data-scaling", "DigitsMLP", "--planners", "latent-ode"],
+            ["data-scaling", "DigitsMLP", "--planner", "latent-ode"],
             "'latent-ode' has no peak rate that could be swept",
         ),
         (["compare", "DigitsMLP", "--planners", "leap", "--set", "leap.base=latent-ode"], "base must have a peak rate"),

@@ -29,6 +29,7 @@ LOW = ["--conditions", "low start", "--backend", "loop"]
 CALLS = [
     ["tasks"],
     ["planners"],
+    ["tuners"],
     ["planners", "wsd"],
     ["preview", "cosine", "wsd"],
     ["range-test", "DigitsMLP", "--steps", "20", "--seeds", "2"],

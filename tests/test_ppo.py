@@ -170,10 +170,10 @@ def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
     for change, message in (
         ({"training": replace(SMALL, gamma=0.5)}, "has a training with another training: give the same"),
         ({"task": replace(TASK, batch_size=8)}, "a training with another task"),
-        ({"backend": "stacked"}, "a training with another backend"),
-        ({"numerics": Numerics("bf16")}, "a training with another numerics"),
+        ({"execution": Execution(backend="stacked")}, "a training with another backend"),
+        ({"execution": replace(LOOP, numerics=Numerics("bf16"))}, "a training with another numerics"),
     ):
-        given = {"task": TASK, "training": SMALL, "backend": "loop", **change}
+        given = {"task": TASK, "training": SMALL, "execution": LOOP, **change}
         with pytest.raises(UserError, match=message):
             train(given.pop("task"), given.pop("training"), tmp_path, **given)
     with exclusive_lock(tmp_path / "lock", "x"), pytest.raises(UserError, match="run by another process"):

@@ -67,5 +67,5 @@ class Execution:
 AUTO = Execution()
 """On the CPU, by the fastest backend."""
 
-LOOP = Execution(backend=Backend("loop"))
+LOOP = Execution(backend="loop")
 """One child after another on the CPU, in plain torch."""

@@ -34,6 +34,19 @@ class Tasks:
 
 
 @dataclass(frozen=True)
+class Tuners:
+    """List the tuners, which spend runs on choosing a planner and its settings."""
+
+    def run(self) -> None:
+        """Print one line for each tuner."""
+        from lr_env.registry import find_tuner, tuner_names
+
+        width = max(map(len, tuner_names()))
+        for name in tuner_names():
+            print(f"{name:{width}} {(type(find_tuner(name)).__doc__ or '-').strip().splitlines()[0]}")
+
+
+@dataclass(frozen=True)
 class Planners:
     """List the planners that can set the learning rate. With names: describe them, with settings and tuning grid."""
 
