@@ -31,6 +31,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check lr_env planners tests examples
 	$(BIN)/ruff format --check lr_env planners tests examples
 	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-logo
 
 # Installs DACBench, which it measures against, into .venv-peers; without a network it says so and goes on.
 bench: $(INSTALLED)

@@ -39,11 +39,11 @@ class Tuners:
 
     def run(self) -> None:
         """Print one line for each tuner."""
-        from lr_env.registry import find_tuner, tuner_names
+        from lr_env.registry import TUNERS, load, tuner_names
 
         width = max(map(len, tuner_names()))
         for name in tuner_names():
-            print(f"{name:{width}} {(type(find_tuner(name)).__doc__ or '-').strip().splitlines()[0]}")
+            print(f"{name:{width}} {_summary(load(TUNERS, 'tuner', name))}")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ ONCE = "latent-ode-once"
 
 @dataclass(frozen=True)
 class LatentODETuner:
-    """Spends its runs on the sweep of `lr-env fit`, whose rounds end early where a planner is asked for.
+    """The sweep of `lr-env fit`, and then the planner latent-ode with a model of its runs.
+
+    A round of the sweep ends early where a planner is asked for.
 
     Attributes:
         name: of the tuner.
@@ -75,7 +77,7 @@ class LatentODETuner:
 
 @dataclass(frozen=True)
 class GenerativeTuner(LatentODETuner):
-    """The same for the published planner (arXiv:2509.23052)."""
+    """The sweep of arXiv:2509.23052, and then the planner latent-ode-generative with a model of its runs."""
 
     name: str = LatentODEGenerative.name
     design: str = "paper"

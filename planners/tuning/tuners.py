@@ -213,25 +213,25 @@ WSDS = ("wsd", "wsd-sqrt")
 
 
 def wsd() -> SobolSearch:
-    """Make the tuner `wsd`: a Sobol search over WSD schedules, with linear and 1-sqrt cool-downs."""
+    """A Sobol search over WSD schedules, with linear and 1-sqrt cool-downs."""
     return SobolSearch("wsd", WSDS)
 
 
 def random() -> SobolSearch:
-    """Make the tuner `random`: a Sobol search over all families of schedules."""
+    """A Sobol search over all families of schedules."""
     return SobolSearch("random", ALL)
 
 
 def tpe() -> TPE:
-    """Make the tuner `tpe`: Optuna's estimator over all families of schedules."""
+    """The tree-structured Parzen estimator of Optuna over all families of schedules."""
     return TPE("tpe", ALL)
 
 
 def wsd_tpe() -> TPE:
-    """Make the tuner `wsd-tpe`: Optuna's estimator over WSD schedules."""
+    """The tree-structured Parzen estimator of Optuna over WSD schedules."""
     return TPE("wsd-tpe", WSDS)
 
 
 def direct() -> DirectSearch:
-    """Make the tuner `direct`: a direct search, the reference for the best schedule."""
+    """A search over knots of the rate by real training: the reference for the best schedule."""
     return DirectSearch()
