@@ -13,7 +13,8 @@ from typing import Any
 from lr_env.cli.commands import commands
 from lr_env.cli.experiment_options import ReportOptions
 from lr_env.cli.study import StudyCommand, study_commands
-from lr_env.registry import STUDIES, declared, load
+from lr_env.entry_points import declared, load
+from lr_env.registry import STUDIES
 from lr_env.studies.data_scaling.study import DataScaling
 from lr_env.studies.start_rates.study import StartRates
 

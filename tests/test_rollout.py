@@ -14,7 +14,8 @@ from lr_env.registry import candidates, find_planner, planner_names
 from lr_env.rollout import PlannedRun, Rollout, rollout
 from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import ComparisonPlan, best_setting, tuning_steps
-from lr_env.tasks import TASKS
+from lr_env.tasks import TASKS, find_task
+from lr_env.tasks.catalogue import task_names
 from planners.schedules import Constant, Cosine
 from tests.helpers import PLANNERS, compared
 
@@ -204,6 +205,20 @@ def test_what_a_planner_answers_for_a_diverged_run_does_not_end_its_neighbours()
 )
 def test_an_entry_point_that_does_not_fit_is_refused(monkeypatch, value, message):
     entry = EntryPoint("mine", value, "lr_env.planners")
-    monkeypatch.setattr("lr_env.registry.entry_points", lambda group: [entry])
+    monkeypatch.setattr("lr_env.entry_points.entry_points", lambda group: [entry])
     with pytest.raises(UserError, match=message):
         find_planner("mine")
+
+
+OWN_TASK = replace(TASKS["DigitsMLP"], name="Own")
+
+
+def test_a_task_of_another_package_is_found_by_its_name(monkeypatch):
+    entries = [EntryPoint(name, "tests.test_rollout:OWN_TASK", "lr_env.tasks") for name in ("Own", "Other")]
+    monkeypatch.setattr("lr_env.entry_points.entry_points", lambda group: entries if group == "lr_env.tasks" else [])
+    assert find_task("Own") == OWN_TASK
+    assert task_names() == [*TASKS, "Other", "Own"]
+    with pytest.raises(UserError, match=r"task 'Other' is no lr_env\.Task of that name: repair the package"):
+        find_task("Other")
+    with pytest.raises(UserError, match="unknown task 'Onw'; did you mean 'Own'"):
+        find_task("Onw")

@@ -82,7 +82,7 @@ def declare(monkeypatch):
 
     def declare(**meters: str) -> None:
         entries = [EntryPoint(name, f"tests.test_signals:{meter}", GROUP) for name, meter in meters.items()]
-        monkeypatch.setattr("lr_env.children.meters.entry_points", lambda group: entries if group == GROUP else [])
+        monkeypatch.setattr("lr_env.entry_points.entry_points", lambda group: entries if group == GROUP else [])
 
     return declare
 
@@ -178,7 +178,9 @@ def test_meters_that_are_not_there_or_wrong(declare):
         Episodes(TASK, 1, extra_signals=["grad_norm"])
     declare(gone="NoMeter", unfinished="Unfinished", last_move="Clashing", lr="UpdateMeter")
     assert "lr" not in on_demand_signals()
-    with pytest.raises(UserError, match=r"the meter of signal 'gone' .* cannot be loaded .*: mend it or uninstall it"):
+    with pytest.raises(
+        UserError, match=r"the meter of signal 'gone' .* cannot be loaded .*: repair or uninstall the package"
+    ):
         Children(TASK, [0], extra_signals=["gone"])
     with pytest.raises(UserError, match="does not measure 'unfinished'"):
         Children(TASK, [0], extra_signals=["unfinished"])

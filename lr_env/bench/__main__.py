@@ -16,9 +16,10 @@ from lr_env.bench import families, measures, peers
 from lr_env.bench.kept import Kept
 from lr_env.bench.table import Bar, Part, report
 from lr_env.devices import find_device
+from lr_env.entry_points import declared, load
 from lr_env.errors import UserError, unknown
 from lr_env.provenance import commit
-from lr_env.registry import BENCHMARKS, declared, load
+from lr_env.registry import BENCHMARKS
 from lr_env.tasks import TASKS, Task
 from lr_env.tasks.data import load as load_data
 

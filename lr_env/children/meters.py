@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 
 from lr_env.children.gradient_norm import GradientNormMeter
 from lr_env.children.hypergradient import HypergradientMeter
+from lr_env.entry_points import declared, load
 from lr_env.errors import UserError, unknown
 from lr_env.signals import ALWAYS, Meter, names
 
@@ -17,10 +17,9 @@ _BUILT_IN: Mapping[str, type[Meter]] = {
 }
 
 
-def _declared() -> dict[str, EntryPoint]:
-    """The meters of other packages; none of them replaces a signal that lr_env measures."""
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return {name: found[name] for name in sorted(found.keys() - {*ALWAYS, *_BUILT_IN})}
+def _declared() -> list[str]:
+    """Signals of the meters of other packages; none of them replaces a signal that lr_env measures."""
+    return sorted(declared(GROUP).keys() - {*ALWAYS, *_BUILT_IN})
 
 
 def on_demand_signals() -> tuple[str, ...]:
@@ -45,18 +44,10 @@ def find_meters(signals: Sequence[str]) -> tuple[Meter, ...]:
 def _find(name: str) -> type[Meter]:
     if name in _BUILT_IN:
         return _BUILT_IN[name]
-    declared = _declared()
-    if name not in declared:
+    if name not in _declared():
         raise unknown("signal", name, on_demand_signals())
-    entry = declared[name]
-    try:
-        meter = entry.load()
-        measured = names(meter.signals)
-    except Exception as error:
-        package = entry.dist.name if entry.dist else entry.value
-        raise UserError(
-            f"the meter of signal {name!r} of package {package!r} cannot be loaded ({error}): mend it or uninstall it"
-        ) from error
+    meter = load(GROUP, "the meter of signal", name)
+    measured = names(meter.signals)
     if name not in measured:
-        raise UserError(f"the meter {entry.value} does not measure {name!r}, but {', '.join(measured)}: mend its name")
+        raise UserError(f"the meter of signal {name!r} does not measure {name!r}, but {', '.join(measured)}: repair it")
     return meter

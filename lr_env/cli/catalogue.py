@@ -24,9 +24,10 @@ class Tasks:
 
     def run(self) -> None:
         """Print one line for each task."""
-        from lr_env.tasks import TASKS
+        from lr_env.tasks import find_task
+        from lr_env.tasks.catalogue import task_names
 
-        for task in TASKS.values():
+        for task in map(find_task, task_names()):
             print(
                 f"{task.name:19} {task.network}, {type(task.optimizer).__name__}, batch {task.batch_size}, "
                 f"{task.budget} steps; {task.source.description}"
@@ -39,7 +40,8 @@ class Tuners:
 
     def run(self) -> None:
         """Print one line for each tuner."""
-        from lr_env.registry import TUNERS, load, tuner_names
+        from lr_env.entry_points import load
+        from lr_env.registry import TUNERS, tuner_names
 
         width = max(map(len, tuner_names()))
         for name in tuner_names():

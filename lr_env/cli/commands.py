@@ -16,9 +16,10 @@ import tyro
 
 from lr_env import terminal
 from lr_env.cli.study import study_commands
+from lr_env.entry_points import declared, load
 from lr_env.errors import UserError
 from lr_env.files import in_home
-from lr_env.registry import COMMANDS, declared, load
+from lr_env.registry import COMMANDS
 
 _MIN_COLUMNS = 40
 """Smallest width of help texts in columns."""

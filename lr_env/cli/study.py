@@ -10,7 +10,8 @@ import tyro
 
 from lr_env.cli.experiment_options import ReportOptions
 from lr_env.cli.parsing import parse_name, progress_bar, writable
-from lr_env.registry import STUDIES, declared, load
+from lr_env.entry_points import declared, load
+from lr_env.registry import STUDIES
 from lr_env.runs.study import Study
 from lr_env.terminal import console
 

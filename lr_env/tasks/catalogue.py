@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from lr_env.entry_points import declared, load
 from lr_env.errors import UserError, unknown, whole
 from lr_env.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
 from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
+
+GROUP = "lr_env.tasks"
+"""Entry points of tasks: the name of a task -> the `Task`."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,26 @@ def _number(field: str, value: Any) -> float:
 
 
 def find_task(name: str) -> Task:
-    """Return the task of that name.
+    """Return the task of that name: one of `TASKS`, or of a package.
+
+    Another package declares it in the entry-point group `lr_env.tasks`.
 
     Raises:
-        UserError: there is none; the message suggests a similar name.
+        UserError: there is none, with a similar name if there is one; or what a package declares is no such task.
     """
-    try:
+    if name in TASKS:
         return TASKS[name]
-    except KeyError:
-        raise unknown("task", name, TASKS) from None
+    if name not in task_names():
+        raise unknown("task", name, task_names())
+    task = load(GROUP, "task", name)
+    if not isinstance(task, Task) or task.name != name:
+        raise UserError(f"task {name!r} is no lr_env.Task of that name: repair the package that declares it")
+    return task
+
+
+def task_names() -> list[str]:
+    """Return the names of all tasks: those of lr_env, then those of other packages."""
+    return [*TASKS, *sorted(declared(GROUP).keys() - TASKS.keys())]
 
 
 def _task(name: str, data: str, network: Network, optimizer: Optimizer, **fields: Any) -> Task:
