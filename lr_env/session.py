@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -103,7 +104,7 @@ class PlannerSession(Copied):
             raise UserError(f"a budget of {budget} steps is spent: {self.segment * self.run.segment} are done")
         if not isinstance(self.planner, Rebudgetable):
             raise UserError(f"planner {self.planner.name!r} cannot plan for another budget on the way")
-        self.run = RunSpec(**{**vars(self.run), "budget": budget})
+        self.run = replace(self.run, budget=budget)
         self.state = self.planner.with_budget(self.state, self.run)
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class PlannerSession(Copied):
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from where `state_dict` was taken, of the same planner and runs."""
-        self.run = RunSpec(**{**vars(self.run), "budget": int(saved["budget"])})
+        self.run = replace(self.run, budget=int(saved["budget"]))
         self.segment, self.state = int(saved["segment"]), copy.deepcopy(saved["state"])
 
     def _measured(self, signals: Mapping[str, ArrayLike], ended: NDArray[np.bool_]) -> Signals:
