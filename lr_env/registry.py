@@ -1,4 +1,4 @@
-"""Find planners, tuners, studies, commands and benchmarks by name, through the entry points of installed packages.
+"""Find planners, tuners, studies, commands, engines and benchmarks by name, by entry points of installed packages.
 
 Another package adds one by declaring it in an entry-point group, such as `lr_env.planners`.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 PLANNERS, TUNERS, VARIANTS = "lr_env.planners", "lr_env.tuners", "lr_env.variants"
-COMMANDS, STUDIES, BENCHMARKS = "lr_env.commands", "lr_env.studies", "lr_env.benchmarks"
+COMMANDS, STUDIES, BENCHMARKS, ENGINES = "lr_env.commands", "lr_env.studies", "lr_env.benchmarks", "lr_env.engines"
 
 
 def planner_names() -> list[str]:

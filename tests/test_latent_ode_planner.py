@@ -14,7 +14,7 @@ from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, write_sealed
 from lr_env.planner import RunSpec
-from lr_env.rollout import rollout
+from lr_env.rollout import Rollout, rollout
 from lr_env.studies.beliefs import explained
 from lr_env.tasks import find_task
 from planners.latent_ode import base
@@ -249,11 +249,31 @@ def test_settings_of_a_sweep_are_as_many_as_rates():
         assert offered[0] == LatentODE()
 
 
-def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
+def _interrupted_at_segment(advance, segment):
+    def interrupted(self):
+        if self.segment == segment:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    return interrupted
+
+
+def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path, monkeypatch):
     """A run of a real task under a model of another one: what was played is what the plans say."""
     task = replace(find_task("DigitsMLP"), budget=200, segment=10, val_subset=100)
     planner = LatentODE(model=str(quadratic_path), mismatch="rescaled", first_plan=0.2, plan_interval=0.4)
     found = explained(planner, task, 3)
+    file = tmp_path / "explain.checkpoint"
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollout, "advance", _interrupted_at_segment(Rollout.advance, 8))
+        with pytest.raises(KeyboardInterrupt):
+            explained(planner, task, 3, checkpoint=file, checkpoint_seconds=0)
+    resumed = explained(planner, task, 3, checkpoint=file)
+    np.testing.assert_array_equal(resumed.lr, found.lr)
+    np.testing.assert_array_equal(resumed.val_loss, found.val_loss)
+    for one, other in zip(resumed.beliefs, found.beliefs, strict=True):
+        np.testing.assert_array_equal(one.losses, other.losses)
+    assert not file.exists()
     assert [belief.segment for belief in found.beliefs] == [4, 12]
     for belief, until in zip(found.beliefs, (12, 20), strict=True):
         played = found.lr[belief.segment : until]

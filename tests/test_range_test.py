@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lr_env.children import LOOP
+from lr_env.children import LOOP, Children
 from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.studies.range_test import RangeTestResult, _smooth, range_test
@@ -80,6 +80,36 @@ def test_as_many_steps_as_asked_for():
     assert found.lr[-1] == pytest.approx(0.1)
     first = range_test(TASK, [0, 1], 1e-4, 0.1, 25, execution=LOOP).losses
     np.testing.assert_array_equal(first, found.losses)
+
+
+def test_killed_on_the_way_it_goes_on_to_the_same_losses(tmp_path, monkeypatch):
+    """The rates of a test that diverges near its end; another test does not go on from its checkpoint."""
+    rates = TASK, [0, 1], 1e-3, 10.0
+    whole = range_test(*rates, 60, execution=LOOP)
+    file = tmp_path / "checkpoint"
+    train, calls = Children.train, []
+
+    def killed(self, *arguments):
+        calls.append(self)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        train(self, *arguments)
+
+    monkeypatch.setattr(Children, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        range_test(*rates, 60, execution=LOOP, checkpoint=file, checkpoint_seconds=0)
+    assert file.exists()
+    calls.clear()
+    resumed = range_test(*rates, 60, execution=LOOP, checkpoint=file, checkpoint_seconds=3600)
+    assert len(calls) == 3  # of the six chunks
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    assert not file.exists()
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        range_test(*rates, 60, execution=LOOP, checkpoint=file, checkpoint_seconds=0)
+    monkeypatch.setattr(Children, "train", train)
+    other = range_test(*rates, 50, execution=LOOP, checkpoint=file)
+    np.testing.assert_array_equal(other.losses, range_test(*rates, 50, execution=LOOP).losses)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ class ExperimentOptions(TaskOptions):
     """Delete what is stored under this name, and start over."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
     """Seconds between two checkpoints of the runs in progress."""
+    engine: Annotated[str, arg(metavar="NAME")] = "local"
+    """Where the runs are trained: local (this process), or an engine of another package. The results are the same."""
 
     def default_name(self) -> str:
         """Return the name of the task and the suffix; no two studies of a task share a name."""
@@ -71,13 +73,16 @@ class ExperimentOptions(TaskOptions):
         """Return the lab that a study works with.
 
         Raises:
-            UserError: see `checkpoint_interval` and `execution`.
+            UserError: there is no such engine; see also `checkpoint_interval` and `execution`.
         """
+        from lr_env.entry_points import load
         from lr_env.records.store import Store
+        from lr_env.registry import ENGINES
         from lr_env.runs.lab import Lab
 
         execution, seconds = self.execution(), self.checkpoint_interval()
-        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, folder=folder)
+        engine = load(ENGINES, "engine", self.engine)()
+        return Lab(task, Store(self.store), name, execution, seconds, self.fresh, folder=folder, engine=engine)
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,12 @@ class Explain(TaskOptions):
         execution = self.execution()
         check_seeds([self.seed])
         planner = make_planner(self.planner, settings)
-        found = explained(planner, task, self.seed, execution)
+        result = explained(planner, task, self.seed, execution, self.out.with_suffix(".checkpoint"))
         print(
-            f"Run of seed {self.seed}: {len(found.lr)} segments, validation loss at the end {found.val_loss[-1]:.4f} "
-            f"on the subset, {found.final_val_loss:.4f} on the whole split"
+            f"Run of seed {self.seed}: {len(result.lr)} segments, validation loss at the end {result.val_loss[-1]:.4f} "
+            f"on the subset, {result.final_val_loss:.4f} on the whole split"
         )
-        for belief in found.beliefs:
+        for belief in result.beliefs:
             at = belief.segment * task.segment
             if not len(belief.rates):
                 print(f"at step {at:6}: kept its plan")
@@ -68,9 +68,9 @@ class Explain(TaskOptions):
                 else f", on the whole split with 90 % {_between(belief.final_interval)}"
             )
             print(
-                f"at step {at:6}: foresaw {ends.mean():.4f} ({_between((ends.min(), ends.max()))}){until}{whole}{note}"
+                f"at step {at:6}: forecast {ends.mean():.4f} ({_between((ends.min(), ends.max()))}){until}{whole}{note}"
             )
-        if draw_into(self.out, found.draw):
+        if draw_into(self.out, result.draw):
             print(f"Figure: {self.out}")
 
 

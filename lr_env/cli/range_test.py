@@ -57,6 +57,7 @@ class RangeTest(TaskOptions):
             high,
             self.steps,
             execution=self.execution(),
+            checkpoint=folder / "checkpoint",
         )
         result.write(folder, self.provenance(task))
         print_document(result.document(), console(), folder)

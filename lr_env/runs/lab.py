@@ -9,18 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lr_env.children import Execution
 from lr_env.files import exclusive_lock
-from lr_env.provenance import versions
 from lr_env.records.store import Store
+from lr_env.runs.engine import Engine, LocalEngine
 from lr_env.runs.execution import execution_to_json, resolve_as_before
 from lr_env.runs.experiment import Experiment, delete_experiment, lock_of
-from lr_env.runs.own_code import own_code
-from lr_env.runs.spec import ExperimentSpec, Extends, never
+from lr_env.runs.spec import Extends, experiment_spec, never
 from lr_env.tasks import Task
-from lr_env.tasks.data import data_spec
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Lab:
         fresh: delete what was recorded under this name before.
         progress: called with (what is going on, child steps done since the last call).
         folder: where the study may keep files.
+        engine: trains the runs.
     """
 
     task: Task
@@ -46,6 +43,7 @@ class Lab:
     fresh: bool = False
     progress: Callable[[str, int], None] = lambda what, steps: None
     folder: Path = Path()
+    engine: Engine = field(default_factory=LocalEngine)
 
     def reporting(self, what: str) -> Callable[[int], None]:
         """A function that reports child steps as progress of `what`."""
@@ -96,19 +94,14 @@ class Lab:
             UserError: another process works on it, or it was begun with another spec.
         """
         with self.locked() as before:
-            code = own_code(self.task, planners)
             training = before.get("training") if before else None
             budget, wants = runs * self.task.budget, {"extra_signals": extra_signals, "forks": forks}
             execution = resolve_as_before(self.execution, training, self.task, at_once, budget, **wants)
-            spec = ExperimentSpec(
-                task={**self.task.settings(), "target_val_loss": None},  # of which reports make use alone
-                study={**(study(before) if callable(study) else study), **({"own_code": code} if code else {})},
-                data=data_spec(self.task.data, execution.device),
-                device=execution.device,
-                threads=torch.get_num_threads(),
-                versions=versions(),
-                training=execution_to_json(self.execution, execution),
-            )
+            trained = execution_to_json(self.execution, execution)
+            asked = study(before) if callable(study) else study
+            spec = experiment_spec(self.task, asked, trained, execution.device, planners)
             if self.fresh:  # once it is known to be possible
                 delete_experiment(self.store, self.name)
-            yield Experiment(self.store, self.name, self.task, spec, execution, self.checkpoint_seconds, extends)
+            yield Experiment(
+                self.store, self.name, self.task, spec, execution, self.checkpoint_seconds, extends, self.engine
+            )

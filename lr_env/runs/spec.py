@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
+import torch
+
+from lr_env.provenance import versions
+from lr_env.runs.own_code import own_code
+from lr_env.tasks import Task
+from lr_env.tasks.data import data_spec
+
 Json = Mapping[str, Any]
 
 _FIELDS = ("task", "data", "device", "threads", "versions", "training")
@@ -64,6 +71,30 @@ class ExperimentSpec:
     def difference(self, other: Self) -> str:
         """The first difference of another spec to this one, in words: "with rates [0.1], not [0.2]"; empty if none."""
         return _difference(self.to_json(), other.to_json())
+
+
+def experiment_spec(
+    task: Task, study: Json, training: Json, device: str, planners: Mapping[str, type] | None = None
+) -> ExperimentSpec:
+    """The spec of work on a task in this process.
+
+    Args:
+        task: what is trained.
+        study: what is special to the study.
+        training: how children are trained, see `lr_env.runs.execution`.
+        device: where children are trained.
+        planners: name -> class of planners whose code the results depend on.
+    """
+    code = own_code(task, planners)
+    return ExperimentSpec(
+        task={**task.settings(), "target_val_loss": None},  # of which reports make use alone
+        study={**study, **({"own_code": code} if code else {})},
+        data=data_spec(task.data, device),
+        device=device,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        training=training,
+    )
 
 
 def with_unknown(before: Json, now: Json) -> dict[str, Any]:

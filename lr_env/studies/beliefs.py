@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.capabilities import Explainable, PlanForecast
+from lr_env.capabilities import Explainable, PlanForecast, fingerprint
 from lr_env.children import LOOP, Execution
 from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.registry import find_planner, planner_names
 from lr_env.report.plotting import MORE_COLOURS, caption, log_scale, new_figure, own_style, plain, save
 from lr_env.rollout import PlannedRun, Rollout
+from lr_env.runs.resumable import Resumable
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -90,7 +92,14 @@ class Explained:
         save(figure, path)
 
 
-def explained(planner: Planner, task: Task, seed: int, execution: Execution = LOOP) -> Explained:
+def explained(
+    planner: Planner,
+    task: Task,
+    seed: int,
+    execution: Execution = LOOP,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> Explained:
     """Make a run and collect the planner's forecasts.
 
     Args:
@@ -98,18 +107,32 @@ def explained(planner: Planner, task: Task, seed: int, execution: Execution = LO
         task: what is trained.
         seed: of the run.
         execution: how the child is trained.
+        checkpoint: file from which the same run goes on after a kill; None to keep none.
+        checkpoint_seconds: wall time between two checkpoints.
 
     Raises:
         UserError: the planner cannot tell what it believes.
     """
     check_explains(planner, planner.name)
-    run = [PlannedRun(planner, seed)]
-    rollout = Rollout(task, run, score=("val",), execution=execution)
+    run = PlannedRun(planner, seed)
+    study = {"planner": planner.name, "settings": run.settings, "fingerprint": fingerprint(planner), "seed": seed}
+    planners: dict[str, type] = {planner.name: type(planner)}
+    work = Resumable(checkpoint, task, study, execution, 1, checkpoint_seconds, planners)
+    rollout = Rollout(task, [run], score=("val",), execution=work.execution)
     lr, losses = [], []
+
+    def restore(saved: Any) -> None:
+        rollout.restore(saved["rollout"])
+        lr.extend(saved["lr"])
+        losses.extend(saved["losses"])
+
+    work.resume(restore)
     while not rollout.done:
         for _, signals in rollout.advance():
             lr.append(signals["lr"])
             losses.append(signals["val_loss"])
+        work.offer(lambda: {"rollout": rollout.snapshot(), "lr": lr, "losses": losses})
+    work.done()
     beliefs = rollout.explain(0)
     final = rollout.record(0, "explained").scores.get("final_val_loss", np.nan)
     val_loss = np.array(losses, dtype=np.float64)

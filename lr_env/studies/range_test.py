@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.children import AUTO, Children, Execution, fastest
+from lr_env.children import AUTO, Children, Execution
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.files import json_number
 from lr_env.report.document import Document, Figure, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import seeds_text
 from lr_env.report.plotting import COLOURS, caption, log_scale, new_figure, own_style, plain, save
+from lr_env.runs.resumable import Resumable
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -250,6 +251,8 @@ def range_test(
     *,
     smoothing: float = 0.9,
     execution: Execution = AUTO,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> RangeTestResult:
     """Train fresh children while the rate rises evenly in its log (Smith, arXiv:1506.01186); no record is kept.
 
@@ -261,6 +264,8 @@ def range_test(
         steps: optimizer steps.
         smoothing: weight of the past in the exponential average of the losses.
         execution: how children are trained.
+        checkpoint: file from which the same test goes on after a kill; None to keep none.
+        checkpoint_seconds: wall time between two checkpoints.
 
     Raises:
         UserError: rates that are not in order or outside the task's range, too few or too many steps, bad seeds, or a
@@ -282,17 +287,30 @@ def range_test(
     lr = np.geomspace(low, high, steps)
     whole = np.pad(lr, (0, -steps % _CHUNK), mode="edge")  # chunks are trained whole; what is beyond is left out
     short = replace(task, budget=len(whole), segment=_CHUNK)
-    children = Children(short, seeds, fastest(execution, short, len(seeds)))
+    study = {"seeds": list(seeds), "rates": [low, high], "steps": steps}
+    work = Resumable(checkpoint, short, study, execution, len(seeds), checkpoint_seconds)
+    children = Children(short, seeds, work.execution)
     bound = 10 * np.nanmax(children.first_batch_loss(range(len(seeds))))
     losses = np.full((len(seeds), len(whole)), np.nan)
-    live = list(range(len(seeds)))
-    for start in range(0, len(whole), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    done, live = 0, list(range(len(seeds)))
+
+    def restore(saved: Any) -> None:
+        nonlocal done, live
+        children.restore(saved["children"])
+        done, live, losses[:] = saved["done"], saved["live"], saved["losses"]
+
+    def all_of_it() -> dict[str, Any]:
+        return {"children": children.snapshot(), "done": done, "live": live, "losses": losses}
+
+    work.resume(restore)
+    while live and done < len(whole):
+        part = slice(done, done + _CHUNK)
         children.train(np.tile(whole[part], (len(seeds), 1)), live)
         losses[:, part] = children.step_losses
         live = [row for row in live if (losses[row, part] <= bound).all()]  # false for NaN, too
-        if not live:
-            break
+        done += _CHUNK
+        work.offer(all_of_it)
+    work.done()
     losses = losses[:, :steps]
     losses[~(losses <= bound)] = np.nan
     exploded = np.asarray(np.isnan(losses).any(0))
