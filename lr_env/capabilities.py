@@ -112,6 +112,16 @@ class Rebudgetable(Protocol):
 
 
 @runtime_checkable
+class AllowsMissing(Protocol):
+    """A planner that takes signals which were not measured in the last segment; their values are then NaN."""
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Names of these signals, of those in `needs`."""
+        ...
+
+
+@runtime_checkable
 class Forking(Protocol):
     """A planner that tries rates on forks of its runs, which costs many times the child steps of the runs.
 

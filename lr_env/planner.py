@@ -38,6 +38,7 @@ class RunSpec:
         lr_range: smallest and largest learning rate that the environment accepts.
         optimizer: name of the optimizer's class, e.g. "SGD".
         num_parameters: trainable parameters of the child.
+        groups: names of the parameter groups that may have rates of their own; empty where there is one rate for all.
     """
 
     task: str
@@ -46,6 +47,7 @@ class RunSpec:
     lr_range: tuple[float, float]
     optimizer: str
     num_parameters: int
+    groups: tuple[str, ...] = ()
 
     @property
     def num_segments(self) -> int:
@@ -113,7 +115,8 @@ class Planner(Protocol):
         step, and refuses a second call in one segment (see `step_after`); a schedule repeats its answer.
 
         Returns:
-            Rates of shape (num_runs,), or (num_runs, segment) where the rate changes inside the segment.
+            Rates of shape (num_runs,), or (num_runs, segment) where the rate changes inside the segment, or
+            (num_runs, groups, 1 or segment) where `RunSpec.groups` names parameter groups.
         """
         ...
 

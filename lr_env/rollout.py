@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lr_env.capabilities import Explainable, Forking, optimizer_of
+from lr_env.capabilities import Forking, optimizer_of
 from lr_env.children import AUTO, Execution
 from lr_env.children.external_optimizers import ExternalOptimizer
 from lr_env.children.meters import on_demand
@@ -163,9 +163,7 @@ class Rollout(Copied):
     def explain(self, row: int) -> Sequence[Any]:
         """What the planner of a run says of what it did, see `explain` of `lr_env.planner.Planner`."""
         index = next(index for index, rows in enumerate(self._rows) if row in rows)
-        session = self._sessions[index]
-        assert isinstance(session.planner, Explainable)
-        return session.planner.explain(session.state, self._rows[index].index(row))
+        return self._sessions[index].explain(self._rows[index].index(row))
 
     @property
     def _seconds(self) -> Floats:

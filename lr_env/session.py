@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lr_env.capabilities import Forking, Rebudgetable, require_probe
+from lr_env.capabilities import Explainable, Forking, PlanForecast, Rebudgetable, require_probe
 from lr_env.copies import Copied
 from lr_env.errors import UserError, check_seeds
 from lr_env.isolation import isolating
@@ -73,7 +73,8 @@ class PlannerSession(Copied):
             ended: which runs have ended, (runs,). Their rates mean nothing.
 
         Returns:
-            Rates, (runs,), or (runs, segment) where they change inside the segment.
+            Rates, (runs,), or (runs, segment) where they change inside the segment, or (runs, groups, 1 or segment)
+            where parameter groups have rates of their own.
 
         Raises:
             UserError: a signal is missing or has another shape, the call comes too early, too late or after the end of
@@ -106,6 +107,10 @@ class PlannerSession(Copied):
             raise UserError(f"planner {self.planner.name!r} cannot plan for another budget on the way")
         self.run = replace(self.run, budget=budget)
         self.state = self.planner.with_budget(self.state, self.run)
+
+    def explain(self, row: int = 0) -> Sequence[PlanForecast]:
+        """What the planner predicted for a run at each of its plans; empty where it cannot tell."""
+        return self.planner.explain(self.state, row) if isinstance(self.planner, Explainable) else []
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that the rest of the session depends on, as a tree of arrays and JSON values."""
@@ -142,11 +147,12 @@ class PlannerSession(Copied):
 
     def _checked(self, answer: Floats, ended: NDArray[np.bool_]) -> Floats:
         """The answer, which must be a rate for each run, in the task's range."""
-        count, segment = len(ended), self.run.segment
-        if answer.shape not in ((count,), (count, segment)):
+        count, segment, groups = len(ended), self.run.segment, len(self.run.groups)
+        shapes = [(count,), (count, segment), *([(count, groups, 1), (count, groups, segment)] if groups else [])]
+        if answer.shape not in shapes:
             raise UserError(
                 f"planner {self.planner.name!r} answered with shape {answer.shape} for {count} runs: it must be "
-                f"({count},) or ({count}, {segment})"
+                + " or ".join(map(str, shapes))
             )
         low, high = self.run.lr_range
         rates = answer.copy()

@@ -30,7 +30,15 @@ WINDOW = Rule(lambda v: 3 <= v <= 1000, "a whole number from 3 to 1000", whole=T
 
 @dataclass(frozen=True)
 class Reactive(PeakRatePlanner, ABC):
-    """A planner that starts at its peak rate and changes the rate after each segment, by the signals at its end."""
+    """A planner that starts at its peak rate and changes the rate after each segment, by the signals at its end.
+
+    A segment in which nothing was measured does not count.
+    """
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Names of the signals that may be NaN where they were not measured."""
+        return self.needs - {"step"}
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """Return the state before the first segment.
@@ -46,7 +54,8 @@ class Reactive(PeakRatePlanner, ABC):
         """Return the rate of each run, (num_runs,)."""
         require(self, signals)
         state = {**state, "step": step_after(self, state, signals)}
-        if state["step"] > 0:  # before the first segment there is nothing to react to
+        measured = any(np.isfinite(signals[name]).any() for name in self.needs - {"step"})
+        if state["step"] > 0 and measured:  # before the first segment there is nothing to react to
             changed = self.react(state, signals)
             state = {**state, **changed, "lr": np.clip(changed["lr"], *state["range"])}
         return state["lr"].copy(), state
@@ -129,7 +138,6 @@ class GreedyLR(Reactive):
     """
 
     name = "greedy-lr"
-    needs = frozenset({"step", *LOSSES})
     rules: ClassVar[Rules] = {
         "factor": FRACTION,
         "patience": NON_NEGATIVE_INT,
@@ -151,6 +159,7 @@ class GreedyLR(Reactive):
         super().__post_init__()
         if self.loss not in LOSSES:
             raise unknown(f"planner {self.name!r}: loss", self.loss, LOSSES)
+        self._set("needs", frozenset({"step", self.loss}))
 
     def memory(self, num_runs: int) -> dict[str, Any]:
         """Return the best loss, the segments in a row with and without improvement, and the last losses."""

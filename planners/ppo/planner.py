@@ -35,6 +35,7 @@ class PPO(FromWeights, Reactive):
     weights_field = "policy"
     needs = frozenset({"step", *(feature.signal for feature in FEATURES)})
     tuning_variants: ClassVar[TuningVariants] = ({},)
+    may_be_missing = frozenset()
     policy: str = "DigitsMLP"
 
     @property

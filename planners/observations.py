@@ -1,0 +1,122 @@
+"""What a training loop observes between two plans, kept without waiting for the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
+
+import torch
+
+from lr_env.entry_points import declared
+from lr_env.errors import UserError
+from lr_env.signals import SIGNALS
+
+MEANS = frozenset(signal.name for signal in SIGNALS if signal.when == "step")
+"""Signals of every run of which the mean over the steps counts; so it does for all that meters measure."""
+
+_MOST_TENSORS = 256
+"""Values of one signal that stay on their device; more are fetched, so that long segments do not fill its memory."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The values of a signal that were observed since the last plan, summed up.
+
+    Attributes:
+        total: sum of the finite values; of a signal of which the last value counts, that value.
+        count: number of values in the sum; 0 where all that was observed was not finite.
+        step: optimizer steps done when the last of them was observed.
+    """
+
+    total: float
+    count: int
+    step: int
+
+    @property
+    def value(self) -> float:
+        """Their mean; NaN where none was finite."""
+        return self.total / self.count if self.count else math.nan
+
+
+class Observations:
+    """Values of signals, by name, as a training loop observes them."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Any]] = {}
+        self._steps: dict[str, int] = {}
+        self._means: dict[str, bool] = {}
+
+    def add(self, name: str, value: SupportsFloat | torch.Tensor, step: int) -> None:
+        """Take note of a value, a number or a tensor of one element, which is not waited for.
+
+        Raises:
+            UserError: it is no number, or has several elements.
+        """
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise UserError(f"signal {name!r} has shape {tuple(value.shape)}: observe one number, e.g. its mean")
+            kept = value.detach().reshape(()).clone()  # the caller may add to it in place
+        else:
+            try:
+                kept = float(value)
+            except (TypeError, ValueError):
+                raise UserError(f"signal {name!r} is {value!r}: observe a number or a tensor of one element") from None
+        if name not in self._means:
+            self._means[name] = name in MEANS or name in declared("lr_env.meters")
+        values = self._values.setdefault(name, [])
+        if not self._means[name]:
+            values.clear()
+        values.append(kept)
+        self._steps[name] = step
+        if len(values) % _MOST_TENSORS == 0:
+            values[:] = _floats(values)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all signals that were ever observed."""
+        return frozenset(self._steps)
+
+    def step(self, name: str) -> int | None:
+        """Optimizer steps done when a signal was last observed; None if it never was."""
+        return self._steps.get(name)
+
+    def take(self) -> dict[str, Observed]:
+        """Sum up what was observed since the last call, and start anew."""
+        taken = {}
+        for name, values in self._values.items():
+            finite = [value for value in _floats(values) if math.isfinite(value)]
+            if values:
+                taken[name] = Observed(math.fsum(finite), len(finite), self._steps[name])
+        self._values.clear()
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {"values": {name: _floats(values) for name, values in self._values.items()}, "steps": dict(self._steps)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._values = {name: list(values) for name, values in saved["values"].items()}
+        self._steps = dict(saved["steps"])
+
+
+def merged(parts: Sequence[Mapping[str, Observed]]) -> dict[str, Observed]:
+    """Put together what several processes observed: the mean over all of their values."""
+    together: dict[str, Observed] = {}
+    for part in parts:
+        for name, new in part.items():
+            old = together.get(name, Observed(0.0, 0, new.step))
+            together[name] = Observed(old.total + new.total, old.count + new.count, max(old.step, new.step))
+    return together
+
+
+def _floats(values: Sequence[Any]) -> list[float]:
+    """Fetch values; tensors of one type come together, so that their device is waited for once."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1:
+        fetched = iter(torch.stack(tensors).tolist())
+    else:
+        fetched = (tensor.item() for tensor in tensors)
+    return [float(next(fetched)) if isinstance(value, torch.Tensor) else value for value in values]
