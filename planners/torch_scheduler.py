@@ -192,8 +192,9 @@ class PlannerLR(LRScheduler):
             raise self._lacks(self._missing())
         self._step_count += 1
         self.last_epoch += done
-        self._plan_where_due()
-        self._write()
+        planned = self._plan_where_due()
+        if planned or len(self._rates[0]) > 1 or len(self.base_lrs) != len(self.optimizer.param_groups):
+            self._write()
         if self.last_epoch > self.budget and not self._told_of_end:
             self._told_of_end = True
             warnings.warn(
@@ -330,12 +331,14 @@ class PlannerLR(LRScheduler):
         """The budget in whole segments: a planner takes a last segment that is cut short for a whole one."""
         return math.ceil(budget / self.segment) * self.segment
 
-    def _plan_where_due(self) -> None:
-        """Ask the planner for every segment that has begun, once its signals are there."""
+    def _plan_where_due(self) -> bool:
+        """Ask the planner for every segment that has begun, once its signals are there; whether it was asked."""
+        before = self._session.segment
         while (begin := self._session.segment * self.segment) <= self.last_epoch and begin < self._session.run.budget:
             if begin == self.last_epoch and not self._all_observed():
-                return
+                break
             self._plan()
+        return self._session.segment > before
 
     def _all_observed(self) -> bool:
         """Whether no signal can be waited for: all that are read were observed at this very step."""
