@@ -104,6 +104,7 @@ class PlannerLR(LRScheduler):
         count_calls: bool = False,
         process_group: Any = None,
     ) -> None:
+        optimizer = _inner(optimizer)
         if not isinstance(optimizer, Optimizer):
             raise UserError(f"{type(optimizer).__name__} is no torch.optim.Optimizer: give the optimizer itself")
         self.planner = planner
@@ -448,6 +449,13 @@ class PlannerLR(LRScheduler):
                 f"step() was called {self._idle} times, and optimizer.step() never: call it before, or, if parameters "
                 "are updated in another way, give count_calls=True"
             )
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer itself, of one that is wrapped, as accelerate does."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def _count_steps(optimizer: Optimizer, scheduler: PlannerLR) -> None:

@@ -1,0 +1,1 @@
+"""Planners in the training loops of other packages: Lightning and Hugging Face's Trainer."""
