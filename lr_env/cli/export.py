@@ -22,9 +22,9 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 @dataclass(frozen=True)
 class Export:
-    """Write the runs of an experiment or an import to a file: a row for each run and step at which something was measured.
+    """Write the runs of an experiment or an import to a file, which lr-env import reads again.
 
-    Such a file can be imported again, with lr-env import.
+    It has a row for each run and step at which something was measured.
     """
 
     name: Annotated[str, tyro.conf.Positional, arg(metavar="NAME")]

@@ -42,12 +42,10 @@ class Import:
     (step, epoch), where that is not recognized, e.g. lr=train/rate val_loss=eval/box+eval/cls step=iter."""
     format: Annotated[str | None, arg(metavar="FORMAT", help_behavior_hint="(default: each file's is detected)")] = None
     """Format of all files, e.g. csv, json-lines, tensorboard, wandb, mlflow, huggingface."""
-    steps_per_epoch: Annotated[
-        float | None, arg(metavar="N", help_behavior_hint="(default: as the logs say)")
-    ] = None
+    steps_per_epoch: Annotated[float | None, arg(metavar="N", help_behavior_hint="(default: as the logs say)")] = None
     """Optimizer steps of an epoch, for logs whose clock is the epoch."""
     pattern: Annotated[tuple[str, ...], arg(metavar="PATTERN...")] = ()
-    """Patterns of lines of text logs, e.g. "step {step} loss {train_loss} lr {lr}"; {_} is a word that does not matter."""
+    """Patterns of lines of text logs, e.g. "step {step} loss {train_loss} lr {lr}"; {_} stands for any word."""
     val_loss_from_train: bool = False
     """Import runs without a validation loss, too, with the training loss in its place."""
     store: Path = Path("results/records.sqlite")
@@ -74,11 +72,8 @@ class Import:
         names = parse_names(self.names)
         store = Store(self.store)
         try:
-            if name in store.imports() and not (self.add or self.fresh):
-                raise UserError(
-                    f"there are imported runs {name!r} in the record store {str(self.store)!r}: add to them with --add, "
-                    "replace them with --fresh, or choose another --name"
-                )
+            if not (self.add or self.fresh):
+                store.check_new_import(name)
             there = store.imported(name) if self.add and name in store.imports() else []
             runs, report = import_runs(
                 self.sources,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lr_env.errors import UserError
-from lr_env.records.readers.base import ImportedRun
+from lr_env.records.readers.base import Floats, ImportedRun
 from lr_env.records.record import FINISHED, RunRecord
 from lr_env.records.store import Store
 from lr_env.report.document import Column, Table
@@ -90,12 +90,11 @@ def imported_table(runs: Sequence[ImportedRun]) -> Table[ImportedRun]:
         [
             Column("run", lambda run: run.run_id, _shortened, rank=0, words=True),
             Column("steps", lambda run: run.steps, lambda steps: f"{steps:,}", rank=0),
-            Column("points", lambda run: sum(len(c.at) for c in run.curves.values()), lambda n: f"{n:,}", rank=2),
-            Column("val. points", lambda run: _points(run, "val_loss"), lambda n: f"{n:,}", rank=0),
-            Column("rate from", lambda run: float(run.curves["lr"].values[0]), _rate, rank=0),
-            Column("peak", lambda run: float(run.curves["lr"].values.max()), _rate, rank=1),
-            Column("to", lambda run: float(run.curves["lr"].values[-1]), _rate, rank=0),
-            Column("last val. loss", _last_loss, str, rank=0, absent="-"),
+            Column("points", lambda run: sum(len(c.at) for c in run.curves.values()), lambda n: f"{n:,}", rank=1),
+            Column("of val. loss", lambda run: _points(run, "val_loss"), lambda n: f"{n:,}", rank=2, unlisted=True),
+            Column("rate", lambda run: _ends(run.curves["lr"].values), rank=0),
+            Column("peak rate", lambda run: _rate(float(run.curves["lr"].values.max())), rank=2, unlisted=True),
+            Column("last val. loss", _last_loss, rank=0, absent="-", head="last\nval. loss"),
             Column("source", lambda run: run.source, rank=3, words=True, unlisted=True),
         ],
     )
@@ -128,8 +127,12 @@ def _last_loss(run: ImportedRun) -> str | None:
     return _loss(float(run.curves["val_loss"].values[-1])) + (" (diverged)" if run.diverged else "")
 
 
+def _ends(rates: Floats) -> str:
+    return f"{_rate(float(rates[0]))} to {_rate(float(rates[-1]))}"
+
+
 def _rate(rate: float) -> str:
-    return f"{rate:.3g}"
+    return f"{rate:.2g}"
 
 
 def _loss(loss: float) -> str:
@@ -137,4 +140,4 @@ def _loss(loss: float) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= 48 else f"{text[:20]}...{text[-25:]}"
+    return text if len(text) <= 36 else f"{text[:12]}...{text[-21:]}"

@@ -42,7 +42,9 @@ def write(db: sqlite3.Connection, name: str, runs: Sequence[ImportedRun], spec: 
     for run in runs:
         check(run)
     spec_json = json.dumps(dict(spec), sort_keys=True)
-    db.execute("INSERT INTO imports VALUES (?, ?, '') ON CONFLICT (name) DO UPDATE SET spec = ?", (name, *[spec_json] * 2))
+    db.execute(
+        "INSERT INTO imports VALUES (?, ?, '') ON CONFLICT (name) DO UPDATE SET spec = ?", (name, *[spec_json] * 2)
+    )
     (place,) = db.execute("SELECT COUNT(*) FROM imported_runs WHERE import = ?", (name,)).fetchone()
     for run in runs:
         config = json.dumps(dict(run.config), sort_keys=True)
@@ -70,7 +72,9 @@ def read(db: sqlite3.Connection, name: str) -> list[ImportedRun]:
     if _seal_of_import(db, name, spec_json) != seal:
         raise ValueError("its list of runs is not what was written")
     runs = []
-    query = "SELECT id, run_id, source, config, steps, diverged, seal FROM imported_runs WHERE import = ? ORDER BY place"
+    query = (
+        "SELECT id, run_id, source, config, steps, diverged, seal FROM imported_runs WHERE import = ? ORDER BY place"
+    )
     for number, *row, seal in db.execute(query, (name,)).fetchall():
         curves = {
             signal: Series(_floats(at), _floats(values))
@@ -143,7 +147,10 @@ def _floats(blob: Any) -> Floats:
 
 def _seal(row: Iterable[Any], curves: Mapping[str, Series]) -> str:
     """SHA-256 of a run."""
-    at_and_values = ({signal: one.at for signal, one in curves.items()}, {signal: one.values for signal, one in curves.items()})
+    at_and_values = (
+        {signal: one.at for signal, one in curves.items()},
+        {signal: one.values for signal, one in curves.items()},
+    )
     return seal_of_text(json.dumps([*row, seal_of_curves(at_and_values)]))
 
 

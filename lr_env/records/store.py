@@ -129,7 +129,8 @@ class Store:
         with self.transaction():
             if imported.exists(self._db, name):
                 raise UserError(
-                    f"{name!r} is the name of imported runs in the record store {str(self.path)!r}: choose another --name"
+                    f"{name!r} is the name of imported runs in the record store {str(self.path)!r}: choose another "
+                    "--name"
                 )
             if self._db.execute("SELECT 1 FROM runs WHERE experiment = ?", (name,)).fetchone():
                 raise self._damaged(name, "it has runs, but no spec")
@@ -177,18 +178,34 @@ class Store:
             UserError: there are runs of that name, and neither is set; or a run is not as `ImportedRun` says.
         """
         with self.transaction():
-            if self._db.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
-                raise UserError(
-                    f"{name!r} is the name of an experiment in the record store {str(self.path)!r}: choose another --name"
-                )
+            self._check_no_experiment(name)
             if fresh:
                 imported.delete(self._db, name)
-            if not add and imported.exists(self._db, name):
+            if not add:
+                self.check_new_import(name)
+            imported.write(self._db, name, runs, spec or {})
+
+    def check_new_import(self, name: str) -> None:
+        """See that runs can be imported under a name.
+
+        Raises:
+            UserError: it is taken.
+        """
+        self._check_no_experiment(name)
+        with told_plainly(self.path):
+            if imported.exists(self._db, name):
                 raise UserError(
                     f"there are imported runs {name!r} in the record store {str(self.path)!r}: add to them with --add, "
                     "replace them with --fresh, or choose another --name"
                 )
-            imported.write(self._db, name, runs, spec or {})
+
+    def _check_no_experiment(self, name: str) -> None:
+        with told_plainly(self.path):
+            if self._db.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
+                raise UserError(
+                    f"{name!r} is the name of an experiment in the record store {str(self.path)!r}: choose another "
+                    "--name"
+                )
 
     def imported(self, name: str) -> list[ImportedRun]:
         """The imported runs of that name, in the order in which they were written.

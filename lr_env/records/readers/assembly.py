@@ -174,7 +174,10 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     _check_complete(first, series, choice, options)
     raw = {signal: _summed(series, names) for signal, names in choice.names.items()}
     raw = _by_steps(raw, choice, parts, options)
-    notes = [*choice.notes, *dict.fromkeys(note for part in parts for note in (part.clock.note, *part.logged.notes) if note)]
+    notes = [
+        *choice.notes,
+        *dict.fromkeys(note for part in parts for note in (part.clock.note, *part.logged.notes) if note),
+    ]
     curves: dict[str, Series] = {}
     for signal, curve in raw.items():
         finite = np.isfinite(curve.values)
@@ -191,7 +194,8 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
         curves["val_loss"] = curves["train_loss"]
         notes.append("its validation loss is the training loss")
     if "val_loss" not in curves:
-        raise LeftOutError("its validation loss is nowhere a finite number")
+        why = "it diverged before that was measured" if diverged else "it has none"
+        raise LeftOutError(f"its validation loss is nowhere a finite number: {why}")
     if max(len(curves[signal].at) for signal in _LOSSES if signal in curves) < 2:
         raise LeftOutError("it has one point: it ended before a second one")
     config = {name: value for part in parts for name, value in part.logged.config.items()}
@@ -238,9 +242,7 @@ def _summed(series: Mapping[str, Series], names: Sequence[str]) -> Series:
     return total
 
 
-def _by_steps(
-    raw: Mapping[str, Series], choice: Choice, parts: Sequence[_Part], options: Options
-) -> dict[str, Series]:
+def _by_steps(raw: Mapping[str, Series], choice: Choice, parts: Sequence[_Part], options: Options) -> dict[str, Series]:
     """Convert the signals that count epochs, where others of the run count steps.
 
     Raises:
@@ -292,23 +294,21 @@ def _ordered(curves: Mapping[str, Series]) -> dict[str, Series]:
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config that JSON can hold."""
-    return {
-        str(name): value
-        for name, value in config.items()
-        if value is None or isinstance(value, str | bool | int | float) and value == value and abs_below_2_63(value)
-    }
+    return {str(name): value for name, value in config.items() if value is None or _fits_json(value)}
 
 
-def abs_below_2_63(value: Any) -> bool:
-    """Whether a value is no whole number that is too large to be kept."""
-    return not isinstance(value, int) or abs(value) < 2**63
+def _fits_json(value: Any) -> bool:
+    """Whether a value is text, or a number that other software reads, too."""
+    if isinstance(value, float):
+        return bool(np.isfinite(value))
+    return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def merged(runs: Sequence[Assembled]) -> tuple[list[Assembled], list[tuple[Assembled, Assembled]]]:
     """Merge runs that are the same: copies, prefixes in checkpoints, and logs of the same run in two formats.
 
-    Two runs are the same if one has the losses of the other, with the same values at the same steps, and the same rates.
-    The one with the most points stands for all, and gets the signals that only others have.
+    Two runs are the same if one has the losses of the other, with the same values at the same steps, and the same
+    rates. The one with the most points stands for all, and gets the signals that only others have.
 
     Returns:
         The runs, in order, and pairs of one that was merged away and the one that stands for it.
@@ -321,7 +321,9 @@ def merged(runs: Sequence[Assembled]) -> tuple[list[Assembled], list[tuple[Assem
     result: dict[int, Assembled] = {}
     pairs: list[tuple[int, int]] = []
     for place in order:
-        candidates = sorted({other for key in _fingerprints(runs[place].run) for other in index[key] if other in result})
+        candidates = sorted(
+            {other for key in _fingerprints(runs[place].run) for other in index[key] if other in result}
+        )
         same = next((other for other in candidates if is_same(runs[place].run, result[other].run)), None)
         if same is None:
             result[place] = runs[place]

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def attempts(run: LoggedRun, mapping: Mapping[str, str]) -> Iterator[LoggedRun]:
         yield run
         return
     bounds = [-math.inf, *(float(readings.at[start]) for start in starts), math.inf]
-    for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False), 1):
+    for number, (low, high) in enumerate(pairwise(bounds), 1):
         series = {
             name: Series(one.at[which], one.values[which])
             for name, one in run.series.items()
@@ -168,8 +169,8 @@ def clock_of(run: LoggedRun, mapping: Mapping[str, str], steps_per_epoch: float 
     if run.clock == "row":
         names_there = ", ".join(list(run.series)[:20])
         raise ClockError(
-            f"nothing in it counts steps: give --names step=NAME (there are: {names_there}), or step=row where each row "
-            "is a step"
+            f"nothing in it counts steps: give --names step=NAME (there are: {names_there}); where each row is a step, "
+            "step=row, and where each is an epoch, epoch=row"
         )
     return Clock(lambda at: at, run.clock, note=f"its clock is {run.clock!r}, taken for optimizer steps")
 
@@ -194,8 +195,10 @@ def _clock_within_epochs(run: LoggedRun, name: str, steps_per_epoch: float | Non
     epochs = run.series[_clock_names(run, EPOCH_CLOCKS)[0]]
     size = _epoch_size(run, steps_per_epoch)
     if size is None:
-        raise ClockError(f"its {name!r} begins again in each epoch, and it does not say how many steps an epoch has: "
-                         "give --steps-per-epoch N")
+        raise ClockError(
+            f"its {name!r} begins again in each epoch, and it does not say how many steps an epoch has: "
+            "give --steps-per-epoch N"
+        )
     inside, first = run.series[name], float(np.nanmin(epochs.values))
 
     def steps(at: Floats) -> Floats:

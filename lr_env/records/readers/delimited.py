@@ -1,4 +1,4 @@
-"""Read CSV files and their like: any delimiter, quoted names, decimal commas, headers repeated where a run was resumed."""
+"""Read CSV files and their like: any delimiter, quoted names, decimal commas, headers repeated by a resumed run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.beside import yaml_beside
-from lr_env.records.readers.lines import Lines, encoding_of, head_lines
+from lr_env.records.readers.lines import Lines, head_lines
 from lr_env.records.readers.names import is_training_name
 from lr_env.records.readers.rows import RUN_COLUMNS, GroupedRows, damage_notes, to_number
 
 _DELIMITERS = ",;\t|"
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+(?:[eE][-+]?\d+)?\s*")
 _LONGEST_CELL = 60
+_LONGEST_LINE = 100_000
 
 
 def header_of(lines: Sequence[str]) -> tuple[list[str], str] | None:
@@ -30,7 +31,7 @@ def header_of(lines: Sequence[str]) -> tuple[list[str], str] | None:
         return None
     delimiter = max(_DELIMITERS, key=line.count)
     names = _names(_split(line, delimiter))
-    if len(names) < 2 or not line.isprintable() and not line.replace("\t", "").isprintable():
+    if len(names) < 2 or not line.replace("\t", "").isprintable():
         return None
     return None if any(to_number(name) is not None for name in names) else (names, delimiter)
 
@@ -43,6 +44,11 @@ def _split(line: str, delimiter: str) -> list[str]:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error:
         return []
+
+
+def _needs_care(line: str) -> bool:
+    """Whether a line may have more in it than cells and delimiters."""
+    return '"' in line or line[:1] == "#" or len(line) > _LONGEST_LINE
 
 
 def _names(cells: Sequence[str]) -> list[str]:
@@ -132,6 +138,11 @@ class _Table:
 
     def add(self, lines: Sequence[str]) -> None:
         """Add whole lines."""
+        if not any(map(_needs_care, lines)):
+            rows = list(csv.reader(lines, delimiter=self._delimiter, quoting=csv.QUOTE_NONE))
+            if {*map(len, rows)} == {len(self._header)} and not any(row[0] == self._header[0] for row in rows):
+                self._add_rows(rows)
+                return
         rows: list[list[str]] = []
         for line in lines:
             cells = _split(line, self._delimiter)
@@ -153,7 +164,9 @@ class _Table:
         """The names in a line that is a header again, perhaps with more columns; None where it is none."""
         names = _names(cells)
         same = len(set(names) & set(self._header))
-        return names if 2 * same > len(self._header) and not any(to_number(name) is not None for name in names) else None
+        return (
+            names if 2 * same > len(self._header) and not any(to_number(name) is not None for name in names) else None
+        )
 
     def add_unfinished(self, line: str) -> None:
         """Add the last line, which has no end. Its last cell counts only if it is as long as others of its column."""
@@ -170,12 +183,14 @@ class _Table:
         if not rows:
             return
         self._shortest_last = min(self._shortest_last, min(len(row[-1]) for row in rows))
-        columns = [(name, self._cells(cells)) for name, cells in zip(self._header, zip(*rows, strict=True), strict=True)]
+        columns = [
+            (name, self._cells(cells)) for name, cells in zip(self._header, zip(*rows, strict=True), strict=True)
+        ]
         columns = [(name, cells) for name, cells in columns if name]  # the index of a data frame has none
         if self._grouped:
             names = [name for name, _ in columns]
             for row in zip(*(cells for _, cells in columns), strict=True):
-                self.rows.add(list(zip(names, row, strict=True)))
+                self.rows.add(dict(zip(names, row, strict=True)))
         else:
             self.rows.group("").add_columns(columns)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.lines import encoding_of
-from lr_env.records.readers.rows import Rows, flattened
+from lr_env.records.readers.rows import Rows
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _LARGEST = 2**30
@@ -43,7 +43,7 @@ class HuggingFace:
         del data
         rows = Rows()
         for entry in history:
-            rows.add(item for item in flattened(entry) if item[0] != "total_flos")
+            rows.add(entry)
         if not history.has_entries:
             raise UnreadableError("it has no log_history" + (", for it is cut off" if history.cut_off else ""))
         facts = {name: history.state[name] for name in _FACTS if isinstance(history.state.get(name), int | float | str)}

@@ -63,8 +63,8 @@ def import_runs(
 
     Args:
         sources: files, and folders, which are searched with all that is in them.
-        names: signal, or "step" or "epoch" -> name in the logs, e.g. {"lr": "train/learning_rate", "step": "iter"}; what
-            is not given is found by a table of what trackers write. "a+b" is the sum of two.
+        names: signal, or "step" or "epoch" -> name in the logs, e.g. {"lr": "train/learning_rate", "step": "iter"};
+            what is not given is found by a table of what trackers write. "a+b" is the sum of two.
         steps_per_epoch: optimizer steps of an epoch, for logs whose clock is the epoch and that do not say it.
         format: name of the format of all files; by default each file's is detected.
         patterns: of the lines of text logs; see `lr_env.records.readers.text_log.parse_pattern`.
@@ -102,9 +102,13 @@ def import_runs(
             case Refused():
                 left_out.append(LeftOut(str(log.path), "", log.reason))
             case Log():
-                for logged in _read(log, left_out):
-                    for part in parts_of(logged, options):
-                        parts.setdefault((part.reader, part.run_id), []).append(part)
+                runs_there, reason = _read(log, options)
+                for part in runs_there:
+                    parts.setdefault((part.reader, part.run_id), []).append(part)
+                if reason and forced is not None and forced.name == "text" and not log.by_name:
+                    passed_over += 1  # a folder has more than text logs
+                elif reason:
+                    left_out.append(LeftOut(str(log.path), "", reason))
     assembled: list[Assembled] = []
     for same in parts.values():
         for result in assemble(_in_order(same), options):
@@ -140,19 +144,17 @@ def _forced(format: str | None, patterns: Sequence[str]) -> Reader | None:
     return None if format is None else find_reader(format)
 
 
-def _read(log: Log, left_out: list[LeftOut]) -> list[LoggedRun]:
-    """Read a log. What cannot be read is left out by name; runs that were read before that are kept."""
+def _read(log: Log, options: Options) -> tuple[list[LoggedRun], str]:
+    """Read a log: the runs in it, and why it has no more; empty where all is well."""
     runs: list[LoggedRun] = []
     try:
-        runs.extend(log.reader.read(log.path))
+        for logged in log.reader.read(log.path):
+            runs.extend(parts_of(logged, options))
     except UserError as error:
-        left_out.append(LeftOut(str(log.path), "", str(error)))
+        return runs, str(error)
     except OSError as error:
-        left_out.append(LeftOut(str(log.path), "", f"it cannot be read ({error.strerror or error})"))
-    else:
-        if not runs:
-            left_out.append(LeftOut(str(log.path), "", "there is no run in it"))
-    return runs
+        return runs, f"it cannot be read ({error.strerror or error})"
+    return runs, "" if runs else "there is no run in it"
 
 
 def _in_order(parts: Sequence[LoggedRun]) -> list[LoggedRun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.json_lines import keys_of
 from lr_env.records.readers.lines import encoding_of, head_lines
 from lr_env.records.readers.names import is_training_name
-from lr_env.records.readers.rows import GroupedRows, flattened
+from lr_env.records.readers.rows import GroupedRows
+
+_ROWS = re.compile(r"\[\s*\{")
+_COLUMN = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*\[')
 
 _LARGEST = 2**28
 """Bytes of the largest file that is read."""
@@ -28,7 +32,11 @@ class JSONDocument:
     def detects(self, path: Path, head: bytes) -> bool:
         """Whether a file begins as JSON with names of training; see `Reader`."""
         text = "\n".join(head_lines(head)).lstrip()
-        return path.suffix == ".json" and text[:1] in ("{", "[") and any(map(is_training_name, keys_of(text)))
+        if path.suffix != ".json" or text[:1] not in ("{", "["):
+            return False
+        if _ROWS.search(text):
+            return any(map(is_training_name, keys_of(text)))
+        return any(map(is_training_name, _COLUMN.findall(text)))
 
     def read(self, path: Path) -> Iterator[LoggedRun]:
         """Give the runs in a file; see `Reader`."""
@@ -53,7 +61,7 @@ def _collect(document: Any, rows: GroupedRows, depth: int = 0) -> dict[str, Any]
     if isinstance(document, list):
         for row in document:
             if isinstance(row, Mapping):
-                rows.add(list(flattened(row)))
+                rows.add(row)
         return {}
     if not isinstance(document, Mapping) or depth > _DEEPEST:
         return {}
@@ -65,7 +73,7 @@ def _collect(document: Any, rows: GroupedRows, depth: int = 0) -> dict[str, Any]
     length = max(map(len, columns.values()), default=0)
     columns = {name: value for name, value in columns.items() if len(value) == length}
     for row in zip(*columns.values(), strict=True):
-        rows.add(list(zip(columns, row, strict=True)))
+        rows.add(dict(zip(columns, row, strict=True)))
     config = {}
     for name, value in document.items():
         if isinstance(value, list | Mapping) and name not in columns and not len(rows):

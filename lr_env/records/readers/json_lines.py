@@ -12,9 +12,11 @@ from typing import Any
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.lines import Lines, head_lines
 from lr_env.records.readers.names import is_training_name
-from lr_env.records.readers.rows import GroupedRows, damage_notes, flattened
+from lr_env.records.readers.rows import GroupedRows, damage_notes
 
 _KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:')
+
+_DECODER = json.JSONDecoder()
 
 _CONSTANT = frozenset({"total_steps", "max_steps", "n_parameters", "num_train_epochs", "steps_per_epoch"})
 """Names of numbers that are facts of the run, which are config, too."""
@@ -28,10 +30,10 @@ def keys_of(line: str) -> set[str]:
 def parse_line(line: str) -> dict[str, Any] | None:
     """The object in a line; None where there is none."""
     try:
-        row = json.loads(line)
+        row, end = _DECODER.raw_decode(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
+    return row if isinstance(row, dict) and not line[end:].strip() else None
 
 
 class JSONRows:
@@ -55,7 +57,7 @@ class JSONRows:
         """
         for block in self.lines.blocks():
             for line in block:
-                if (row := parse_line(line)) is not None:
+                if (row := parse_line(line.lstrip())) is not None:
                     yield row
                 elif self.lines.unfinished:
                     self.cut_off = bool(line.strip())
@@ -90,15 +92,16 @@ class JSONLines:
             names = keys_of(lines[0])
             return all(not some.isdisjoint(names) for some in self.keys)
         first = {name for line in lines[:20] for name in keys_of(line)}
-        return (len(lines) > 1 or len(head) >= 4096 or not path.suffix == ".json") and any(map(is_training_name, first))
+        return (len(lines) > 1 or len(head) >= 4096 or path.suffix != ".json") and any(map(is_training_name, first))
 
     def read(self, path: Path) -> Iterator[LoggedRun]:
         """Give the runs in a file; see `Reader`."""
-        rows, runs, config = JSONRows(path), GroupedRows(), {}
+        rows, runs = JSONRows(path), GroupedRows()
+        config: dict[str, Any] = {}
         for row in rows:
-            items = list(flattened(row))
-            config |= {name: value for name, value in items if name in _CONSTANT}
-            runs.add(items)
+            if not len(runs):
+                config = {name: row[name] for name in _CONSTANT if isinstance(row.get(name), int | float)}
+            runs.add(row)
         if not len(runs):
             raise UnreadableError("no line of it is a whole JSON object" if rows.unreadable else "it is empty")
         yield from runs.runs(self.name, path, config, rows.notes())

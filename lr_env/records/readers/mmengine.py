@@ -1,4 +1,4 @@
-"""Read the scalars.json of MMEngine and the .log.json of MMCV: JSON lines whose validation rows have a clock of their own."""
+"""Read the scalars.json of MMEngine and the .log.json of MMCV, whose rows of validation have a clock of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.json_lines import JSONRows, keys_of, parse_line
 from lr_env.records.readers.lines import head_lines
-from lr_env.records.readers.rows import Rows, flattened
+from lr_env.records.readers.rows import Rows
 
 _CLOCKS = ("step", "iter", "epoch")
 
@@ -40,15 +40,14 @@ class MMEngine:
         last: dict[str, float] = {}
         for row in lines:
             if _is_validation(row):
-                items = [
-                    (_validation_name(name), value)
-                    for name, value in flattened(row)
+                row = {
+                    _validation_name(name): value
+                    for name, value in row.items()
                     if name not in _CLOCKS or (name == "step" and _ahead(value, last.get("step")))
-                ]
+                }
             else:
-                items = list(flattened(row))
-                last |= {name: value for name, value in items if name in _CLOCKS and type(value) in (int, float)}
-            rows.add(items)
+                last |= {name: row[name] for name in _CLOCKS if type(row.get(name)) in (int, float)}
+            rows.add(row)
         if not len(rows):
             raise UnreadableError("no line of it is a whole JSON object" if lines.unreadable else "it is empty")
         yield from rows.runs(self.name, path, notes=lines.notes())

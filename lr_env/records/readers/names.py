@@ -1,4 +1,4 @@
-"""What trackers and training loops call the rate, losses, scores and clocks: one table, and the choice among its names."""
+"""What trackers and training loops call the rate, losses, scores and clocks: one table, and the choice among names."""
 
 from __future__ import annotations
 
@@ -130,7 +130,11 @@ STEP_CLOCKS = (
 )
 """Names of clocks that count optimizer steps."""
 
-EPOCH_CLOCKS = ("epochs?", f"{_T}_epochs?|trainer_epoch|current_epoch|epoch_num|epoch_idx|cur_epoch|epoch_epoch", "ep|e")
+EPOCH_CLOCKS = (
+    "epochs?",
+    f"{_T}_epochs?|trainer_epoch|current_epoch|epoch_num|epoch_idx|cur_epoch|epoch_epoch",
+    "ep|e",
+)
 """Names of clocks that count epochs."""
 
 STEPS_PER_EPOCH = (
@@ -295,13 +299,8 @@ def _choose_signal(series: Mapping[str, Series], patterns: tuple[str, ...]) -> t
         for at in sorted({at for at, _ in ranked}):
             some = [name for where, name in ranked if where == at and len(series[name].at) >= shortest]
             if some:
-                return tuple(some) if patterns[at].startswith("sum:") else (min(some, key=_first_at(series)),)
+                return tuple(some) if patterns[at].startswith("sum:") else (some[0],)
     return ()
-
-
-def _first_at(series: Mapping[str, Series]):
-    order = {name: place for place, name in enumerate(series)}
-    return lambda name: order[name]
 
 
 def _other_sets(series: Mapping[str, Series], some: tuple[str, ...], patterns: tuple[str, ...]) -> list[str]:
@@ -338,7 +337,9 @@ def _base_rate(series: Mapping[str, Series], name: str, notes: list[str]) -> str
     quotients = rate.values / commanded.values
     if not np.allclose(quotients, quotients[0], rtol=1e-3) or np.isclose(quotients[0], 1, rtol=1e-3):
         return name
-    notes.append(f"the rate is {base!r}; {name!r} is that of the first parameter group, {quotients[0]:.3g} times as high")
+    notes.append(
+        f"the rate is {base!r}; {name!r} is that of the first parameter group, {quotients[0]:.3g} times as high"
+    )
     return base
 
 

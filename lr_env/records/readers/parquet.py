@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -63,14 +62,15 @@ class Parquet:
             yield LoggedRun(self.name, path, str(path), Columns(path, numeric), "row")
             return
         try:
-            codes = pc.dictionary_encode(pq.read_table(path, columns=[column])[column].combine_chunks().cast(pa.string()))
+            texts = pq.read_table(path, columns=[column])[column].combine_chunks().cast(pa.string())
+            codes = texts.dictionary_encode()
             names = codes.dictionary.to_pylist()
             of_row = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         except _ERRORS as error:
             raise UnreadableError(f"its column {column!r} is damaged ({_first_line(error)})") from None
         for number, name in enumerate(names):
             which = of_row == number
-            run_id = f"{path}/{column}={str(name)[:200]}" if len(names) > 1 else str(path)
+            run_id = f"{path}/{str(name)[:200]}" if len(names) > 1 else str(path)
             yield LoggedRun(self.name, path, run_id, Columns(path, numeric, which), "row")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ _DEEPEST, _WIDEST = 6, 32
 """Levels of objects, and items of lists of numbers, that become names."""
 
 _MOST_COLUMNS = 50_000
+
+_EXACT = 2**63
+"""Whole numbers below this become floats without further ado."""
 
 
 def to_number(value: Any) -> float | None:
@@ -65,56 +68,70 @@ def flattened(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
 
 
 class Rows:
-    """The rows of a file, in order. Numbers become series over the number of the row, texts that stay the same config."""
+    """Rows of a file, in order. Numbers become series over the number of the row, texts that never change config."""
 
     def __init__(self) -> None:
         self._row = 0
         self._numbers: dict[str, tuple[array[int], array[float]]] = {}
         self._texts: dict[str, str | bool | None] = {}
 
-    def add(self, row: Iterable[tuple[str, Any]]) -> None:
-        """Add a row of names and values."""
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row of names and values, which may be nested; see `flattened`."""
         numbers, at = self._numbers, self._row
-        for name, value in row:
-            if type(value) is float:
-                number: float | None = value
-            elif (number := to_number(value)) is None:
-                if isinstance(value, str | bool):
-                    self._add_text(name, value)
-                continue
-            if name not in numbers:
-                self._check_width()
-                numbers[name] = array("q"), array("d")
-            rows, values = numbers[name]
-            rows.append(at)
-            values.append(number)
+        for name, value in row.items():
+            kind = type(value)
+            if kind is float or (kind is int and -_EXACT < value < _EXACT):
+                column = numbers.get(name)
+                if column is None:
+                    column = self._new_column(name)
+                column[0].append(at)
+                column[1].append(value)
+            elif value is not None:
+                self._add_other(name, value)
         self._row = at + 1
+
+    def _add_other(self, name: str, value: Any) -> None:
+        """Add a value of the current row that is no plain number."""
+        if isinstance(value, Mapping | list):
+            for part_name, part in flattened({name: value}):
+                self._add_other(part_name, part)
+        elif (number := to_number(value)) is not None:
+            rows, values = self._numbers.get(name) or self._new_column(name)
+            rows.append(self._row)
+            values.append(number)
+        elif isinstance(value, str | bool):
+            self._add_text(name, value)
 
     def add_columns(self, columns: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Add rows of texts, given as columns of the same length with a name each."""
         for name, cells in columns:
-            try:  # nearly every block of a column is numbers only
-                if max(map(len, cells), default=0) > _LONGEST_NUMBER:
-                    raise ValueError
-                values = np.array(cells).astype(np.float64)
-                rows = np.arange(len(cells))
-            except ValueError:
-                parsed = [to_number(cell) for cell in cells]
-                rows = np.array([at for at, number in enumerate(parsed) if number is not None], dtype=np.int64)
-                values = np.array([number for number in parsed if number is not None], dtype=np.float64)
-                for text in {cell for cell, number in zip(cells, parsed, strict=True) if number is None}:
-                    self._add_text(name, text)
+            rows, values = self._parsed(name, cells)
             if len(rows):
-                if name not in self._numbers:
-                    self._check_width()
-                    self._numbers[name] = array("q"), array("d")
-                self._numbers[name][0].frombytes((rows + self._row).astype(np.int64).tobytes())
-                self._numbers[name][1].frombytes(values.tobytes())
+                column = self._numbers.get(name) or self._new_column(name)
+                column[0].frombytes((rows + self._row).tobytes())
+                column[1].frombytes(values.tobytes())
         self._row += max((len(cells) for _, cells in columns), default=0)
 
-    def _check_width(self) -> None:
+    def _parsed(self, name: str, cells: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The numbers in a column of texts, and their places. Nearly every column has nothing else, or is empty."""
+        if max(map(len, cells), default=0) <= _LONGEST_NUMBER:
+            texts = np.array(cells)
+            there = np.flatnonzero(texts != "")
+            try:
+                return there, texts[there].astype(np.float64)
+            except ValueError:
+                pass
+        parsed = [to_number(cell) for cell in cells]
+        for text in {cell for cell, number in zip(cells, parsed, strict=True) if number is None}:
+            self._add_text(name, text)
+        places = [at for at, number in enumerate(parsed) if number is not None]
+        return np.array(places, dtype=np.int64), np.array([parsed[at] for at in places], dtype=np.float64)
+
+    def _new_column(self, name: str) -> tuple[array[int], array[float]]:
         if len(self._numbers) >= _MOST_COLUMNS:
             raise UnreadableError(f"its rows have more than {_MOST_COLUMNS:,} different names: it is no log of runs")
+        column = self._numbers[name] = array("q"), array("d")
+        return column
 
     def _add_text(self, name: str, text: str | bool) -> None:
         if isinstance(text, str):
@@ -131,10 +148,17 @@ class Rows:
         self, reader: str, path: Path, config: Mapping[str, Any] | None = None, notes: Sequence[str] = ()
     ) -> Iterator[LoggedRun]:
         """Give the run that the rows are of, or several, where a column tells them apart."""
-        series = {name: Series(_floats(rows), _floats(values)) for name, (rows, values) in self._numbers.items()}
+        every_row = np.arange(self._row, dtype=np.float64)
+        series = {}
+        for name in list(self._numbers):
+            rows, values = self._numbers.pop(name)  # one column at a time is there twice
+            at = every_row if len(rows) == self._row else np.frombuffer(rows, dtype=np.int64).astype(np.float64)
+            series[name] = Series(at, np.frombuffer(values, dtype=np.float64))
         texts = {name: text for name, text in self._texts.items() if text is not None}
         config = {**texts, **(config or {})}
-        column = next((name for name in RUN_COLUMNS if name in series and len(np.unique(series[name].values)) > 1), None)
+        column = next(
+            (name for name in RUN_COLUMNS if name in series and len(np.unique(series[name].values)) > 1), None
+        )
         if column is None:
             yield LoggedRun(reader, path, str(path), series, "row", config, notes=tuple(notes))
             return
@@ -158,15 +182,13 @@ class GroupedRows:
         """The rows of the run with that name; "" where rows name none."""
         return self._groups.setdefault(name, Rows())
 
-    def add(self, items: Sequence[tuple[str, Any]]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         """Add a row of names and values to the run that it names."""
-        named = dict(items)
         for column in RUN_COLUMNS:
-            value = named.get(column)
-            if isinstance(value, str) and value and to_number(value) is None:
-                self.group(f"{column}={value[:200]}").add(items)
+            if column in row and isinstance(name := row[column], str) and name and to_number(name) is None:
+                self.group(name[:200]).add(row)
                 return
-        self.group("").add(items)
+        self.group("").add(row)
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -181,11 +203,6 @@ class GroupedRows:
                     yield LoggedRun(reader, path, f"{path}/{name}", run.series, "row", run.config, notes=run.notes)
                 else:
                     yield run
-
-
-def _floats(values: array[Any]) -> NDArray[np.float64]:
-    """An array without a copy, where it has floats already."""
-    return np.asarray(np.frombuffer(values, dtype=np.float64 if values.typecode == "d" else np.int64), dtype=np.float64)
 
 
 def _where(series: Series, which: NDArray[np.bool_]) -> Series:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from lr_env.entry_points import declared, load
-from lr_env.errors import UserError, unknown
+from lr_env.errors import UserError
 from lr_env.records.readers.base import Reader
 
 READERS = "lr_env.readers"
@@ -44,6 +44,8 @@ class Log:
 
     path: Path
     reader: Reader
+    by_name: bool = False
+    """Whether the user gave its name."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,9 @@ class _Walk:
         if head.startswith(_LFS):
             yield Refused(path, "it is a pointer of Git LFS, not the file itself: fetch that with git lfs pull")
         elif self._forced is not None:
-            yield Log(path, self._forced)
+            yield Log(path, self._forced, by_name)
         elif reader := self._reader_of(path, head):
-            yield Log(path, reader)
+            yield Log(path, reader, by_name)
         elif not by_name:
             yield PassedOver(path)
         elif not head:

@@ -94,7 +94,7 @@ def _add(lines: Sequence[str], patterns: Sequence[tuple[re.Pattern[str], tuple[s
     for line in lines:
         for expression, names in patterns:
             if match := expression.search(line[:_LONGEST] if len(line) > _LONGEST else line):
-                rows.add(zip(names, (text.replace(",", "") for text in match.groups()), strict=True))
+                rows.add({name: float(text.replace(",", "")) for name, text in zip(names, match.groups(), strict=True)})
                 break
 
 
