@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ class _Table:
         self.unreadable = 0
         self.cut_off = False
         self._delimiter = delimiter
-        self._shortest_last = _LONGEST_CELL
+        self._last_lengths: deque[int] = deque(maxlen=20)
         self._set_header(names)
 
     def _set_header(self, names: list[str]) -> None:
@@ -169,12 +170,15 @@ class _Table:
         )
 
     def add_unfinished(self, line: str) -> None:
-        """Add the last line, which has no end. Its last cell counts only if it is as long as others of its column."""
+        """Add the last line, which has no end. Its last cell counts only if it is as long as those above it.
+
+        A file that is still written may end in the middle of a number, but many whole files lack the last line's end.
+        """
         cells = _split(line, self._delimiter)
         if len(cells) != len(self._header):
             self.cut_off = bool(line.strip())
             return
-        if len(cells[-1]) < self._shortest_last:
+        if len(cells[-1]) < min(self._last_lengths, default=_LONGEST_CELL):
             self.cut_off = True
             cells[-1] = ""
         self._add_rows([cells])
@@ -182,7 +186,7 @@ class _Table:
     def _add_rows(self, rows: list[list[str]]) -> None:
         if not rows:
             return
-        self._shortest_last = min(self._shortest_last, min(len(row[-1]) for row in rows))
+        self._last_lengths.extend(len(row[-1]) for row in rows[-20:])
         columns = [
             (name, self._cells(cells)) for name, cells in zip(self._header, zip(*rows, strict=True), strict=True)
         ]

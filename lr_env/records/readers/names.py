@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from lr_env.errors import UserError, unknown
-from lr_env.records.readers.base import Series
+from lr_env.records.readers.base import Floats, Series
 
 _V = "(?:val|valid|validation|eval|evaluation|dev)"
 _T = "(?:train|training|tr)"
@@ -331,10 +331,10 @@ def _base_rate(series: Mapping[str, Series], name: str, notes: list[str]) -> str
     base = next((other for other in series if _BASE_RATE.fullmatch(canonical(other))), None)
     if base is None:
         return name
-    rate, commanded = series[name], series[base]
-    if len(rate.values) != len(commanded.values) or not len(rate.values) or not (commanded.values > 0).all():
+    rates, commanded = _at_common(series[name], series[base])
+    if not len(rates) or not (commanded > 0).all():
         return name
-    quotients = rate.values / commanded.values
+    quotients = rates / commanded
     if not np.allclose(quotients, quotients[0], rtol=1e-3) or np.isclose(quotients[0], 1, rtol=1e-3):
         return name
     notes.append(
@@ -371,6 +371,11 @@ def _commanded(series: Mapping[str, Series], names: Sequence[str], notes: list[s
 
 
 def _equal(one: Series, other: Series) -> bool:
-    return len(one.values) == len(other.values) and bool(
-        np.allclose(one.values, other.values, rtol=1e-6, atol=0, equal_nan=True)
-    )
+    values = _at_common(one, other)
+    return len(values[0]) > 0 and bool(np.allclose(*values, rtol=1e-6, atol=0, equal_nan=True))
+
+
+def _at_common(one: Series, other: Series) -> tuple[Floats, Floats]:
+    """The values of two series where both have one."""
+    _, left, right = np.intersect1d(one.at, other.at, assume_unique=True, return_indices=True)
+    return one.values[left], other.values[right]

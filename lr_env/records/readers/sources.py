@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -68,6 +69,7 @@ def reader_names() -> list[str]:
     return sorted(declared(READERS))
 
 
+@cache
 def find_reader(name: str) -> Reader:
     """The reader of a format.
 
@@ -82,14 +84,15 @@ def find_reader(name: str) -> Reader:
     return cast("Reader", reader)
 
 
-def all_readers() -> list[Reader]:
+@cache
+def all_readers() -> tuple[Reader, ...]:
     """All readers, those of formats that take much of what others read last.
 
     Raises:
         UserError: see `find_reader`.
     """
     names = sorted(reader_names(), key=lambda name: (_LAST.index(name) if name in _LAST else -1, name))
-    return [find_reader(name) for name in names]
+    return tuple(find_reader(name) for name in names)
 
 
 def find_logs(
