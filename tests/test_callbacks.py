@@ -1,0 +1,203 @@
+"""Planners in Lightning and in Hugging Face's Trainer: small real trainings, killed and resumed in the middle.
+
+`make test-clients` installs the packages; without them these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from lr_env.errors import UserError
+from planners.callbacks.metrics import Metrics
+from planners.reactive import Plateau
+from planners.schedules import Cosine
+from planners.torch_scheduler import PlannerLR
+
+EXAMPLES, BATCH = 64, 8
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(EXAMPLES, 4, generator=generator)
+    return inputs, (inputs[:, :1] > 0).float()
+
+
+def network():
+    torch.manual_seed(1)
+    return torch.nn.Linear(4, 1)
+
+
+def test_metrics_are_found_under_usual_names_and_given_ones():
+    metrics = Metrics()
+    assert metrics.signals({"loss": 1.0, "learning_rate": 0.1, "grad_norm": 2.0}) == {
+        "train_loss": 1.0,
+        "gradient_norm": 2.0,
+    }
+    assert metrics.signals({"eval_b_loss": 3.0, "eval_b_accuracy": 0.5}) == {"val_loss": 3.0, "val_accuracy": 0.5}
+    assert metrics.signals({"eval_a_loss": 4.0}) == {}  # the set that was there first counts throughout
+    assert Metrics({"val_loss": "eval_a_loss"}).signals({"eval_b_loss": 3.0, "eval_a_loss": 4.0}) == {"val_loss": 4.0}
+
+
+def _lightning():
+    return pytest.importorskip("lightning.pytorch")
+
+
+def lightning_parts(automatic, max_steps=32):
+    pl = _lightning()
+    from planners.callbacks.lightning import PlannerCallback
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+            self.automatic_optimization = automatic
+            self.rates = []
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+        def loss(self, batch):
+            return torch.nn.functional.binary_cross_entropy_with_logits(self.network(batch[0]), batch[1])
+
+        def training_step(self, batch, index):
+            self.rates.append(self.optimizers().optimizer.param_groups[0]["lr"])
+            loss = self.loss(batch)
+            if not automatic:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return loss
+
+        def validation_step(self, batch, index):
+            self.log("val_loss", self.loss(batch) * (1 + 0.1 * (self.global_step > 10)))
+
+    def fit(folder, steps, checkpoint=None, planner=None):
+        module = Module()
+        callback = PlannerCallback(planner or Plateau(0.5, patience=0, factor=0.5), segment=4)
+        examples = torch.utils.data.TensorDataset(*data())
+        trainer = pl.Trainer(
+            max_steps=steps,
+            callbacks=[callback, pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)],
+            logger=False,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            val_check_interval=4,
+        )
+        loaders = [torch.utils.data.DataLoader(examples, BATCH) for _ in range(2)]
+        trainer.fit(module, *loaders, ckpt_path=checkpoint)
+        return module.rates, callback.scheduler
+
+    return fit
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_lightning_goes_on_to_the_same_rates(automatic, tmp_path, global_generators_kept):
+    fit = lightning_parts(automatic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Lightning, about workers and loggers
+        whole, scheduler = fit(tmp_path / "whole", 32)
+        assert isinstance(scheduler, PlannerLR)
+        assert (len(whole), scheduler.last_epoch, scheduler.budget) == (32, 32, 32)
+        assert len(set(whole)) > 1  # the plateau was seen
+        # The first part has another end, and is told of the whole budget where it goes on: Plateau does not mind.
+        begun, _ = fit(tmp_path / "part", 13)
+        rest, scheduler = fit(tmp_path / "part", 32, checkpoint=str(tmp_path / "part" / "last.ckpt"))
+    assert begun + rest == whole
+    assert scheduler.budget == 32
+
+
+def test_lightning_says_what_is_wrong(tmp_path, global_generators_kept):
+    fit = lightning_parts(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match="the trainer has no end"):
+            fit(tmp_path, -1)
+        rates, _ = fit(tmp_path, 8, planner=Cosine(0.5))
+    np.testing.assert_allclose(rates[::4], 0.25 * (1 + np.cos(np.pi * np.array([0, 1]) / 2)))
+
+
+class Killed(Exception):
+    """In place of a signal from outside."""
+
+
+def hugging_face(folder, planner, steps=32, kill_at=None, resume=False, accumulate=1, **arguments):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from planners.callbacks.huggingface import use_planner
+
+    inputs, labels = data()
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x, labels):
+            logits = self.network(x)
+            return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+    rates = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer, **kwargs):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == kill_at:
+                raise Killed
+
+    rows = [{"x": x, "labels": y} for x, y in zip(inputs, labels, strict=True)]
+    settings = transformers.TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH // accumulate,
+        gradient_accumulation_steps=accumulate,
+        learning_rate=1.0,
+        logging_steps=2,
+        eval_strategy="steps",
+        eval_steps=4,
+        save_steps=3,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **arguments,
+    )
+    trainer = transformers.Trainer(Net(), settings, train_dataset=rows, eval_dataset={"a": rows, "b": rows[:9]})
+    trainer.add_callback(Watch())
+    observer = use_planner(trainer, planner, segment=4)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except Killed:
+        pass
+    return rates, observer.scheduler
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_hugging_face_goes_on_to_the_same_rates(accumulate, tmp_path, global_generators_kept):
+    planner = Plateau(0.5, patience=0, factor=0.5, threshold=0.15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the packages, about each other
+        whole, scheduler = hugging_face(tmp_path / "whole", planner, accumulate=accumulate)
+        assert (len(whole), scheduler.last_epoch, scheduler.budget) == (32, 32, 32)
+        assert len(set(whole)) > 1
+        begun, _ = hugging_face(tmp_path / "part", planner, kill_at=14, accumulate=accumulate)
+        rest, scheduler = hugging_face(tmp_path / "part", planner, resume=True, accumulate=accumulate)
+    assert begun[:12] + rest == whole  # from the checkpoint at step 12
+    assert scheduler.last_epoch == 32
+
+
+def test_hugging_face_with_another_length_and_with_a_schedule(tmp_path, global_generators_kept):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hugging_face(tmp_path, Cosine(0.5), steps=32, kill_at=14)
+        rest, scheduler = hugging_face(tmp_path, Cosine(0.5), steps=16, resume=True, eval_on_start=True)
+    assert scheduler.budget == 16
+    # It was planned for 32 steps up to the next segment, which begins at step 12 itself.
+    assert rest == pytest.approx([0.25 * (1 + math.cos(math.pi * 3 / 4))] * 4)
