@@ -35,8 +35,12 @@ class PPO(FromWeights, Reactive):
     weights_field = "policy"
     needs = frozenset({"step", *(feature.signal for feature in FEATURES)})
     tuning_variants: ClassVar[TuningVariants] = ({},)
-    may_be_missing = frozenset()
     policy: str = "DigitsMLP"
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """No signal, for the network reads all of them."""
+        return frozenset()
 
     @property
     def trained(self) -> Policy:
