@@ -54,7 +54,9 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
     wanted = Sweep("adaptive", 18, (0.01, 0.5))
     assert wanted.rounds == [10, 5, 3]
     whole = sweep(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
-    assert sorted(record.seed - SWEEPS.start for record in whole) == sorted(seed_number(run) for run in range(18))
+    assert sorted(record.seed - SWEEPS.start for record in whole) == sorted(
+        seed_number("adaptive", run) for run in range(18)
+    )
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
     store, steps = Store(tmp_path / "stopped.sqlite"), 0

@@ -89,7 +89,7 @@ SWEEP_WITHOUT = {"without one-cycle": OneCycle.name, "without constants": Consta
 def ablations(
     selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> Mapping[str, Planner]:
-    """Variants of the latent-ODE planners that lack a part or have another one, made of the same runs."""
+    """Return variants of the latent-ODE planners that lack a part or have another one, made of the same runs."""
     if isinstance(selected, LatentODE):
         return _controlled(selected, task, seed, records, folder)
     if isinstance(selected, LatentODEGenerative):
@@ -100,7 +100,7 @@ def ablations(
 def _controlled(
     planner: LatentODE, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> dict[str, Planner]:
-    """Other settings, other fits, and the models of other tasks, which are shipped."""
+    """Return planners with other settings, other fits, and the shipped models of other tasks."""
     variants: dict[str, Planner] = {label: replace(planner, **settings) for label, settings in PLANS.items()}
     for label, fitting in FITS.items():
         variants[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
@@ -113,7 +113,7 @@ def _controlled(
 def _generative(
     planner: LatentODEGenerative, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> dict[str, Planner]:
-    """Other settings and fits, and what the controlled model and its controls make of the same sweep."""
+    """Return planners with other settings and fits, and the controlled model and its controls on the same sweep."""
 
     def fitted(fitting: GenerativeFitting, runs: Sequence[RunRecord] = records) -> LatentODEGenerative:
         return LatentODEGenerative(model=fitted_to(task, runs, folder, replace(fitting, seed=seed)))
