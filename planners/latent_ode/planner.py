@@ -304,14 +304,9 @@ class LatentODE(ReplanningPlanner):
     def _final_interval(self, fitted: FittedModel, final_losses: Tensor, estimate: Estimate, elapsed: float) -> Floats:
         """Return the interval that holds the final loss with a probability of 90 %, (runs, 2).
 
-        It combines the spread of the ensemble and the error of its forecasts on held-out runs, for members disagree by
-        less than they err. It is NaN for runs that are unlike those of the sweep.
-
-        Args:
-            fitted: the model.
-            final_losses: scaled log losses that the members predict for the chosen plans, (members, runs).
-            estimate: the estimated state of the runs.
-            elapsed: share of the run that is over.
+        It combines the spread of the scaled log losses that the members predict, (members, runs), and the error of
+        their forecasts on held-out runs after that share of the run, for members disagree by less than they err. It is
+        NaN for runs that are unlike those of the sweep.
         """
         unknown, error = estimate.out_of_distribution | estimate.response.is_shifted, fitted.forecast_rmse(elapsed)
         if error is None or self.horizon < 1 or self.mismatch != MISMATCH[0]:

@@ -60,8 +60,8 @@ class BestRunTuner(ABC):
 
 
 @dataclass(frozen=True)
-class SobolSearch(BestRunTuner):
-    """A quasi-random search: families of schedules take turns, with settings from a scrambled Sobol sequence.
+class FamilySearch(BestRunTuner, ABC):
+    """A search over families of schedules and their settings.
 
     Attributes:
         name: name of the tuner.
@@ -70,6 +70,11 @@ class SobolSearch(BestRunTuner):
 
     name: str
     families: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SobolSearch(FamilySearch):
+    """A quasi-random search: families of schedules take turns, with settings from a scrambled Sobol sequence."""
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """Return the next schedules of the sequence."""
@@ -82,19 +87,12 @@ class SobolSearch(BestRunTuner):
 
 
 @dataclass(frozen=True)
-class TPE(BestRunTuner):
+class TPE(FamilySearch):
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) over families of schedules and their settings.
 
     It proposes one run after another. A run that diverged counts as the worst earlier run that did not, or as infinite
     if there is none.
-
-    Attributes:
-        name: name of the tuner.
-        families: names of families in `planners.tuning.search_space.FAMILIES`.
     """
-
-    name: str
-    families: tuple[str, ...]
 
     def batch_size(self, done: int) -> int:
         """Return 1, because each run depends on those before."""
@@ -208,7 +206,6 @@ def _optuna() -> Any:
     return optuna
 
 
-ALL = tuple(FAMILIES)
 WSDS = ("wsd", "wsd-sqrt")
 
 
@@ -219,12 +216,12 @@ def wsd() -> SobolSearch:
 
 def random() -> SobolSearch:
     """A Sobol search over all families of schedules."""
-    return SobolSearch("random", ALL)
+    return SobolSearch("random", tuple(FAMILIES))
 
 
 def tpe() -> TPE:
     """The tree-structured Parzen estimator of Optuna over all families of schedules."""
-    return TPE("tpe", ALL)
+    return TPE("tpe", tuple(FAMILIES))
 
 
 def wsd_tpe() -> TPE:

@@ -40,12 +40,7 @@ class Batch:
 
 
 class TensorDataset:
-    """The runs of a dataset as scaled tensors.
-
-    Args:
-        dataset: the runs.
-        scales: how they are scaled.
-    """
+    """The runs of a dataset as scaled tensors."""
 
     def __init__(self, dataset: RunDataset, scales: Scales) -> None:
         self.scales = scales

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,20 +59,9 @@ class RunDataset:
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> RunDataset:
         """Return some of the runs; weights and threshold stay as they are."""
-        rows = np.asarray(rows, dtype=np.int64)
-        return RunDataset(
-            self.steps[rows],
-            self.lr[rows],
-            self.values[rows],
-            self.final[rows],
-            self.lengths[rows],
-            self.budget,
-            tuple(self.labels[row] for row in rows),
-            self.weights[rows],
-            self.censoring_threshold,
-            self.diverged[rows],
-            self.seeds[rows],
-        )
+        arrays = ("steps", "lr", "values", "final", "lengths", "weights", "diverged", "seeds")
+        selected: dict[str, Any] = {name: getattr(self, name)[np.asarray(rows, dtype=np.int64)] for name in arrays}
+        return replace(self, labels=tuple(self.labels[row] for row in rows), **selected)
 
     @property
     def cumulative(self) -> Floats:

@@ -87,11 +87,7 @@ class StateEstimator:
 
     @torch.no_grad()
     def __call__(self, observations: Observations) -> Estimate:
-        """Estimate the present state of running runs, and how they respond to their rates.
-
-        Args:
-            observations: measurements of at least one segment.
-        """
+        """Estimate the present state of runs from at least one segment, and how they respond to their rates."""
         model, window = self.model, self.model.sizes.window
         runs, points, _ = observations.values.shape
         response = Response.nominal(model.sizes.members, runs)

@@ -63,11 +63,7 @@ class Fitting:
 
 
 def check_members(members: int, runs: int | None = None) -> None:
-    """Check that there can be so many members, for each holds out some runs that the others are fitted to.
-
-    Args:
-        members: members of the ensemble.
-        runs: runs that it is fitted to, if that is known.
+    """Check that an ensemble can have so many members, for each holds out some of the runs that it is fitted to.
 
     Raises:
         UserError: there are fewer than 2 or more than 100 members, or more members than runs.
@@ -180,12 +176,7 @@ def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None)
 
 
 class SeedEffects(nn.Module):
-    """Random effects of seeds: a constant offset of each channel, and of the final loss, for the runs of one seed.
-
-    Args:
-        dataset: the runs.
-        members: members of the ensemble.
-    """
+    """Random effects of seeds: a constant offset of each channel, and of the final loss, for the runs of one seed."""
 
     def __init__(self, dataset: TensorDataset, members: int) -> None:
         super().__init__()

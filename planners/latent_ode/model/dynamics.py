@@ -50,10 +50,6 @@ class Ensemble(Members):
     anything is learned no run is moved.
 
     All tensors begin with (members, batch).
-
-    Args:
-        sizes: sizes of the ensemble.
-        seed: seed of the initial weights.
     """
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
