@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from planners.settings import Array
 
 MIN_POINTS = 5
 """Smallest number of points for a fit of three numbers."""

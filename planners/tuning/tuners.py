@@ -16,7 +16,8 @@ from lr_env.records.record import RunRecord
 from lr_env.registry import make_planner
 from lr_env.tasks import Task
 from planners.piecewise import Knots, knots_at
-from planners.tuning.search_space import FAMILIES, Floats, Point, schedule_at, sobol
+from planners.settings import Array
+from planners.tuning.search_space import FAMILIES, Point, schedule_at, sobol
 
 UNLIMITED_BATCH = 1000
 """Batch size of tuners whose proposals do not depend on results."""
@@ -178,10 +179,10 @@ class DirectSearch(BestRunTuner):
         """Return the mean of the last distribution."""
         return self._planner(task)(self._distribution(task, seed, records)[0])
 
-    def _planner(self, task: Task) -> Callable[[Floats], Planner]:
+    def _planner(self, task: Task) -> Callable[[Array], Planner]:
         return lambda logs: knots_at(np.exp(np.clip(logs, *np.log(task.lr_range))))
 
-    def _distribution(self, task: Task, seed: int, records: Sequence[RunRecord]) -> tuple[Floats, Floats]:
+    def _distribution(self, task: Task, seed: int, records: Sequence[RunRecord]) -> tuple[Array, Array]:
         """Return mean and standard deviation of the log rates at the knots, each (knots,)."""
         low, high = np.log(task.tuning_range)
         mean, spread = np.full(self.knots, (low + high) / 2), np.full(self.knots, (high - low) / 4)

@@ -110,8 +110,7 @@ def run_dataset(records: Sequence[RunRecord], budget: int) -> RunDataset:
     diverged = np.array([record.diverged for record in usable])
     final = np.array([record.scores.get("final_val_loss", np.nan) for record in usable])
     final = np.where(diverged, np.nan, channel("val_loss", final))
-    first, last = _finite_value(values[..., LOSS], 0), _finite_value(values[..., LOSS], -1)
-    ends = np.where(np.isfinite(final), final, last)
+    first, ends = _finite_value(values[..., LOSS], 0), end_losses(final, values)
     return RunDataset(
         steps,
         lr,
@@ -125,6 +124,11 @@ def run_dataset(records: Sequence[RunRecord], budget: int) -> RunDataset:
         diverged,
         np.array([record.seed for record in usable], dtype=np.int64),
     )
+
+
+def end_losses(final: Floats, values: Floats) -> Floats:
+    """Return the final log loss of each run, or the last one on its curve where that was not measured, (runs,)."""
+    return np.where(np.isfinite(final), final, _finite_value(values[..., LOSS], -1))
 
 
 def run_weights(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floats:
