@@ -18,7 +18,7 @@ from lr_env.rollout import rollout
 from lr_env.studies.beliefs import explained
 from lr_env.tasks import find_task
 from planners.latent_ode import base
-from planners.latent_ode.artifact import FittedModel, shipped_models
+from planners.latent_ode.artifact import MODELS, FittedModel
 from planners.latent_ode.base import ModelBasedPlanner
 from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.controls import CONTROLS, MeanOfBest
@@ -268,7 +268,7 @@ def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path):
         explained(Cosine(0.1), task, 0)
 
 
-@pytest.mark.parametrize("name", shipped_models())
+@pytest.mark.parametrize("name", MODELS.shipped())
 def test_shipped_models_plan_for_their_tasks(name):
     task = find_task(name)
     settings = LatentODE.for_task(task)

@@ -31,7 +31,7 @@ from planners.latent_ode.ablations import (
     PLANS,
     SWEEP_WITHOUT,
 )
-from planners.latent_ode.artifact import shipped_models
+from planners.latent_ode.artifact import MODELS
 from planners.latent_ode.fitting.fit import Fitting
 from planners.latent_ode.generative.fit import GenerativeFitting
 from planners.latent_ode.generative.planner import LatentODEGenerative
@@ -120,7 +120,7 @@ def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
     for label, fitting in FITS.items():
         assert answers[label] == replace(planner, model=f"{tmp_path}/{fitting}")
     assert (
-        len({planner, *answers.values()}) == 1 + len(answers) == 1 + len(PLANS) + len(FITS) + len(shipped_models()) - 1
+        len({planner, *answers.values()}) == 1 + len(answers) == 1 + len(PLANS) + len(FITS) + len(MODELS.shipped()) - 1
     )
     for label, settings in PLANS.items():
         other = answers[label]

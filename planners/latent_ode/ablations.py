@@ -10,7 +10,7 @@ from typing import Any
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
-from planners.latent_ode.artifact import shipped_models
+from planners.latent_ode.artifact import MODELS
 from planners.latent_ode.controls import BestOfSweep, MeanOfBest
 from planners.latent_ode.fitting.fit import Fitting
 from planners.latent_ode.generative.fit import GenerativeFitting
@@ -104,7 +104,7 @@ def _controlled(
     variants: dict[str, Planner] = {label: replace(planner, **settings) for label, settings in PLANS.items()}
     for label, fitting in FITS.items():
         variants[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
-    for other in shipped_models():
+    for other in MODELS.shipped():
         if other != task.name:
             variants[f"model of {other}"] = LatentODE(model=other, mismatch="rescaled")
     return variants

@@ -11,7 +11,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.latent_ode.artifact import KINDS_OF, FittedModel, find_model, shipped_models
+from planners.latent_ode.artifact import KINDS_OF, MODELS, FittedModel
 from planners.latent_ode.channels import Floats
 from planners.settings import RATIO, Rules, ValidatedSettings
 from planners.weights import FromWeights
@@ -65,16 +65,16 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
     @classmethod
     def for_task(cls, task: Task) -> Mapping[str, Any] | None:
         """Return the setting that selects the model shipped for a task; None if there is none that fits."""
-        if task.name not in shipped_models():
+        if task.name not in MODELS.shipped():
             return None
-        about = find_model(task.name).about
+        about = MODELS.find(task.name).about
         fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
         return {"model": task.name} if fits else None
 
     @property
     def trained(self) -> FittedModel:
         """The fitted model."""
-        return find_model(self.model)
+        return MODELS.find(self.model)
 
     def model_for(self, run: RunSpec) -> FittedModel:
         """Load the model, and check that it may be used for a run.

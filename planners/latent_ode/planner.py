@@ -191,8 +191,7 @@ class LatentODE(ReplanningPlanner):
         state = {**state, "step": step}
         now = step // state["segment"]
         if now > 0:
-            point = np.array([signals[name] for name in ("lr", "step", *CHANNELS)], dtype=np.float64)
-            state = {**state, "points": [*state["points"], point]}
+            state = {**state, "points": [*state["points"], _point(signals)]}
         if state["due"] or now in self.plans_at(state["rates"].shape[1]):
             state = self._planned({**state, "due": False}, now)
         rates = state["rates"][:, now].copy()
@@ -332,3 +331,8 @@ def _actuation_factor(actual: Array, commanded: Array) -> Array:
     factor = np.asarray(actual, dtype=np.float64) / commanded
     changed = np.isfinite(factor) & (np.abs(factor - 1) > _RATE_TOLERANCE) & (factor > 0)
     return np.where(changed, factor, 1.0)
+
+
+def _point(signals: Signals) -> Floats:
+    """Collect what a model reads of the last segment: rate, step, and channels as measured, (2 + channels, runs)."""
+    return np.array([signals[name] for name in ("lr", "step", *CHANNELS)], dtype=np.float64)

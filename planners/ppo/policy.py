@@ -76,7 +76,7 @@ class Policy:
             "max_change": self.max_change,
             "about": dict(self.about),
         }
-        _FILES.save(path, header, tensors)
+        POLICIES.save(path, header, tensors)
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -85,7 +85,7 @@ class Policy:
         Raises:
             UserError: there is no such file, it is damaged, of another format, or made for other features.
         """
-        return _FILES.load(path)
+        return POLICIES.load(path)
 
 
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Policy:
@@ -101,7 +101,7 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Policy:
     return Policy(tensors["mean"], tensors["variance"], layers, header["action"], float(max_change), header["about"])
 
 
-_FILES = WeightFiles("policy", "ppo-", 3, "train one with `lr-env train-ppo`", "train it anew", _read)
+POLICIES = WeightFiles("policy", "ppo-", 3, "train one with `lr-env train-ppo`", "train it anew", _read)
 
 
 def _depth(tensors: Mapping[str, Floats]) -> int:
@@ -124,12 +124,3 @@ def _check_tensors(tensors: Mapping[str, Floats], features: int, outputs: int) -
             raise ValueError(f"{name} has the shape {tensors[name].shape}, not {shape}")
     if (tensors["variance"] < 0).any():
         raise ValueError("variance is below 0")
-
-
-def find_policy(name: str) -> Policy:
-    """Read a policy from a file, or a shipped one by its name.
-
-    Raises:
-        UserError: there is no such policy, or it is damaged.
-    """
-    return _FILES.find(name)

@@ -16,7 +16,7 @@ from planners.latent_ode.data.dataset import RunDataset
 from planners.latent_ode.data.scaling import Scales, scales_of
 from planners.latent_ode.filtering.state import StateEstimator
 from planners.latent_ode.model.dynamics import Ensemble, Sizes
-from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, Progress, path_length
+from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, path_length
 
 MAX_MEMBERS = 100
 
@@ -93,7 +93,7 @@ class Fitted:
     history: LossHistory
 
 
-def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None) -> Fitted:
+def fit(dataset: RunDataset, fitting: Fitting) -> Fitted:
     """Fit an ensemble.
 
     Each run is held out by one member, and the others are fitted to it. A member is stopped early: it keeps the weights
@@ -107,11 +107,6 @@ def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None)
 
     The loss is the squared error of the scaled channels, plus that of the final loss on the whole validation split (for
     right-censored ends only as far as the forecast lies below), plus a penalty on the length of latent paths.
-
-    Args:
-        dataset: the runs.
-        fitting: settings of the fit.
-        progress: called after each update.
 
     Raises:
         UserError: there are more members than runs; nearly all runs diverged at once; or the fit diverged.
@@ -146,7 +141,7 @@ def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None)
         return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
 
     validation, training = whole_runs(held_out), whole_runs(fitted_to)
-    trainer = EarlyStoppedTrainer(model, fitting.weight_decay, fitting.looks, progress)
+    trainer = EarlyStoppedTrainer(model, fitting.weight_decay, fitting.looks)
     trainer.run(
         "dynamics",
         fitting.dynamics,
@@ -243,16 +238,13 @@ def _padded(rows: list[Tensor]) -> Tensor:
 def forecast_final_losses(
     model: Ensemble, dataset: TensorDataset, elapsed: Floats, members: NDArray[np.int64]
 ) -> Floats:
-    """Forecast the log loss on the whole validation split at the end of each run, by one member each.
+    """Forecast the log loss on the whole validation split at the end of each run, (shares, runs), unscaled.
 
     Args:
         model: the ensemble.
         dataset: the runs.
         elapsed: shares of the run after which forecasts are made, (shares,).
         members: the member that forecasts each run, (runs,).
-
-    Returns:
-        (shares, runs), unscaled.
     """
     rows = torch.arange(len(dataset.lengths)).expand(model.sizes.members, -1)
     estimator = StateEstimator(model)

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from lr_env.errors import UserError
 from planners.latent_ode.model.layers import Members
 
-Progress = Callable[[int], None]
-"""Called with the number of iterations done since the last call."""
-
 LossHistory = Sequence[tuple[str, int, float, float]]
 """(phase, iteration, training loss, lowest validation loss so far), means over members."""
 
@@ -21,13 +18,12 @@ LossHistory = Sequence[tuple[str, int, float, float]]
 class EarlyStoppedTrainer:
     """Trains all members of a model at once, in phases, and stops each member early.
 
-    The weight decay is decoupled. The validation loss is computed `validation_checks` times in each phase, and the
-    progress is reported after each iteration. `history` is a `LossHistory`.
+    The weight decay is decoupled. The validation loss is computed `validation_checks` times in each phase. `history` is
+    a `LossHistory`.
     """
 
-    def __init__(self, model: Members, weight_decay: float, validation_checks: int, progress: Progress | None) -> None:
+    def __init__(self, model: Members, weight_decay: float, validation_checks: int) -> None:
         self.model, self.weight_decay, self.validation_checks = model, weight_decay, validation_checks
-        self.progress = progress or (lambda count: None)
         self.history: list[tuple[str, int, float, float]] = []
 
     def run(
@@ -61,7 +57,6 @@ class EarlyStoppedTrainer:
             losses.sum().backward()
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)
             optimizer.step()
-            self.progress(1)
             if iteration % interval == 0 or iteration + 1 == iterations:
                 lowest = float(best.losses.mean())
                 self.history.append((phase, iteration, float(losses.detach().mean()), lowest))

@@ -150,13 +150,7 @@ def next_schedules(
 ) -> list[Planner]:
     """Return the next schedules of a sweep: those of its design, or those that a model of the runs so far proposes.
 
-    Args:
-        design: name of the design.
-        task: the task.
-        rates: smallest and largest peak rate.
-        seed: seed of the sweep.
-        finished: runs so far, with curves.
-        count: number of schedules.
+    `rates` is the range of peaks; the finished runs have their curves.
     """
     done = len(finished)
     if finished and design == ADAPTIVE:
