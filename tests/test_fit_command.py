@@ -22,14 +22,11 @@ from planners.latent_ode.command import on_fresh_seeds
 from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import sweep as sweeps
 from planners.latent_ode.sweep.sweep import Sweep, seed_number, sweep
+from tests.helpers import StoppedError, stopping_after
 from tests.test_cli import lr_env  # the command as users run it
 
 TASK = replace(TASKS["DigitsMLP"], budget=200, segment=10)
 TRAINING = Execution(backend="stacked")
-
-
-class StoppedError(Exception):
-    pass
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +56,9 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkey
     )
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
-    store, steps = Store(tmp_path / "stopped.sqlite"), 0
-
-    def stop(what, done):
-        nonlocal steps
-        steps += done
-        if steps > 11.5 * TASK.budget:
-            raise StoppedError
-
+    store = Store(tmp_path / "stopped.sqlite")
     with pytest.raises(StoppedError):
-        sweep(settings, Lab(TASK, store, "x", TRAINING, progress=stop))
+        sweep(settings, Lab(TASK, store, "x", TRAINING, progress=stopping_after(11.5 * TASK.budget)))
     proposed = []
     monkeypatch.setattr(sweeps, "thompson_proposals", lambda *given: proposed.append(given[2]) or proposals(*given))
     assert rates_of(sweep(settings, Lab(TASK, store, "x", TRAINING))) == rates_of(whole)
@@ -80,17 +70,9 @@ def test_a_round_of_which_only_a_part_is_begun_goes_on(tmp_path, design):
     """With fewer children in lockstep than a round has runs, the last ones have no records when it stops."""
     settings, training = Sweep(design, 13, (0.01, 0.5)), replace(TRAINING, lockstep=4)
     whole = sweep(settings, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", training))
-    steps = 0
-
-    def stop(what, done):
-        nonlocal steps
-        steps += done
-        if steps > 5 * TASK.budget:
-            raise StoppedError
-
     stopped = Lab(TASK, Store(tmp_path / "stopped.sqlite"), "x", training)
     with pytest.raises(StoppedError):
-        sweep(settings, replace(stopped, progress=stop))
+        sweep(settings, replace(stopped, progress=stopping_after(5 * TASK.budget)))
     assert rates_of(sweep(settings, stopped)) == rates_of(whole)
 
 

@@ -34,7 +34,7 @@ REACTIVE = (
 
 
 def rates_after(planner, losses, name: str = "val_loss", lr_range=(1e-3, 1.0)) -> np.ndarray:
-    """The rates that a planner answers with, (decisions, runs), given losses (decisions, runs)."""
+    """The rates that a planner answers with, (segments, runs), given losses (segments, runs)."""
     losses = np.asarray(losses)
     spec = RunSpec("toy", 10 * (len(losses) + 1), 10, lr_range, "SGD", 1)
     state = planner.start(spec, range(losses.shape[1]))
@@ -69,7 +69,7 @@ def test_plateau_is_torchs(settings):
 
 
 def losses_of(seed: int) -> list[float]:
-    """Falling for 45 decisions, then level; with noise from a generator that needs no library."""
+    """Falling for 45 segments, then level; with noise from a generator that needs no library."""
     losses, level = [], 5.0
     for number in range(80):
         seed = (1103515245 * seed + 12345) % 2**31

@@ -23,7 +23,7 @@ STOCHASTIC = (PLRS(0.1), PLRS(0.1, every="segment"), ShuffledCosine(0.1), LEAP(0
 
 
 def rates(planner, seeds=(3, 4)) -> np.ndarray:
-    """All answers of a planner, (decisions, runs, ...)."""
+    """All rates of a planner, (segments, runs, ...)."""
     state = planner.start(SPEC, seeds)
     rates = []
     for number in range(SPEC.num_segments):

@@ -41,6 +41,7 @@ from planners.schedules import Constant
 from planners.tuning import tuners
 from planners.tuning.search_space import FAMILIES, Point, schedule_at
 from planners.tuning.tuners import DirectSearch
+from tests.helpers import StoppedError, stopping_after
 from tests.test_cli import lr_env
 
 TASK = replace(find_task("DigitsMLP"), budget=20, segment=5, val_subset=100)
@@ -185,17 +186,8 @@ def test_a_direct_search_finds_a_known_schedule(tmp_path):
 def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     study = TuningBudget(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), reference=("direct", 40))
     whole = study.run(Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING, folder=tmp_path / "whole"))
-    store, steps = Store(tmp_path / "stopped.sqlite"), 0
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(what, done):
-        nonlocal steps
-        steps += done
-        if steps > 17 * TASK.budget:
-            raise StoppedError
-
+    store = Store(tmp_path / "stopped.sqlite")
+    stop = stopping_after(17 * TASK.budget)
     with pytest.raises(StoppedError):
         study.run(Lab(TASK, store, "x", TRAINING, progress=stop, folder=tmp_path / "stopped"))
     again = study.run(Lab(TASK, store, "x", TRAINING, folder=tmp_path / "stopped"))

@@ -40,7 +40,7 @@ PLANS: Mapping[str, Mapping[str, Any]] = {
     "trust 0.3": {"trust_radius": 0.3},
     "no trust region": {"trust_radius": None},
 }
-"""Label -> settings of the planner that are otherwise."""
+"""Label -> settings of the planner that replace those of the tuned one."""
 
 FITS: Mapping[str, Fitting] = {
     "2 members": Fitting(sizes=Sizes(members=2)),
@@ -49,7 +49,7 @@ FITS: Mapping[str, Fitting] = {
     "path penalty 0.01": Fitting(path_penalty=0.01),
     "no corrections": Fitting(corrections=0),
 }
-"""Label -> how else a model is fitted to the same runs."""
+"""Label -> settings of another fit of a model to the same runs."""
 
 
 GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
@@ -72,7 +72,7 @@ GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
     "begun with cosine": {"warm_start_family": Cosine.name},
     "begun with a constant": {"warm_start_family": Constant.name},
 }
-"""Label -> settings of the published planner that are otherwise."""
+"""Label -> settings of the published planner that replace those of the tuned one."""
 
 GENERATIVE_FITS: Mapping[str, GenerativeFitting] = {
     "window 10": GenerativeFitting(sizes=GenerativeSizes(window=10)),
@@ -80,10 +80,10 @@ GENERATIVE_FITS: Mapping[str, GenerativeFitting] = {
     "no path penalty": GenerativeFitting(path_penalty=0.0),
     "path penalty 1": GenerativeFitting(path_penalty=1.0),
 }
-"""Label -> how else its model is fitted to the same runs."""
+"""Label -> settings of another fit of its model to the same runs."""
 
 SWEEP_WITHOUT = {"without one-cycle": OneCycle.name, "without constants": Constant.name}
-"""Label -> family whose runs its model does not know."""
+"""Label -> family of schedules whose runs are left out of the fit."""
 
 
 def ablations(

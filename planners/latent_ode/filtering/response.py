@@ -57,7 +57,7 @@ class Response:
 
     @property
     def is_shifted(self) -> Tensor:
-        """Mask of the runs that respond otherwise than those of the sweep, (runs,), boolean."""
+        """Mask of the runs whose response is not nominal, (runs,), boolean."""
         return (self.noise != 0).any(0)
 
     def describe(self) -> list[str]:

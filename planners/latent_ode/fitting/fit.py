@@ -100,7 +100,7 @@ def fit(dataset: RunDataset, fitting: Fitting) -> Fitted:
     at which its loss on the runs that it holds out was lowest. There are two phases:
 
     1. Dynamics: whole runs from their start, all in each update. What runs of one seed have in common beyond their
-       schedules is learned as a random effect (`SeedEffects`), and thrown away: schedules differ by less than seeds do.
+       schedules is learned as a random effect (`SeedEffects`), and discarded: schedules differ by less than seeds do.
     2. Corrections: continuations of random runs from random times to their ends, from the state that `StateEstimator`
        estimates, with the dynamics fixed. What remains to be learned is particular to a run, and not to its schedule.
        Corrections start at zero, so that held-out runs stop them at once where innovations predict nothing.
