@@ -26,8 +26,8 @@ class Estimate:
     Attributes:
         state: corrected latent state, (members, runs, latent).
         response: how the runs respond to their rates.
-        out_of_distribution: runs whose recent losses are far from the forecast, (runs,), boolean: forecasts
-            of their ends are not reliable.
+        out_of_distribution: runs whose recent losses are far from the forecast, (runs,), boolean; forecasts of their
+            ends are not reliable.
     """
 
     state: Tensor
