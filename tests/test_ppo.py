@@ -82,7 +82,7 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"trained on other observations \(log_train_loss\)"):
             Policy.load(path)
     with monkeypatch.context() as patch:
-        patch.setattr("planners.ppo.policy._FILES", replace(policies._FILES, format=5))
+        patch.setattr("planners.ppo.policy.POLICIES", replace(policies.POLICIES, format=5))
         with pytest.raises(UserError, match="has format 3, not 5"):
             Policy.load(path)
     with pytest.raises(UserError, match="there is no policy 'Digits' "):
