@@ -286,7 +286,7 @@ class PlannerLR(LRScheduler):
                 raise
             raise UserError(f"this is no state of a PlannerLR ({error!r}): give what state_dict() returned") from None
         self._check_same(saved, segment, len(base_lrs))
-        self.budget, self.last_epoch, self.base_lrs = budget, last_epoch, [*base_lrs]
+        self.budget, self.last_epoch, self.base_lrs[:] = budget, last_epoch, base_lrs
         self._largest = max(base_lrs, default=1.0) or 1.0
         self._step_count = int(state_dict["_step_count"])
         self._session.load_state_dict(session)

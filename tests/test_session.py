@@ -16,7 +16,7 @@ from lr_env.tasks import TASKS
 from planners.forking.lookahead import Lookahead
 from planners.reactive import Plateau
 from planners.schedules import Constant, Cosine
-from planners.stochastic import PLRS
+from planners.stochastic import PLRS, ShuffledCosine
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 SPEC = RunSpec("mine", 60, 10, (1e-6, 1.0), "SGD", 1000)
