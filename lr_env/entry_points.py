@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr_env.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    pass
 
 
 def declared(group: str) -> dict[str, EntryPoint]:

@@ -93,8 +93,8 @@ def iqm(values: ArrayLike, axis: int = -1) -> Any:
     """
     values = _checked(values)
     with np.errstate(all="ignore"):
-        found = stats.trim_mean(values, 0.25, axis=axis)
-    return float(found) if np.ndim(found) == 0 else found
+        mean = stats.trim_mean(values, 0.25, axis=axis)
+    return float(mean) if np.ndim(mean) == 0 else mean
 
 
 def mean_interval(values: ArrayLike) -> Estimate:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lr_env.capabilities import Forking, Previewable, fingerprint, original_of, pretraining_steps
 from lr_env.children import Backend
-from lr_env.children.flatness import usual_settings
+from lr_env.children.flatness import default_settings
 from lr_env.children.meters import on_demand
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
@@ -124,7 +124,7 @@ class ComparisonPlan:
     @property
     def measurements(self) -> dict[str, Any]:
         """How what is measured only on demand is measured; empty where nothing is."""
-        return {FLATNESS: usual_settings(self.task)} if self.flatness else {}
+        return {FLATNESS: default_settings(self.task)} if self.flatness else {}
 
     @property
     def num_runs(self) -> int:
