@@ -316,3 +316,8 @@ class Versus:
 
     difference: Estimate
     verdict: Verdict
+
+    @classmethod
+    def of(cls, difference: Estimate) -> Versus:
+        """The comparison with that difference."""
+        return cls(difference, verdict(difference))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from lr_env.files import write_text
-from lr_env.report.csv import csv_text
 from lr_env.report.document import (
     Code,
     Column,
@@ -24,7 +23,7 @@ from lr_env.report.document import (
     in_files,
     plain_table,
 )
-from lr_env.report.files import draw_into
+from lr_env.report.files import draw_into, write_csv
 from lr_env.report.formatting import marked_planner, number_text, value_and_interval_text
 from lr_env.report.markdown import write_markdown
 from lr_env.stats import intervals as st
@@ -138,7 +137,7 @@ class AcrossReport:
         comparisons in the same order give the same files.
         """
         write_text(folder / "manifest.json", json.dumps(self.to_json(), indent=2) + "\n")
-        write_text(folder / "summary.csv", csv_text(standings_table(self.standings)))
+        write_csv(standings_table(self.standings), folder / "summary.csv")
         write_markdown(self.document(), folder / "summary.md")
         draw_into(folder / "across.png", self._draw)
 

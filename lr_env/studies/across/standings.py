@@ -48,7 +48,7 @@ import numpy as np
 
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
-from lr_env.report.formatting import interval_text, listed, number_text, up_to_text
+from lr_env.report.formatting import interval_text, listed, number_text, tied_text
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate, Versus
 from lr_env.stats.paired_runs import run_scores, run_steps_to_target
@@ -159,7 +159,7 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
         return Standing(
             planner=names[row],
             mean_rank=rank.estimate(row),
-            to_first=None if row == order[0] else _versus(rank.estimate(row, less=order[0])),
+            to_first=None if row == order[0] else Versus.of(rank.estimate(row, less=order[0])),
             ranks=tuple(ranks[row].tolist()),
             test_losses=tuple(float(loss[row].mean()) for loss in losses),
             costs=tuple(st.median_steps(cost[row]) for cost in costs),
@@ -211,10 +211,6 @@ class _Bootstrapped:
         if self.fewest < 2:
             return Estimate(value, np.nan, np.nan)
         return st.percentile_interval(value, self.draws[:, row] - (0 if less is None else self.draws[:, less]))
-
-
-def _versus(difference: Estimate) -> Versus:
-    return Versus(difference, st.verdict(difference))
 
 
 def _taking_part(comparisons: Sequence[SavedComparison], planners: Sequence[str]) -> list[str]:
@@ -275,19 +271,11 @@ def _conclusion(rows: Sequence[Standing], comparisons: Sequence[SavedComparison]
             f"Nothing can be told apart: {first.planner} has the lowest mean rank {field}, which may be chance, for "
             f"{listed(alone)} ran on 1 seed; run more seeds."
         )
-    tied = [row for row in rows if row.to_first is not None and row.to_first.verdict == "tie"]
+    gaps = {r.planner: r.to_first.difference for r in rows if r.to_first is not None and r.to_first.verdict == "tie"}
+    what = "the paired differences in mean rank"
+    ties = tied_text([*gaps], [*gaps.values()], RANK_DECIMALS, "in mean rank", what)
     interval = interval_text(first.mean_rank, RANK_DECIMALS)
-    text = f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}"
-    if tied:
-        gaps = [row.to_first.difference for row in tied if row.to_first is not None]
-        text += (
-            f". Not told apart from it, {up_to_text(gaps, RANK_DECIMALS, 'in mean rank')}: "
-            f"{listed([row.planner for row in tied])} (the 95 % intervals of the paired differences in mean rank to it "
-            "contain 0, and end there at most)"
-        )
-    else:
-        text += ", and every other planner is told apart from it"
     return (
-        f"{text}. The tasks are fixed: intervals speak of other seeds, not of other tasks or of another tuning. They "
+        f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}{ties}. The tasks are fixed: intervals speak of other seeds, not of other tasks or of another tuning. They "
         "are not adjusted for the number of comparisons, and ranks depend on who takes part."
     )

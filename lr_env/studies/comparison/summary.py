@@ -14,11 +14,10 @@ from lr_env.records.record import RunRecord
 from lr_env.report.formatting import (
     decimals_of,
     interval_text,
-    listed,
     number_text,
     seeds_text,
     setting_text,
-    up_to_text,
+    tied_text,
 )
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate, Versus
@@ -242,8 +241,7 @@ def _compared(
 
 
 def _versus(losses: Mapping[str, NDArray[np.float64]], planner: str, other: str) -> Versus:
-    difference = st.paired_difference(losses[planner], losses[other])
-    return Versus(difference, st.verdict(difference))
+    return Versus.of(st.paired_difference(losses[planner], losses[other]))
 
 
 def _mean_where_measured(runs: Sequence[RunRecord], score: str) -> Estimate | None:
@@ -258,7 +256,6 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
     name = _named(best)
     if n > 1 and np.isinf(best.test_loss.value):
         return "Nothing can be compared by mean test loss: of every planner at least one run diverged."
-    tied = [r for r in rows if r.to_best is not None and r.to_best.verdict == "tie"]
     loss = f"{number_text(best.test_loss.value, decimals_of([best.test_loss]))} nats/example"
     if len(rows) == 1:
         return f"{name} is the only planner: mean test loss {loss} on {seeds_text(n)}."
@@ -268,16 +265,9 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
             f"Nothing can be told apart on 1 seed: {name} has the lowest test loss {field}, which may be "
             "chance; run more seeds."
         )
-    text = f"{name} has the lowest mean test loss {field} on the same {n} seeds"
-    if tied:
-        gaps = [r.to_best.difference for r in tied if r.to_best is not None]
-        text += (
-            f". Not told apart from it, {up_to_text(gaps, decimals_of(gaps), 'nats/example')}: "
-            f"{listed([_named(r) for r in tied])} (the 95 % intervals of their paired differences to it contain 0, and "
-            "end there at most)"
-        )
-    else:
-        text += ", and every other planner is told apart from it"
+    gaps = {_named(r): r.to_best.difference for r in rows if r.to_best is not None and r.to_best.verdict == "tie"}
+    ties = tied_text([*gaps], [*gaps.values()], decimals_of(gaps.values()), "nats/example", "their paired differences")
+    text = f"{name} has the lowest mean test loss {field} on the same {n} seeds{ties}"
     if best.extra_steps:
         text += f". Each run of {best.planner} took {best.extra_steps:.0f} child steps beyond its budget"
     constant = next((r for r in rows if r.planner == reference), None)

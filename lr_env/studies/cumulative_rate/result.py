@@ -18,7 +18,7 @@ import numpy as np
 
 from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.registry import find_planner
 from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
@@ -179,7 +179,7 @@ class CumulativeRateResult:
                 {
                     "planner": shape.planner,
                     "mean_factor": shape.mean_factor,
-                    "losses_at_peak_of_first": [json_number(loss) for loss in shape.at_peak.tolist()],
+                    "losses_at_peak_of_first": json_numbers(shape.at_peak.tolist()),
                     **shape.sweep.to_json(),
                 }
                 for shape in self.shapes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
@@ -163,7 +163,7 @@ class ScalingResult:
             "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
             "regret": self.regret.to_json(),
             "tried_rate": self.tried,
-            "predicted_losses": [json_number(loss) for loss in self.predicted_losses.tolist()],
+            "predicted_losses": json_numbers(self.predicted_losses.tolist()),
             "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
         }
 

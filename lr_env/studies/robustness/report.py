@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.files import json_number, write_text
+from lr_env.files import json_numbers, write_text
 from lr_env.planner import Planner, planner_settings
 from lr_env.report.document import Code, Document, Table, Text, plain_table
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
@@ -68,12 +68,12 @@ class RobustnessResult:
                     "tuned_for_it": {
                         "planner": oracle.name,
                         "settings": planner_settings(oracle),
-                        "losses": [json_number(loss) for loss in best.tolist()],
+                        "losses": json_numbers(best.tolist()),
                     },
                     "answers": {
                         name: {
                             "regret": self.regret(condition, name).to_json(),
-                            "losses": [json_number(loss) for loss in self.losses[condition][name].tolist()],
+                            "losses": json_numbers(self.losses[condition][name].tolist()),
                         }
                         for name in self.planners
                     },

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord, run_key
 from lr_env.report.document import Code, Document, Figure, Table, Text, in_files, plain_table
@@ -129,7 +129,7 @@ class BudgetCurve:
                 "answer": self.best.label,
                 "runs": self.best.runs,
                 **_of_planner(self.best),
-                "losses": [json_number(loss) for loss in self.best.losses().tolist()],
+                "losses": json_numbers(self.best.losses().tolist()),
             },
             "curves": [
                 {
@@ -141,10 +141,8 @@ class BudgetCurve:
                     "repeats": [
                         {
                             **_of_planner(answer),
-                            "losses": [json_number(loss) for loss in answer.losses().tolist()],
-                            "validation_losses": [
-                                json_number(loss) for loss in answer.losses(SELECTION_SCORE).tolist()
-                            ],
+                            "losses": json_numbers(answer.losses().tolist()),
+                            "validation_losses": json_numbers(answer.losses(SELECTION_SCORE).tolist()),
                         }
                         for answer in self._answers(label, runs)
                     ],
