@@ -52,7 +52,7 @@ def test_one_best_cumulative_rate_is_told_from_one_best_peak():
         assert regrets[1 - right] == pytest.approx(0.1 * np.mean(np.log([0.5, 0.2]) ** 2), rel=0.1)
         differences = found.disagreements()
         assert differences[right] < 0.02 < 0.1 < differences[1 - right]
-        for low, high in (found.spread_difference, found.regret_difference, found.disagreement_difference):
+        for low, high in found.differences:
             assert (high < 0) if right == 0 else (low > 0)
 
 

@@ -274,8 +274,9 @@ def _conclusion(rows: Sequence[Standing], comparisons: Sequence[SavedComparison]
     gaps = {r.planner: r.to_first.difference for r in rows if r.to_first is not None and r.to_first.verdict == "tie"}
     what = "the paired differences in mean rank"
     ties = tied_text([*gaps], [*gaps.values()], RANK_DECIMALS, "in mean rank", what)
-    interval = interval_text(first.mean_rank, RANK_DECIMALS)
     return (
-        f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}{ties}. The tasks are fixed: intervals speak of other seeds, not of other tasks or of another tuning. They "
-        "are not adjusted for the number of comparisons, and ranks depend on who takes part."
+        f"{first.planner} has the lowest mean rank {field}, 95 % interval "
+        f"{interval_text(first.mean_rank, RANK_DECIMALS)}{ties}. The tasks are fixed: intervals speak of other seeds, "
+        "not of other tasks or of another tuning. They are not adjusted for the number of comparisons, and ranks "
+        "depend on who takes part."
     )

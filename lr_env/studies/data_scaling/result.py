@@ -193,9 +193,9 @@ class ScalingResult:
     def _title(self) -> str:
         return f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed"
 
-    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write scaling.json and scaling.png."""
-        write_json_and_figure(folder, "scaling", {**self.to_json(), **made}, self.draw)
+        write_json_and_figure(folder, "scaling", {**self.to_json(), **provenance}, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:
@@ -238,12 +238,7 @@ def predict(fit: tuple[float, float], size: float) -> float:
     return float(np.exp(a + p * np.log(size)))
 
 
-def scaling(
-    plan: ComparisonPlan,
-    lab: Lab,
-    fractions: Sequence[float],
-    fixed: str,
-) -> ScalingResult:
+def scaling(plan: ComparisonPlan, lab: Lab, fractions: Sequence[float], fixed: str) -> ScalingResult:
     """Sweep a planner on nested subsets and on all data, and extrapolate the best rate.
 
     Args:
