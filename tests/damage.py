@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from lr_env import entry_points, registry
-from lr_env.bench.kept import Kept
+from lr_env.bench.saved import SavedParts
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
@@ -142,7 +142,7 @@ def read_policy(folder: Path) -> Any:
 
 def read_bench(folder: Path) -> Any:
     """The parts of a bench that are kept."""
-    return plain(Kept(folder / "bench", make.BENCH, ("one",), quick=True).parts)
+    return plain(SavedParts(folder / "bench", make.BENCH, ("one",), quick=True).parts)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lr_env.bench import measures, peers
-from lr_env.bench.kept import Kept
 from lr_env.bench.peer_process import Peer, PeerError, interpreter, parse
+from lr_env.bench.saved import SavedParts
 from lr_env.bench.table import Figure, Part, report
 from lr_env.children.backend import network_of
 from lr_env.env import LREnv
@@ -87,18 +87,18 @@ def test_report():
 
 def test_parts_are_kept_until_they_are_measured_anew_or_the_machine_changes(tmp_path):
     order = ("plain", "growth")
-    Kept(tmp_path, ABOUT, order, quick=False).add("growth", GROWN)
-    Kept(tmp_path, ABOUT, order, quick=False).add("plain", replace(PART, figures=[]))
-    Kept(tmp_path, ABOUT, order, quick=False).add("plain", PART)
-    again = Kept(tmp_path, ABOUT, order, quick=False)
+    SavedParts(tmp_path, ABOUT, order, quick=False).add("growth", GROWN)
+    SavedParts(tmp_path, ABOUT, order, quick=False).add("plain", replace(PART, figures=[]))
+    SavedParts(tmp_path, ABOUT, order, quick=False).add("plain", PART)
+    again = SavedParts(tmp_path, ABOUT, order, quick=False)
     assert list(again.parts.items()) == [("plain", PART), ("growth", GROWN)]
     assert (tmp_path / "a-cpu-2-cores.md").read_text().startswith(report(again.parts, ABOUT, quick=False))
     assert (tmp_path / "a-cpu-2-cores-growth.png").stat().st_size > 10_000
-    assert Kept(tmp_path, ABOUT, order, quick=True).parts == {}
-    assert Kept(tmp_path, {**ABOUT, "versions": {"torch": "3"}}, order, quick=False).parts == {}
+    assert SavedParts(tmp_path, ABOUT, order, quick=True).parts == {}
+    assert SavedParts(tmp_path, {**ABOUT, "versions": {"torch": "3"}}, order, quick=False).parts == {}
     (tmp_path / "a-cpu-2-cores.json").write_text("{}")
     with pytest.raises(UserError, match="not what a bench keeps"):
-        Kept(tmp_path, ABOUT, order, quick=False)
+        SavedParts(tmp_path, ABOUT, order, quick=False)
 
 
 def test_turns_are_kept_by_job_without_the_first():

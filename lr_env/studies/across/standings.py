@@ -141,8 +141,8 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
     runs = [[comparison.runs[name] for name in names] for comparison in comparisons]
     losses = [np.stack([run_scores(of, "test_loss") for of in task]) for task in runs]
     costs = [
-        np.array([[_steps_to_target_with_forks(run, comparison.target_val_loss) for run in of] for of in task])
-        for comparison, task in zip(comparisons, runs, strict=True)
+        np.array([[run_steps_to_target(run, target) * _steps_ratio(run) for run in of] for of in task])
+        for target, task in zip((comparison.target_val_loss for comparison in comparisons), runs, strict=True)
     ]
     counts = [loss.shape[1] for loss in losses]
     reference = names.index(REFERENCE) if REFERENCE in names else None
@@ -153,7 +153,7 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
     ranks = np.stack([mean_ranks([loss], [np.arange(loss.shape[1])[None]])[0] for loss in losses], axis=1)
 
     def standing(row: int) -> Standing:
-        own_runs = [task[row] for task in runs]
+        runs_of_row = [task[row] for task in runs]
         tuning_steps = [comparison.tuning_steps[names[row]] for comparison in comparisons]
         budgets = [comparison.task["budget"] for comparison in comparisons]
         return Standing(
@@ -164,10 +164,10 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
             test_losses=tuple(float(loss[row].mean()) for loss in losses),
             costs=tuple(st.median_steps(cost[row]) for cost in costs),
             runs=sum(counts),
-            diverged=sum(run.diverged for of in own_runs for run in of),
+            diverged=sum(run.diverged for of in runs_of_row for run in of),
             improvement=None if improvement is None or row == reference else improvement.estimate(row),
             score=score.estimate(row),
-            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in of]) for of in own_runs])),
+            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in of]) for of in runs_of_row])),
             tuning_runs=sum(comparison.tuning_runs[names[row]] for comparison in comparisons),
             tuning_steps=sum(tuning_steps),
             tuning_cost=sum(steps / budget for steps, budget in zip(tuning_steps, budgets, strict=True)),
@@ -252,12 +252,8 @@ def _task_names(comparisons: Sequence[SavedComparison]) -> tuple[str, ...]:
     return tuple(unique)
 
 
-def _steps_to_target_with_forks(run: RunRecord, target: float) -> float:
-    """Child steps until the validation loss is at the target, those of forks in proportion; infinity for never."""
-    return run_steps_to_target(run, target) * _steps_ratio(run)
-
-
 def _steps_ratio(run: RunRecord) -> float:
+    """Child steps of a run, with those of forks, over its own."""
     return run.child_steps / run.steps if run.steps else 1.0
 
 
