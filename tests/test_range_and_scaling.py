@@ -14,7 +14,7 @@ from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
-from lr_env.stats.bootstrap import bootstrap
+from lr_env.stats.intervals import bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.studies.data_scaling.result import ScalingResult, Subset, part_of, scaling
 from lr_env.studies.range_test import RangeTestResult, range_test

@@ -71,21 +71,9 @@ class Episodes(Copied):
 
     Args:
         task: a task, its name, or the JSON that `lr_env.jsonable` made of it.
-        budget, segment, lr_range: replace those of the task.
         num_envs: runs at a time.
-        action: "lr", "log_lr", "scale" or "discrete"; see `lr_env.env.actions`.
-        max_change: largest factor of one relative action.
-        reward: "improvement", "neg_val_loss" or "final"; see `lr_env.env.rewards`.
-        score: kinds of scores at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian (see
-            `lr_env.children.flatness`; NaN for a run that diverged).
-        max_episode_steps: segments after which a run is truncated, if its budget lasts longer.
-        start_rates: the rate that relative actions start from is drawn from these by the run's seed, unless one is
-            given; by default it is the task's.
-        noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
-            seed at each segment.
         extra_signals: names of signals to measure on demand, see `lr_env.children.meters`.
-        device, backend: see `Children`.
-        numerics: precision and determinism.
+        action, max_change, reward, score, ...: the arguments of `lr_env.LREnv`, which describes them.
 
     Attributes:
         signals: name in `lr_env.signals.ALWAYS` and `extra_signals` -> (num_envs,), measured at the end of the last

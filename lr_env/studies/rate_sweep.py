@@ -16,8 +16,7 @@ from lr_env.files import json_numbers
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak, setting_defaults
 from lr_env.report.document import Column
-from lr_env.stats.bootstrap import DRAWS, Seeds
-from lr_env.stats.intervals import resampled
+from lr_env.stats.intervals import DRAWS, Seeds, resampled
 from lr_env.studies.comparison.comparison import ComparisonPlan
 
 Floats = NDArray[np.float64]

@@ -2,30 +2,26 @@
 
 Ranks. On each task planners are ranked by their mean test loss over the seeds, 1 for the lowest; a run that diverged
 counts with an infinite loss, and planners with equal means share the mean of their ranks. The mean rank weighs tasks
-alike and has no unit, where losses of different tasks cannot be averaged; how far apart two planners are is left to
-each comparison's own report. The difference to the best as a share of the baseline's is not taken: which planner is
-the best of a task is picked by its test losses, and where the baseline is close to it the share is divided by noise.
+alike and has no unit; losses of different tasks cannot be averaged. A share of the difference between baseline and best
+is not taken: where the two are close it divides by noise.
 
-Steps to target, as in AlgoPerf (arXiv:2306.07179). The cost of a run is what it takes to bring the validation loss to
-the target of its task, infinite for a miss, and is divided by that of the fastest planner on the task. The profile
-rho(tau) is the share that stays within tau times the fastest, the score the mean of rho over tau from 1 to 4. Costs
-are child steps, those of forks spread evenly over the run: one that takes 34 times its own steps pays 34 for each. A
-run that gets to the target and diverges after it has got there.
+Steps to target, as in AlgoPerf (arXiv:2306.07179). The cost of a run is the child steps until its validation loss is at
+the target of its task, infinite for a miss, with those of forks spread evenly over the run. It is divided by the lowest
+median cost of a planner on the task. The profile rho(tau) is the share of runs within tau times the fastest, tasks
+weighing alike; the score is the mean of rho over tau from 1 to 4. A run that reaches the target and diverges after it
+has reached it.
 
-What rho is a share of. AlgoPerf counts workloads, each with the median over its runs. With few tasks such a profile
-has few levels, and a median hides misses: on FashionLeNet5-20-seeds `step` misses in 7 of 20 runs and would score 0.93
-as `constant` does, which never misses. Counting each (task, seed) as a workload, beside the fastest planner on that
-seed, takes a minimum of noise, so that whoever joins lowers the scores of all: on DigitsMLP-20-seeds `constant` has
-0.98 beside `cosine` alone and 0.90 among all 14. So runs are counted, tasks weighing alike, and their costs divided by
-the lowest median cost of a planner on the task (`constant`: 0.93 and 0.92; `step`: 0.62). Where every run of a planner
-costs the same this is AlgoPerf's score.
+AlgoPerf counts workloads, each with the median over its runs, which is the same where every run of a planner costs the
+same. With few tasks a median hides misses: on FashionLeNet5-20-seeds `step` misses in 7 of 20 runs and would score 0.93
+as `constant` does, which never misses (here: 0.62 and 0.93). The fastest planner on each seed, in place of each task,
+would be a minimum of noise, so that every further planner lowers the scores of all.
 
 Intervals are percentiles over resampled seeds, drawn within each task (stratified) and the same for all planners
-(paired). The tasks are what they are: an interval speaks of other seeds, neither of other tasks nor of another tuning.
-How often such an interval of a mean rank held that of the true means, in percent, in 300 simulated sets of 10 planners
-on 10 seeds, whose true losses lie `gap` standard errors of a mean apart, in an order that varies a little between
-tasks, and share half of their variance over seeds (499 resamples; 20 seeds: the same to 5 points); and how often a
-planner that is no worse than the first was called worse:
+(paired). The tasks are fixed: an interval speaks of other seeds, neither of other tasks nor of another tuning. How
+often such an interval of a mean rank held that of the true means, in percent, in 300 simulated sets of 10 planners on
+10 seeds, whose true losses lie `gap` standard errors of a mean apart, in an order that varies a little between tasks,
+and share half of their variance over seeds (499 resamples; 20 seeds: the same to 5 points); and how often a planner
+that is no worse than the first was called worse:
 
                             2 tasks                          5 tasks
     gap            0   0.5     1     2     4        0   0.5     1     2     4
@@ -33,9 +29,9 @@ planner that is no worse than the first was called worse:
     all           96    96    99   100   100       95    90    98   100   100
     wrongly worse 11     0     0     0     0       12     0     0     0     0
 
-Resampling adds noise to noise and pulls ranks to the middle, so that where others are close the interval of the best
-lies too high; a bias-corrected one holds less where all are equal (3 in 4). The first is picked by the same runs that
-the others are then held against, which is why of equal planners more than 5 % are called worse.
+Resampling pulls ranks to the middle, so that where others are close the interval of the best lies too high; a
+bias-corrected one holds less where all are equal (3 in 4). The first planner is picked by the same runs that the others
+are compared with, which is why of equal planners more than 5 % are called worse.
 """
 
 from __future__ import annotations

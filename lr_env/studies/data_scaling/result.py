@@ -17,7 +17,7 @@ from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
-from lr_env.stats.bootstrap import Seeds, bootstrap
+from lr_env.stats.intervals import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.rate_sweep import (
     EDGE_COLUMN,
