@@ -237,14 +237,16 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     for data in ("fashion-mnist", "mnist", "cifar10"):
         assert f"the data set {data} is not there" in done.stdout
     assert not (tmp_path / "peers").exists()
-    (table,), (kept,) = ((tmp_path / "kept").glob(f"*-quick.{kind}") for kind in ("md", "json"))
+    (table,), (saved,) = ((tmp_path / "kept").glob(f"*-quick.{kind}") for kind in ("md", "json"))
     assert table.read_text().startswith(done.stdout)
-    content = json.loads(kept.read_text())
+    content = json.loads(saved.read_text())
     assert content["quick"]
     parts = content["parts"]
     assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning"]
     assert sum(len(part["skipped"]) for part in parts.values()) == 13
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
-    measures_ = {part: [figure["measure"] for figure in found["figures"]] for part, found in parts.items()}
+    measures_ = {
+        part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
+    }
     assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 5]
