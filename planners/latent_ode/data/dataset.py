@@ -39,6 +39,8 @@ class RunDataset:
         censoring_threshold: final log loss above which ends are right-censored, from the function of that name.
         diverged: which runs diverged, (runs,). They end where their loss was last finite.
         seeds: seed of each child, (runs,).
+        targets: what a fit compares forecasts with, where curves were measured too rarely to compare them point by
+            point: `values` with their gaps filled. None: `values` themselves.
     """
 
     steps: Floats
@@ -52,6 +54,7 @@ class RunDataset:
     censoring_threshold: float
     diverged: NDArray[np.bool_]
     seeds: NDArray[np.int64]
+    targets: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -71,6 +74,7 @@ class RunDataset:
             self.censoring_threshold,
             self.diverged[rows],
             self.seeds[rows],
+            None if self.targets is None else self.targets[rows],
         )
 
     @property
