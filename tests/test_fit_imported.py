@@ -111,7 +111,7 @@ def test_rates_and_losses_of_uneven_logs_stand_where_they_were():
         {},
         1000,
     )
-    data = imported_data([replace(run, run_id=f"{number:02}") for number in range(12)])
+    data = imported_data([replace(run, run_id=f"{n:02}", config={"args/batch_size": n // 6}) for n in range(12)])
     dataset, segment = data.dataset, data.segment
     assert 40 % segment == 0 == 1000 % segment
     assert 20 <= 1000 // segment <= 100
@@ -132,7 +132,10 @@ def test_rates_and_losses_of_uneven_logs_stand_where_they_were():
         np.exp(dataset.targets[0, 9:-1, TRAIN]), 2 * losses[ends[9:-1] - segment // 2], rtol=0.05
     )
     assert (dataset.values[0, measured, 2] == 0.55).all()
-    assert data.notes == ("12 of 12 runs: accuracy is logged in percent, and read as a fraction",)
+    assert data.notes == (
+        "12 of 12 runs: accuracy is logged in percent, and read as a fraction",
+        "The runs differ in args/batch_size, and are taken for runs of one training task",
+    )
     assert len(data.schedules) == 1  # on 12 seeds
 
 

@@ -215,7 +215,7 @@ class LatentODE(ModelBasedPlanner):
             "rates": np.tile(rates, (len(seeds), 1)),
             "points": [],
             "seeds": list(seeds),
-            "range": [max(run.lr_range[0], sys.float_info.min), run.lr_range[1]],  # a rate of 0 has no log
+            "range": np.clip(run.lr_range, sys.float_info.min, sys.float_info.max).tolist(),  # their logs are finite
             "segment": run.segment,
             "unit": self.unit(run),
             "due": False,

@@ -32,6 +32,9 @@ LONGEST_GAP = 0.3
 MIN_RATE = 1e-3
 """Lowest rate that a model sees, as a share of the highest of the run: a rate of 0 has no log."""
 
+TASK_FACTS = ("batch_size", "weight_decay", "momentum", "dropout", "optim", "model_name", "dataset")
+"""Parts of names of logged facts; runs of one training task have the same."""
+
 MAX_FRACTION = 1.01
 """Accuracies of which one is above this are in percent."""
 
@@ -413,4 +416,17 @@ def _notes(runs: Sequence[ImportedRun], curves: Sequence[_Curves], budget: int) 
         f"lasts longer than {budget:,} steps, and is cut there": sum(of_run.end > budget for of_run in complete),
         "is shorter, and has no final loss": sum(of_run.end < MIN_DURATION * budget for of_run in complete),
     }
-    return [f"{count} of {len(curves)} runs: {note}" for note, count in counts.items() if count]
+    notes = [f"{count} of {len(curves)} runs: {note}" for note, count in counts.items() if count]
+    if different := _different(runs):
+        notes.append(f"The runs differ in {', '.join(different)}, and are taken for runs of one training task")
+    return notes
+
+
+def _different(runs: Sequence[ImportedRun]) -> list[str]:
+    """Name the logged facts, besides rate and seed, that change how a loss falls and are not the same in all runs."""
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in run.config.items():
+            if any(fact in name.lower().rpartition("/")[2] for fact in TASK_FACTS):
+                values.setdefault(name, set()).add(str(value))
+    return sorted(name for name, of_name in values.items() if len(of_name) > 1)
