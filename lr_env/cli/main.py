@@ -89,7 +89,7 @@ def _stop_message(command: object) -> str:
     if command is None:  # stopped before the arguments were read
         return "stopped"
     fresh = getattr(command, "fresh", None)
-    if fresh is None:
+    if fresh is None or not getattr(command, "resumable", True):
         return "stopped; nothing of it is saved"
     return f"stopped; the same command{', without --fresh,' if fresh else ''} continues from here"
 

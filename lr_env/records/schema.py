@@ -9,8 +9,8 @@ from lr_env.errors import UserError
 from lr_env.records.record import SPLIT_SCORES
 from lr_env.signals import ALWAYS
 
-VERSION = 3
-"""Of the tables. Version 1 had no seals, version 2 no `further_signals`."""
+VERSION = 4
+"""Of the tables. Version 1 had no seals, version 2 no `further_signals`, version 3 no imported runs."""
 
 _TABLES = f"""
 CREATE TABLE experiments (
@@ -73,6 +73,34 @@ CREATE TABLE IF NOT EXISTS experiment_seals (
 );
 """
 
+# Runs that other software trained and logged: they have no task, planner or seed.
+_IMPORTED = """
+CREATE TABLE IF NOT EXISTS imports (
+    name TEXT PRIMARY KEY,
+    spec TEXT NOT NULL,     -- JSON: what the runs were imported from, and how
+    seal TEXT NOT NULL      -- SHA-256 of the spec, and of the seals of its runs
+);
+CREATE TABLE IF NOT EXISTS imported_runs (
+    id INTEGER PRIMARY KEY,
+    import TEXT NOT NULL REFERENCES imports(name),
+    place INTEGER NOT NULL, -- among the runs of the import
+    run_id TEXT NOT NULL,
+    source TEXT NOT NULL,
+    config TEXT NOT NULL,   -- JSON
+    steps INTEGER NOT NULL,
+    diverged INTEGER NOT NULL,
+    seal TEXT NOT NULL,     -- SHA-256 of the run and its curves
+    UNIQUE (import, run_id)
+);
+CREATE TABLE IF NOT EXISTS imported_curves (
+    run INTEGER NOT NULL REFERENCES imported_runs(id),
+    signal TEXT NOT NULL,
+    at BLOB NOT NULL,       -- optimizer steps, 8-byte floats, little-endian
+    value BLOB NOT NULL,    -- as many
+    PRIMARY KEY (run, signal)
+) WITHOUT ROWID;
+"""
+
 _CHECKED_BYTES = 2**30
 """Stores up to this size are checked as a whole when they are opened, at some 8 ms a MB."""
 
@@ -98,6 +126,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> bool:
     elif version < 1 or not {"experiments", "runs", "segments"} <= tables:
         raise UserError(f"{str(path)!r} is a database, but not a record store: choose another file with --store")
     _execute(db, _BY_NAME)
+    _execute(db, _IMPORTED)
     if version != VERSION:
         db.execute(f"PRAGMA user_version = {VERSION}")
     return version == 1

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.records import schema
+from lr_env.records import imported, schema
+from lr_env.records.readers.base import ImportedRun
 from lr_env.records.record import FINISHED, SPLIT_SCORES, RunKey, RunRecord, run_key, settings_key
 from lr_env.records.refusals import check_place, told_plainly
 from lr_env.records.seals import seal_of_curves, seal_of_record, seal_of_text
@@ -114,9 +115,22 @@ class Store:
                 raise ValueError("its spec is no object")
         return experiment
 
+    def experiments(self) -> list[str]:
+        """The names of all experiments, in alphabetical order."""
+        with told_plainly(self.path):
+            return [name for (name,) in self._db.execute("SELECT name FROM experiments ORDER BY name")]
+
     def begin_experiment(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Write the spec of an experiment, before its runs."""
+        """Write the spec of an experiment, before its runs.
+
+        Raises:
+            UserError: imported runs have that name.
+        """
         with self.transaction():
+            if imported.exists(self._db, name):
+                raise UserError(
+                    f"{name!r} is the name of imported runs in the record store {str(self.path)!r}: choose another --name"
+                )
             if self._db.execute("SELECT 1 FROM runs WHERE experiment = ?", (name,)).fetchone():
                 raise self._damaged(name, "it has runs, but no spec")
             self._db.execute("INSERT INTO experiments VALUES (?, ?)", (name, json.dumps(dict(spec), sort_keys=True)))
@@ -135,6 +149,69 @@ class Store:
             self._db.execute("DELETE FROM segments WHERE run IN (SELECT id FROM runs WHERE experiment = ?)", (name,))
             self._db.execute("DELETE FROM runs WHERE experiment = ?", (name,))
             self._db.execute("DELETE FROM experiments WHERE name = ?", (name,))
+
+    def imports(self) -> list[str]:
+        """The names of all imports, in alphabetical order."""
+        with told_plainly(self.path):
+            return imported.names(self._db)
+
+    def write_imported(
+        self,
+        name: str,
+        runs: Sequence[ImportedRun],
+        spec: Mapping[str, Any] | None = None,
+        *,
+        add: bool = False,
+        fresh: bool = False,
+    ) -> None:
+        """Write imported runs, all or none.
+
+        Args:
+            name: of the import.
+            runs: their run_ids differ from each other and, with `add`, from those that are there.
+            spec: what they were imported from, and how; JSON-able.
+            add: write them behind those that are there under that name.
+            fresh: delete those that are there under that name.
+
+        Raises:
+            UserError: there are runs of that name, and neither is set; or a run is not as `ImportedRun` says.
+        """
+        with self.transaction():
+            if self._db.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
+                raise UserError(
+                    f"{name!r} is the name of an experiment in the record store {str(self.path)!r}: choose another --name"
+                )
+            if fresh:
+                imported.delete(self._db, name)
+            if not add and imported.exists(self._db, name):
+                raise UserError(
+                    f"there are imported runs {name!r} in the record store {str(self.path)!r}: add to them with --add, "
+                    "replace them with --fresh, or choose another --name"
+                )
+            imported.write(self._db, name, runs, spec or {})
+
+    def imported(self, name: str) -> list[ImportedRun]:
+        """The imported runs of that name, in the order in which they were written.
+
+        Raises:
+            UserError: there are none, or they are not what was written.
+        """
+        with told_plainly(self.path), self._refusing_import(name):
+            return imported.read(self._db, name)
+
+    def import_spec(self, name: str) -> dict[str, Any]:
+        """What the imported runs of that name were imported from, and how.
+
+        Raises:
+            UserError: there are none, or it is not what was written.
+        """
+        with told_plainly(self.path), self._refusing_import(name):
+            return imported.spec_of(self._db, name)
+
+    def delete_imported(self, name: str) -> None:
+        """Delete the imported runs of that name, if there are any."""
+        with self.transaction():
+            imported.delete(self._db, name)
 
     def begin_runs(self, experiment: str, keys: Iterable[StoredKey]) -> list[int]:
         """Insert runs that are not there yet; returns the ids of all of them."""
@@ -351,6 +428,25 @@ class Store:
         for (name,) in self._db.execute("SELECT name FROM experiments").fetchall():
             with self._refusing(name):
                 self._seal_experiment(name)
+
+    @contextmanager
+    def _refusing_import(self, name: str) -> Iterator[None]:
+        """A context that turns errors in the data of an import into a line that names the fix."""
+        if not imported.exists(self._db, name):
+            there = ", ".join(imported.names(self._db)) or "none"
+            raise UserError(
+                f"there are no imported runs {name!r} in the record store {str(self.path)!r} (there are: {there}): "
+                "import some with lr-env import"
+            )
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the imported runs {name!r} in the record store {str(self.path)!r} are damaged ({error}): import them "
+                "again with --fresh"
+            ) from error
 
     @contextmanager
     def _refusing(self, experiment: str) -> Iterator[None]:

@@ -61,6 +61,8 @@ class LoggedRun:
 class Reader(Protocol):
     """Reads one format. Found by name through the entry-point group `lr_env.readers`.
 
+    The entry point names the class, which is called without arguments, or an object of it.
+
     A reader imports no tracker's package and unpickles nothing. It takes any bytes: it gives what is whole and notes
     what is not, or raises `UnreadableError`. It never gives numbers that the file does not hold.
     """
