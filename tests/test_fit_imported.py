@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Quick(Fitting):
     """What is tested here is not how good a fit is."""
 
     def __init__(self, **given):
-        super().__init__(**{**given, "dynamics": 100, "corrections": 20})
+        super().__init__(**{**given, "dynamics": 60, "corrections": 10})
 
 
 def logged(record, every=1, names=CHANNELS, first=0):
@@ -296,8 +296,8 @@ def call(monkeypatch, capsys, *arguments):
 def test_the_command(sparse, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fit_report, "Fitting", Quick)
-    Store("results/records.sqlite").close()
-    monkeypatch.setattr(Store, "imported", lambda store, name: sparse if name == "mine" else [], raising=False)
+    with closing(Store("results/records.sqlite")) as store:
+        store.write_imported("mine", sparse)
     done = call(monkeypatch, capsys, "--runs-of", "mine", "--members", "2")
     assert done.err == ""
     assert "use it in your training by" in done.out
@@ -315,15 +315,15 @@ def test_the_command(sparse, tmp_path, monkeypatch, capsys):
         (("DigitsMLP", "--runs-of", "mine"), "task is of runs of a task, and --runs-of takes imported ones"),
         (("--runs-of", "mine", "--label-noise", "0.1"), "--label-noise is of runs of a task"),
         (("--runs-of", "mine", "--store", "none.sqlite"), "there is no record store 'none.sqlite': import runs with"),
-        (("--runs-of", "others"), "'results/records.sqlite' has no imported runs of the name 'others'"),
+        (("--runs-of", "others"), "there are no imported runs 'others'"),
         (("--runs-of", "mine", "--budget", "0"), "budget 0: give a whole number of at least 1"),
         (("--runs-of", "mine", "--members", "1"), "1 members: an ensemble has from 2 to 100"),
     ],
 )
 def test_bad_input(sparse, arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Store("results/records.sqlite").close()
-    monkeypatch.setattr(Store, "imported", lambda store, name: sparse if name == "mine" else [], raising=False)
+    with closing(Store("results/records.sqlite")) as store:
+        store.write_imported("mine", sparse)
     done = call(monkeypatch, capsys, *arguments)
     assert words in done.err
     assert done.err.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,9 +149,8 @@ class Fit(ReportOptions):
             raise UserError(
                 f"there is no record store {str(self.store)!r}: import runs with `lr-env import`, or give --store"
             )
-        runs = Store(self.store).imported(name)
-        if not runs:
-            raise UserError(f"{str(self.store)!r} has no imported runs of the name {name!r}: `lr-env runs` lists them")
+        with closing(Store(self.store)) as store:
+            runs = store.imported(name)
         writable(folder)
         self.numerics()
         about = {"command": command_line(), "versions": versions(), "store": str(self.store)}

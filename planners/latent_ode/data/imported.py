@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lr_env.errors import UserError
 from lr_env.records.readers.base import ImportedRun, Series
 from planners.latent_ode.channels import CHANNELS, LOSS, TRAIN, Floats, channel
 from planners.latent_ode.data.dataset import MIN_RUNS, RunDataset, censoring_threshold, run_weights
+from planners.latent_ode.data.resampling import at_points, filled, mean_rates, point_steps, segment_means
 from planners.latent_ode.data.schedule_library import MIN_DURATION, TIMES
 
 MIN_POINTS, MAX_POINTS = 20, 100
@@ -68,9 +70,9 @@ class ImportedData:
         return {name: float(share) for name, share in zip(CHANNELS, shares, strict=True) if share > 0}
 
     @property
-    def whole(self) -> np.ndarray:
-        """The runs that last for the whole budget, (runs,), boolean."""
-        return ~self.dataset.diverged & (self.dataset.steps[:, -1] >= MIN_DURATION * self.dataset.budget)
+    def whole(self) -> NDArray[np.bool_]:
+        """The runs that last for the whole budget, (runs,)."""
+        return _whole(self.dataset.steps, self.dataset.diverged, self.dataset.budget)
 
     @property
     def schedules(self) -> Floats:
@@ -188,7 +190,7 @@ def _curves(run: ImportedRun) -> _Curves:
     channels = {name: curve for name, curve in channels.items() if len(curve.at)}
     losses = channels["val_loss"]
     last = float(losses.at[-1])
-    end = last if run.diverged or last < MIN_DURATION * run.steps else float(run.steps)
+    end = last if run.diverged or last < MIN_DURATION * run.steps else max(last, float(run.steps))
     channels["val_loss"] = Series(np.append(losses.at[:-1], end), losses.values)
     seed = run.config.get("seed")
     return _Curves(run.run_id, seed if isinstance(seed, int) else None, run.diverged, end, run.curves["lr"], channels)
@@ -227,27 +229,26 @@ def _common_segment(curves: Sequence[_Curves], budget: int) -> int:
 
 
 def _dataset(curves: Sequence[_Curves], budget: int, segment: int) -> RunDataset:
-    points = [_point_steps(min(of_run.end, budget), segment) for of_run in curves]
+    points = [point_steps(min(of_run.end, budget), segment) for of_run in curves]
     lengths = np.array([len(steps) for steps in points])
     shape = len(curves), int(lengths.max())
     steps, lr = np.zeros(shape), np.zeros(shape)
     values, targets = (np.full((*shape, len(CHANNELS)), np.nan) for _ in range(2))
     for row, (of_run, at) in enumerate(zip(curves, points, strict=True)):
         count = len(at)
-        mean = _mean_rates(of_run.rate, at)
-        rates = np.maximum(mean, MIN_RATE * mean.max())
+        rates = np.maximum(mean_rates(of_run.rate, at), MIN_RATE * of_run.rate.values.max())
         for padded, of_points in ((steps, at), (lr, rates)):
             padded[row, :count] = of_points
             padded[row, count:] = of_points[-1]
         for number, name in enumerate(CHANNELS):
             if curve := of_run.channels.get(name):
-                at_points = _segment_means if name == "train_loss" else _at_points
-                values[row, :count, number] = at_points(curve, at, segment)
-                targets[row, :count, number] = _filled(at, values[row, :count, number], LONGEST_GAP * budget)
+                resampled = segment_means(curve, at) if name == "train_loss" else at_points(curve, at, segment)
+                values[row, :count, number] = resampled
+                targets[row, :count, number] = filled(at, values[row, :count, number], LONGEST_GAP * budget)
     diverged = np.array([of_run.diverged for of_run in curves])
-    last = np.arange(len(curves)), lengths - 1
-    final = np.where(~diverged & (steps[last] >= MIN_DURATION * budget), targets[last][:, LOSS], np.nan)
-    first, ends = _first_losses(targets), _comparable_ends(steps, targets, lengths, diverged, budget)
+    whole = _whole(steps, diverged, budget)
+    final = np.where(whole, targets[np.arange(len(curves)), lengths - 1, LOSS], np.nan)
+    first, ends = _first_losses(targets), _comparable_ends(steps, targets, whole, diverged, budget)
     return RunDataset(
         steps,
         lr,
@@ -255,76 +256,13 @@ def _dataset(curves: Sequence[_Curves], budget: int, segment: int) -> RunDataset
         final,
         lengths,
         budget,
-        _labels(curves, steps, lr, lengths, budget),
+        _labels([of_run.run_id for of_run in curves], steps, lr, lengths, whole, diverged),
         run_weights(ends, first, diverged),
         censoring_threshold(ends, first, diverged),
         diverged,
         _seeds(curves),
         targets,
     )
-
-
-def _point_steps(end: float, segment: int) -> Floats:
-    """Return the ends of the segments of a run; the last one is from half to one and a half times as long."""
-    steps = segment * np.arange(1, max(1, int(end / segment + 0.5)) + 1, dtype=np.float64)
-    steps[-1] = end
-    return steps
-
-
-def _mean_rates(rate: Series, steps: Floats) -> Floats:
-    """Average a logged rate, with straight lines between logged points, over the time before each of some steps.
-
-    Where it rises first, in a warm-up, the line through the first two points goes on to the start of the run.
-    """
-    at, values = rate.at, rate.values
-    if len(at) > 1 and at[0] > 0 and values[1] > values[0]:
-        before = values[0] - at[0] * (values[1] - values[0]) / (at[1] - at[0])
-        at, values = np.append(0.0, at), np.append(max(0.0, before), values)
-    knots = np.union1d(np.append(at, 0.0), steps)
-    values = np.interp(knots, at, values)
-    sums = np.append(0.0, np.cumsum(np.diff(knots) * (values[1:] + values[:-1]) / 2))
-    return np.diff(np.interp(steps, knots, sums), prepend=0.0) / np.diff(steps, prepend=0.0)
-
-
-def _segment_means(curve: Series, steps: Floats, segment: int) -> Floats:
-    """Average a log loss, as a loss, over what was logged since the point before; NaN where nothing was."""
-    place = np.searchsorted(steps, curve.at)
-    within = place < len(steps)
-    sums = np.bincount(place[within], np.exp(curve.values[within]), len(steps))
-    counts = np.bincount(place[within], minlength=len(steps))
-    return np.where(counts > 0, np.log(np.maximum(sums, 1e-300) / np.maximum(counts, 1)), np.nan)
-
-
-def _at_points(curve: Series, steps: Floats, segment: int) -> Floats:
-    """Return a curve at some steps: interpolated between two values nearer than a segment, else the nearest value.
-
-    It is NaN where no value is nearer than half a segment.
-    """
-    at = np.concatenate([[-np.inf], curve.at, [np.inf]])
-    values = np.concatenate([[np.nan], curve.values, [np.nan]])
-    after = np.searchsorted(at, steps)
-    before = np.where(at[after] == steps, after, after - 1)
-    since, until = steps - at[before], at[after] - steps
-    near_before = np.where(since < segment / 2, values[before], np.nan)
-    near_after = np.where(until <= segment / 2, values[after], np.nan)
-    nearest = np.where(since <= until, near_before, near_after)
-    both = (since < segment) & (until < segment)
-    share = since[both] / np.maximum(since + until, 1e-9)[both]
-    nearest[both] = (1 - share) * values[before][both] + share * values[after][both]
-    return nearest
-
-
-def _filled(steps: Floats, values: Floats, longest: float) -> Floats:
-    """Fill gaps of a curve by straight lines over the log of the step, which suit curves that fall fast at first."""
-    measured = np.flatnonzero(np.isfinite(values))
-    if not len(measured):
-        return values
-    before = np.searchsorted(measured, np.arange(len(steps)), side="right") - 1
-    after = np.searchsorted(measured, np.arange(len(steps)))
-    inside = (before >= 0) & (after < len(measured))
-    gap = steps[measured[np.minimum(after, len(measured) - 1)]] - steps[measured[np.maximum(before, 0)]]
-    filled = np.interp(np.log(steps), np.log(steps[measured]), values[measured])
-    return np.where(np.isfinite(values), values, np.where(inside & (gap <= longest), filled, np.nan))
 
 
 def _first_losses(targets: Floats) -> Floats:
@@ -343,47 +281,51 @@ def _first_losses(targets: Floats) -> Floats:
     return first
 
 
-def _comparable_ends(steps: Floats, targets: Floats, lengths: np.ndarray, diverged: np.ndarray, budget: int) -> Floats:
+def _whole(steps: Floats, diverged: NDArray[np.bool_], budget: int) -> NDArray[np.bool_]:
+    return ~diverged & (steps[:, -1] >= MIN_DURATION * budget)
+
+
+def _comparable_ends(
+    steps: Floats, targets: Floats, whole: NDArray[np.bool_], diverged: NDArray[np.bool_], budget: int
+) -> Floats:
     """Return log losses by which runs are weighed, (runs,).
 
     For whole runs these are the final ones. A run that was stopped early is as far from the best whole runs as it was
     from them when it stopped: else it would count for little, because its loss had less time to fall.
     """
-    ends = np.full(len(targets), np.nan)
-    losses = [
-        (steps[row, :count][measured], targets[row, :count, LOSS][measured])
-        for row, count in enumerate(lengths)
-        for measured in [np.isfinite(targets[row, :count, LOSS])]
-    ]
-    whole = np.flatnonzero(~diverged & (steps[:, -1] >= MIN_DURATION * budget))
+    measured = [np.isfinite(losses) for losses in targets[..., LOSS]]
+    losses = [(steps[row, at], targets[row, at, LOSS]) for row, at in enumerate(measured)]
 
     def best_at(step: float) -> float:
-        return float(np.quantile([np.interp(step, *losses[row]) for row in whole if len(losses[row][0])], 0.1))
+        return float(np.quantile([np.interp(step, *losses[row]) for row in np.flatnonzero(whole)], 0.1))
 
-    for row, (at, of_run) in enumerate(losses):
-        if len(at):
-            ends[row] = of_run[-1]
-            if row not in whole and not diverged[row]:
-                ends[row] += best_at(budget) - best_at(at[-1])
+    ends = np.array([of_run[-1] if len(of_run) else np.nan for _, of_run in losses])
+    for row in np.flatnonzero(~whole & ~diverged & np.isfinite(ends)):
+        ends[row] += best_at(budget) - best_at(losses[row][0][-1])
     return ends
 
 
-def _labels(curves: Sequence[_Curves], steps: Floats, lr: Floats, lengths: np.ndarray, budget: int) -> tuple[str, ...]:
+def _labels(
+    run_ids: Sequence[str],
+    steps: Floats,
+    lr: Floats,
+    lengths: NDArray[np.int64],
+    whole: NDArray[np.bool_],
+    diverged: NDArray[np.bool_],
+) -> tuple[str, ...]:
     """Name the schedule of each run after the first run that has it.
 
     A run that diverged has the schedule of a whole run whose rates were the same until then. One that was stopped early
     has a schedule of its own.
     """
-    labels = [of_run.run_id for of_run in curves]
-    whole = [row for row in range(len(curves)) if not curves[row].diverged and steps[row, -1] >= MIN_DURATION * budget]
+    labels = list(run_ids)
     representatives: list[int] = []
-    for row in [*whole, *(row for row in range(len(curves)) if curves[row].diverged)]:
-        at = steps[row, : lengths[row]]
-        rates = _log_rates(steps, lr, [*representatives, row], at)
+    for row in [*np.flatnonzero(whole).tolist(), *np.flatnonzero(diverged).tolist()]:
+        rates = _log_rates(steps, lr, [*representatives, row], steps[row, : lengths[row]])
         same = np.flatnonzero(np.abs(rates[:-1] - rates[-1]).max(1) < SAME_RATE)
         if len(same):
             labels[row] = labels[representatives[same[0]]]
-        elif not curves[row].diverged:
+        elif whole[row]:
             representatives.append(row)
     return tuple(labels)
 
@@ -393,7 +335,7 @@ def _log_rates(steps: Floats, lr: Floats, rows: Sequence[int], at: Floats) -> Fl
     return np.array([np.interp(at, steps[row], np.log(lr[row])) for row in rows]).reshape(len(rows), len(at))
 
 
-def _seeds(curves: Sequence[_Curves]) -> np.ndarray:
+def _seeds(curves: Sequence[_Curves]) -> NDArray[np.int64]:
     """Return the logged seeds, where there are several; else each run counts as one of its own."""
     logged = [of_run.seed for of_run in curves]
     if None in logged or len(set(logged)) < 2:
