@@ -16,8 +16,10 @@ from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from lr_env.records.readers.base import ImportedRun, Series
+from lr_env.records.record import run_key
 from lr_env.records.store import Store
 from lr_env.session import PlannerSession
+from lr_env.tasks import TASKS
 from planners import LatentODE
 from planners.latent_ode import fit_report
 from planners.latent_ode.artifact import FittedModel
@@ -217,6 +219,23 @@ def test_what_runs_that_are_too_much_alike_can_show(records):
     scaled = limit_of(runs_of([Cosine(peak) for peak in np.geomspace(0.02, 0.5, 12)]))
     assert scaled.startswith("All 12 schedules have one shape, with peaks from 0.02 to 0.5: they show which peak is")
     assert limit_of(imported_data([logged(record) for record in records])) == ""
+
+
+def test_logs_of_constant_rates_give_the_same_model_as_the_records(monkeypatch):
+    """Rates between their points are known then, and nothing is lost."""
+    monkeypatch.setattr(fit_report, "Fitting", Quick)
+    records = quadratic.records([Constant(rate) for rate in np.geomspace(0.02, 0.5, 12)])
+    ends = [{"final_val_loss": float(record.curves["val_loss"][-1])} for record in records]
+    records = [replace(record, scores=scores) for record, scores in zip(records, ends, strict=True)]
+    task = replace(TASKS["DigitsMLP"], budget=STEPS, segment=SEGMENT)
+    of_records = fit_report.fit_records(records, task, members=2)
+    in_order = enumerate(sorted(records, key=run_key))  # in which members take turns to hold out runs
+    runs = [replace(logged(record), run_id=f"{number:02}") for number, record in in_order]
+    of_logs = fit_imported(runs, "mine", members=2)
+    assert of_logs.limit.startswith("All 12 schedules have one shape")
+    np.testing.assert_array_equal(of_logs.final, of_records.final)
+    for method, forecasts in of_records.forecasts.items():
+        np.testing.assert_allclose(of_logs.forecasts[method], forecasts, rtol=1e-3)
 
 
 def test_the_report(report, model, sparse, tmp_path):

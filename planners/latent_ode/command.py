@@ -47,7 +47,7 @@ class Fit(ReportOptions):
 
     suffix = "-fit"
 
-    task: Annotated[str, Positional, arg(metavar="TASK")] = ""
+    task: Annotated[str, Positional, arg(metavar="TASK", help_behavior_hint="(not with --runs-of)")] = ""
     """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them."""
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
     """Schedules of the sweep: wsd (warm-up, stable, decay), paper (those of the paper), random (random lines), mixed
