@@ -92,8 +92,10 @@ class LatentODE(ModelBasedPlanner):
     """Plans the rest of the schedule on a learned model of training, and plans again as the run goes on.
 
     The model is an ensemble of latent ODEs driven by the log of the learning rate (arXiv:2509.23052, Sampson & Melchior
-    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep. At each plan the
-    planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
+    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep, and `lr-env fit
+    --runs-of NAME` to imported logs of your own training: such a model is used for any task, with a budget within 10 %
+    of theirs and segments at most twice as long or short. Values that are not measured (NaN) are skipped. At each plan
+    the planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
     under many schedules for the rest of it, and plays their mean, weighted by how well they end. The first plan is
     shrunk towards the mean of the three best schedules of the sweep. A later plan replaces the current one only if it
     is clearly better. If the losses show that a run has more or less gradient noise than those of the sweep, because
