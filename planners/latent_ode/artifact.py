@@ -78,7 +78,7 @@ class FittedModel:
             "schedules": list(self.library.names),
             "about": dict(self.about),
         }
-        _FILES.save(path, header, self._tensors())
+        MODELS.save(path, header, self._tensors())
 
     @classmethod
     def load(cls, path: Path) -> FittedModel:
@@ -87,16 +87,12 @@ class FittedModel:
         Raises:
             UserError: there is no such file, or it is damaged or of another format.
         """
-        return _FILES.load(path)
+        return MODELS.load(path)
 
     def forecast_rmse(self, elapsed: float) -> float | None:
-        """Return the root mean square error of forecasts of the log final loss, on held-out runs near the best.
+        """Return the root mean square error of forecasts of the log final loss, made after a share of the run.
 
-        Args:
-            elapsed: share of the run that was over when the forecast was made.
-
-        Returns:
-            None where too few such runs were held out to tell.
+        It is that on held-out runs near the best; None where too few such runs were held out.
         """
         errors = self.about.get(HELD_OUT_ERRORS)
         return float(np.interp(elapsed, *np.transpose(errors))) if errors else None
@@ -135,6 +131,7 @@ _LIBRARY_ARRAYS = {
 """Name of a tensor in the file -> attribute of `ScheduleLibrary`."""
 
 
+@isolating
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> FittedModel:
     sizes, kind = KINDS[header["kind"]]
     model = kind(sizes(**header["sizes"]))
@@ -147,19 +144,5 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> FittedModel
     return FittedModel(model.eval(), scales, library, header["about"])
 
 
-_FILES = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
-
-
-@isolating
-def find_model(name: str) -> FittedModel:
-    """Load a model: from a file, or one that is shipped, by the name of its task.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    return _FILES.find(name)
-
-
-def shipped_models() -> list[str]:
-    """Return the names of the models that are shipped."""
-    return _FILES.shipped()
+MODELS = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
+"""Files of fitted models. Those that are shipped have the names of their tasks."""

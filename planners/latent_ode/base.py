@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.latent_ode.artifact import KINDS_OF, LR_RANGE, RUNS_OF, SEGMENT, FittedModel, find_model, shipped_models
+from planners.latent_ode.artifact import KINDS_OF, LR_RANGE, MODELS, RUNS_OF, SEGMENT, FittedModel
 from planners.latent_ode.channels import Floats
-from planners.settings import ValidatedSettings
+from planners.settings import RATIO, Rules, ValidatedSettings
 from planners.weights import FromWeights
 
 if TYPE_CHECKING:
@@ -68,16 +68,16 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
     @classmethod
     def for_task(cls, task: Task) -> Mapping[str, Any] | None:
         """Return the setting that selects the model shipped for a task; None if there is none that fits."""
-        if task.name not in shipped_models():
+        if task.name not in MODELS.shipped():
             return None
-        about = find_model(task.name).about
+        about = MODELS.find(task.name).about
         fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
         return {"model": task.name} if fits else None
 
     @property
     def trained(self) -> FittedModel:
         """The fitted model."""
-        return find_model(self.model)
+        return MODELS.find(self.model)
 
     def model_for(self, run: RunSpec) -> FittedModel:
         """Load the model, and check that it may be used for a run.
@@ -137,6 +137,46 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
         return run.budget if self.mismatch == "rescaled" else self.trained.scales.budget
 
 
+class ReplanningState(TypedDict):
+    """What the states of all planners have that plan again during a run. Checkpoints have the same keys."""
+
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments by the current plan, (runs, segments)
+    seeds: list[int]  # of the runs
+    segment: int  # optimizer steps of a segment
+
+
+@dataclass(frozen=True)
+class ReplanningPlanner(ModelBasedPlanner):
+    """A planner that chooses the rest of the schedule several times during a run.
+
+    Attributes:
+        first_plan: share of the run after which the first plan is made.
+        plan_interval: share of the run between two plans. 1 plans once.
+        last_plan: share of the run after which no new plan is made.
+    """
+
+    rules: ClassVar[Rules] = {"plan_interval": RATIO, "last_plan": RATIO}
+    renamed: ClassVar[Mapping[str, str]] = {"lead": "first_plan", "every": "plan_interval", "until": "last_plan"}
+    first_plan: float = 0.0
+    plan_interval: float = 0.2
+    last_plan: float = 0.7
+
+    def state_on(self, schedule: int, fitted: FittedModel, run: RunSpec, seeds: Sequence[int]) -> ReplanningState:
+        """Return the state of runs that start on a schedule of the sweep, which is given by its index."""
+        rates = fitted.library.curve(schedule).segments(run.num_segments, run.lr_range)
+        return {
+            "model": fitted.fingerprint,
+            "rates": np.tile(rates, (len(seeds), 1)),
+            "seeds": list(seeds),
+            "segment": run.segment,
+        }
+
+    def plans_at(self, segments: int) -> tuple[int, ...]:
+        """Return the segments before which plans are made in a run of so many."""
+        return replan_segments(segments, self.first_plan, self.plan_interval, self.last_plan)
+
+
 def rates_for_budget(rates: Floats, run: RunSpec) -> Floats:
     """Cut or extend rates (runs, segments) to the segments of a new budget; the last rate is repeated."""
     return rates[:, np.minimum(np.arange(run.num_segments), rates.shape[1] - 1)]
@@ -144,16 +184,10 @@ def rates_for_budget(rates: Floats, run: RunSpec) -> Floats:
 
 @lru_cache
 def replan_segments(segments: int, first_plan: float, plan_interval: float, last_plan: float) -> tuple[int, ...]:
-    """Return the segments before which plans are made, rising.
+    """Return the segments before which plans are made, rising; see `ReplanningPlanner`.
 
     >>> replan_segments(10, 0.0, 0.25, 0.7)
     (0, 2, 5)
-
-    Args:
-        segments: segments of a run.
-        first_plan: share of the run after which the first plan is made.
-        plan_interval: share of the run between two plans; at least one segment.
-        last_plan: share of the run after which no plan is made.
     """
     shares = np.arange(first_plan, max(last_plan, first_plan) + 1e-9, max(plan_interval, 0.5 / segments))
     return tuple(sorted({round(share * segments) for share in shares if round(share * segments) < segments}))

@@ -148,6 +148,6 @@ def limit_of(data: ImportedData) -> str:
     if np.abs(shapes - shapes[0]).max() < SAME_RATE:
         return (
             f"All {len(schedules)} schedules have one shape, with peaks from {peaks.min():.3g} to {peaks.max():.3g}: "
-            "they show which peak is best, and other shapes are extrapolated; log runs with other shapes to learn those."
+            "they show which peak is best, and other shapes are extrapolated; log runs with others to learn those."
         )
     return ""

@@ -18,7 +18,7 @@ from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.base import MISMATCH, ModelBasedPlanner, rates_for_budget, replan_segments
+from planners.latent_ode.base import MISMATCH, ReplanningPlanner, ReplanningState, rates_for_budget
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats
 from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.filtering.observations import observe
@@ -70,15 +70,11 @@ class PlanRecord(TypedDict):
     ends: Floats  # 90 % interval of the final loss, (runs, 2)
 
 
-class PlannerState(TypedDict):
-    """The state of the planner. Checkpoints have the same keys."""
+class PlannerState(ReplanningState):
+    """The state of the planner."""
 
-    model: str  # fingerprint of the model
-    rates: Floats  # of all segments by the current plan, (runs, segments)
     points: list[Floats]  # measurements of each segment so far, (2 + channels, runs) each
-    seeds: list[int]  # of the runs
     range: list[float]  # smallest and largest rate
-    segment: int  # optimizer steps of a segment
     unit: int  # optimizer steps of one unit of the model's time
     due: bool  # whether to plan before the next segment, whenever that is
     planned: bool  # whether there is a plan
@@ -88,7 +84,7 @@ class PlannerState(TypedDict):
 
 
 @dataclass(frozen=True)
-class LatentODE(ModelBasedPlanner):
+class LatentODE(ReplanningPlanner):
     """Plans the rest of the schedule on a learned model of training, and plans again as the run goes on.
 
     The model is an ensemble of latent ODEs driven by the log of the learning rate (arXiv:2509.23052, Sampson & Melchior
@@ -102,15 +98,8 @@ class LatentODE(ModelBasedPlanner):
     its batches are smaller or larger, for example, later plans allow for that.
 
     Attributes:
-        model: fitted model of training: a .safetensors file written by `lr-env fit`, or the name of a task for which a
-            model is shipped.
-        mismatch: what to do if the model was fitted to another task, budget or optimizer than those of the run.
-            "refuse": stop with an error; "steps": use it, and count time in optimizer steps; "rescaled": use it, and
-            count time as a share of the run, whatever the budget.
         first_plan: share of the run after which the first plan is made. Before that, the best schedule of the sweep
             that has a named shape, such as cosine, is played. 0 was measured to be better than 0.1.
-        plan_interval: share of the run between two plans. 1 plans once.
-        last_plan: share of the run after which no new plan is made.
         horizon: share of the remaining run at whose end the predicted loss is minimised; 1: the end of the budget.
         trust_radius: plans stay between the lowest and the highest rate that the best schedules of the sweep had at the
             same time; they may be outside by this much, in natural log. None: plans may have any rate of the task.
@@ -142,8 +131,6 @@ class LatentODE(ModelBasedPlanner):
     needs = cast("frozenset[str]", ChannelsOfModel())
     rules: ClassVar[Rules] = {
         "first_plan": SHARE,
-        "plan_interval": RATIO,
-        "last_plan": RATIO,
         "horizon": RATIO,
         "pessimism": NOT_NEGATIVE,
         "confidence_sigmas": NOT_NEGATIVE,
@@ -156,9 +143,6 @@ class LatentODE(ModelBasedPlanner):
         "compensate_actuation": SWITCH,
     }
     renamed: ClassVar[Mapping[str, str]] = {
-        "lead": "first_plan",
-        "every": "plan_interval",
-        "until": "last_plan",
         "trust": "trust_radius",
         "sure": "confidence_sigmas",
         "blend": "averaging_temperature",
@@ -170,9 +154,6 @@ class LatentODE(ModelBasedPlanner):
         "free": "free_rounds",
         "ascents": "gradient_steps",
     }
-    first_plan: float = 0.0
-    plan_interval: float = 0.2
-    last_plan: float = 0.7
     horizon: float = 1.0
     trust_radius: float | None = 0.0
     pessimism: float = 1.0
@@ -211,14 +192,10 @@ class LatentODE(ModelBasedPlanner):
             UserError: the model may not be used for the run, see `ModelBasedPlanner.model_for`.
         """
         fitted = self.model_for(run)
-        rates = fitted.library.curve(fitted.library.best_parametric).segments(run.num_segments, run.lr_range)
         return {
-            "model": fitted.fingerprint,
-            "rates": np.tile(rates, (len(seeds), 1)),
+            **self.state_on(fitted.library.best_parametric, fitted, run, seeds),
             "points": [],
-            "seeds": list(seeds),
             "range": np.clip(run.lr_range, sys.float_info.min, sys.float_info.max).tolist(),  # their logs are finite
-            "segment": run.segment,
             "unit": self.unit(run),
             "due": False,
             "planned": False,
@@ -245,28 +222,14 @@ class LatentODE(ModelBasedPlanner):
             rates = np.clip(rates / _actuation_factor(signals["lr"], commanded), low, high)
         return rates, {**state, "answered": rates.copy()}  # the caller may change what is returned
 
-    def plans_at(self, segments: int) -> tuple[int, ...]:
-        """Return the segments before which plans are made in a run of so many."""
-        return replan_segments(segments, self.first_plan, self.plan_interval, self.last_plan)
-
     @isolating
     def with_budget(self, state: PlannerState, run: RunSpec) -> PlannerState:
-        """Return the state of runs whose budget has changed; the rest is planned anew before the next segment.
-
-        Args:
-            state: state before the change.
-            run: the run with its new budget.
-        """
+        """Return the state of runs whose budget has changed; the rest is planned anew before the next segment."""
         return {**state, "rates": rates_for_budget(state["rates"], run), "due": True, "planned": False}
 
     @isolating
     def explain(self, state: PlannerState, row: int = 0) -> list[PlanForecast]:
-        """Return what was considered for one run at each plan.
-
-        Args:
-            state: state of the planner.
-            row: row of the run in the state.
-        """
+        """Return what was considered for one run, by its row in the state, at each plan."""
         return [
             PlanForecast(
                 record["segment"],
@@ -362,14 +325,9 @@ class LatentODE(ModelBasedPlanner):
     def _final_interval(self, fitted: FittedModel, final_losses: Tensor, estimate: Estimate, elapsed: float) -> Floats:
         """Return the interval that holds the final loss with a probability of 90 %, (runs, 2).
 
-        It combines the spread of the ensemble and the error of its forecasts on held-out runs, for members disagree by
-        less than they err. It is NaN for runs that are unlike those of the sweep.
-
-        Args:
-            fitted: the model.
-            final_losses: scaled log losses that the members predict for the chosen plans, (members, runs).
-            estimate: the estimated state of the runs.
-            elapsed: share of the run that is over.
+        It combines the spread of the scaled log losses that the members predict, (members, runs), and the error of
+        their forecasts on held-out runs after that share of the run, for members disagree by less than they err. It is
+        NaN for runs that are unlike those of the sweep.
         """
         unknown, error = estimate.out_of_distribution | estimate.response.is_shifted, fitted.forecast_rmse(elapsed)
         if error is None or self.horizon < 1 or self.mismatch != MISMATCH[0]:

@@ -27,7 +27,7 @@ class Batch:
         values: the scaled channels at the nodes of the solver, (members, batch, steps + 1, channels); NaN where they
             are missing.
         final: the scaled log loss on the whole validation split at the end, (members, batch); NaN where not measured.
-        censored: whether that is right-censored: the true value is only known to be larger, (members, batch).
+        censored: whether that is right-censored: the true value is larger, by an unknown amount, (members, batch).
         weights: weight of each run's curves, (members, batch).
     """
 
@@ -40,12 +40,7 @@ class Batch:
 
 
 class TensorDataset:
-    """The runs of a dataset as scaled tensors.
-
-    Args:
-        dataset: the runs.
-        scales: how they are scaled.
-    """
+    """The runs of a dataset as scaled tensors."""
 
     def __init__(self, dataset: RunDataset, scales: Scales) -> None:
         self.scales = scales

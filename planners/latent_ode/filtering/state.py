@@ -26,8 +26,8 @@ class Estimate:
     Attributes:
         state: corrected latent state, (members, runs, latent).
         response: how the runs respond to their rates.
-        out_of_distribution: runs whose recent losses are far from the forecast, (runs,), boolean: the model does not
-            know where they will end.
+        out_of_distribution: runs whose recent losses are far from the forecast, (runs,), boolean: forecasts
+            of their ends are not reliable.
     """
 
     state: Tensor
@@ -87,11 +87,7 @@ class StateEstimator:
 
     @torch.no_grad()
     def __call__(self, observations: Observations) -> Estimate:
-        """Estimate the present state of running runs, and how they respond to their rates.
-
-        Args:
-            observations: measurements of at least one segment.
-        """
+        """Estimate the present state of runs from at least one segment, and how they respond to their rates."""
         model, window = self.model, self.model.sizes.window
         runs, points, _ = observations.values.shape
         response = Response.nominal(model.sizes.members, runs)

@@ -28,7 +28,7 @@ def nearest_run(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed:
     """Forecast that a run ends as the complete run did that is nearest to it.
 
     The distance is the mean squared difference of the scaled channels so far, plus that of the log rates over the whole
-    run, for the planned schedule is known to the model as well.
+    run, for the model has the planned schedule as well.
     """
     deviations = np.array(scales.deviations)
     ends = np.where(np.isfinite(complete.final), complete.final, np.nan)
