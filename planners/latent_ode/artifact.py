@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lr_env.isolation import isolating
+from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.data.scaling import Scales
 from planners.latent_ode.data.schedule_library import ScheduleLibrary
 from planners.latent_ode.model.dynamics import Ensemble, Sizes
@@ -23,6 +24,10 @@ from planners.weights import Tensors, WeightFiles
 
 HELD_OUT_ERRORS = "held_out_errors"
 """Key of `FittedModel.about`: pairs of a share of the run that is over, and the error of forecasts made then."""
+
+RUNS_OF, MEASURED, SEGMENT, LR_RANGE = "runs_of", "measured", "segment", "lr_range"
+"""Keys of `FittedModel.about` of a model of imported runs: their name; channel -> share of the points at which it was
+measured; optimizer steps between two points; and the lowest and the highest rate of a segment."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,11 @@ class FittedModel:
             raise ValueError(
                 f"{HELD_OUT_ERRORS} are no pairs of rising shares and errors: {self.about.get(HELD_OUT_ERRORS)!r}"
             )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels that the model was fitted to; what it says about others means nothing."""
+        return tuple(name for name in CHANNELS if name in self.about.get(MEASURED, CHANNELS))
 
     @property
     def ensemble(self) -> Ensemble:
@@ -94,6 +104,7 @@ class FittedModel:
         not_in_shapes = {name: sizes[name] for name in ("window", "steps", "time") if name in sizes}
         default = {name: getattr(type(self.model.sizes)(), name) for name in not_in_shapes}
         parts = [asdict(self.scales), self.library.names, *([not_in_shapes] if not_in_shapes != default else [])]
+        parts += [self.channels] if self.channels != CHANNELS else []
         digest = hashlib.sha256(json.dumps(parts).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())

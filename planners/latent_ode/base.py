@@ -11,7 +11,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.latent_ode.artifact import KINDS_OF, MODELS, FittedModel
+from planners.latent_ode.artifact import KINDS_OF, LR_RANGE, MODELS, RUNS_OF, SEGMENT, FittedModel
 from planners.latent_ode.channels import Floats
 from planners.settings import RATIO, Rules, ValidatedSettings
 from planners.weights import FromWeights
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 MISMATCH = ("refuse", "steps", "rescaled")
+
+BUDGET_FACTOR, SEGMENT_FACTOR = 1.1, 2.0
+"""A model of imported runs is used for budgets and segments that are longer or shorter by at most these factors."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
                 f"planner {self.name!r}: model {self.model!r} is {kind}, not {self.kind}: fit one with "
                 f"`lr-env fit --kind {self.kind}`"
             )
+        if RUNS_OF in fitted.about:
+            self._check_imported(fitted, run)
+            return fitted
         about = {"task": run.task, "optimizer": run.optimizer} | dict(fitted.about)
         task, budget, optimizer = about["task"], fitted.scales.budget, about["optimizer"]
         if self.mismatch == "refuse" and (task, budget, optimizer) != (run.task, run.budget, run.optimizer):
@@ -101,6 +107,30 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
                 "to steps or rescaled"
             )
         return fitted
+
+    def _check_imported(self, fitted: FittedModel, run: RunSpec) -> None:
+        """Check that a model of imported runs may be used for a run; what these trained, no log says for certain.
+
+        Raises:
+            UserError: budget, segment or rates of the run are unlike those of the imported runs, and `mismatch` is
+                "refuse".
+        """
+        name, budget = fitted.about[RUNS_OF], fitted.scales.budget
+        segment, (low, high) = fitted.about[SEGMENT], fitted.about[LR_RANGE]
+        repair = ""
+        if not 1 / BUDGET_FACTOR <= run.budget / budget <= BUDGET_FACTOR:
+            repair = f"budgets near {budget} steps, not {run.budget}: fit anew with --budget {run.budget}"
+        elif not 1 / SEGMENT_FACTOR <= run.segment / segment <= SEGMENT_FACTOR:
+            repair = f"segments of {segment} steps, not {run.segment}: give segment={segment}, or fit with --segment"
+        elif run.lr_range[0] > high or run.lr_range[1] < low:
+            repair = (
+                f"rates from {low:.3g} to {high:.3g}, not {run.lr_range[0]:.3g} to {run.lr_range[1]:.3g}: allow those"
+            )
+        if repair and self.mismatch == "refuse":
+            raise UserError(
+                f"planner {self.name!r}: model {self.model!r} was fitted to the imported runs {name} with {repair}, or "
+                "set mismatch to steps or rescaled"
+            )
 
     def unit(self, run: RunSpec) -> int:
         """Return the optimizer steps of a run that are one unit of the model's time."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, Self, TypedDict
+from typing import ClassVar, Self, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lr_env.capabilities import PlanForecast
+from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.latent_ode.artifact import FittedModel
@@ -36,8 +39,24 @@ _PLAN_INTERVALS, _PRIOR_STRENGTHS, _TEMPERATURES = (0.2, 1.0), (20.0, 0.0), (2.0
 _RATE_TOLERANCE = 1e-3
 """Relative difference between the commanded and the actual rate that is taken for rounding."""
 
+AGE = "_age"
+"""Ending of the name of a signal: how many steps ago a channel was measured. Who measures a channel less often
+than once a segment gives this, or NaN for the channel."""
+
 PRIOR_SCHEDULES = 3
 """Number of the best schedules of a sweep whose mean is the prior."""
+
+
+class ChannelsOfModel:
+    """The signals that a planner reads: step, rate, and the channels that its model was fitted to."""
+
+    def __get__(self, planner: LatentODE | None, kind: type[LatentODE]) -> frozenset[str]:
+        """Return the names; of the class, those of a model that was fitted to all channels."""
+        channels = CHANNELS
+        if planner is not None:
+            with suppress(UserError):  # `start` says what is wrong with the model
+                channels = planner.trained.channels
+        return frozenset({"step", "lr", *channels})
 
 
 class PlanRecord(TypedDict):
@@ -69,8 +88,10 @@ class LatentODE(ReplanningPlanner):
     """Plans the rest of the schedule on a learned model of training, and plans again as the run goes on.
 
     The model is an ensemble of latent ODEs driven by the log of the learning rate (arXiv:2509.23052, Sampson & Melchior
-    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep. At each plan the
-    planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
+    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep, and `lr-env fit
+    --runs-of NAME` to imported logs of your own training: such a model is used for any task, with a budget within 10 %
+    of theirs and segments at most twice as long or short. Values that are not measured (NaN) are skipped. At each plan
+    the planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
     under many schedules for the rest of it, and plays their mean, weighted by how well they end. The first plan is
     shrunk towards the mean of the three best schedules of the sweep. A later plan replaces the current one only if it
     is clearly better. If the losses show that a run has more or less gradient noise than those of the sweep, because
@@ -107,7 +128,7 @@ class LatentODE(ReplanningPlanner):
 
     name = "latent-ode"
     kind = "controlled"
-    needs = frozenset({"step", "lr", *CHANNELS})
+    needs = cast("frozenset[str]", ChannelsOfModel())
     rules: ClassVar[Rules] = {
         "first_plan": SHARE,
         "horizon": RATIO,
@@ -174,7 +195,7 @@ class LatentODE(ReplanningPlanner):
         return {
             **self.state_on(fitted.library.best_parametric, fitted, run, seeds),
             "points": [],
-            "range": list(run.lr_range),
+            "range": np.clip(run.lr_range, sys.float_info.min, sys.float_info.max).tolist(),  # their logs are finite
             "unit": self.unit(run),
             "due": False,
             "planned": False,
@@ -191,7 +212,7 @@ class LatentODE(ReplanningPlanner):
         state = {**state, "step": step}
         now = step // state["segment"]
         if now > 0:
-            state = {**state, "points": [*state["points"], _point(signals)]}
+            state = {**state, "points": [*state["points"], _point(signals, self.needs, state["segment"])]}
         if state["due"] or now in self.plans_at(state["rates"].shape[1]):
             state = self._planned({**state, "due": False}, now)
         rates = state["rates"][:, now].copy()
@@ -333,6 +354,13 @@ def _actuation_factor(actual: Array, commanded: Array) -> Array:
     return np.where(changed, factor, 1.0)
 
 
-def _point(signals: Signals) -> Floats:
-    """Collect what a model reads of the last segment: rate, step, and channels as measured, (2 + channels, runs)."""
-    return np.array([signals[name] for name in ("lr", "step", *CHANNELS)], dtype=np.float64)
+def _point(signals: Signals, needs: frozenset[str], segment: int) -> Floats:
+    """Collect what a model reads of the last segment: rate, step, and channels as measured, (2 + channels, runs).
+
+    A channel is NaN where the model does not know it, or where its value is older than the segment.
+    """
+    point = [np.asarray(signals["lr"]), np.asarray(signals["step"])]
+    for name in CHANNELS:
+        usable = (np.asarray(signals.get(f"{name}{AGE}", 0.0)) < segment) & (name in needs)
+        point.append(np.where(usable, signals.get(name, np.full(point[0].shape, np.nan)), np.nan))
+    return np.array(point, dtype=np.float64)

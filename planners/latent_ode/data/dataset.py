@@ -40,6 +40,8 @@ class RunDataset:
         censoring_threshold: final log loss above which ends are right-censored, from the function of that name.
         diverged: which runs diverged, (runs,). They end where their loss was last finite.
         seeds: seed of each child, (runs,).
+        targets: what a fit compares forecasts with, where curves were measured too rarely to compare them point by
+            point: `values` with their gaps filled. None: `values` themselves.
     """
 
     steps: Floats
@@ -53,13 +55,15 @@ class RunDataset:
     censoring_threshold: float
     diverged: NDArray[np.bool_]
     seeds: NDArray[np.int64]
+    targets: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> RunDataset:
         """Return some of the runs; weights and threshold stay as they are."""
-        arrays = ("steps", "lr", "values", "final", "lengths", "weights", "diverged", "seeds")
+        arrays = ["steps", "lr", "values", "final", "lengths", "weights", "diverged", "seeds"]
+        arrays += [] if self.targets is None else ["targets"]
         selected: dict[str, Any] = {name: getattr(self, name)[np.asarray(rows, dtype=np.int64)] for name in arrays}
         return replace(self, labels=tuple(self.labels[row] for row in rows), **selected)
 

@@ -129,7 +129,8 @@ class ResponsePosterior:
     def __init__(self, model: Ensemble, observations: Observations) -> None:
         finite = torch.isfinite(observations.values).float()
         self.model, self.count = model, len(observations.rates)
-        self.weights = finite * len(CHANNELS) / OBSERVATION_STD**2 / finite.sum((1, 2), keepdim=True).clamp(min=1)
+        counts = finite.sum(1, keepdim=True) * len(CHANNELS)  # each curve has the same weight, however often measured
+        self.weights = finite * len(CHANNELS) / OBSERVATION_STD**2 / counts.clamp(min=1)
         self.values = observations.values.nan_to_num()
         self.precision = torch.tensor([NOISE_PRIOR_STD, PACE_PRIOR_STD]) ** -2
         # Each place, and one beside it in each direction, are solved as three runs of one batch.
