@@ -15,7 +15,7 @@ from lr_env.session import PlannerSession
 from lr_env.tasks import TASKS
 from planners.forking.lookahead import Lookahead
 from planners.reactive import Plateau
-from planners.schedules import Constant, Cosine
+from planners.schedules import Cosine
 from planners.stochastic import PLRS, ShuffledCosine
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)

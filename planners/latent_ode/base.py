@@ -12,7 +12,7 @@ import numpy as np
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 from planners.latent_ode.artifact import KINDS_OF, LR_RANGE, MODELS, RUNS_OF, SEGMENT, FittedModel
-from planners.latent_ode.channels import Floats
+from planners.latent_ode.channels import CHANNELS, Floats
 from planners.settings import RATIO, Rules, ValidatedSettings
 from planners.weights import FromWeights
 
@@ -156,6 +156,7 @@ class ReplanningPlanner(ModelBasedPlanner):
         last_plan: share of the run after which no new plan is made.
     """
 
+    needs = frozenset({"step"})
     rules: ClassVar[Rules] = {"plan_interval": RATIO, "last_plan": RATIO}
     renamed: ClassVar[Mapping[str, str]] = {"lead": "first_plan", "every": "plan_interval", "until": "last_plan"}
     first_plan: float = 0.0
@@ -171,6 +172,11 @@ class ReplanningPlanner(ModelBasedPlanner):
             "seeds": list(seeds),
             "segment": run.segment,
         }
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Names of the signals that may be NaN where they were not measured: all that the model predicts."""
+        return self.needs.intersection(CHANNELS)
 
     def plans_at(self, segments: int) -> tuple[int, ...]:
         """Return the segments before which plans are made in a run of so many."""

@@ -130,6 +130,11 @@ class LatentODEGenerative(ReplanningPlanner):
         more = [cls(sigma=0.3 + 0.01 * number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """No signal, for the model reads the last values of all."""
+        return frozenset()
+
     @classmethod
     def for_task(cls, task: Any) -> Mapping[str, Any] | None:
         """Return None, for no model of this kind is shipped."""
