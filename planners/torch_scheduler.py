@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lr_env.capabilities import AllowsMissing, Forking, OwnOptimizer, PlanForecast, fingerprint
+from lr_env.capabilities import AllowsMissing, Forking, OwnOptimizer, PlanForecast, PreferredSegment, fingerprint
 from lr_env.errors import UserError
 from lr_env.jsonable import pack, unpack
 from lr_env.planner import Planner, RunSpec, planner_settings
@@ -58,7 +58,7 @@ class PlannerLR(LRScheduler):
         optimizer: its rates are set.
         planner: who sets them.
         budget: optimizer steps of the run.
-        segment: optimizer steps between two plans; by default a hundredth of the budget.
+        segment: optimizer steps between two plans; by default what the planner prefers, or a hundredth of the budget.
         monitor: the signal that a number given to `step` is.
         seed: of the run; planners with random rates draw them from it.
         lr_range: smallest and largest rate that may be commanded.
@@ -109,7 +109,7 @@ class PlannerLR(LRScheduler):
             raise UserError(f"{type(optimizer).__name__} is no torch.optim.Optimizer: give the optimizer itself")
         self.planner = planner
         self.budget = _count("budget", budget)
-        self.segment = _count("segment", max(1, self.budget // _SEGMENTS) if segment is None else segment)
+        self.segment = _count("segment", _segment(planner, self.budget) if segment is None else segment)
         if self.segment > self.budget:
             raise UserError(f"segment {self.segment}: it is longer than the budget of {self.budget} steps")
         _check_usable(planner)
@@ -488,6 +488,12 @@ def _count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{name} {value!r}: it must be a whole number of at least 1, counted in optimizer steps")
     return value
+
+
+def _segment(planner: Planner, budget: int) -> int:
+    """The segment where none is given."""
+    preferred = planner.preferred_segment if isinstance(planner, PreferredSegment) else None
+    return min(preferred or max(1, budget // _SEGMENTS), budget)
 
 
 def _names(optimizer: Optimizer) -> tuple[str, ...]:

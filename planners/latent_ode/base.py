@@ -79,6 +79,11 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
         """The fitted model."""
         return MODELS.find(self.model)
 
+    @property
+    def preferred_segment(self) -> int | None:
+        """Optimizer steps of a segment of the runs that the model was fitted to; None where it does not say."""
+        return self.trained.about.get(SEGMENT)
+
     def model_for(self, run: RunSpec) -> FittedModel:
         """Load the model, and check that it may be used for a run.
 
