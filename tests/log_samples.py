@@ -65,9 +65,7 @@ def rows(seed: int = 0, **names: str) -> list[dict[str, Any]]:
     called = {"step": "step", "lr": "lr", "train_loss": "train_loss", "val_loss": "val_loss", **names}
     made = []
     for step in training_steps():
-        made.append(
-            {called["step"]: step, called["lr"]: rate(step, seed), called["train_loss"]: loss(step, seed)}
-        )
+        made.append({called["step"]: step, called["lr"]: rate(step, seed), called["train_loss"]: loss(step, seed)})
         if step in validation_steps():
             made.append({called["step"]: step, called["val_loss"]: val_loss(step, seed)})
     return made

@@ -190,7 +190,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kinds = samples(Path(folder))
-        for name, sample in kinds.items():
+        for sample in kinds.values():
             read(sample)
         there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (there + 2**30, there + 2**30))

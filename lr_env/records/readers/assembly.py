@@ -171,7 +171,7 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     """
     series = _OverSteps(parts)
     choice = choose(series, options.names)
-    _check_complete(first, series, choice, options)
+    _check_complete(series, choice)
     raw = {signal: _summed(series, names) for signal, names in choice.names.items()}
     raw = _by_steps(raw, choice, parts, options)
     notes = [
@@ -190,12 +190,9 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     if (curves["lr"].values < 0).any():
         raise LeftOutError(f"its rate {choice.text('lr')!r} is negative somewhere: give --names lr=NAME of another")
     diverged = any(_ends_not_finite(raw[signal]) for signal in _LOSSES if signal in raw)
-    if "val_loss" not in curves and options.val_loss_from_train and "train_loss" in curves:
-        curves["val_loss"] = curves["train_loss"]
-        notes.append("its validation loss is the training loss")
-    if "val_loss" not in curves:
-        why = "it diverged before that was measured" if diverged else "it has none"
-        raise LeftOutError(f"its validation loss is nowhere a finite number: {why}")
+    if "train_loss" not in curves and "val_loss" not in curves:
+        why = "it diverged before one was measured" if diverged else "it has none"
+        raise LeftOutError(f"its loss is nowhere a finite number: {why}")
     if max(len(curves[signal].at) for signal in _LOSSES if signal in curves) < 2:
         raise LeftOutError("it has one point: it ended before a second one")
     config = {name: value for part in parts for name, value in part.logged.config.items()}
@@ -207,8 +204,8 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     return Assembled(run, names, tuple(notes))
 
 
-def _check_complete(first: LoggedRun, series: Mapping[str, Series], choice: Choice, options: Options) -> None:
-    """See that a run has a rate and a validation loss.
+def _check_complete(series: Mapping[str, Series], choice: Choice) -> None:
+    """See that a run has a rate and a loss.
 
     Raises:
         LeftOutError: naming what it lacks.
@@ -218,14 +215,28 @@ def _check_complete(first: LoggedRun, series: Mapping[str, Series], choice: Choi
         if "train_loss" not in there and "val_loss" in there:
             raise LeftOutError("it has an evaluation only: neither a rate nor a training loss")
         raise LeftOutError(f"it has no rate: give --names lr=NAME if one of these is it: {_listed(series)}")
-    if "val_loss" not in there:
-        if "train_loss" not in there:
-            raise LeftOutError(f"it has no loss: give --names val_loss=NAME if one of these is it: {_listed(series)}")
-        if not options.val_loss_from_train:
-            raise LeftOutError(
-                "it has no validation loss: give --names val_loss=NAME, or --val-loss-from-train to take the training "
-                "loss in its place"
-            )
+    if "val_loss" not in there and "train_loss" not in there:
+        raise LeftOutError(f"it has no loss: give --names val_loss=NAME if one of these is it: {_listed(series)}")
+
+
+def with_validation_loss(assembled: Assembled, options: Options) -> Assembled:
+    """A run with a validation loss, or with its training loss in that place where the user asks for it.
+
+    Raises:
+        LeftOutError: it has none.
+    """
+    curves = assembled.run.curves
+    if "val_loss" in curves:
+        return assembled
+    if options.val_loss_from_train:
+        run = replace(assembled.run, curves=_ordered({**curves, "val_loss": curves["train_loss"]}))
+        return replace(assembled, run=run, notes=(*assembled.notes, "its validation loss is the training loss"))
+    if assembled.run.diverged:
+        raise LeftOutError("it has no finite validation loss: it diverged before one was measured")
+    raise LeftOutError(
+        "it has no validation loss: give --names val_loss=NAME, or --val-loss-from-train to take the training loss in "
+        "its place"
+    )
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -186,7 +186,7 @@ class _Table:
     def _add_rows(self, rows: list[list[str]]) -> None:
         if not rows:
             return
-        self._last_lengths.extend(len(row[-1]) for row in rows[-20:])
+        self._last_lengths.extend([len(row[-1]) for row in rows if row[-1].strip()][-20:])
         columns = [
             (name, self._cells(cells)) for name, cells in zip(self._header, zip(*rows, strict=True), strict=True)
         ]
