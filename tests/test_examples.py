@@ -53,7 +53,16 @@ def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
-@pytest.mark.parametrize("module", ["planners.schedules", "planners.piecewise", "lr_env.jsonable", "lr_env.rates"])
+READERS = ("beside", "clocks", "delimited", "importing", "lines", "names", "rows", "text_log")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("planners.schedules", "planners.piecewise", "lr_env.jsonable", "lr_env.rates"),
+        *(f"lr_env.records.readers.{name}" for name in READERS),
+    ],
+)
 def test_the_examples_in_docstrings_print_what_they_say(module):
     failed, examples = doctest.testmod(importlib.import_module(module))
     assert examples

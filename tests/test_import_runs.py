@@ -9,10 +9,12 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lr_env.errors import UserError
-from lr_env.records.readers.base import Series
+from lr_env.records.readers.assembly import Options, assemble
+from lr_env.records.readers.base import LoggedRun, Series
 from lr_env.records.readers.importing import import_runs
 from lr_env.records.readers.names import choose, parse_names
 from tests.log_samples import EPOCH, huggingface, loss, rate, rows, val_loss, write_csv, write_lines
@@ -146,8 +148,6 @@ def series(**names):
 
 
 def _range(values):
-    import numpy as np
-
     return np.arange(len(values), dtype=float)
 
 
@@ -222,11 +222,6 @@ def test_steps_that_begin_again_in_each_epoch(log):
 
 def test_a_validation_loss_that_counts_epochs_beside_a_rate_that_counts_steps(log):
     """As logged to TensorBoard or MLflow with the epoch as its step; here with a run's own clock of steps."""
-    import numpy as np
-
-    from lr_env.records.readers.assembly import Options, assemble
-    from lr_env.records.readers.base import LoggedRun
-
     steps, epochs = np.arange(0, 1000.0, 10), np.arange(5.0)
     names = {"lr": Series(steps, steps * 0 + 0.1), "loss": Series(steps, 1 / (1 + steps))}
     run = LoggedRun("x", Path("x"), "x", {**names, "val_loss": Series(epochs, 2 - epochs / 9)}, "step")
@@ -237,6 +232,37 @@ def test_a_validation_loss_that_counts_epochs_beside_a_rate_that_counts_steps(lo
     counted = LoggedRun("x", Path("x"), "x", {**run.series, "epoch": Series(steps, steps // 200)}, "step")
     (made,) = assemble([counted], Options())
     assert made.run.curves["val_loss"].at.tolist() == [200, 400, 600, 800, 1000]
+
+
+def assembled(options=None, **series):
+    """A run of optimizer steps, as a tracker logs it whose user gives the steps."""
+    (made,) = assemble([LoggedRun("x", Path("x"), "x", series, "step")], options or Options())
+    return made
+
+
+def test_keras_logs_epochs_and_batches_side_by_side():
+    epochs, batches = [Series(np.arange(float(n)), 1 / (1 + np.arange(float(n)))) for n in (4, 100)]
+    names = {f"epoch_{name}": epochs for name in ("learning_rate", "loss", "val_loss")}
+    assert "--steps-per-epoch" in assembled(**names)[1]
+    for made in (assembled(**names, batch_loss=batches), assembled(Options(steps_per_epoch=25), **names)):
+        assert made.run.curves["val_loss"].at.tolist() == [25, 50, 75, 100]
+        assert made.run.curves["lr"].at.tolist() == [25, 50, 75, 100]
+
+
+def test_a_validation_loss_at_every_step_may_count_epochs():
+    curve = Series(np.arange(4.0), 1 / (1 + np.arange(4.0)))
+    names = dict.fromkeys(("lr", "train/loss", "val/loss"), curve)
+    made = assembled(**names)
+    assert made.run.steps == 3
+    assert "for epochs give --steps-per-epoch" in made.notes[0]
+    assert assembled(Options(steps_per_epoch=10), **names).run.curves["lr"].at.tolist() == [10, 20, 30, 40]
+
+
+def test_the_objective_of_a_study_stands_for_its_losses():
+    steps = np.arange(0, 40.0, 10)
+    curve, end = Series(steps, 1 / (1 + steps)), Series(steps[-1:], np.array([0.5]))
+    made = assembled(lr=Series(steps, steps * 0 + 0.1), intermediate_value=curve, value=end)
+    assert made.names == {"lr": "lr", "train_loss": "intermediate_value", "val_loss": "value"}
 
 
 def test_the_clock_of_optimizer_steps_goes_before_that_of_the_tracker(log):

@@ -14,10 +14,13 @@ from lr_env.records.readers.clocks import (
     Clock,
     ClockError,
     attempts,
+    batches_of_epochs,
     clock_of,
     counted_by_epoch,
+    each_step,
     ended_epochs,
     joined,
+    names_epochs,
     steps_of_epochs,
 )
 from lr_env.records.readers.names import Choice, choose
@@ -173,11 +176,11 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     choice = choose(series, options.names)
     _check_complete(series, choice)
     raw = {signal: _summed(series, names) for signal, names in choice.names.items()}
-    raw = _by_steps(raw, choice, parts, options)
     notes = [
         *choice.notes,
         *dict.fromkeys(note for part in parts for note in (part.clock.note, *part.logged.notes) if note),
     ]
+    raw = _by_steps(raw, choice, parts, options, notes)
     curves: dict[str, Series] = {}
     for signal, curve in raw.items():
         finite = np.isfinite(curve.values)
@@ -253,25 +256,55 @@ def _summed(series: Mapping[str, Series], names: Sequence[str]) -> Series:
     return total
 
 
-def _by_steps(raw: Mapping[str, Series], choice: Choice, parts: Sequence[_Part], options: Options) -> dict[str, Series]:
+def _by_steps(
+    raw: Mapping[str, Series], choice: Choice, parts: Sequence[_Part], options: Options, notes: list[str]
+) -> dict[str, Series]:
     """Convert the signals that count epochs, where others of the run count steps.
+
+    Of trackers whose "step" is whatever the user gave, a validation loss at every one of them suggests epochs, too.
+
+    Args:
+        raw: signal -> values over the clock of the run.
+        choice: the names of the signals.
+        parts: of the run.
+        options: what the user says.
+        notes: to which what has to be known is added.
 
     Raises:
         ClockError: it is not known how many steps an epoch has.
     """
     longest = max(raw.values(), key=lambda curve: curve.at[-1] if len(curve.at) else 0)
+    steps_given = options.steps_per_epoch
+    says_steps = all(part.clock.readings is None and part.clock.epochs is None for part in parts)
+    by_epoch = {
+        signal
+        for signal, curve in raw.items()
+        if counted_by_epoch(curve.at, longest.at)
+        or (says_steps and all(names_epochs(name, curve.at) for name in choice.names[signal]))
+    }
+    validated = raw["val_loss"].at if "val_loss" in raw else np.zeros(0)
+    ambiguous = not by_epoch and says_steps and "step" not in options.names
+    if ambiguous and each_step(validated) and len(validated) == len(longest.at):
+        if steps_given is not None:
+            by_epoch = set(raw)
+        else:
+            notes.append("its validation loss is logged at every step: for epochs give --steps-per-epoch N")
     converted = dict(raw)
-    for signal, curve in raw.items():
-        if not counted_by_epoch(curve.at, longest.at):
-            continue
-        sizes = (options.steps_per_epoch, *(steps_of_epochs(part.logged, part.clock) for part in parts))
+    for signal in by_epoch:
+        curve = raw[signal]
+        ended = ended_epochs(curve.at)
+        sizes = [
+            steps_given,
+            *(steps_of_epochs(part.logged, part.clock) for part in parts),
+            *(batches_of_epochs(part.logged.series, curve.at[-1] + ended) for part in parts),
+        ]
         size = next((one for one in sizes if one is not None), None)
         if size is None:
             raise ClockError(
                 f"its {choice.text(signal)!r} is logged at {curve.at[0]:.0f} to {curve.at[-1]:.0f}, others up to "
                 f"{longest.at[-1]:.0f}: if it counts epochs, give --steps-per-epoch N"
             )
-        converted[signal] = Series(np.round((curve.at + ended_epochs(curve.at)) * size), curve.values)
+        converted[signal] = Series(np.round((curve.at + ended) * size), curve.values)
     return converted
 
 

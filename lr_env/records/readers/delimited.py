@@ -12,7 +12,7 @@ from pathlib import Path
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.beside import yaml_beside
 from lr_env.records.readers.lines import Lines, head_lines
-from lr_env.records.readers.names import is_training_name
+from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import RUN_COLUMNS, GroupedRows, damage_notes, to_number
 
 _DELIMITERS = ",;\t|"
@@ -95,7 +95,7 @@ class Delimited:
             return False
         if not all(any(name.startswith(begin) for name in names) for begin in self.begins):
             return False
-        return bool(self.columns) or any(map(is_training_name, names))
+        return bool(self.columns) or is_training_log(names)
 
     def read(self, path: Path) -> Iterator[LoggedRun]:
         """Give the runs in a file; see `Reader`."""

@@ -126,6 +126,7 @@ STEP_CLOCKS = (
     "current_steps?|cur_steps?|step_num|total_steps_done",
     "iterations?|iters?|itr|iter_num|train_iter|train_iterations?|n_iter|iter_idx|global_iter|global_iteration",
     f"num_updates|{_T}_num_updates|n_updates|updates?|num_steps",
+    "batch_batch_step|batch_step",
     "s|it",
 )
 """Names of clocks that count optimizer steps."""
@@ -183,9 +184,17 @@ def _is_group(name: str) -> bool:
     return rank(name, _GROUPS) is not None and not _NO_RATE.fullmatch(canonical(name))
 
 
-def is_training_name(name: str) -> bool:
-    """Whether a name in a file speaks for a log of training: that of a rate or a loss."""
-    return is_rate(name) or any(rank(name, NAMES[signal]) is not None for signal in ("train_loss", "val_loss"))
+def is_training_log(names: Iterable[str]) -> bool:
+    """Whether names in a file speak for a log of training: a loss is among them, or a rate and a clock.
+
+    >>> is_training_log(["epoch", "lr"]), is_training_log(["lr", "batch_size"]), is_training_log(["val_loss"])
+    (True, False, True)
+    """
+    names = list(names)
+    if any(rank(name, NAMES[signal]) is not None for name in names for signal in ("train_loss", "val_loss")):
+        return True
+    clocks = STEP_CLOCKS + EPOCH_CLOCKS
+    return any(map(is_rate, names)) and any(rank(name, clocks) is not None for name in names)
 
 
 def counts_environment_steps(names: Iterable[str]) -> bool:
@@ -265,6 +274,7 @@ def choose(series: Mapping[str, Series], mapping: Mapping[str, str]) -> Choice:
             names[signal] = some
             if signal == "val_loss" and (others := _other_sets(series, some, patterns)):
                 notes.append(f"of {len(others) + 1} validation losses {some[0]!r} was taken, not {others[0]!r}")
+    _objective(series, names, notes)
     return Choice(names, tuple(notes))
 
 
@@ -290,6 +300,15 @@ def _same_name(there: Sequence[str], given: str) -> str | None:
         return given
     same = [name for name in there if canonical(name) == canonical(given)]
     return same[0] if len(same) == 1 else None
+
+
+def _objective(series: Mapping[str, Series], names: dict[str, tuple[str, ...]], notes: list[str]) -> None:
+    """Take what a trial of Optuna reported for its losses, where it has no others."""
+    if "intermediate_value" in series and not {"train_loss", "val_loss"} & names.keys():
+        names["train_loss"] = ("intermediate_value",)
+        if "value" in series:
+            names["val_loss"] = ("value",)
+        notes.append("the objective of the study is taken for a loss")
 
 
 def _choose_signal(series: Mapping[str, Series], patterns: tuple[str, ...]) -> tuple[str, ...]:
