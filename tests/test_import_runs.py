@@ -65,7 +65,7 @@ PLAIN = [(1.0, 2.5), (2.0, 1.5)]
         "step;lr;train_loss;val_loss\n1;0,1;2,0;2,5\n2;0,01;1;1,5\n",
         "step\tlr\ttrain_loss\tval_loss\n1\t0.1\t2\t2.5\n2\t0.01\t1\t1.5\n",
         '"a, b",step,lr,train_loss,val_loss\n"x, y",1,0.1,2,2.5\n"x ""y""",2,0.01,1,1.5\n',
-        "# made by hand\n\n" + HEADER + "1,0.1,2,2.5\n\n2,0.01,1,1.5\n",
+        "# result by hand\n\n" + HEADER + "1,0.1,2,2.5\n\n2,0.01,1,1.5\n",
         ",step,lr,train_loss,val_loss\n0,1,0.1,2,2.5\n1,2,0.01,1,1.5\n",
         " step , lr ,train_loss,  val_loss\n 1 , 0.1 ,2,2.5\n2,0.01,1,  1.5\n",
         "step,lr,train_loss,val_loss,größe,loss\n1,0.1,2,2.5,9,8\n2,0.01,1,1.5,9,8\n",
@@ -170,6 +170,7 @@ def _range(values):
         ("val_loss", "val/bpb", ["core_metric"]),
         ("val_loss", "valid_loss", ["test_loss"]),
         ("val_loss", "test_loss", []),
+        ("val_loss", "my_val_loss", ["best_val_loss", "val_loss_std"]),
         ("val_accuracy", "val_sparse_categorical_accuracy", ["sparse_categorical_accuracy"]),
         ("val_accuracy", "eval_top1", ["eval_top5"]),
     ],
@@ -227,42 +228,42 @@ def test_a_validation_loss_that_counts_epochs_beside_a_rate_that_counts_steps(lo
     run = LoggedRun("x", Path("x"), "x", {**names, "val_loss": Series(epochs, 2 - epochs / 9)}, "step")
     ((_, why),) = assemble([run], Options())
     assert "--steps-per-epoch" in why
-    (made,) = assemble([run], Options(steps_per_epoch=200))
-    assert made.run.curves["val_loss"].at.tolist() == [200, 400, 600, 800, 1000]
+    (result,) = assemble([run], Options(steps_per_epoch=200))
+    assert result.run.curves["val_loss"].at.tolist() == [200, 400, 600, 800, 1000]
     counted = LoggedRun("x", Path("x"), "x", {**run.series, "epoch": Series(steps, steps // 200)}, "step")
-    (made,) = assemble([counted], Options())
-    assert made.run.curves["val_loss"].at.tolist() == [200, 400, 600, 800, 1000]
+    (result,) = assemble([counted], Options())
+    assert result.run.curves["val_loss"].at.tolist() == [200, 400, 600, 800, 1000]
 
 
 def assembled(options=None, **series):
     """A run of optimizer steps, as a tracker logs it whose user gives the steps."""
-    (made,) = assemble([LoggedRun("x", Path("x"), "x", series, "step")], options or Options())
-    return made
+    (result,) = assemble([LoggedRun("x", Path("x"), "x", series, "step")], options or Options())
+    return result
 
 
 def test_keras_logs_epochs_and_batches_side_by_side():
     epochs, batches = [Series(np.arange(float(n)), 1 / (1 + np.arange(float(n)))) for n in (4, 100)]
     names = {f"epoch_{name}": epochs for name in ("learning_rate", "loss", "val_loss")}
     assert "--steps-per-epoch" in assembled(**names)[1]
-    for made in (assembled(**names, batch_loss=batches), assembled(Options(steps_per_epoch=25), **names)):
-        assert made.run.curves["val_loss"].at.tolist() == [25, 50, 75, 100]
-        assert made.run.curves["lr"].at.tolist() == [25, 50, 75, 100]
+    for result in (assembled(**names, batch_loss=batches), assembled(Options(steps_per_epoch=25), **names)):
+        assert result.run.curves["val_loss"].at.tolist() == [25, 50, 75, 100]
+        assert result.run.curves["lr"].at.tolist() == [25, 50, 75, 100]
 
 
 def test_a_validation_loss_at_every_step_may_count_epochs():
     curve = Series(np.arange(4.0), 1 / (1 + np.arange(4.0)))
     names = dict.fromkeys(("lr", "train/loss", "val/loss"), curve)
-    made = assembled(**names)
-    assert made.run.steps == 3
-    assert "for epochs give --steps-per-epoch" in made.notes[0]
+    result = assembled(**names)
+    assert result.run.steps == 3
+    assert "for epochs give --steps-per-epoch" in result.notes[0]
     assert assembled(Options(steps_per_epoch=10), **names).run.curves["lr"].at.tolist() == [10, 20, 30, 40]
 
 
 def test_the_objective_of_a_study_stands_for_its_losses():
     steps = np.arange(0, 40.0, 10)
     curve, end = Series(steps, 1 / (1 + steps)), Series(steps[-1:], np.array([0.5]))
-    made = assembled(lr=Series(steps, steps * 0 + 0.1), intermediate_value=curve, value=end)
-    assert made.names == {"lr": "lr", "train_loss": "intermediate_value", "val_loss": "value"}
+    result = assembled(lr=Series(steps, steps * 0 + 0.1), intermediate_value=curve, value=end)
+    assert result.names == {"lr": "lr", "train_loss": "intermediate_value", "val_loss": "value"}
 
 
 def test_the_clock_of_optimizer_steps_goes_before_that_of_the_tracker(log):
@@ -431,3 +432,29 @@ def test_text_by_patterns(tmp_path, log):
 def test_arguments_are_checked(log, how):
     with pytest.raises(UserError):
         import_runs([log(HEADER)], **how)
+
+
+def part(start, end, seed=0, names=("lr", "loss", "val_loss")):
+    """A part of a run, as an event file has it."""
+    steps = np.arange(float(start), end, 10)
+    values = {"lr": 0.1 / (1 + steps), "loss": 2 / (1 + steps + seed), "val_loss": 3 / (1 + steps + seed)}
+    return LoggedRun("x", Path("x"), "x", {name: Series(steps, values[name]) for name in names}, "step")
+
+
+@pytest.mark.parametrize(
+    ("parts", "points"),
+    [
+        ([part(0, 100), part(100, 200)], [20]),
+        ([part(0, 100), part(50, 200, seed=1)], [20]),  # resumed from a checkpoint, with other batches
+        ([part(0, 100), part(0, 200)], [20]),  # a copy
+        ([part(0, 100, names=("lr", "loss")), part(0, 100, names=("val_loss",))], [10]),  # a file for each kind of name
+        ([part(0, 100), part(0, 200, seed=1)], [10, 20]),  # started again into the same folder
+        ([part(0, 100), part(0, 0)], [10]),  # an empty file beside it
+    ],
+)
+def test_parts_of_a_run_are_joined_and_trainings_in_one_folder_are_not(parts, points):
+    runs = [result.run for result in assemble(parts, Options())]
+    assert [len(run.curves["val_loss"].at) for run in runs] == points
+    assert len({run.run_id for run in runs}) == len(points)
+    last = parts[-1] if len(parts[-1].series["val_loss"].at) else parts[0]
+    assert runs[-1].curves["val_loss"].values[-1] == last.series["val_loss"].values[-1]

@@ -65,6 +65,13 @@ def test_mutated_logs_are_read_or_refused(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB
 
 
+def test_hyperparameters_beside_a_table_are_config(tmp_path):
+    path = dict(write_samples(tmp_path))["lightning"]
+    path.with_name("hparams.yaml").write_text("batch_size: 64\nname: 'a b'\nlr: 1e-3\nnested:\n  deep: 1\nlist: [1]\n")
+    run, _ = one(path)
+    assert run.config == {"batch_size": 64, "name": "a b", "lr": 0.001}
+
+
 @needs_logs
 def test_hugging_face():
     path = LOGS / "hf_trainer_state_llamafactory.json"

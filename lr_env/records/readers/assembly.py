@@ -401,6 +401,8 @@ def is_same(one: ImportedRun, other: ImportedRun) -> bool:
         if signal not in one.curves or signal not in other.curves:
             continue
         left, right = one.curves[signal], other.curves[signal]
+        if not _share_the_last_point(left, right):
+            return False
         at, i, j = np.intersect1d(left.at, right.at, assume_unique=True, return_indices=True)
         if len(at) < min(len(left.at), len(right.at)):
             return False
@@ -408,6 +410,15 @@ def is_same(one: ImportedRun, other: ImportedRun) -> bool:
             return False
         points += len(np.unique(left.values[i]))
     return points > 1 and _overlap(one.curves["lr"], other.curves["lr"]) is not False
+
+
+def _share_the_last_point(one: Series, other: Series) -> bool:
+    """Whether two curves are equal where the shorter one ends. Runs with the same seed often begin equally."""
+    shorter, longer = sorted((one, other), key=lambda curve: len(curve.at))
+    place = int(np.searchsorted(longer.at, shorter.at[-1]))
+    if place == len(longer.at) or longer.at[place] != shorter.at[-1]:
+        return False
+    return bool(abs(longer.values[place] - shorter.values[-1]) <= _SAME * abs(shorter.values[-1]))
 
 
 def _completed(one: Assembled, other: Assembled) -> Assembled:
