@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lr_env.records.readers.base import LoggedRun, Series, UnreadableError
-from lr_env.records.readers.names import is_training_name
+from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import RUN_COLUMNS
 
 _MOST_ROWS = 50_000_000
@@ -31,7 +31,7 @@ class Parquet:
         if not head.startswith(b"PAR1"):
             return False
         try:
-            return any(map(is_training_name, pq.read_schema(path).names))
+            return is_training_log(pq.read_schema(path).names)
         except _ERRORS:
             return path.suffix == ".parquet"
 
