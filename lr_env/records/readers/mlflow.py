@@ -46,6 +46,8 @@ class MLflow:
     def _of_folder(self, folder: Path) -> LoggedRun:
         """Return the run of a folder of the file store."""
         meta = _meta(folder)
+        if not meta or not (folder / "metrics").is_dir():
+            raise UnreadableError("not the folder of a run: it needs meta.yaml and metrics/")
         if ".trash" in folder.parts or "deleted" in (
             meta.get("lifecycle_stage"),
             _meta(folder.parent).get("lifecycle_stage"),

@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,7 @@ _FIRST_LINE = re.compile(rb'\s*\{"op_code":\s?\d+,\s?"worker_id":')
 _STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _NOTES = {"RUNNING": "still running, or stopped without a word", "PRUNED": "pruned", "FAIL": "failed"}
 
-_RATE = re.compile(
-    r"(.*[._/-])?(lr|learning_?rate|(initial|init|base|max|peak)_?(lr|learning_?rate)|lr0)", re.IGNORECASE
-)
+_RATE = re.compile(r"(.*[._/-])?((initial|init|base|max|peak)_?)?(lr0?|learning_?rate)", re.IGNORECASE)
 
 _LONGEST_LINE = 4 << 20
 _LARGEST = 1.7976931348623157e308
@@ -131,8 +129,8 @@ def _rate(params: dict[str, Any]) -> tuple[str, str]:
 def _of_database(path: Path) -> tuple[list[_Trial], list[str]]:
     """Return the trials of a database, and what is not whole.
 
-    Schemas differ: before 2.4 intermediate values are in the table `trial_values`, and the final one in `trials`; before
-    3.0 infinities are the largest numbers.
+    Schemas differ: before 2.4 intermediate values are in the table `trial_values`, and the final one in `trials`;
+    before 3.0 infinities are the largest numbers.
     """
     trials: dict[Any, _Trial] = {}
     damaged = 0
@@ -221,8 +219,8 @@ def _suggested(value: Any, distribution: Any) -> Any:
 def _of_journal(path: Path) -> tuple[list[_Trial], list[str]]:
     """Return the trials of a journal, and what is not whole.
 
-    Trials are counted as they are created, so nothing can be read after a line that is damaged. Lines of several workers
-    follow one another as they were written.
+    Trials are counted as they are created, so nothing can be read after a line that is damaged. Lines of several
+    workers follow one another as they were written.
     """
     journal = _Journal()
     notes = []
@@ -341,6 +339,6 @@ def _seconds(text: Any) -> float:
     """Return a time as seconds since 1970, taken as UTC, in which Optuna writes it now; NaN if it is none."""
     try:
         time = datetime.fromisoformat(text)
-        return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError):
         return math.nan

@@ -50,8 +50,8 @@ _SPLITS = ("train", "training", "val", "valid", "validation", "eval", "test")
 class TensorBoard:
     """Reads event files. Those of one folder are parts of one run, and so are those of its folders "train" and "val".
 
-    What such a folder holds is named as TensorBoard shows it, "validation/epoch_loss". A file that was renamed is a run of
-    its own, since a folder of renamed files was put together by hand.
+    What such a folder holds is named as TensorBoard shows it, "validation/epoch_loss". A file that was renamed is a
+    run of its own, since a folder of renamed files was put together by hand.
     """
 
     name = "tensorboard"

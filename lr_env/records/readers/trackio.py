@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def _seconds(timestamp: Any) -> float:
     """Return a time as seconds since 1970; NaN where it has no zone, so that it might be any."""
     try:
         time = datetime.fromisoformat(timestamp)
-        return time.timestamp() if time.tzinfo else time.replace(tzinfo=timezone.utc).timestamp()
+        return time.timestamp() if time.tzinfo else time.replace(tzinfo=UTC).timestamp()
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
