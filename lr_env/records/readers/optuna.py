@@ -156,13 +156,12 @@ def _of_database(path: Path) -> tuple[list[_Trial], list[str]]:
                     trials[trial_id].params[str(name)] = _suggested(value, text)
                 except (ValueError, TypeError, LookupError, OverflowError):
                     damaged += 1
-        if database.columns("trial_user_attributes"):
-            for trial_id, name, text in database.rows("trial_user_attributes", ("trial_id", "key", "value_json")):
-                if trial_id in trials:
-                    try:
-                        trials[trial_id].attributes[str(name)] = parse_json(text)
-                    except (ValueError, TypeError):
-                        damaged += 1
+        for trial_id, name, text in database.rows("trial_user_attributes", ("trial_id", "key", "value_json")):
+            if trial_id in trials:
+                try:
+                    trials[trial_id].attributes[str(name)] = parse_json(text)
+                except ValueError:
+                    damaged += 1
         older = not database.columns("trial_intermediate_values")
         table = "trial_values" if older else "trial_intermediate_values"
         names = ("value", "value_type") if older else ("intermediate_value", "intermediate_value_type")

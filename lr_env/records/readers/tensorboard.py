@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,9 @@ _SPLITS = ("train", "training", "val", "valid", "validation", "eval", "test")
 class TensorBoard:
     """Reads event files. Those of one folder are parts of one run, and so are those of its folders "train" and "val".
 
-    What such a folder holds is named as TensorBoard shows it, "validation/epoch_loss". A file that was renamed is a
-    run of its own, since a folder of renamed files was put together by hand.
+    What such a folder holds is named as TensorBoard shows it, "validation/epoch_loss"; what PyTorch's `add_scalars`
+    wrote is "loss/val". A file that was renamed is a run of its own, since a folder of such files is somebody's
+    collection.
     """
 
     name = "tensorboard"
@@ -69,7 +70,8 @@ class TensorBoard:
             records = TFRecords(path)
             for data, starts, ends in records.batches():
                 events.take(data, starts, ends)
-            run, prefix = _place(path)
+            series = events.points.series()
+            run, names = _place(path, series)
         if not events.points and not events.config:
             raise UnreadableError(_why_nothing(path, records, events))
         notes = [records.note] if records.note else []
@@ -79,7 +81,7 @@ class TensorBoard:
             self.name,
             path,
             str(run),
-            {f"{prefix}{tag}": series for tag, series in events.points.series().items()},
+            {names[tag]: each for tag, each in series.items()},
             clock="step",
             config=events.config,
             began=events.began,
@@ -87,16 +89,21 @@ class TensorBoard:
         )
 
 
-def _place(path: Path) -> tuple[Path, str]:
-    """Return where the run of an event file lies, and what its tags begin with there."""
+def _place(path: Path, tags: Collection[str]) -> tuple[Path, dict[str, str]]:
+    """Return where the run of an event file lies, and what its tags are called there."""
     folder = path.parent
+    same = {tag: tag for tag in tags}
     if not path.name.startswith(_CANONICAL):
-        return path, ""
+        return path, same
     if folder.name.lower() in _SPLITS:
         siblings = [each for each in folder.parent.iterdir() if each != folder and each.name.lower() in _SPLITS]
         if any(any(each.glob(f"{_CANONICAL}*")) for each in (folder.parent, *siblings)):
-            return folder.parent, f"{folder.name}/"
-    return folder, ""
+            return folder.parent, {tag: f"{folder.name}/{tag}" for tag in tags}
+    for tag in tags:  # `add_scalars` of PyTorch writes "loss" of "train" as the only tag of a folder "loss_train"
+        begin = tag.replace("/", "_") + "_"
+        if len(tags) == 1 and folder.name.startswith(begin) and any(folder.parent.glob(f"{_CANONICAL}*")):
+            return folder.parent, {tag: f"{tag}/{folder.name.removeprefix(begin)}"}
+    return folder, same
 
 
 def _why_nothing(path: Path, records: TFRecords, events: _Events) -> str:

@@ -53,15 +53,14 @@ class Trackio:
             for run_id, run_name, timestamp, step, metrics in database.rows("metrics", columns):
                 try:
                     row = parse_json(metrics)
-                except (ValueError, TypeError):
+                except ValueError:
                     row = None
                 runs.take(run_id, run_name, timestamp, step, row)
-            if database.columns("configs"):
-                for run_id, run_name, config in database.rows("configs", ("run_id", "run_name", "config")):
-                    try:
-                        runs.configure(run_id, run_name, parse_json(config))
-                    except (ValueError, TypeError):
-                        runs.damaged += 1
+            for run_id, run_name, config in database.rows("configs", ("run_id", "run_name", "config")):
+                try:
+                    runs.configure(run_id, run_name, parse_json(config))
+                except ValueError:
+                    runs.damaged += 1
             notes = database.notes
         yield from self._all(path, runs, notes)
 
@@ -130,8 +129,14 @@ class _Runs:
         if points is None:
             points = self.points[run] = Points()
             self.began[run] = _seconds(timestamp)
-        for name, value in _numbers(row):
-            points.add(name, at, value)
+        for name, value in row.items():
+            if type(value) is float:  # as most are
+                clock, values = points.column(name)
+                clock.append(at)
+                values.append(value)
+            else:
+                for inner, converted in _numbers(name, value):
+                    points.add(inner, at, converted)
 
     def configure(self, run_id: Any, run_name: Any, config: Any) -> None:
         """Take the config of a run; what Trackio adds of itself begins with an underscore."""
@@ -140,19 +145,13 @@ class _Runs:
             self.config[_key(run_id, run_name)] = plain
 
 
-def _numbers(row: dict[str, Any]) -> Iterable[tuple[str, float]]:
-    """Give the numbers of a row; those of an image or the like are none."""
-    for name, value in row.items():
-        if isinstance(value, dict):
-            if "_type" not in value:
-                for inner, each in flat(value).items():
-                    converted = number(each)
-                    if converted is not None:
-                        yield f"{name}.{inner}", converted
-            continue
-        converted = number(value)
+def _numbers(name: str, value: Any) -> Iterable[tuple[str, float]]:
+    """Give the numbers that were logged under a name; those of an image or the like are none."""
+    values = flat({name: value}) if isinstance(value, dict) and "_type" not in value else {name: value}
+    for inner, each in values.items():
+        converted = number(each)
         if converted is not None:
-            yield name, converted
+            yield inner, converted
 
 
 def _key(run_id: Any, run_name: str) -> tuple[str, str]:
@@ -175,7 +174,7 @@ def _parquet_columns(path: Path) -> list[str]:
 
     try:
         return pq.read_schema(path).names
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return []
 
 
@@ -193,5 +192,5 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(_ROWS):
                 for row in batch.to_pylist():
                     yield {name: value for name, value in row.items() if value is not None}
-    except (pa.ArrowException, OSError) as error:
-        raise UnreadableError(f"a damaged Parquet file ({str(error).splitlines()[0][:200]})") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # text that is not UTF-8 among them
+        raise UnreadableError(f"a damaged Parquet file ({str(error)[:200]})") from error

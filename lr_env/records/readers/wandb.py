@@ -21,6 +21,9 @@ _HEADER = 7
 _HISTORY, _CONFIG, _RUN, _EXIT = 2, 5, 17, 18
 """Fields of a record: what kind it is."""
 
+_Column = tuple[str, "array[float]", "array[float]"]
+"""A name, and what is collected under it: the clock and the values."""
+
 _MEDIA = "_type"
 """A key of what is an image, a histogram or a table, and no number."""
 
@@ -88,7 +91,7 @@ class _Run:
         self.repeated = 0
         self._last = 0
         self._media: set[str] = set()
-        self._columns: dict[bytes, tuple[str, array[float], array[float]]] = {}
+        self._columns: dict[bytes, _Column] = {}
 
     def series(self) -> dict[str, Any]:
         """Return the numbers; the sizes of images and the like are none."""
@@ -100,15 +103,14 @@ class _Run:
     def take(self, record: bytes) -> None:
         """Take a record."""
         try:
-            parts = list(fields(record))
-            for field, kind, start, _ in parts:
-                if field == 1 and kind == VARINT:
-                    count = protobuf.varint(record, start)[0]
-                    if 0 < count <= self._last:
-                        self.repeated += 1
-                        return
-                    self._last = count
-            for field, kind, start, end in parts:
+            at = 0
+            if record[:1] == b"\x08":  # the number of the record in the file
+                count, at = protobuf.varint(record, 1)
+                if 0 < count <= self._last:
+                    self.repeated += 1
+                    return
+                self._last = count
+            for field, kind, start, end in fields(record, at):
                 if kind != BYTES:
                     continue
                 if field == _HISTORY:
@@ -127,7 +129,7 @@ class _Run:
 
     def _history(self, record: bytes, start: int, end: int) -> None:
         """Take a row of the history: items, and the step."""
-        row: list[tuple[str, array[float], array[float], float]] = []
+        row: list[tuple[_Column, float]] = []
         step: float | None = None
         columns = self._columns
         at = start
@@ -145,7 +147,8 @@ class _Run:
                         column = columns.get(record[begin + 2 : key_end])
                         if column is not None and key_end + 3 + record[key_end + 2] == at:
                             try:
-                                row.append((*column, float(record[key_end + 3 : at])))
+                                value = float(record[key_end + 3 : at])
+                                row.append((column, value))
                                 continue
                             except ValueError:
                                 pass
@@ -162,20 +165,19 @@ class _Run:
                 row += self._item(record, begin, at)
             elif key >> 3 == 2:
                 step = 0.0
-                for field, kind, value, _ in fields(record, begin, at):
-                    if field == 1 and kind == VARINT:
-                        step = float(protobuf.signed(protobuf.varint(record, value)[0]))
-        for name, _, _, value in row:
-            if name == "_step":
+                if length and record[begin] == 8:
+                    step = float(protobuf.signed(protobuf.varint(record, begin + 1)[0]))
+        for column, value in row:
+            if column[0] == "_step":
                 step = value
         if step is None or not math.isfinite(step):
             step = float(self.rows)
         self.rows += 1
-        for _, clock, values, value in row:
+        for (_, clock, values), value in row:
             clock.append(step)
             values.append(value)
 
-    def _item(self, record: bytes, start: int, end: int) -> list[tuple[str, array[float], array[float], float]]:
+    def _item(self, record: bytes, start: int, end: int) -> list[tuple[_Column, float]]:
         """Return the numbers of an item of any form: a plain or nested key, and a value as JSON or by type."""
         keys: list[bytes] = []
         value: Any = None
@@ -203,13 +205,13 @@ class _Run:
             numbers = {f"{name}.{key}": number(each) for key, each in flat(value).items()}
         else:
             numbers = {name: number(value)}
-        result = []
+        result: list[tuple[_Column, float]] = []
         for each, converted in numbers.items():
             if converted is not None:
                 column = (each, *self.points.column(each))
                 if each == name and len(keys) == 1:
                     self._columns[keys[0]] = column
-                result.append((*column, converted))
+                result.append((column, converted))
         return result
 
     def _configured(self, record: bytes, start: int, end: int) -> None:

@@ -18,6 +18,8 @@ _LONGEST = 1000
 _DEEPEST = 20
 """How deep a config may be nested."""
 
+_DECODER = json.JSONDecoder()
+
 _SPOKEN = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -54,6 +56,8 @@ class Points:
 
 def number(value: Any) -> float | None:
     """Return a number of JSON or SQLite as a float, also one that is spelt "NaN" or "Infinity"; None for all else."""
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         return _SPOKEN.get(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -64,16 +68,23 @@ def number(value: Any) -> float | None:
         return None
 
 
-def parse_json(data: str | bytes) -> Any:
-    """Parse JSON of any origin.
+def parse_json(data: Any) -> Any:
+    """Parse JSON, as text or bytes of any origin.
 
     Raises:
         ValueError: it is no JSON, or is nested too deeply.
     """
+    text = data.decode() if isinstance(data, bytes) else data
+    if not isinstance(text, str):  # a database has values of any type
+        raise ValueError("it is no text")
+    text = text.strip()
     try:
-        return json.loads(data)
+        value, end = _DECODER.raw_decode(text)  # json.loads looks for blanks around it, which takes as long
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if end != len(text):
+        raise ValueError("more follows it")
+    return value
 
 
 def typed(value: str) -> Any:

@@ -18,6 +18,8 @@ class WireError(ValueError):
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """Return an unsigned integer and where it ends."""
+    if at < len(data) and data[at] < 0x80:  # most are short
+        return data[at], at + 1
     value = shift = 0
     while shift < 70:
         if at >= len(data):

@@ -21,6 +21,23 @@ _ROWS = 20_000
 """Rows that are read under one lock, so that a writer waits for milliseconds."""
 
 
+_LARGEST_CHECKED = 1 << 30
+"""Bytes of the largest file that is checked as a whole, since a writer may have to wait meanwhile."""
+
+_CONSTRAINTS = ("NULL value in ", "CHECK constraint ", "non-unique ")
+"""What a check also finds, and is no damage."""
+
+
+class _Texts(dict[bytes, str]):
+    """Texts of a file, each made once for all rows that repeat it; bytes that are not UTF-8 are replaced."""
+
+    def __missing__(self, data: bytes) -> str:
+        text = data.decode("utf-8", "replace")
+        if len(data) <= 64 and len(self) < 100_000:
+            self[data] = text
+        return text
+
+
 class Database:
     """The tables of an open file.
 
@@ -30,20 +47,20 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._texts: dict[bytes, str] = {}
         self.notes: list[str] = []
-        connection.text_factory = self._text
+        connection.text_factory = _Texts().__getitem__
 
-    def _text(self, data: bytes) -> str:
-        """Return a text of the file, once for all rows that repeat it; bytes that are not UTF-8 are replaced."""
-        if len(data) > 64:
-            return data.decode("utf-8", "replace")
-        text = self._texts.get(data)
-        if text is None:
-            if len(self._texts) > 100_000:
-                self._texts.clear()
-            text = self._texts[data] = data.decode("utf-8", "replace")
-        return text
+    def check(self) -> None:
+        """Check the pages of the file, and note damage by which rows may be missing. It takes 2 s a GB."""
+        try:
+            lines = [str(row[0]) for row in self._db.execute("PRAGMA quick_check(10)")]
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            lines = [str(error)]
+        damage = [line for line in lines if line != "ok" and not line.startswith(_CONSTRAINTS)]
+        if damage:
+            self.notes.append(f"damaged ({' '.join(damage[0].split())[:100]}): rows may be missing")
 
     def columns(self, table: str) -> list[str]:
         """Return the columns of a table; none if there is no such table."""
@@ -52,10 +69,12 @@ class Database:
     def rows(self, table: str, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Give all rows of a table in the order in which they were written, a few under each lock.
 
-        Columns that the table does not have are None. The table itself is read, and no index of it, so that every row
-        that is whole is given. Damage ends the table, and is noted.
+        A table that is not there has no rows, and columns that it does not have are None. The table itself is read, and
+        no index of it, so that every row that is whole is given. Damage ends the table, and is noted.
         """
         there = set(self.columns(table))
+        if not there:
+            return
         chosen = ", ".join(_quoted(column) if column in there else "NULL" for column in columns)
         query = f"SELECT rowid, {chosen} FROM {_quoted(table)} NOT INDEXED WHERE rowid > ? ORDER BY rowid LIMIT {_ROWS}"
         last = -(2**63)
@@ -98,22 +117,31 @@ class Database:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Database]:
+def opened(path: Path, wait: float | None = None, checked: bool = True) -> Iterator[Database]:
     """Open a file to read it.
 
     It is opened as read-only, and without any lock where nothing lies beside it that tells of a writer. A write-ahead
     log is read together with it. A file that a killed process left within a transaction is recovered in a copy.
 
+    Args:
+        path: the file.
+        wait: seconds for which a lock is waited for; some by default.
+        checked: whether damage is looked for in the whole file.
+
     Raises:
         UnreadableError: it is damaged or locked.
     """
-    with _plainly(path), tempfile.TemporaryDirectory(prefix="lr_env-") as folder:
-        connection = sqlite3.connect(_address(path, Path(folder)), uri=True, timeout=_SECONDS, isolation_level=None)
+    with _plainly(), tempfile.TemporaryDirectory(prefix="lr_env-") as folder:
+        address, seconds = _address(path, Path(folder)), _SECONDS if wait is None else wait
+        connection = sqlite3.connect(address, uri=True, timeout=seconds, isolation_level=None)
         with closing(connection):
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             connection.execute("PRAGMA query_only = ON")
-            yield Database(connection)
+            database = Database(connection)
+            if checked and path.stat().st_size <= _LARGEST_CHECKED:
+                database.check()
+            yield database
 
 
 def has_tables(path: Path, head: bytes, tables: dict[str, set[str]]) -> bool:
@@ -121,7 +149,7 @@ def has_tables(path: Path, head: bytes, tables: dict[str, set[str]]) -> bool:
     if not head.startswith(_MAGIC):
         return False
     try:
-        with opened(path) as database:
+        with opened(path, wait=0.1, checked=False) as database:
             return all(columns <= set(database.columns(table)) for table, columns in tables.items())
     except UnreadableError:
         # It may be locked or damaged: the text of its schema tells, which nearly always lies at the beginning.
@@ -154,7 +182,7 @@ def _address(path: Path, spare: Path) -> str:
 
 def _is_left_behind(path: Path) -> bool:
     """Return whether the journal of a file is one that a killed process left."""
-    with closing(sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=_SECONDS)) as connection:
+    with closing(sqlite3.connect(_uri(path, "mode=ro"), uri=True, timeout=0)) as connection:
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
@@ -191,7 +219,7 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 
 @contextmanager
-def _plainly(path: Path) -> Iterator[None]:
+def _plainly() -> Iterator[None]:
     """Turn SQLite's errors into one line."""
     try:
         yield
@@ -202,3 +230,5 @@ def _plainly(path: Path) -> Iterator[None]:
         if "unable to open" in text or "readonly" in text:
             raise UnreadableError(f"SQLite cannot open it ({text}): copy it to a folder of yours") from error
         raise UnreadableError(f"a damaged SQLite database ({text})") from error
+    except UnicodeDecodeError as error:  # names of tables and columns are not texts of rows
+        raise UnreadableError("a damaged SQLite database: its names are no text") from error
