@@ -20,6 +20,8 @@ _ABOUT = ("id", "run_id", "timestamp", "run_name", "step", "log_id", "space_id")
 
 _NEEDED = {"run_name", "timestamp", "step"}
 _ROWS = 65_536
+_LARGEST = 2**32
+"""Bytes of the largest column of a part of an exported file."""
 
 
 class Trackio:
@@ -169,13 +171,19 @@ def _seconds(timestamp: Any) -> float:
 
 def _parquet_columns(path: Path) -> list[str]:
     """Return the columns of a Parquet file; none if it is damaged."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.read_schema(path).names
-    except (pa.ArrowException, OSError, ValueError):
+    except _damage():
         return []
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """Return what pyarrow raises at a damaged file."""
+    import pyarrow as pa
+
+    return (pa.ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError)
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,13 +192,19 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UnreadableError: it is damaged.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            if any(
+                group.column(i).total_uncompressed_size > _LARGEST for group in groups for i in range(group.num_columns)
+            ):
+                raise UnreadableError("a damaged Parquet file: a column is larger than any that was logged")
             for batch in file.iter_batches(_ROWS):
                 for row in batch.to_pylist():
                     yield {name: value for name, value in row.items() if value is not None}
-    except (pa.ArrowException, OSError, ValueError) as error:  # text that is not UTF-8 among them
+    except UnreadableError:
+        raise
+    except _damage() as error:
         raise UnreadableError(f"a damaged Parquet file ({str(error)[:200]})") from error
