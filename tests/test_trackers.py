@@ -167,7 +167,7 @@ def test_event_files_that_are_cut_or_damaged_are_read_so_far(tmp_path):
 
 def test_event_files_of_a_folder_are_one_run_and_so_are_its_parts(tmp_path):
     # Keras has folders for what it measures on each part of the data, and PyTorch's `add_scalars` one for each name.
-    parts = (("train", "epoch_loss"), ("validation", "epoch_loss"), ("a_b_val", "a/b"))
+    parts = (("train", "epoch_loss"), ("validation", "epoch_loss"), ("a_b_val", "a/b"), ("a/b/train", "a/b"))
     for name, tag in (("", "lr"), *parts, ("other", "loss")):
         (tmp_path / "run" / name).mkdir(parents=True, exist_ok=True)
         for part in (1, 2):
@@ -175,7 +175,7 @@ def test_event_files_of_a_folder_are_one_run_and_so_are_its_parts(tmp_path):
             file.write_bytes(VERSION + scalar(part, tag, 0.5))
     runs = [run for file in sorted(tmp_path.rglob("events*")) for run in read(file)]
     names = {(Path(run.run_id).name, name) for run in runs for name in run.series}
-    ours = {"lr", "train/epoch_loss", "validation/epoch_loss", "a/b/val"}
+    ours = {"lr", "train/epoch_loss", "validation/epoch_loss", "a/b/val", "a/b/train"}
     assert names == {("other", "loss"), *(("run", name) for name in ours)}
 
 

@@ -92,18 +92,26 @@ class TensorBoard:
 def _place(path: Path, tags: Collection[str]) -> tuple[Path, dict[str, str]]:
     """Return where the run of an event file lies, and what its tags are called there."""
     folder = path.parent
-    same = {tag: tag for tag in tags}
     if not path.name.startswith(_CANONICAL):
-        return path, same
+        return path, {tag: tag for tag in tags}
+    if len(tags) == 1:
+        (tag,) = tags
+        # `add_scalars` writes the only tag of a folder: PyTorch "loss" into "loss_train", tensorboardX into "loss/train".
+        begin, parts = tag.replace("/", "_") + "_", tuple(tag.split("/"))
+        if folder.name.startswith(begin) and _has_events(folder.parent):
+            return folder.parent, {tag: f"{tag}/{folder.name.removeprefix(begin)}"}
+        if folder.parts[-len(parts) - 1 : -1] == parts and _has_events(folder.parents[len(parts)]):
+            return folder.parents[len(parts)], {tag: f"{tag}/{folder.name}"}
     if folder.name.lower() in _SPLITS:
         siblings = [each for each in folder.parent.iterdir() if each != folder and each.name.lower() in _SPLITS]
-        if any(any(each.glob(f"{_CANONICAL}*")) for each in (folder.parent, *siblings)):
+        if any(map(_has_events, (folder.parent, *siblings))):
             return folder.parent, {tag: f"{folder.name}/{tag}" for tag in tags}
-    for tag in tags:  # `add_scalars` of PyTorch writes "loss" of "train" as the only tag of a folder "loss_train"
-        begin = tag.replace("/", "_") + "_"
-        if len(tags) == 1 and folder.name.startswith(begin) and any(folder.parent.glob(f"{_CANONICAL}*")):
-            return folder.parent, {tag: f"{tag}/{folder.name.removeprefix(begin)}"}
-    return folder, same
+    return folder, {tag: tag for tag in tags}
+
+
+def _has_events(folder: Path) -> bool:
+    """Return whether event files lie in a folder."""
+    return any(folder.glob(f"{_CANONICAL}*"))
 
 
 def _why_nothing(path: Path, records: TFRecords, events: _Events) -> str:
