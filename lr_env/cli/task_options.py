@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,8 +82,7 @@ class TaskOptions:
     @property
     def variation(self) -> str:
         """The options that vary the task, as text to be written after its name on a command line."""
-        options = (f" --{name.replace('_', '-')} {value}" for name, value in self._given().items())
-        return "".join(options) + " --adam" * self.adam
+        return _options_text(self._given(), self.adam)
 
     def _given(self) -> dict[str, Any]:
         """Return the fields of the task that options replace, with their new values."""
@@ -133,3 +133,22 @@ class TaskOptions:
         numerics = Numerics(self.precision, self.deterministic, self.channels_last)
         numerics.check(find_device(self.device))
         return numerics
+
+
+def variation_of(task: Task) -> str:
+    """Return the options that vary the task of that name so that it is this one, as `TaskOptions.variation` does.
+
+    Raises:
+        UserError: there is no task of that name.
+    """
+    from lr_env.optimizers import Adam
+    from lr_env.tasks import find_task
+
+    original = find_task(task.name)
+    given = {name: value for name in _VARIED if (value := getattr(task, name)) != getattr(original, name)}
+    return _options_text(given, task.optimizer == Adam() and original.optimizer != Adam())
+
+
+def _options_text(given: Mapping[str, Any], adam: bool) -> str:
+    options = (f" --{name.replace('_', '-')} {value}" for name, value in given.items())
+    return "".join(options) + " --adam" * adam
