@@ -103,7 +103,7 @@ class SearchResult:
         if not np.isfinite(best.loss) or self.task.name not in task_names():
             return ""
         other = _BASELINE if best.planner != _BASELINE else "cosine"
-        settings = " ".join(f"{best.planner}.{name}={json.dumps(value)}" for name, value in best.settings.items())
+        settings = " ".join(f"{best.planner}.{name}={_rounded(value)}" for name, value in best.settings.items())
         return (
             f"lr-env compare {self.task.name}{variation_of(self.task)} --planners {best.planner} {other} "
             f"--set {settings} --name {self.name}-best"
@@ -223,6 +223,11 @@ class SearchResult:
         if not ended.all():
             top_row = np.full((~ended).sum(), top)
             axes.plot(peaks[~ended], top_row, "x", color=style["color"], markersize=7, clip_on=False)
+
+
+def _rounded(value: Any) -> str:
+    """A setting for a command, with 4 digits, which say as much as one run can."""
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _loss(loss: float) -> str:
