@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import isfinite
 from typing import Any, Protocol, cast
 
@@ -134,5 +134,10 @@ def suggest(
     >>> study.best_params["planner"] in ("wsd", "cosine-warmup")
     True
     """
-    names = searched_families() if families is None else tuple(families)
-    return SearchSpace(names, lr_range).suggest(trial)
+    low, high = lr_range
+    return _space(None if families is None else tuple(families), (low, high)).suggest(trial)
+
+
+@cache  # for the next trial
+def _space(families: tuple[str, ...] | None, lr_range: tuple[float, float]) -> SearchSpace:
+    return SearchSpace(searched_families() if families is None else families, lr_range)

@@ -135,18 +135,24 @@ class TaskOptions:
         return numerics
 
 
-def variation_of(task: Task) -> str:
-    """Return the options that vary the task of that name so that it is this one, as `TaskOptions.variation` does.
+def variation_of(task: Task) -> str | None:
+    """Return the options that make this task of the one that commands find by its name; None if no options do.
 
-    Raises:
-        UserError: there is no task of that name.
+    >>> from lr_env.tasks import TASKS
+    >>> variation_of(replace(TASKS["DigitsMLP"], budget=500, batch_size=32))
+    ' --budget 500 --batch-size 32'
     """
     from lr_env.optimizers import Adam
     from lr_env.tasks import find_task
+    from lr_env.tasks.catalogue import task_names
 
+    if task.name not in task_names():
+        return None
     original = find_task(task.name)
     given = {name: value for name in _VARIED if (value := getattr(task, name)) != getattr(original, name)}
-    return _options_text(given, task.optimizer == Adam() and original.optimizer != Adam())
+    adam = task.optimizer == Adam() != original.optimizer
+    varied = replace(original, **given, **({"optimizer": Adam()} if adam else {}))
+    return _options_text(given, adam) if replace(varied, target_val_loss=task.target_val_loss) == task else None
 
 
 def _options_text(given: Mapping[str, Any], adam: bool) -> str:

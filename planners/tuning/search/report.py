@@ -21,7 +21,6 @@ from lr_env.report.formatting import setting_text
 from lr_env.report.markdown import write_markdown
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
 from lr_env.tasks import Task
-from lr_env.tasks.catalogue import task_names
 from planners.tuning.tuners import final_val_loss
 
 RUNS_FILE = "runs.parquet"
@@ -99,23 +98,23 @@ class SearchResult:
     @property
     def compare_command(self) -> str:
         """The command that compares the best planner on fresh seeds; empty where there is none."""
-        best = self.best[0]
-        if not np.isfinite(best.loss) or self.task.name not in task_names():
+        best, variation = self.best[0], variation_of(self.task)
+        if not np.isfinite(best.loss) or variation is None:
             return ""
         other = _BASELINE if best.planner != _BASELINE else "cosine"
         settings = " ".join(f"{best.planner}.{name}={_rounded(value)}" for name, value in best.settings.items())
         return (
-            f"lr-env compare {self.task.name}{variation_of(self.task)} --planners {best.planner} {other} "
+            f"lr-env compare {self.task.name}{variation} --planners {best.planner} {other} "
             f"--set {settings} --name {self.name}-best"
         )
 
     @property
     def fit_command(self) -> str:
         """The command that fits a model to the runs; empty for a task that commands do not find."""
-        if self.task.name not in task_names():
+        if (variation := variation_of(self.task)) is None:
             return ""
         return (
-            f"lr-env fit {self.task.name}{variation_of(self.task)} --records {self.folder / RUNS_FILE} "
+            f"lr-env fit {self.task.name}{variation} --records {self.folder / RUNS_FILE} "
             f"--name {self.name}-fit"
         )
 
