@@ -15,10 +15,10 @@ compare: $(INSTALLED)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
-# The environments in other people's software, whose packages go into .venv-clients. RLlib pins Gymnasium to another
-# version, and has .venv-rllib.
+# The environments and planners in other people's software, whose packages go into .venv-clients. RLlib pins Gymnasium
+# to another version, and has .venv-rllib.
 test-clients: .venv-clients/.installed
-	.venv-clients/bin/python -m pytest tests/test_clients.py
+	.venv-clients/bin/python -m pytest tests/test_clients.py tests/test_callbacks.py tests/test_examples.py
 
 test-rllib: .venv-rllib/.installed
 	.venv-rllib/bin/python -m pytest tests/test_clients.py

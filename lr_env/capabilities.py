@@ -155,6 +155,16 @@ class AllowsMissing(Protocol):
 
 
 @runtime_checkable
+class PreferredSegment(Protocol):
+    """A planner that knows how often it should be asked, such as one whose model has a step of time."""
+
+    @property
+    def preferred_segment(self) -> int | None:
+        """Optimizer steps between two plans; None where it does not matter."""
+        ...
+
+
+@runtime_checkable
 class Forking(Protocol):
     """A planner that tries rates on forks of its runs, which costs many times the child steps of the runs.
 

@@ -1,14 +1,16 @@
-"""The one kind of error that is the caller's to mend."""
+"""The error for bad input, and checks that raise it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """Bad input, told in one line that names the fix.
+    """Bad input; one line that names the fix.
 
     The command line prints the line and exits with code 2; in research code it is a `ValueError`. What is quoted in it,
     say of a damaged file, cannot make more lines of it.
@@ -19,17 +21,25 @@ class UserError(ValueError):
         super().__init__(" ".join(shown.split()))
 
 
-def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> UserError:
-    """The error for a name that is not in a catalogue, with the nearest names there are.
+def unknown(kind: str, name: object, names: Iterable[str], hint: str = "") -> UserError:
+    """The error for a name, of any type that JSON has, that is not in a catalogue; it suggests the nearest name."""
+    there_are = sorted(names)
+    return UserError(f"unknown {kind} {name!r}{guess(name, there_are)} (there are: {', '.join(there_are)}){hint}")
 
-    From the command line a name may be of any type that JSON has.
+
+def find(kind: str, name: str, catalogue: Mapping[str, T]) -> T:
+    """Return the entry of that name in a catalogue.
+
+    Raises:
+        UserError: there is none; `kind` says of what.
     """
-    names = sorted(known)
-    return UserError(f"unknown {kind} {name!r}{guess(name, names)} (there are: {', '.join(names)}){hint}")
+    if name not in catalogue:
+        raise unknown(kind, name, catalogue)
+    return catalogue[name]
 
 
 def guess(name: object, names: Sequence[str]) -> str:
-    """The end of a sentence on a name that is none of some: the nearest of them; empty where none is near."""
+    """The end of a sentence that suggests the name nearest to one that does not exist; empty where none is near."""
     import difflib
 
     text = str(name)
@@ -40,22 +50,22 @@ def guess(name: object, names: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def whole(name: str, value: Any) -> int:
-    """A count as Python's number, of whatever kind of whole number it was.
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Convert a count of any whole-number type to an int.
 
     Raises:
-        UserError: it is no whole number of at least 1.
+        UserError: it is not a whole number of at least `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
-        raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
     return int(value)
 
 
 def check_seeds(seeds: Sequence[int], below: int = 2**63) -> None:
-    """See that seeds are some, and each is given once.
+    """Check that seeds are whole numbers from 0 up to `below`, each given once.
 
     Raises:
-        UserError: naming one that is not.
+        UserError: naming the first that is not.
     """
     for seed in seeds:
         if not 0 <= seed < below:
@@ -65,10 +75,10 @@ def check_seeds(seeds: Sequence[int], below: int = 2**63) -> None:
 
 
 def refuse_duplicates(kind: str, values: Sequence[Any]) -> None:
-    """See that nothing is given twice.
+    """Check that no value is given twice.
 
     Raises:
-        UserError: naming what is.
+        UserError: naming the first that is.
     """
     seen = set()
     for value in values:

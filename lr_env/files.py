@@ -14,7 +14,7 @@ import mmap
 import os
 import platform
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,11 @@ def write_text(file: Path, text: str) -> None:
 def json_number(value: float) -> float | None:
     """Return a number for JSON; None for infinity and NaN, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
+
+
+def json_numbers(values: Sequence[Any]) -> list[Any]:
+    """Return nested lists of numbers for JSON, as `json_number` does for one."""
+    return [json_numbers(value) if isinstance(value, list) else json_number(value) for value in values]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Settings and states as JSON, and back: frozen dataclasses with their class, trees of arrays with dtypes and shapes."""
+"""Settings and states as JSON, and back: frozen dataclasses with their class, arrays with dtype and shape."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Find planners, tuners, studies, commands, engines and benchmarks by name, by entry points of installed packages.
 
-Another package adds one by declaring it in an entry-point group, such as `lr_env.planners`.
+Another package adds one by declaring it in an entry-point group, such as `lr_env.planners`. All functions raise a
+`UserError` for a name that no package declares, and where the package that declares it cannot be loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def find_planner(name: str) -> type[Planner]:
     """Return the planner class of that name.
 
     Raises:
-        UserError: there is none, the package that declares it cannot be loaded, or it does not meet the contract.
+        UserError: it does not meet the contract.
     """
     kind = load(PLANNERS, "planner", name)
     where = declared(PLANNERS)[name].value
@@ -47,7 +48,7 @@ def make_planner(name: str, settings: Mapping[str, Any]) -> Planner:
     """Make the planner of that name with settings, which may have their earlier names, as in older records.
 
     Raises:
-        UserError: there is none, it has no such setting, or it needs one that is missing; see also `find_planner`.
+        UserError: it has no such setting, or it needs one that is missing.
     """
     kind = find_planner(name)
     settings = current_settings(name, settings)
@@ -64,11 +65,7 @@ def with_settings(planner: Planner, settings: Mapping[str, Any]) -> Planner:
 
 
 def setting_defaults(name: str) -> dict[str, Any]:
-    """Return a dict setting -> default of the planner of that name; `dataclasses.MISSING` where there is no default.
-
-    Raises:
-        UserError: see `find_planner`.
-    """
+    """Return a dict setting -> default of the planner of that name; `dataclasses.MISSING` where there is no default."""
     kind = find_planner(name)
     return {field.name: field.default for field in fields(kind) if field.init} if is_dataclass(kind) else {}
 
@@ -77,7 +74,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Check that the planner of that name has such settings.
 
     Raises:
-        UserError: it does not, or one has another name now; see also `find_planner`.
+        UserError: it does not, or one has another name now.
     """
     defaults = setting_defaults(name)
     for setting, value in settings.items():
@@ -89,33 +86,19 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def current_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored settings of a planner under their current names.
-
-    Settings of a planner that is not installed stay as they are.
-
-    Raises:
-        UserError: see `find_planner`.
-    """
+    """Return stored settings of a planner under their current names, or as they are if it is not installed."""
     kind = find_planner(name) if name in declared(PLANNERS) else None
     return kind.current_settings(settings) if isinstance(kind, RenamedSettings) else dict(settings)
 
 
 def task_settings(name: str, task: Task) -> Mapping[str, Any] | None:
-    """Return the settings that a planner needs for a task; None if it cannot be used for it without further settings.
-
-    Raises:
-        UserError: see `find_planner`.
-    """
+    """Return the settings that a planner needs for a task; None if it is of no use for the task without others."""
     kind = find_planner(name)
     return kind.for_task(task) if isinstance(kind, TaskSpecific) else {}
 
 
 def has_peak(name: str) -> bool:
-    """Return whether the planner of that name has a peak rate, and needs no other setting.
-
-    Raises:
-        UserError: see `find_planner`.
-    """
+    """Return whether the planner of that name has a peak rate, and needs no other setting."""
     kind = find_planner(name)
     settings = [field for field in fields(kind) if field.init] if is_dataclass(kind) else []
     required = [field.name for field in settings if field.default is MISSING is field.default_factory]
@@ -126,9 +109,6 @@ def in_default_set(name: str, task: Task | None = None) -> bool:
     """Return whether the planner of that name is in "all": it needs no forks and does not replace the optimizer.
 
     With a task, it must also have settings for it, e.g. a fitted model.
-
-    Raises:
-        UserError: see `find_planner`.
     """
     kind = find_planner(name)
     plain = not isinstance(kind, Forking | OwnOptimizer) and isinstance(kind, Tunable)
@@ -159,7 +139,7 @@ def matched_control(name: str, original: Planner) -> Planner:
     """Return the control of that name with the settings of another planner.
 
     Raises:
-        UserError: it is not a control; see also `find_planner`.
+        UserError: it is not a control.
     """
     kind = find_planner(name)
     if not isinstance(kind, Control):
@@ -176,7 +156,7 @@ def find_tuner(name: str) -> Tuner:
     """Return the tuner of that name, which may be followed by settings: "latent-ode:design=paper".
 
     Raises:
-        UserError: there is none, it has no such setting, or the package that declares it cannot be loaded.
+        UserError: it has no such setting.
     """
     base, _, text = name.partition(":")
     tuner = load(TUNERS, "tuner", base)()
@@ -193,11 +173,5 @@ def find_tuner(name: str) -> Tuner:
 
 
 def find_variants(name: str) -> Variants:
-    """Return the variants of that name: a function that makes further planners from a tuner's runs.
-
-    See `lr_env.tuner.Variants`.
-
-    Raises:
-        UserError: there are none, or the package that declares them cannot be loaded.
-    """
+    """Return the variants of that name: a function that makes further planners from a tuner's runs."""
     return load(VARIANTS, "kind of variants", name)

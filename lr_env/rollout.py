@@ -1,4 +1,4 @@
-"""Planners at work: runs in lockstep through the environment, each under its own planner."""
+"""Rollouts: runs in lockstep through the environment, each under its own planner."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class PlannedRun:
 
 
 def not_made_before(
-    planners: Sequence[Planner], seeds: Sequence[int], known: Sequence[RunRecord] = ()
+    planners: Sequence[Planner], seeds: Sequence[int], records: Sequence[RunRecord] = ()
 ) -> list[PlannedRun]:
-    """Runs of planners on seeds; what was made before, or is there twice, gets the next seed on which it is not."""
-    taken, found = {run_key(run) for run in known}, []
+    """Plan runs of planners on seeds; a run that was made or planned before gets the next seed on which it was not."""
+    taken, runs = {run_key(record) for record in records}, []
     for planner, seed in zip(planners, seeds, strict=True):
         run = PlannedRun(planner, seed)
         while run_key(run) in taken:
             run = PlannedRun(planner, run.seed + 1)
-        found.append(run)
+        runs.append(run)
         taken.add(run_key(run))
-    return found
+    return runs
 
 
 class Rollout(Copied):
@@ -73,8 +73,8 @@ class Rollout(Copied):
         segment: segments done.
     """
 
-    # What changes, besides the environment and the sessions; and what snapshots hold of the sessions.
-    _OWN = ("segment", "_infos", "_scores", "_ended", "_extra_steps")
+    # Attributes that change, and what snapshots hold of the sessions.
+    _CHANGING = ("segment", "_infos", "_scores", "_ended", "_extra_steps")
     _OF_SESSIONS = ("_states", "_seconds")
 
     @isolating
@@ -87,7 +87,7 @@ class Rollout(Copied):
         execution: Execution = AUTO,
     ) -> None:
         self.runs = list(runs)
-        task, execution = _own_optimizer(task, execution, self.runs)
+        task, execution = _with_optimizer(task, execution, self.runs)
         needs = frozenset().union(*(run.planner.needs for run in self.runs))
         extra_signals = on_demand(needs)
         self._measured_names = (*ALWAYS, *extra_signals)
@@ -156,12 +156,12 @@ class Rollout(Copied):
         return [(row, {name: float(self._infos[name][row]) for name in self._recorded[row]}) for row in live]
 
     def _measured(self, infos: Mapping[str, Any]) -> dict[str, Any]:
-        """What infos say that what follows needs."""
+        """The entries of infos that planning and records need."""
         return {name: infos[name] for name in (*self._measured_names, "diverged")}
 
     @isolating
     def explain(self, row: int) -> Sequence[Any]:
-        """What the planner of a run says of what it did, see `explain` of `lr_env.planner.Planner`."""
+        """The forecasts of the planner of a run; see `lr_env.capabilities.Explainable`."""
         index = next(index for index, rows in enumerate(self._rows) if row in rows)
         return self._sessions[index].explain(self._rows[index].index(row))
 
@@ -174,7 +174,7 @@ class Rollout(Copied):
         return seconds
 
     def record(self, row: int, phase: str) -> RunRecord:
-        """How a run ended, without its curves."""
+        """The record of a run, without its curves."""
         run = self.runs[row]
         scores = {name: float(values[row]) for name, values in self._scores.items() if not np.isnan(values[row])}
         return RunRecord(
@@ -191,31 +191,31 @@ class Rollout(Copied):
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """Copies of everything that the rest of the runs depends on."""
-        own = {name: getattr(self, name) for name in self._OWN}
-        own |= {"_states": [session.state for session in self._sessions], "_seconds": self._seconds}
+        """Copy everything that the rest of the runs depends on."""
+        changing = {name: getattr(self, name) for name in self._CHANGING}
+        changing |= {"_states": [session.state for session in self._sessions], "_seconds": self._seconds}
         runs = [list(run_key(run)) for run in self.runs]
-        return {"env": self.env.snapshot(), "own": copy.deepcopy(own), "runs": runs}
+        return {"env": self.env.snapshot(), "own": copy.deepcopy(changing), "runs": runs}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on from a snapshot of a rollout of the same runs.
+        """Continue from a snapshot of a rollout of the same runs.
 
         Raises:
             UserError: it is of other runs, or no snapshot.
         """
         check_keys(snapshot, ("env", "own"), "a rollout")
-        check_keys(snapshot["own"], (*self._OWN, *self._OF_SESSIONS), "a rollout")
+        check_keys(snapshot["own"], (*self._CHANGING, *self._OF_SESSIONS), "a rollout")
         ours = [list(run_key(run)) for run in self.runs]
-        theirs = [list(place) for place in snapshot.get("runs", ours)]  # those of before did not tell
+        theirs = [list(place) for place in snapshot.get("runs", ours)]  # older snapshots do not have them
         if theirs != ours:
             other = next((place for place in theirs if place not in ours), theirs[0] if theirs else "nothing")
             raise UserError(f"the snapshot is of other runs, e.g. {other}: restore it into a rollout of the same runs")
         self.env.restore(snapshot["env"])
-        own = copy.deepcopy(dict(snapshot["own"]))
-        for name in self._OWN:
-            setattr(self, name, own[name])
-        for session, rows, state in zip(self._sessions, self._rows, own["_states"], strict=True):
-            session.segment, session.state, session.seconds = self.segment, state, own["_seconds"][rows]
+        changing = copy.deepcopy(dict(snapshot["own"]))
+        for name in self._CHANGING:
+            setattr(self, name, changing[name])
+        for session, rows, state in zip(self._sessions, self._rows, changing["_states"], strict=True):
+            session.segment, session.state, session.seconds = self.segment, state, changing["_seconds"][rows]
 
     def _plan(self) -> Floats:
         """One answer from every planner: (runs,), or (runs, segment) if one of them changes inside the segment."""
@@ -235,17 +235,17 @@ class Rollout(Copied):
         return lr
 
     def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> ForkMeasurements:
-        """Look ahead for the runs of a planner, and book it; see `lr_env.planner.Probe`."""
+        """Train forks of the runs of a planner, and count their steps; see `lr_env.planner.Probe`."""
         assert self._forks is not None
         try:
-            found, steps = self._forks.measure(rows, lr, segments)
+            measured, steps = self._forks.measure(rows, lr, segments)
         except UserError as error:
             raise UserError(f"planner {planner.name!r} ({planner_settings(planner)}): {error}") from None
         self._extra_steps[rows] += steps
-        return found
+        return measured
 
 
-def _own_optimizer(task: Task, execution: Execution, runs: Sequence[PlannedRun]) -> tuple[Task, Execution]:
+def _with_optimizer(task: Task, execution: Execution, runs: Sequence[PlannedRun]) -> tuple[Task, Execution]:
     """The task under the optimizer of its planners, and an execution that can train it."""
     optimizer = optimizer_of(runs[0].planner)
     for run in runs:

@@ -139,7 +139,7 @@ class LRVecEnv(VecEnv):
         """Start every run; the first infos are in `reset_infos`."""
         rates = [options.get("lr") for options in self._options]
         observations, infos = self.vector_env.reset(seed=self._seeds, options={"lr": rates})
-        self.reset_infos = [_info_of_run(infos, row) for row in range(self.num_envs)]
+        self.reset_infos = _info_of_each_run(infos)
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -155,12 +155,12 @@ class LRVecEnv(VecEnv):
         actions, self._actions = self._actions, None
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
         dones = terminated | truncated
-        final_observations, final_infos = infos.pop("final_obs", None), infos.pop("final_info", None)
-        run_infos = _info_of_each_run(infos)
+        final_observations, final_infos = infos.pop("final_obs", None), infos.pop("final_info", {})
+        run_infos, ends = _info_of_each_run(infos), _info_of_each_run(final_infos)
         for row in range(self.num_envs):
             if dones[row]:
                 self.reset_infos[row] = run_infos[row]
-                run_infos[row] = {**_info_of_run(final_infos, row), "terminal_observation": final_observations[row]}
+                run_infos[row] = {**ends[row], "terminal_observation": final_observations[row]}
             run_infos[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
         return observations, rewards.astype(np.float32), dones, run_infos
 
@@ -213,7 +213,8 @@ class LRVecEnv(VecEnv):
         observations, infos = self.vector_env.reset(
             seed=seeds, options={**_checked({} if options is None else options), "reset_mask": mask}
         )
-        return [(observations[row], _info_of_run(infos, row)) for row in rows]
+        started = _info_of_each_run(infos)
+        return [(observations[row], started[row]) for row in rows]
 
     def _rows(self, indices: VecEnvIndices) -> list[int]:
         every = range(self.num_envs)
@@ -246,18 +247,11 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _info_of_each_run(infos: Info) -> list[Info]:
-    """Split the infos of all runs, as `_info_of_run` does for one, but faster, because every step needs it."""
+    """Split the infos of all runs into those of each, as Python scalars."""
     names = [name for name in infos if not name.startswith("_")]
-    columns = [_values(infos, name, slice(None)) for name in names]
+    masks = [infos[f"_{name}"] for name in names]
+    columns = [
+        (infos[name] if mask.all() else np.where(mask, infos[name], NOT_YET)).tolist()
+        for name, mask in zip(names, masks, strict=True)
+    ]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _info_of_run(infos: Info, row: int) -> Info:
-    """Return the info of one run as Python scalars."""
-    return {name: _values(infos, name, slice(row, row + 1))[0] for name in infos if not name.startswith("_")}
-
-
-def _values(infos: Info, name: str, rows: slice) -> list[Any]:
-    """Return one entry of the infos for some runs as Python scalars."""
-    values, mask = infos[name][rows], infos[f"_{name}"][rows]
-    return (values if mask.all() else np.where(mask, values, NOT_YET)).tolist()

@@ -101,7 +101,7 @@ class PlannerSession(Copied):
         Raises:
             UserError: the budget is spent already, or the planner cannot.
         """
-        if budget <= self.segment * self.run.segment:
+        if budget < self.segment * self.run.segment:
             raise UserError(f"a budget of {budget} steps is spent: {self.segment * self.run.segment} are done")
         if not isinstance(self.planner, Rebudgetable):
             raise UserError(f"planner {self.planner.name!r} cannot plan for another budget on the way")

@@ -32,16 +32,16 @@ class Stopping:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._running = self._told = False
+        self._running = self._reported = False
         self._since = 0.0
 
     def install(self) -> None:
         """Handle the signals from now on, except those that the parent process has set to be ignored."""
-        self.number, self._running, self._told = None, False, False
+        self.number, self._running, self._reported = None, False, False
         if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    signal.signal(number, self._come)
+                    signal.signal(number, self._handle)
 
     def begin(self) -> None:
         """Note that the command runs from now on."""
@@ -67,24 +67,24 @@ class Stopping:
                     stream.flush()
             os._exit(code)
         if threading.current_thread() is threading.main_thread():
-            for number, usual in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
-                if signal.getsignal(number) == self._come:
-                    signal.signal(number, usual)
+            for number, default in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
+                if signal.getsignal(number) == self._handle:
+                    signal.signal(number, default)
 
     def tell(self, line: str) -> int:
         """Say that the process was stopped, and return its exit code."""
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             print(line, file=sys.stderr, flush=True)
         return 128 + (self.number or signal.SIGINT)
 
-    def _come(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._running and self.number is None:
             self.number, self._since = number, time.monotonic()
             raise KeyboardInterrupt
         if self.number is not None and time.monotonic() - self._since < _AT_ONCE:
             return
-        if not self._told:
+        if not self._reported:
             os.write(2, b"stopped\n")  # not by print, which may have been interrupted
         os._exit(128 + number)
 

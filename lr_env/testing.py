@@ -67,10 +67,12 @@ class SimulatedRuns:
         done = len(rates)
         loss = self._loss(seed, rates)
         drawn = np.random.default_rng([seed, done]).standard_normal(len(ALWAYS) + len(on_demand_signals()))
-        found = {name: 0.1 + 0.01 * value for name, value in zip((*ALWAYS, *on_demand_signals()), drawn, strict=True)}
-        found |= {"step": done * self.spec.segment, "progress": done / self.spec.num_segments}
-        found |= {"lr": rates[-1] if done else np.nan, "train_loss": 0.9 * loss, "val_loss": loss}
-        return found | {"val_accuracy": 1 / (1 + loss)}
+        return {
+            **{name: 0.1 + 0.01 * value for name, value in zip((*ALWAYS, *on_demand_signals()), drawn, strict=True)},
+            **{"step": done * self.spec.segment, "progress": done / self.spec.num_segments},
+            **{"lr": rates[-1] if done else np.nan, "train_loss": 0.9 * loss, "val_loss": loss},
+            "val_accuracy": 1 / (1 + loss),
+        }
 
     def _loss(self, seed: int, rates: Sequence[float]) -> float:
         """The validation loss: it falls with small rates, rises with large ones, and is noisy."""

@@ -1,4 +1,4 @@
-"""Everyone who answers the question "which learning rate next?".
+"""Planners: they set the learning rate before each segment of a run.
 
 `from planners import Cosine` works for every planner that is declared in the entry-point group `lr_env.planners`. Its
 module is loaded at that moment, so that a schedule costs no import of torch.

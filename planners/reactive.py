@@ -25,7 +25,7 @@ from planners.settings import (
 )
 
 LOSSES = ("val_loss", "train_loss")
-WINDOW = Rule(lambda v: 3 <= v <= 1000, "a whole number from 3 to 1000", whole=True)
+WINDOW = Rule(lambda v: 3 <= v <= 1000, "a whole number from 3 to 1000", int)
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,7 @@ class Schedule(PeakRatePlanner, ABC):
 
 
 def current_segments(planner: PeakRatePlanner, signals: Signals, num_segments: int, segment: int) -> Index:
-    """Return the index of the segment that each run trains next, (num_runs,), from 0.
-
-    Args:
-        planner: the planner, which error messages name.
-        signals: the signals; only `step` is read.
-        num_segments: segments in a run.
-        segment: optimizer steps in a segment.
+    """Return the index of the segment that each run trains next, (num_runs,), from 0; `segment` is in optimizer steps.
 
     Raises:
         UserError: a run has no segment left.

@@ -6,11 +6,6 @@ cool-down, a milestone) are fractions of the budget. They are rounded to the nea
 
 No rate is ever 0: a decay "to 0" would reach 0 at segment n, one after the last, and a warm-up of W segments starts at
 peak/W. The schedulers of `torch.optim.lr_scheduler` named below give the same rates, with one scheduler step a segment.
-
->>> Cosine(peak=0.1).preview(5).round(4)
-array([0.1   , 0.0905, 0.0655, 0.0345, 0.0095])
->>> WSD(peak=0.1, warmup=0.4, cooldown=0.4).preview(5)
-array([0.05, 0.1 , 0.1 , 0.1 , 0.05])
 """
 
 from __future__ import annotations

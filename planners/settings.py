@@ -22,57 +22,41 @@ SearchRanges = Mapping[str, SettingRange]
 
 @dataclass(frozen=True)
 class Rule:
-    """A check of a number: a test, and words for the error message."""
+    """A check of a setting: its type (float, int or bool), a test, and words for the error message."""
 
     test: Callable[[float], bool]
     words: str
-    whole: bool = False
+    type: type[float] | type[int] | type[bool] = float
 
-    def apply(self, planner: str, setting: str, value: Any) -> float | int:
-        """Return the value as a plain Python number.
+    def apply(self, planner: str, setting: str, value: Any) -> float | int | bool:
+        """Return the value as a plain Python number or bool.
 
         Raises:
-            UserError: the value does not pass the test.
+            UserError: the value is of another type, or does not pass the test.
         """
-        kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
         number = math.nan
-        if isinstance(value, kinds) and not isinstance(value, bool):
+        if isinstance(value, _ACCEPTED[self.type]) and isinstance(value, bool) == (self.type is bool):
             with suppress(OverflowError):  # an int beyond all floats
                 number = float(value)
         if not self.test(number):
             raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
-        return int(number) if self.whole else number
+        return self.type(number)
 
 
-class Switch:
-    """A check that a setting is true or false, used like a `Rule`."""
-
-    words = "true or false"
-
-    def apply(self, planner: str, setting: str, value: Any) -> bool:
-        """Return the value.
-
-        Raises:
-            UserError: it is neither true nor false.
-        """
-        if not isinstance(value, bool):
-            raise UserError(f"planner {planner!r}: {setting} must be {self.words}, not {value!r}")
-        return value
-
-
-SWITCH = Switch()
+_ACCEPTED = {float: (int, float, np.integer, np.floating), int: (int, np.integer), bool: (bool,)}
 
 # Each test is false for nan.
+SWITCH = Rule(lambda v: v in (0, 1), "true or false", bool)
 POSITIVE = Rule(lambda v: 0 < v < math.inf, "a finite number above 0")
 NOT_NEGATIVE = Rule(lambda v: 0 <= v < math.inf, "a finite number of at least 0")
 AT_LEAST_1 = Rule(lambda v: 1 <= v < math.inf, "a finite number of at least 1")
 FRACTION = Rule(lambda v: 0 < v < 1, "a number above 0 and below 1")
 RATIO = Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1")
 SHARE = Rule(lambda v: 0 <= v <= 1, "a number from 0 to 1")
-COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", whole=True)
-NON_NEGATIVE_INT = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", whole=True)
+COUNT = Rule(lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000", int)
+NON_NEGATIVE_INT = Rule(lambda v: 0 <= v <= 1000, "a whole number from 0 to 1000", int)
 
-Rules = Mapping[str, Rule | Switch]
+Rules = Mapping[str, Rule]
 
 
 @dataclass(frozen=True)

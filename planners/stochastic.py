@@ -225,11 +225,7 @@ class LEAP(PeakRatePlanner):
         require(self, signals)
         lr, inner = self.inner.plan(state["inner"], signals)
         segment = state["segment"]
-        noise = draws(_LEAP, state["seeds"], current_segment(signals, segment), segment, normal=True)
+        now = int(np.max(signals["step"])) // segment  # ended runs are behind
+        noise = draws(_LEAP, state["seeds"], now, segment, normal=True)
         rates = (lr[:, None] if lr.ndim == 1 else lr) * (1 + self.sigma * noise)
         return np.clip(rates, *state["range"]), {**state, "inner": inner}
-
-
-def current_segment(signals: Signals, segment: int) -> int:
-    """Return the index of the segment that running runs train next; they are all at the same step."""
-    return int(np.max(signals["step"])) // segment

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lr_env.capabilities import AllowsMissing, Forking, OwnOptimizer, PlanForecast, fingerprint
+from lr_env.capabilities import AllowsMissing, Forking, OwnOptimizer, PlanForecast, PreferredSegment, fingerprint
 from lr_env.errors import UserError
 from lr_env.jsonable import pack, unpack
 from lr_env.planner import Planner, RunSpec, planner_settings
@@ -58,7 +58,7 @@ class PlannerLR(LRScheduler):
         optimizer: its rates are set.
         planner: who sets them.
         budget: optimizer steps of the run.
-        segment: optimizer steps between two plans; by default a hundredth of the budget.
+        segment: optimizer steps between two plans; by default what the planner prefers, or a hundredth of the budget.
         monitor: the signal that a number given to `step` is.
         seed: of the run; planners with random rates draw them from it.
         lr_range: smallest and largest rate that may be commanded.
@@ -109,7 +109,7 @@ class PlannerLR(LRScheduler):
             raise UserError(f"{type(optimizer).__name__} is no torch.optim.Optimizer: give the optimizer itself")
         self.planner = planner
         self.budget = _count("budget", budget)
-        self.segment = _count("segment", max(1, self.budget // _SEGMENTS) if segment is None else segment)
+        self.segment = _count("segment", _segment(planner, self.budget) if segment is None else segment)
         if self.segment > self.budget:
             raise UserError(f"segment {self.segment}: it is longer than the budget of {self.budget} steps")
         _check_usable(planner)
@@ -135,8 +135,8 @@ class PlannerLR(LRScheduler):
 
     def _initial_step(self) -> None:
         """Begin the run; `SequentialLR` asks for it again."""
-        self.base_lrs: list[float] = [float(rate) for rate in self.base_lrs]
-        self._largest = max(self.base_lrs, default=1.0) or 1.0
+        self.base_lrs[:] = map(float, self.base_lrs)
+        self._largest = max(map(float, self.base_lrs), default=1.0) or 1.0
         self._step_count = 1
         self._observations, self._untrained = Observations(), Observations()
         self._latest: dict[str, Observed] = {}
@@ -228,9 +228,9 @@ class PlannerLR(LRScheduler):
     def log(self) -> dict[str, float]:
         """Return numbers for a tracker: the rate, and what the planner predicted at its last plan.
 
-        "forecast_loss" is the predicted validation loss at the end of the plan, "forecast_low" and "forecast_high" are
-        the 90 % interval of the final one, on the whole validation split, where there is one, and "forecast_warning" 1 where the run is unlike those that
-        the planner knows, of which `explain` tells in words.
+        "forecast_loss" is the predicted validation loss at the end of the plan. "forecast_low" and "forecast_high" are
+        the 90 % interval of the final one, on the whole validation split, where there is one. "forecast_warning" is 1
+        where the run is unlike those that the planner knows, of which `explain` tells in words.
         """
         numbers = {"lr": self.get_last_lr()[0], "planning_seconds": float(self._session.seconds[0])}
         forecasts = [forecast for forecast in self.explain() if len(forecast.rates)]
@@ -286,7 +286,7 @@ class PlannerLR(LRScheduler):
                 raise
             raise UserError(f"this is no state of a PlannerLR ({error!r}): give what state_dict() returned") from None
         self._check_same(saved, segment, len(base_lrs))
-        self.budget, self.last_epoch, self.base_lrs = budget, last_epoch, base_lrs
+        self.budget, self.last_epoch, self.base_lrs[:] = budget, last_epoch, base_lrs
         self._largest = max(base_lrs, default=1.0) or 1.0
         self._step_count = int(state_dict["_step_count"])
         self._session.load_state_dict(session)
@@ -411,7 +411,7 @@ class PlannerLR(LRScheduler):
             rate = group["lr"]
             group.setdefault("initial_lr", rate.clone() if isinstance(rate, torch.Tensor) else rate)
             self.base_lrs.append(float(group["initial_lr"]))
-        return [rate / self._largest for rate in self.base_lrs]
+        return [float(rate) / self._largest for rate in self.base_lrs]
 
     def _write(self) -> None:
         """Set the rates of the optimizer's groups for the next step."""
@@ -423,7 +423,8 @@ class PlannerLR(LRScheduler):
                 each = [rates[0] * share for share in shares]
             else:
                 by_name = dict(zip(self._run.groups, rates, strict=True))
-                each = [by_name.get(group.get("name"), max(rates) * share) for group, share in zip(groups, shares)]
+                pairs = zip(groups, shares, strict=True)
+                each = [by_name.get(str(group.get("name")), max(rates) * share) for group, share in pairs]
             for group, rate in zip(groups, each, strict=True):
                 if isinstance(group["lr"], torch.Tensor):
                     group["lr"].fill_(rate)  # in place, for compiled and captured optimizers
@@ -487,6 +488,12 @@ def _count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{name} {value!r}: it must be a whole number of at least 1, counted in optimizer steps")
     return value
+
+
+def _segment(planner: Planner, budget: int) -> int:
+    """The segment where none is given."""
+    preferred = planner.preferred_segment if isinstance(planner, PreferredSegment) else None
+    return min(preferred or max(1, budget // _SEGMENTS), budget)
 
 
 def _names(optimizer: Optimizer) -> tuple[str, ...]:

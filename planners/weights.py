@@ -34,7 +34,7 @@ class WeightFiles(Generic[T]):
         prefix: prefix of the names of shipped files.
         format: number of the format. The format before it, which has no seal (see `lr_env.files`), is read as well;
             files of other formats are refused.
-        make: what to do if there is no such file, for error messages.
+        missing_hint: what to do if there is no such file, for error messages.
         damaged_hint: what to do if the file is damaged, for error messages.
         read: builds the object from the header, the tensors and a name of the file for messages; raises KeyError,
             TypeError, ValueError or RuntimeError if they do not fit together.
@@ -43,7 +43,7 @@ class WeightFiles(Generic[T]):
     what: str
     prefix: str
     format: int
-    make: str
+    missing_hint: str
     damaged_hint: str
     read: Callable[[Mapping[str, Any], Tensors, str], T]
 
@@ -60,7 +60,7 @@ class WeightFiles(Generic[T]):
             UserError: there is no such file, or it is damaged or of another format.
         """
         if not path.is_file():
-            raise UserError(f"there is no {self.what} {str(path)!r}: {self.make}")
+            raise UserError(f"there is no {self.what} {str(path)!r}: {self.missing_hint}")
         try:
             sealed = is_sealed(path)
             with safe_open(path, framework="np") as file:
@@ -101,12 +101,12 @@ class WeightFiles(Generic[T]):
         try:
             path.is_file()
         except OSError as error:  # no file can have such a name
-            raise UserError(f"{self.what} {name[:40]!r}...: {error.strerror}: {self.make}") from error
+            raise UserError(f"{self.what} {name[:40]!r}...: {error.strerror}: {self.missing_hint}") from error
         if not Path(name).suffix and not path.is_file():
             shipped = ", ".join(self.shipped()) or "none"
             raise UserError(
                 f"there is no {self.what} {name!r} (shipped: {shipped}): give one of those or a .safetensors file, or "
-                f"{self.make}"
+                f"{self.missing_hint}"
             )
         return _loaded(self, path, path.stat().st_mtime_ns if path.is_file() else 0)
 

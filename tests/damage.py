@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from lr_env import entry_points, registry
-from lr_env.bench.kept import Kept
+from lr_env.bench.saved import SavedParts
 from lr_env.errors import UserError
 from lr_env.records.checkpoint import load_tree
 from lr_env.records.store import Store
@@ -102,11 +102,11 @@ def store_of(folder: Path) -> Iterator[Store]:
 def read_store(folder: Path) -> Any:
     """All that a store tells of experiments and their finished runs; others are gone on with from a checkpoint."""
     with store_of(folder) as store:
-        told = []
+        contents = []
         for name in (make.FINISHED, make.STOPPED):
             finished = [run for run in store.runs(name, curves=True) if run.status == "finished"]
-            told.append((plain(store.experiment(name)), store.finished(name), plain(finished)))
-        return told
+            contents.append((plain(store.experiment(name)), store.finished(name), plain(finished)))
+        return contents
 
 
 def go_on(folder: Path, name: str = make.STOPPED) -> Any:
@@ -142,7 +142,7 @@ def read_policy(folder: Path) -> Any:
 
 def read_bench(folder: Path) -> Any:
     """The parts of a bench that are kept."""
-    return plain(Kept(folder / "bench", make.BENCH, ("one",), quick=True).parts)
+    return plain(SavedParts(folder / "bench", make.BENCH, ("one",), quick=True).parts)
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,12 @@ def outcome(kind: Kind, made: Path, data: bytes, expected: Any) -> tuple[str, st
         folder = Path(shutil.copytree(made, Path(temporary) / "copy"))
         (folder / kind.file).write_bytes(data)
         try:
-            found = kind.read(folder)
+            content = kind.read(folder)
         except UserError as error:
             return (TRACEBACK if "\n" in str(error) else REFUSED), str(error)
         except Exception:
             return TRACEBACK, traceback.format_exc()
-        return (SAME, "") if found == expected else (ANOTHER, "")
+        return (SAME, "") if content == expected else (ANOTHER, "")
 
 
 def outcomes(kind: Kind, made: Path, count: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
@@ -224,7 +224,7 @@ def outcomes(kind: Kind, made: Path, count: int, seed: int = 0) -> tuple[Counter
     with tempfile.TemporaryDirectory() as temporary:
         expected = kind.read(Path(shutil.copytree(made, Path(temporary) / "whole")))
     data = (made / kind.file).read_bytes()
-    found: Counter[str] = Counter()
+    outcome_counts: Counter[str] = Counter()
     wrong = []
     for number in range(count):
         random = np.random.default_rng([seed, number])
@@ -232,10 +232,10 @@ def outcomes(kind: Kind, made: Path, count: int, seed: int = 0) -> tuple[Counter
         if (damaged := damage(data, random)) == data:
             continue
         what, said = outcome(kind, made, damaged, expected)
-        found[what] += 1
+        outcome_counts[what] += 1
         if what in (ANOTHER, TRACEBACK):
             wrong.append(f"{what} after {damage.__name__} {number}: {said}")
-    return found, wrong
+    return outcome_counts, wrong
 
 
 def main() -> None:
@@ -256,8 +256,8 @@ def main() -> None:
             if given.made is None:
                 made.mkdir()
                 kind.make(made)
-            found, wrong = outcomes(kind, made, given.count, given.seed)
-        counts = ", ".join(f"{what} {found[what]}" for what in (SAME, REFUSED, ANOTHER, TRACEBACK))
+            outcome_counts, wrong = outcomes(kind, made, given.count, given.seed)
+        counts = ", ".join(f"{what} {outcome_counts[what]}" for what in (SAME, REFUSED, ANOTHER, TRACEBACK))
         print(f"{name:30} {counts}", *wrong[:3], sep="\n    ", flush=True)
 
 

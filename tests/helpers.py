@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,23 @@ ENTRY_POINTS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read
 
 PLANNERS = {name: find_planner(name) for name in ENTRY_POINTS["lr_env.planners"]}
 """Name -> class of every planner that this repository brings."""
+
+
+class StoppedError(Exception):
+    """What `stopping_after` raises."""
+
+
+def stopping_after(child_steps: float) -> Callable[[str, int], None]:
+    """A report of progress that stops what runs, after more child steps than these."""
+    steps = 0
+
+    def stop(what: str, done: int) -> None:
+        nonlocal steps
+        steps += done
+        if steps > child_steps:
+            raise StoppedError
+
+    return stop
 
 
 def begun(plan: ComparisonPlan, store: Store, name: str, execution: Execution = AUTO) -> None:

@@ -63,10 +63,10 @@ def write(folder: Path, task: str, seeds: int) -> None:
     records = records_of(task, seeds)
     tuning = [replace(record, phase="tune", seed=1000 + record.seed, curves={}) for record in records]
     steps = dict.fromkeys(PLANNERS[task], 120 * seeds)
-    made = {"task": TASKS[task].settings(), "data_sha256": task, "command": f"lr-env compare {task}"}
-    made["task"]["target_val_loss"] = 0.4 if task == "DigitsMLP" else None
+    manifest = {"task": TASKS[task].settings(), "data_sha256": task, "command": f"lr-env compare {task}"}
+    manifest["task"]["target_val_loss"] = 0.4 if task == "DigitsMLP" else None
     summary = summarise(records, target_val_loss=0.4, tuning_steps=steps)
-    ComparisonReport(summary, records, tuning, made).write(folder)
+    ComparisonReport(summary, records, tuning, manifest).write(folder)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,9 @@ def test_mean_ranks_are_those_of_the_mean_losses():
     whole = [np.arange(2)[None], np.arange(3)[None]]
     assert mean_ranks(losses, whole).tolist() == [[(2.5 + 1) / 2, (2.5 + 2) / 2, (4.5 + 3) / 2, (1 + 4) / 2, 4.75]]
     draws = resampled([2, 3])
-    for number, found in enumerate(mean_ranks(losses, draws)[:50]):
+    for number, values in enumerate(mean_ranks(losses, draws)[:50]):
         ranks = [stats.rankdata(of[:, drawn[number]].mean(1)) for of, drawn in zip(losses, draws, strict=True)]
-        np.testing.assert_array_equal(found, np.mean(ranks, 0))
+        np.testing.assert_array_equal(values, np.mean(ranks, 0))
 
 
 def test_equal_planners_tie_on_every_draw():
@@ -114,15 +114,15 @@ def test_the_profile_and_its_mean():
     np.testing.assert_array_equal(ratios, costs / 100)
     shares = profile([ratios], np.array([1.0, 1.99, 2.0, 4.0]))
     np.testing.assert_allclose(shares, np.array([[2, 2, 2, 3], [0, 0, 3, 3], [1, 1, 1, 1]]) / 3)
-    found = scores([costs], [np.arange(3)[None]])[0]
-    np.testing.assert_allclose(found, [2 / 3, 2 / 3, 1 / 3])  # a run of ratio 4 adds nothing
+    values = scores([costs], [np.arange(3)[None]])[0]
+    np.testing.assert_allclose(values, [2 / 3, 2 / 3, 1 / 3])  # a run of ratio 4 adds nothing
     taus = np.linspace(1, 4, 30_001)
-    np.testing.assert_allclose(np.trapezoid(profile([ratios], taus), taus) / 3, found, atol=1e-4)
+    np.testing.assert_allclose(np.trapezoid(profile([ratios], taus), taus) / 3, values, atol=1e-4)
     # A second task, on which nobody gets there in more than half of the runs, adds nothing.
     missed = np.array([[50.0, np.inf], [np.inf, np.inf], [np.inf, 60.0]])
     assert np.isinf(cost_ratios(missed)).all()
     both = scores([costs, missed], [np.arange(3)[None], np.arange(2)[None]])[0]
-    np.testing.assert_allclose(both, found / 2)
+    np.testing.assert_allclose(both, values / 2)
     # Where all runs of a planner cost the same it is AlgoPerf's: the share of tasks within tau of the best.
     tasks = np.array([[100.0, 300.0, np.inf], [250.0, 100.0, 100.0]])
     same = [np.repeat(task[:, None], 4, axis=1) for task in tasks.T]
@@ -135,10 +135,10 @@ def comparison(task: str, seeds: int, **changes: object) -> SavedComparison:
     for record in records_of(task, seeds):
         runs.setdefault(record.planner, []).append(record)
     manifest = {"task": TASKS[task].settings()}
-    made = SavedComparison(
+    saved = SavedComparison(
         Path(task), task, manifest, runs, dict.fromkeys(runs, 2), dict.fromkeys(runs, 240), 0.4, "the task", ""
     )
-    return replace(made, **changes)
+    return replace(saved, **changes)
 
 
 def test_intervals_are_those_of_a_slow_loop(monkeypatch):
@@ -169,10 +169,10 @@ def test_intervals_are_those_of_a_slow_loop(monkeypatch):
                 wins[number, at] += np.mean(pairs) / 2
     assert np.ptp(shares[:, 0]) > 0  # else it would say nothing
     for at, row in enumerate(standings.rows):
-        for found, by_hand in ((row.mean_rank, ranks), (row.score, shares), (row.improvement, wins)):
-            if found is not None:
+        for estimate, by_hand in ((row.mean_rank, ranks), (row.score, shares), (row.improvement, wins)):
+            if estimate is not None:
                 ends = np.quantile(by_hand[:, at], [0.025, 0.975], method="inverted_cdf")
-                np.testing.assert_allclose([found.low, found.high], ends)
+                np.testing.assert_allclose([estimate.low, estimate.high], ends)
         if at:
             ends = np.quantile(ranks[:, at] - ranks[:, 0], [0.025, 0.975], method="inverted_cdf")
             np.testing.assert_allclose([row.to_first.difference.low, row.to_first.difference.high], ends)
@@ -245,9 +245,9 @@ def test_what_counts_as_the_same_task():
 
 
 def test_runs_are_read_as_they_were_written(written):
-    found = [record for record in read_runs(written / "digits" / "runs.parquet") if record.phase == "final"]
+    final = [record for record in read_runs(written / "digits" / "runs.parquet") if record.phase == "final"]
     expected = sorted(records_of("DigitsMLP", 6), key=lambda record: (record.planner, record.seed))
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(final, expected, strict=True):
         assert replace(one, curves={}) == replace(other, curves={})
         assert one.curves.keys() == other.curves.keys()
         for name, curve in other.curves.items():
@@ -305,10 +305,10 @@ def test_from_the_files_to_a_report(results, monkeypatch, capsys):
 
 
 def test_the_comparisons_that_are_kept_can_be_read():
-    found = [read_saved(folder) for folder in sorted(KEPT.glob("*-20-seeds"))]
-    standings = aggregate(found)
-    assert list(standings.tasks) == [one.task["name"] for one in found]
-    for number, one in enumerate(found):
+    comparisons = [read_saved(folder) for folder in sorted(KEPT.glob("*-20-seeds"))]
+    standings = aggregate(comparisons)
+    assert list(standings.tasks) == [one.task["name"] for one in comparisons]
+    for number, one in enumerate(comparisons):
         with (one.folder / "summary.csv").open(newline="") as file:
             order = [row["planner"] for row in csv.DictReader(file)]  # by mean test loss
         ranks = {row.planner: row.ranks[number] for row in standings.rows}

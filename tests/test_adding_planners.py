@@ -18,7 +18,7 @@ TASK = replace(TASKS["DigitsMLP"], budget=40, segment=10)
 JOB = ComparisonPlan(TASK, ("constant", "cosine"), (0.01, 0.1), tune_seeds=(100, 101), seeds=(0, 1))
 
 
-def told(records, planners) -> list[str]:
+def texts(records, planners) -> list[str]:
     """Runs of some planners as text, in an order of their own."""
     return sorted(repr(replace(record, planning_seconds=0.0)) for record in records if record.planner in planners)
 
@@ -26,12 +26,12 @@ def told(records, planners) -> list[str]:
 def test_only_what_is_new_is_run_and_the_rest_stays(tmp_path, monkeypatch):
     store = Store(tmp_path / "records.sqlite")
     first = compared(JOB, store, "toy")
-    made = []
+    begun_keys = []
     begin = store.begin_runs
-    monkeypatch.setattr(store, "begin_runs", lambda name, keys: made.extend(keys) or begin(name, keys))
+    monkeypatch.setattr(store, "begin_runs", lambda name, keys: begun_keys.extend(keys) or begin(name, keys))
     more = replace(JOB, planners=("plateau", "constant", "wsd", "cosine"), settings={"wsd": {"warmup": 0.25}})
     second = compared(more, store, "toy")
-    assert {key[1] for key in made} == {"plateau", "wsd"}
+    assert {key[1] for key in begun_keys} == {"plateau", "wsd"}
     alone = compared(
         replace(more, planners=("plateau", "wsd")),
         Store(tmp_path / "other.sqlite"),
@@ -39,13 +39,13 @@ def test_only_what_is_new_is_run_and_the_rest_stays(tmp_path, monkeypatch):
         Execution(backend="stacked"),
     )
     for one, two, other in ((first.tuning, second.tuning, alone.tuning), (first.final, second.final, alone.final)):
-        assert told(two, JOB.planners) == told(one, JOB.planners)
-        assert told(two, ("plateau", "wsd")) == told(other, ("plateau", "wsd"))
-    made.clear()
+        assert texts(two, JOB.planners) == texts(one, JOB.planners)
+        assert texts(two, ("plateau", "wsd")) == texts(other, ("plateau", "wsd"))
+    begun_keys.clear()
     compared(more, store, "toy")
-    assert not made
+    assert not begun_keys
     compared(replace(more, planners=(*more.planners, "linear")), store, "toy")
-    assert {key[1] for key in made} == {"linear"}
+    assert {key[1] for key in begun_keys} == {"linear"}
 
 
 def test_stopped_while_a_planner_is_added_it_goes_on(tmp_path, monkeypatch):
@@ -69,10 +69,10 @@ def test_stopped_while_a_planner_is_added_it_goes_on(tmp_path, monkeypatch):
     restored = []
     restore = Rollout.restore
     monkeypatch.setattr(Rollout, "restore", lambda self, saved: restored.append(restore(self, saved)))
-    found = compared(replace(JOB, planners=(*JOB.planners, "linear", "step")), store, "toy")
+    result = compared(replace(JOB, planners=(*JOB.planners, "linear", "step")), store, "toy")
     assert len(restored) == 1  # the checkpoint of the start that was killed holds
     everyone = (*JOB.planners, "linear")
-    assert told(found.final, everyone) == told(expected[1].final, everyone)
+    assert texts(result.final, everyone) == texts(expected[1].final, everyone)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,10 @@ def test_settings_of_a_planner_that_is_there_cannot_change(tmp_path):
 
 def test_what_a_spec_says():
     assert merge_planners(None, ("a", "b")) == {"planners": ["a", "b"]}
-    known = {"planners": ["a", "b"]}
-    assert merge_planners(known, ("b", "a")) == known
-    assert merge_planners(known, ("c", "a", "b", "d")) == {**known, "added": [["c", "d"]]}
-    assert merge_planners({**known, "added": [["c"]]}, ("d", "c", "b", "a")) == {**known, "added": [["c"], ["d"]]}
+    begun_with = {"planners": ["a", "b"]}
+    assert merge_planners(begun_with, ("b", "a")) == begun_with
+    assert merge_planners(begun_with, ("c", "a", "b", "d")) == {**begun_with, "added": [["c", "d"]]}
+    assert merge_planners({**begun_with, "added": [["c"]]}, ("d", "c", "b", "a")) == {
+        **begun_with,
+        "added": [["c"], ["d"]],
+    }

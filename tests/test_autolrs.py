@@ -17,11 +17,11 @@ CURVES = [(2.0, -0.02, 0.3), (0.5, -0.2, 0.0), (10.0, -0.005, 1.0), (0.01, -0.05
 @pytest.mark.parametrize("first", [0.0, 7.0])
 def test_the_fit_recovers_a_clean_exponential(a, b, c, first):
     t = first + np.arange(100.0)
-    found = fit_exponential(t, a * np.exp(b * (t - first)) + c)
-    assert found is not None
-    assert found[0] * math.exp(found[1] * first) == pytest.approx(a, rel=1e-5)
-    assert found[1] == pytest.approx(b, rel=1e-5)
-    assert found[2] == pytest.approx(c, abs=1e-5)
+    fit = fit_exponential(t, a * np.exp(b * (t - first)) + c)
+    assert fit is not None
+    assert fit[0] * math.exp(fit[1] * first) == pytest.approx(a, rel=1e-5)
+    assert fit[1] == pytest.approx(b, rel=1e-5)
+    assert fit[2] == pytest.approx(c, abs=1e-5)
 
 
 def test_the_unit_of_time_does_not_matter():
@@ -66,7 +66,7 @@ def test_a_forecast_is_a_loss_whatever_the_series():
         assert 0 <= value <= y.max() * 1.5
 
 
-def told(loss, kappa: float = 2.0, seed: int = 0, trials: int = 10) -> tuple[float, list[float]]:
+def searched(loss, kappa: float = 2.0, seed: int = 0, trials: int = 10) -> tuple[float, list[float]]:
     """The best rate that a search finds from 0.001 to 1, and all that it tried."""
     search = GaussianProcessSearch(0.001, 1.0, kappa, np.random.default_rng(seed))
     tried = []
@@ -84,27 +84,27 @@ def test_the_search_finds_a_known_minimum(best, seed):
         distance = math.log10(lr / best)
         return 0.2 + (0.3 * distance**2 if distance < 0 else 0.8 * distance**2) if distance < 1.5 else math.inf
 
-    found, tried = told(loss, seed=seed)
-    assert abs(math.log10(found / best)) < 0.06  # a fiftieth of the range
+    lr, tried = searched(loss, seed=seed)
+    assert abs(math.log10(lr / best)) < 0.06  # a fiftieth of the range
     assert len(set(tried)) == 10
-    assert told(loss, seed=seed) == (found, tried)
+    assert searched(loss, seed=seed) == (lr, tried)
 
 
 def test_a_large_kappa_fills_gaps_and_a_small_one_looks_around_the_best():
     def loss(lr: float) -> float:
         return 0.2 + 0.3 * math.log10(lr / 0.03) ** 2
 
-    gaps = [np.diff(np.sort(np.log10(told(loss, kappa)[1]))).max() for kappa in (1e6, 0.5)]
+    gaps = [np.diff(np.sort(np.log10(searched(loss, kappa)[1]))).max() for kappa in (1e6, 0.5)]
     assert gaps[0] < 0.6 < gaps[1]  # of 3 decades in nine gaps
 
 
 def test_the_search_goes_down_while_everything_diverges():
-    found, tried = told(lambda lr: math.inf)
-    assert found == pytest.approx(0.001)
+    lr, tried = searched(lambda lr: math.inf)
+    assert lr == pytest.approx(0.001)
     assert tried[1] == pytest.approx(0.001)
 
 
 def test_where_all_rates_are_the_same_the_search_spreads_out():
-    found, tried = told(lambda lr: 1.0, 1e6)
-    assert found in tried
+    lr, tried = searched(lambda lr: 1.0, 1e6)
+    assert lr in tried
     assert np.diff(np.sort(np.log10(tried))).max() < 0.8  # of 3 decades

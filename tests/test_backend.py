@@ -58,10 +58,10 @@ def timed(monkeypatch):
     def with_times(times, threads=2):
         def seconds(choice, *rest):
             asked.append(choice)
-            found = times[choice]
-            if isinstance(found, Exception):
-                raise found
-            return found
+            time_or_error = times[choice]
+            if isinstance(time_or_error, Exception):
+                raise time_or_error
+            return time_or_error
 
         for cached in (autotune._fastest, autotune._compiled_seconds):
             cached.cache_clear()
@@ -75,8 +75,8 @@ def timed(monkeypatch):
         cached.cache_clear()
 
 
-def chosen(child_steps=0.0, wanted="auto"):
-    return autotune.choose_backend(Execution(backend=wanted), TASK, 64, child_steps=child_steps)
+def chosen(child_steps=0.0, backend="auto"):
+    return autotune.choose_backend(Execution(backend=backend), TASK, 64, child_steps=child_steps)
 
 
 BLOCKS = {block: Backend("stacked", block) for block in (8, 32, 64)}
@@ -85,7 +85,7 @@ BLOCKS = {block: Backend("stacked", block) for block in (8, 32, 64)}
 def test_the_fastest_is_chosen_and_larger_blocks_are_timed_while_they_gain(timed):
     asked = timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.005, BLOCKS[32]: 0.0035, BLOCKS[64]: 0.0034})
     assert chosen() == BLOCKS[64]
-    assert chosen(wanted="loop") == POOL
+    assert chosen(backend="loop") == POOL
     asked.clear()
     timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.0070, BLOCKS[32]: 0.0069, BLOCKS[64]: 0.0001})
     assert chosen() == POOL
@@ -114,4 +114,4 @@ def test_compiling_is_tried_for_long_work_only_and_its_failure_is_no_reason_not_
     timed({**times, COMPILED: RuntimeError("no header")})
     with pytest.warns(RuntimeWarning, match="'compiled' was tried and failed, and is not used: no header"):
         assert chosen(child_steps=210_000) == POOL
-    assert chosen(child_steps=210_000, wanted="loop") == POOL
+    assert chosen(child_steps=210_000, backend="loop") == POOL

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lr_env.bench import measures, peers
-from lr_env.bench.kept import Kept
 from lr_env.bench.peer_process import Peer, PeerError, interpreter, parse
+from lr_env.bench.saved import SavedParts
 from lr_env.bench.table import Figure, Part, report
 from lr_env.children.backend import network_of
 from lr_env.env import LREnv
@@ -87,18 +87,18 @@ def test_report():
 
 def test_parts_are_kept_until_they_are_measured_anew_or_the_machine_changes(tmp_path):
     order = ("plain", "growth")
-    Kept(tmp_path, ABOUT, order, quick=False).add("growth", GROWN)
-    Kept(tmp_path, ABOUT, order, quick=False).add("plain", replace(PART, figures=[]))
-    Kept(tmp_path, ABOUT, order, quick=False).add("plain", PART)
-    again = Kept(tmp_path, ABOUT, order, quick=False)
+    SavedParts(tmp_path, ABOUT, order, quick=False).add("growth", GROWN)
+    SavedParts(tmp_path, ABOUT, order, quick=False).add("plain", replace(PART, figures=[]))
+    SavedParts(tmp_path, ABOUT, order, quick=False).add("plain", PART)
+    again = SavedParts(tmp_path, ABOUT, order, quick=False)
     assert list(again.parts.items()) == [("plain", PART), ("growth", GROWN)]
     assert (tmp_path / "a-cpu-2-cores.md").read_text().startswith(report(again.parts, ABOUT, quick=False))
     assert (tmp_path / "a-cpu-2-cores-growth.png").stat().st_size > 10_000
-    assert Kept(tmp_path, ABOUT, order, quick=True).parts == {}
-    assert Kept(tmp_path, {**ABOUT, "versions": {"torch": "3"}}, order, quick=False).parts == {}
+    assert SavedParts(tmp_path, ABOUT, order, quick=True).parts == {}
+    assert SavedParts(tmp_path, {**ABOUT, "versions": {"torch": "3"}}, order, quick=False).parts == {}
     (tmp_path / "a-cpu-2-cores.json").write_text("{}")
     with pytest.raises(UserError, match="not what a bench keeps"):
-        Kept(tmp_path, ABOUT, order, quick=False)
+        SavedParts(tmp_path, ABOUT, order, quick=False)
 
 
 def test_turns_are_kept_by_job_without_the_first():
@@ -237,14 +237,16 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     for data in ("fashion-mnist", "mnist", "cifar10"):
         assert f"the data set {data} is not there" in done.stdout
     assert not (tmp_path / "peers").exists()
-    (table,), (kept,) = ((tmp_path / "kept").glob(f"*-quick.{kind}") for kind in ("md", "json"))
+    (table,), (saved,) = ((tmp_path / "kept").glob(f"*-quick.{kind}") for kind in ("md", "json"))
     assert table.read_text().startswith(done.stdout)
-    content = json.loads(kept.read_text())
+    content = json.loads(saved.read_text())
     assert content["quick"]
     parts = content["parts"]
     assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning"]
     assert sum(len(part["skipped"]) for part in parts.values()) == 13
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
-    measures_ = {part: [figure["measure"] for figure in found["figures"]] for part, found in parts.items()}
+    measures_ = {
+        part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
+    }
     assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 5]

@@ -151,8 +151,8 @@ def test_fork_copies_the_child_and_keeps_its_own_data_order(backend):
     batches = children.order.batches(children.steps, 5)
     assert (batches[0] == batches[3]).all()
     # Their own: those of a child of the same seed at the same step.
-    own = Children(TASK, [1, 2], execution=Execution(backend=LOOP)).order.batches(np.array([30, 30]), 5)
-    assert (batches[1:3] == own).all()
+    expected = Children(TASK, [1, 2], execution=Execution(backend=LOOP)).order.batches(np.array([30, 30]), 5)
+    assert (batches[1:3] == expected).all()
     children.train(np.full(4, 0.01))
     torch.testing.assert_close(children.state.parameters[0], children.state.parameters[3], rtol=1e-12, atol=1e-12)
     assert not torch.allclose(children.state.parameters[0], children.state.parameters[1])
@@ -269,11 +269,11 @@ def test_bad_input_is_one_clear_line(wrong, message):
 
 
 def module(children: Children, row: int) -> nn.Module:
-    made = build_seeded(lambda: children.task.network.build(children.task.source.input_shape, 10), 0, torch.float64)
+    network = build_seeded(lambda: children.task.network.build(children.task.source.input_shape, 10), 0, torch.float64)
     views = children.state.layout.views(children.state.parameters[row])
-    made.requires_grad_(False)
-    made.load_state_dict(views)
-    return made
+    network.requires_grad_(False)
+    network.load_state_dict(views)
+    return network
 
 
 def logits(children: Children, row: int) -> torch.Tensor:
@@ -332,12 +332,12 @@ def test_the_memory_estimate_is_near_what_is_allocated(name, backend):
     if name != "DigitsMLP" and not os.environ.get("LR_ENV_DATA"):
         pytest.skip("needs Fashion-MNIST: set LR_ENV_DATA to a folder that has it")
     children = Children(replace(TASKS[name], segment=5, budget=5), range(16), execution=Execution(backend=backend))
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in children.state.tensors.values())
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in children.state.tensors.values())
     children.train(np.full(16, 0.01))  # traces
     with _Peak() as peak:
         children.train(np.full(16, 0.01))
     needed = children.memory.bytes(16, backend.at_once(16, children.device)) - children.memory.shared
-    assert kept + peak.bytes < needed < 4 * (kept + peak.bytes)
+    assert stored + peak.bytes < needed < 4 * (stored + peak.bytes)
 
 
 class _Peak(TorchDispatchMode):

@@ -73,19 +73,19 @@ def test_the_latent_ode_planner_plans_anew_what_is_left():
     shorter = replace(spec, budget=task.budget * 3 // 4)
 
     def rates(planner, run):
-        state, found = planner.start(run, [0]), []
+        state, played_rates = planner.start(run, [0]), []
         for segment in range(run.num_segments):
-            signals = {"step": np.full(1, 1.0 * segment * run.segment), "lr": np.array(found[-1:] or [np.nan])}
+            signals = {"step": np.full(1, 1.0 * segment * run.segment), "lr": np.array(played_rates[-1:] or [np.nan])}
             answer, state = planner.plan(state, signals | dict.fromkeys(CHANNELS, np.full(1, 0.5)))
-            found.append(float(answer[0]))
-        return np.array(found)
+            played_rates.append(float(answer[0]))
+        return np.array(played_rates)
 
-    whole, found = rates(planner, spec), rates(Disturbed(planner, "latent-ode", announced=task.budget), shorter)
+    whole, played_rates = rates(planner, spec), rates(Disturbed(planner, "latent-ode", announced=task.budget), shorter)
     half = spec.num_segments // 2
-    np.testing.assert_array_equal(found[:half], whole[:half])
-    assert len(found) == spec.num_segments * 3 // 4
-    assert not np.allclose(found[half:], whole[half::2], rtol=0.05)
-    assert found[-1] < 0.2 * found[half]  # it cools down in what is left
+    np.testing.assert_array_equal(played_rates[:half], whole[:half])
+    assert len(played_rates) == spec.num_segments * 3 // 4
+    assert not np.allclose(played_rates[half:], whole[half::2], rtol=0.05)
+    assert played_rates[-1] < 0.2 * played_rates[half]  # it cools down in what is left
 
 
 def test_records_tell_disturbed_planners_apart():
@@ -101,12 +101,12 @@ def test_records_tell_disturbed_planners_apart():
 
 
 def test_conditions_change_what_they_say():
-    found = {name: condition.vary(TASK) for name, condition in CONDITIONS.items()}
-    assert (found["half is left"].budget, found["twice is left"].budget) == (30, 60)
-    assert found["quarter data"].train_fraction == 0.25
-    assert found["wrong labels"].label_noise == 0.2
-    assert found["large batch"].batch_size == 4 * TASK.batch_size
-    assert found["wider"].network.hidden == tuple(2 * width for width in TASK.network.hidden)
+    resultd = {name: condition.vary(TASK) for name, condition in CONDITIONS.items()}
+    assert (resultd["half is left"].budget, resultd["twice is left"].budget) == (30, 60)
+    assert resultd["quarter data"].train_fraction == 0.25
+    assert resultd["wrong labels"].label_noise == 0.2
+    assert resultd["large batch"].batch_size == 4 * TASK.batch_size
+    assert resultd["wider"].network.hidden == tuple(2 * width for width in TASK.network.hidden)
     assert wider(find_task("FashionResNet8")).network.width == 2 * find_task("FashionResNet8").network.width
     with pytest.raises(UserError, match="FashionLeNet5: its network has no width"):
         wider(find_task("FashionLeNet5"))
@@ -115,21 +115,23 @@ def test_conditions_change_what_they_say():
 
 
 def test_a_study_from_tuning_to_report(tmp_path):
-    wanted = Robustness(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
+    study = Robustness(("wsd",), 3, 8, (0, 1, 2), ("high start", "half is left", "large batch"))
     store = Store(tmp_path / "r.sqlite")
-    found = wanted.run(Lab(TASK, store, "x", Execution(backend="loop"), folder=tmp_path))
-    assert list(found.losses) == [TUNED, "high start", "half is left", "large batch"]
-    (planner,) = found.planners.values()
+    result = study.run(Lab(TASK, store, "x", Execution(backend="loop"), folder=tmp_path))
+    assert list(result.losses) == [TUNED, "high start", "half is left", "large batch"]
+    (planner,) = result.planners.values()
     for condition in ("high start", "half is left"):
         settings = CONDITIONS[condition].disturbance(TASK)
         varied = CONDITIONS[condition].vary(TASK)
         runs = rollout(disturbed(planner, settings), varied, [0, 1, 2], execution=Execution(backend="loop"))
-        np.testing.assert_allclose(found.losses[condition]["wsd"], [run.scores["test_loss"] for run in runs], rtol=1e-4)
+        np.testing.assert_allclose(
+            result.losses[condition]["wsd"], [run.scores["test_loss"] for run in runs], rtol=1e-4
+        )
     means = [
-        np.mean(found.losses[c]["wsd"] - found.oracles[c][1]) for c in ("high start", "half is left", "large batch")
+        np.mean(result.losses[c]["wsd"] - result.oracles[c][1]) for c in ("high start", "half is left", "large batch")
     ]
-    assert found.mean_regret("wsd").value == pytest.approx(np.mean(means))
-    assert found.regret(TUNED, "wsd").value == 0
+    assert result.mean_regret("wsd").value == pytest.approx(np.mean(means))
+    assert result.regret(TUNED, "wsd").value == 0
     for condition in ("high start", "large batch"):  # six of the eight were run again, and the best of them is it
         first, more = ({}, {})
         for phase, ends in (("oracle", first), ("oracle-again", more)):
@@ -137,25 +139,25 @@ def test_a_study_from_tuning_to_report(tmp_path):
                 ends.setdefault(json.dumps(dict(run.settings), sort_keys=True), []).append(run.end("final_val_loss"))
         assert set(more) == set(sorted(first, key=lambda name: np.mean(first[name]))[:6])
         best = min(more, key=lambda name: np.mean(more[name]))
-        chosen = PlannedRun(found.oracles[condition][0], 0).settings
+        chosen = PlannedRun(result.oracles[condition][0], 0).settings
         assert json.dumps(dict(chosen), sort_keys=True) == best
-    again = wanted.run(Lab(TASK, store, "x", Execution(backend="loop"), folder=tmp_path))
-    assert again.to_json() == found.to_json()
-    found.write(tmp_path, {"command": "lr-env robustness"})
+    again = study.run(Lab(TASK, store, "x", Execution(backend="loop"), folder=tmp_path))
+    assert again.to_json() == result.to_json()
+    result.write(tmp_path, {"command": "lr-env robustness"})
     assert "| mean | as tuned | high start |" in (tmp_path / "summary.md").read_text()
     assert json.loads((tmp_path / "conditions.json").read_text())["seeds"] == [0, 1, 2]
-    losses = {c: dict(of) for c, of in found.losses.items()}
+    losses = {c: dict(of) for c, of in result.losses.items()}
     losses["high start"]["wsd"] = np.array([0.5, np.inf, np.inf])
-    row = table_text(replace(found, losses=losses).table()).splitlines()[-1]
+    row = table_text(replace(result, losses=losses).table()).splitlines()[-1]
     assert row.startswith("| wsd | some diverged | ")
     assert row.split(" | ")[3] == "2 of 3 diverged"
-    oracles = {**found.oracles, "high start": (planner, np.array([0.5, np.inf, 0.5]))}
+    oracles = {**result.oracles, "high start": (planner, np.array([0.5, np.inf, 0.5]))}
     for own in (losses["high start"]["wsd"], np.array([0.5, 0.5, 0.5])):
         losses["high start"]["wsd"] = own
-        told = replace(found, losses=losses, oracles=oracles)
-        json.dumps(told.to_json())
-        assert "| some diverged |" in table_text(told.table())
-    assert "| 1 of 3 of the tuned one diverged |" in table_text(told.table())
+        diverging = replace(result, losses=losses, oracles=oracles)
+        json.dumps(diverging.to_json())
+        assert "| some diverged |" in table_text(diverging.table())
+    assert "| 1 of 3 of the tuned one diverged |" in table_text(diverging.table())
 
 
 def test_bad_conditions(tmp_path):

@@ -32,16 +32,14 @@ BATCHED = {"latent-ode": 1e-4, "latent-ode-generative": 1e-4, "ppo": 1e-6}
 @pytest.fixture(scope="module")
 def generative(tmp_path_factory):
     """A model for the published planner, which is shipped with none."""
-    known = run_dataset(
-        quadratic.records([run.planner for run in paper(12, (0.02, 0.4), [0] * 12, 0)]), quadratic.STEPS
-    )
-    found = fit_generative(known, GenerativeFitting(iterations=20))
+    runs = run_dataset(quadratic.records([run.planner for run in paper(12, (0.02, 0.4), [0] * 12, 0)]), quadratic.STEPS)
+    result = fit_generative(runs, GenerativeFitting(iterations=20))
     file = tmp_path_factory.mktemp("models") / "generative.safetensors"
-    FittedModel(found.model, found.scales, schedule_library(known), {"task": SPEC.task}).save(file)
+    FittedModel(result.model, result.scales, schedule_library(runs), {"task": SPEC.task}).save(file)
     return {"model": str(file), "mismatch": "rescaled"}
 
 
-def made(name, generative):
+def planner_of(name, generative):
     """The planner of that name, by its defaults."""
     kind = find_planner(name)
     settings = {"peak": 0.1} if "peak" in {field.name for field in fields(kind)} else {}
@@ -51,7 +49,7 @@ def made(name, generative):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_planner_keeps_to_the_contract(name, generative, tmp_path):
-    check_planner(made(name, generative), tmp_path, rtol=BATCHED.get(name, 0.0))
+    check_planner(planner_of(name, generative), tmp_path, rtol=BATCHED.get(name, 0.0))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +61,7 @@ def test_every_setting_that_a_sweep_tries_comes_back_from_json(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_checked(name, generative):
     """Whatever JSON there is for it, or the name of any other planner: it is used or refused, in one line."""
-    kind, planner = find_planner(name), made(name, generative)
+    kind, planner = find_planner(name), planner_of(name, generative)
     for field in fields(kind):
         for value in (*WRONG, *NAMES):
             assert "\n" not in used(kind, {**vars(planner), field.name: value}), (field.name, value)
@@ -84,7 +82,7 @@ def used(kind, settings):
 @pytest.mark.parametrize("name", ["latent-ode", "latent-ode-generative", "plateau", "ppo", "lrtuner", "greedy-lr"])
 def test_planners_that_remember_refuse_a_second_call(name, generative):
     """What they would be told twice spoils what they know; the others are asked again without harm."""
-    assert check_one_answer_a_segment(made(name, generative), SPEC)
+    assert check_one_answer_a_segment(planner_of(name, generative), SPEC)
 
 
 def test_a_planner_without_a_peak_cannot_be_perturbed():

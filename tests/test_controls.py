@@ -22,16 +22,16 @@ JOB = ComparisonPlan(
 
 def test_a_control_is_that_of_the_planner_as_it_was_tuned(tmp_path):
     store = Store(tmp_path / "records.sqlite")
-    told: list[int] = []
-    found = compared(JOB, store, "toy", progress=lambda what, steps: told.append(steps))
-    assert sum(told) == JOB.child_steps == 40 * (2 * 3 * 2 + 3 * 2)
-    assert {record.planner for record in found.tuning} == {"plrs", "shuffled-cosine"}  # no cosine: tuned by itself
-    plrs = found.chosen["plrs"]
-    assert found.chosen["plrs-midpoint"] == PLRSMidpoint(plrs.peak, low=plrs.low)
-    steps = tuning_steps(found.tuning, found.chosen)
+    steps_reported: list[int] = []
+    result = compared(JOB, store, "toy", progress=lambda what, steps: steps_reported.append(steps))
+    assert sum(steps_reported) == JOB.child_steps == 40 * (2 * 3 * 2 + 3 * 2)
+    assert {record.planner for record in result.tuning} == {"plrs", "shuffled-cosine"}  # no cosine: tuned by itself
+    plrs = result.chosen["plrs"]
+    assert result.chosen["plrs-midpoint"] == PLRSMidpoint(plrs.peak, low=plrs.low)
+    steps = tuning_steps(result.tuning, result.chosen)
     assert steps["plrs-midpoint"] == steps["plrs"] == 3 * 2 * 40
-    assert manifest(JOB, found, "x")["child_steps"]["tuning"] == steps["plrs"] + steps["shuffled-cosine"]
-    for record in found.final:
+    assert manifest(JOB, result, "x")["child_steps"]["tuning"] == steps["plrs"] + steps["shuffled-cosine"]
+    for record in result.final:
         if record.planner == "plrs-midpoint":
             assert record.curves["lr"] == pytest.approx(plrs.peak * (1 + plrs.low) / 2)
     more = replace(JOB, planners=(*JOB.planners, "cosine", "linear"))
@@ -40,7 +40,7 @@ def test_a_control_is_that_of_the_planner_as_it_was_tuned(tmp_path):
     ):
         compared(more, store, "toy")
     again = compared(replace(JOB, planners=(*JOB.planners, "linear")), store, "toy")
-    assert again.chosen["shuffled-cosine"] == found.chosen["shuffled-cosine"]
+    assert again.chosen["shuffled-cosine"] == result.chosen["shuffled-cosine"]
 
 
 def test_midpoints_have_the_mean_of_plrs():

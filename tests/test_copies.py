@@ -83,63 +83,63 @@ def go_on(thing: Any) -> list[Any]:
         losses = [thing.train(np.full(len(thing), rate)) for rate in (0.1, 0.02)]
         return [*losses, thing.step_losses, thing.measure(), *thing.evaluate("val")]
     if isinstance(thing, Rollout):
-        told = []
+        outcomes = []
         while not thing.done:
-            told.append(thing.advance())
+            outcomes.append(thing.advance())
         records = [thing.record(row, "final") for row in range(len(thing.runs))]
-        return [*told, *([record.steps, record.extra_steps, dict(record.scores)] for record in records)]
-    told = []
+        return [*outcomes, *([record.steps, record.extra_steps, dict(record.scores)] for record in records)]
+    outcomes = []
     for rate in (0.1, 0.3, 0.02, 0.05, 0.05):  # over the end of a run
         if isinstance(thing, LREnv | gymnasium.Wrapper):
-            told.append(thing.step(np.array([rate], np.float32)))
-            if told[-1][2] or told[-1][3]:
-                told.append(thing.reset())
+            outcomes.append(thing.step(np.array([rate], np.float32)))
+            if outcomes[-1][2] or outcomes[-1][3]:
+                outcomes.append(thing.reset())
         else:
-            told.append(thing.step(np.full((thing.num_envs, 1), rate, np.float32)))
-    return told
+            outcomes.append(thing.step(np.full((thing.num_envs, 1), rate, np.float32)))
+    return outcomes
 
 
 def children(backend: Backend) -> Children:
     """Some that have trained, the second a segment longer."""
-    made = Children(
+    original = Children(
         replace(TASK, optimizer=AdamW()),
         [3, 4, 5],
         extra_signals=["update_cosine"],
         execution=Execution(backend=backend),
     )
-    made.train(np.full(3, 0.01))
-    made.measure()
-    made.train(np.full(3, 0.01), [1])
-    return made
+    original.train(np.full(3, 0.01))
+    original.measure()
+    original.train(np.full(3, 0.01), [1])
+    return original
 
 
 def single(backend: Backend) -> gymnasium.Env[Any, Any]:
-    made = gymnasium.make("lr_env/DigitsMLP-v0", task=TASK, backend=backend)
-    made.reset(seed=1)
-    made.step(0.1)
-    return made
+    original = gymnasium.make("lr_env/DigitsMLP-v0", task=TASK, backend=backend)
+    original.reset(seed=1)
+    original.step(0.1)
+    return original
 
 
 def vector(backend: Backend) -> LRVectorEnv:
-    made = LRVectorEnv(TASK, 3, backend=backend, autoreset_mode="NextStep", action="scale")
-    made.reset(seed=1)
-    made.step(np.zeros((3, 1)))
-    return made
+    original = LRVectorEnv(TASK, 3, backend=backend, autoreset_mode="NextStep", action="scale")
+    original.reset(seed=1)
+    original.step(np.zeros((3, 1)))
+    return original
 
 
 def for_sb3(backend: Backend) -> Any:
-    made = make_vec_env(TASK, 3, backend=backend, start_rates=[0.01, 0.1])
-    made.seed(2)
-    made.reset()
-    made.step(np.zeros((3, 1), np.float32))
-    return made
+    original = make_vec_env(TASK, 3, backend=backend, start_rates=[0.01, 0.1])
+    original.seed(2)
+    original.reset()
+    original.step(np.zeros((3, 1), np.float32))
+    return original
 
 
 def rollout(backend: Backend) -> Rollout:
     planners = [PLRS(peak=0.1), Cosine(peak=0.1), Lookahead(peak=0.05, count=3, horizon=1, cooldown=0)]
-    made = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], execution=Execution(backend=backend))
-    made.advance()
-    return made
+    original = Rollout(TASK, [PlannedRun(planner, 7) for planner in planners], execution=Execution(backend=backend))
+    original.advance()
+    return original
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own compiler
@@ -177,11 +177,11 @@ def test_every_planner_and_every_task_comes_back_equal(name):
     settings = {} if (suits := getattr(planner, "for_task", None)) is None else suits(TASKS["DigitsMLP"])
     if settings is None:
         pytest.skip("nothing of it suits the task")
-    (made, *_) = planner.candidates([0.05, 0.1])
-    made = replace(made, **settings)
+    (planner_, *_) = planner.candidates([0.05, 0.1])
+    planner_ = replace(planner_, **settings)
     for way in WAYS.values():
-        assert way(made) == made
-        assert hash(way(made)) == hash(made)
+        assert way(planner_) == planner_
+        assert hash(way(planner_)) == hash(planner_)
 
 
 def test_data_come_back_equal():

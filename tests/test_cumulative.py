@@ -45,14 +45,14 @@ def test_one_best_cumulative_rate_is_told_from_one_best_peak():
     assert by_peak.spreads() == pytest.approx((expected, 0), abs=0.03)
     assert "the best cumulative rate is more nearly the same" in by_sum.verdict
     assert "the best peak is more nearly the same" in by_peak.verdict
-    for found, right in ((by_sum, 0), (by_peak, 1)):
-        regrets = found.regrets()
+    for result, right in ((by_sum, 0), (by_peak, 1)):
+        regrets = result.regrets()
         assert regrets[right] == pytest.approx(0, abs=1e-3)
         # Off by the factor: a tenth of the square of its log, on average over the two other shapes.
         assert regrets[1 - right] == pytest.approx(0.1 * np.mean(np.log([0.5, 0.2]) ** 2), rel=0.1)
-        differences = found.disagreements()
+        differences = result.disagreements()
         assert differences[right] < 0.02 < 0.1 < differences[1 - right]
-        for low, high in (found.spread_difference, found.regret_difference, found.disagreement_difference):
+        for low, high in result.differences:
             assert (high < 0) if right == 0 else (low > 0)
 
 
@@ -61,9 +61,9 @@ def test_optima_beyond_the_grid_decide_nothing():
     whole = toy(lambda factor: 0.3 * factor)
     assert "the best peak is" in whole.verdict
     short = [replace(x, sweep=RateSweep(x.sweep.rates[:25], x.sweep.losses[:25])) for x in whole.shapes]  # up to 0.06
-    found = replace(whole, shapes=tuple(short))
-    assert found.at_grid_edge == ["constant", "cosine", "exponential"]
-    assert "cannot be told: the best rate of constant, cosine, exponential may lie beyond the grid" in found.verdict
+    result = replace(whole, shapes=tuple(short))
+    assert result.at_grid_edge == ["constant", "cosine", "exponential"]
+    assert "cannot be told: the best rate of constant, cosine, exponential may lie beyond the grid" in result.verdict
 
 
 def test_neither_is_said_where_seeds_disagree():
@@ -74,8 +74,8 @@ def test_neither_is_said_where_seeds_disagree():
 def test_on_children(tmp_path):
     job = ComparisonPlan(TASK, ("constant", "cosine", "wsd"), (0.01, 0.03, 0.1), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
-    found = cumulative(job, Lab(TASK, store, "toy"))
-    for shape, mean in zip(found.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
+    result = cumulative(job, Lab(TASK, store, "toy"))
+    for shape, mean in zip(result.shapes, (1.0, (1 + np.cos(np.pi * np.arange(4) / 4)).mean() / 2, None), strict=True):
         if mean is not None:
             assert shape.mean_factor == pytest.approx(mean)
         np.testing.assert_allclose(shape.sweep.rates, job.rates)
@@ -84,13 +84,15 @@ def test_on_children(tmp_path):
                 min(job.rates, key=lambda r: abs(r - record.curves["lr"].mean()))
             )
     assert len({str(r.settings["cooldown"]) for r in store.runs("toy-wsd", "tune")}) == 1  # one shape, not a cycle
-    assert cumulative(job, Lab(TASK, store, "toy")).to_json() == found.to_json()
-    peak = job.rates[found.reference_index]
-    (cosine,) = [shape for shape in found.shapes if shape.planner == "cosine"]
+    assert cumulative(job, Lab(TASK, store, "toy")).to_json() == result.to_json()
+    peak = job.rates[result.reference_index]
+    (cosine,) = [shape for shape in result.shapes if shape.planner == "cosine"]
     alone = [r.scores["final_val_loss"] for r in rollout(Cosine(peak), TASK, job.tune_seeds, score=("val",))]
     np.testing.assert_allclose(cosine.at_peak, alone, rtol=1e-5)
-    np.testing.assert_allclose(found.shapes[0].at_peak, found.shapes[0].sweep.losses[found.reference_index], rtol=1e-5)
-    found.write(tmp_path, {"command": "x"})
+    np.testing.assert_allclose(
+        result.shapes[0].at_peak, result.shapes[0].sweep.losses[result.reference_index], rtol=1e-5
+    )
+    result.write(tmp_path, {"command": "x"})
     assert (tmp_path / "cumulative.png").stat().st_size > 10_000
 
 

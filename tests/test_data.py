@@ -124,26 +124,30 @@ def test_every_source_that_is_read_from_files_is_tested_on_them() -> None:
 def test_idx_data_are_split_as_ever(
     name: str, mean: float, std: float, expected: str, published: dict[str, downloads.DataFile]
 ) -> None:
-    found = at_hand(name)
-    sizes = {name: len(split) for name, split in found.splits.items()}
+    loaded = at_hand(name)
+    sizes = {name: len(split) for name, split in loaded.splits.items()}
     assert sizes == {"train": 50_000, "val": 10_000, "test": 10_000}
-    assert found.sha256 == expected
+    assert loaded.sha256 == expected
     images = downloads.read(published["t10k-images"])[16:]
     labels = downloads.read(published["t10k-labels"])[8:]
-    test = found.splits["test"]
+    test = loaded.splits["test"]
     assert bytes(test.labels.tolist()) == labels
     grey = (test.inputs[:500] * std + mean) * 255
     np.testing.assert_allclose(grey.numpy().ravel(), np.frombuffer(images, np.uint8, 500 * 784), atol=1e-3)
-    train = found.splits["train"]
+    train = loaded.splits["train"]
     assert train.inputs.shape == (50_000, 1, 28, 28)
     assert abs(float(train.inputs.mean())) < 0.01
     assert abs(float(train.inputs.std()) - 1) < 0.01
 
 
 def test_cifar_is_normalised_by_channel() -> None:
-    found = at_hand("cifar10")  # of which there are several copies, so that no hash is expected
-    assert {name: len(split) for name, split in found.splits.items()} == {"train": 45_000, "val": 5_000, "test": 10_000}
-    train = found.splits["train"]
+    loaded = at_hand("cifar10")  # of which there are several copies, so that no hash is expected
+    assert {name: len(split) for name, split in loaded.splits.items()} == {
+        "train": 45_000,
+        "val": 5_000,
+        "test": 10_000,
+    }
+    train = loaded.splits["train"]
     assert train.inputs.shape == (45_000, 3, 32, 32)
     assert train.labels.bincount().min() > 4_300
     assert train.inputs.mean((0, 2, 3)).abs().max() < 0.01
@@ -158,23 +162,23 @@ def test_cifar_is_normalised_by_channel() -> None:
     ],
 )
 def test_shakespeare_is_split_as_ever(context: int, sizes: list[int], expected: str) -> None:
-    found = at_hand(f"tiny-shakespeare-{context}")
-    assert [len(split) for split in found.splits.values()] == sizes
-    assert found.sha256 == expected
+    loaded = at_hand(f"tiny-shakespeare-{context}")
+    assert [len(split) for split in loaded.splits.values()] == sizes
+    assert loaded.sha256 == expected
     letters = sorted(set(downloads.read(SHAKESPEARE_FILE).decode("ascii")))
     text = downloads.read(SHAKESPEARE_FILE).decode("ascii")
     assert len(letters) == 65
-    first = "".join(letters[token] for token in found.splits["test"].inputs.ravel().tolist())
+    first = "".join(letters[token] for token in loaded.splits["test"].inputs.ravel().tolist())
     assert text[1_059_624:].startswith(first)
     assert len(text) - 1_059_624 - len(first) <= context
     for split, passage in (("train", text[:1_003_854]), ("val", text[1_003_854:1_059_624])):
-        inputs = found.splits[split].inputs
+        inputs = loaded.splits[split].inputs
         assert inputs.dtype == torch.int64
         blocks = ["".join(letters[token] for token in row) for row in inputs.tolist()]
         there = [passage[at : at + context] for at in range(0, len(passage) - context, context)]
         assert sorted(blocks) == sorted(there)
         assert blocks != there
-        labels = found.splits[split].labels
+        labels = loaded.splits[split].labels
         assert torch.equal(labels[:, :-1], inputs[:, 1:])
 
 

@@ -81,25 +81,25 @@ def test_a_vector_environment_is_the_single_one_n_times(action, mode):
             actions = np.array([0.01, 0.1, 9.0])  # the last one diverges
         obs, rewards, terminated, truncated, infos = many.step(actions)
         for i, env in enumerate(alone):
-            own = (*env.reset(), 0, False, False) if over[i] else env.step(actions[i])
-            own = (own[0], *own[2:], own[1]) if over[i] else own
-            assert (rewards[i], terminated[i], truncated[i]) == own[1:4]
-            told = infos
+            expected = (*env.reset(), 0, False, False) if over[i] else env.step(actions[i])
+            expected = (expected[0], *expected[2:], expected[1]) if over[i] else expected
+            assert (rewards[i], terminated[i], truncated[i]) == expected[1:4]
+            latest = infos
             over[i] = bool(mode == "NextStep" and (terminated[i] or truncated[i]))
             if mode == "SameStep" and (terminated[i] or truncated[i]):
-                assert (infos["final_obs"][i] == own[0]).all()
-                assert_told(infos["final_info"], i, own[4])
-                own = (*env.reset(), *own)
-                own = (own[0], 0, 0, 0, own[1])
-            assert (obs[i] == own[0]).all()
-            assert_told(told, i, own[4])
+                assert (infos["final_obs"][i] == expected[0]).all()
+                assert_matches(infos["final_info"], i, expected[4])
+                expected = (*env.reset(), *expected)
+                expected = (expected[0], 0, 0, 0, expected[1])
+            assert (obs[i] == expected[0]).all()
+            assert_matches(latest, i, expected[4])
     assert many.autoreset_mode.value == many.metadata["autoreset_mode"].value == mode
 
 
-def assert_told(infos, row, own):
+def assert_matches(infos, row, alone):
     """See that infos say of a run what the single environment's info says, which has -1 where nothing was measured."""
-    assert {name for name in infos if not name.startswith(("_", "final_obs", "final_info"))} == own.keys()
-    for name, value in own.items():
+    assert {name for name in infos if not name.startswith(("_", "final_obs", "final_info"))} == alone.keys()
+    for name, value in alone.items():
         assert infos[f"_{name}"][row] == (value != NOT_YET), name
         assert infos[name][row] == (0 if value == NOT_YET else value), name
 

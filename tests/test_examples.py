@@ -13,6 +13,8 @@ import pytest
 from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
 
+DOCTESTS = ["planners.schedules", "planners.piecewise", "planners.torch_scheduler", "planners.callbacks.metrics"]
+DOCTESTS += ["lr_env.jsonable", "lr_env.rates", "lr_env.records.readers.names"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -21,26 +23,56 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     [
         ("own_loop.py", [], "test accuracy"),
         ("own_planner.py", ["--seeds", "2"], "halving    test loss"),
+        ("own_training.py", ["--steps", "60", "--planner", "wsd"], "wsd (seed 0): validation loss"),
         ("own_task.py", ["--budget", "100"], "learning rate 0.10000  test loss"),
         ("train_ppo.py", ["--budget", "50", "--steps", "20", "--children", "2"], "test loss of 2 fresh runs"),
     ],
 )
 def test_example(script, arguments, prints, monkeypatch, capsys, global_generators_kept):
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    run_small(script, arguments, monkeypatch)
     assert prints in capsys.readouterr().out
+
+
+def run_small(script, arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # from_logs.py imports own_training.py
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+
+def test_from_logs_to_a_planned_run(tmp_path, monkeypatch, capfd, global_generators_kept):
+    pytest.importorskip("tensorboard")
+    small = ["--runs", "12", "--steps", "200", "--seeds", "2", "--folder", str(tmp_path)]
+    run_small("from_logs.py", small, monkeypatch)
+    out = capfd.readouterr().out
+    assert "12 runs" in out
+    assert "planned - tuned WSD: " in out
+
+
+@pytest.mark.parametrize(
+    ("script", "package", "arguments"),
+    [
+        ("lightning_module.py", "lightning", ["--epochs", "1"]),
+        ("huggingface_trainer.py", "transformers", ["--steps", "6"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of the packages, about each other
+def test_examples_of_other_packages(script, package, arguments, monkeypatch, capsys, global_generators_kept):
+    pytest.importorskip(package)
+    run_small(script, arguments, monkeypatch)
+    assert "validation loss" in capsys.readouterr().out
 
 
 def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
     blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
-    step, ppo, session, planner, task = blocks
+    step, ppo, training, planner, task = blocks
     exec(step, {})
     assert len(capsys.readouterr().out.split()) == 2
     exec(ppo, {})
-    exec(session, names := {})
-    assert 0 < names["lr"] < 0.003  # the last rate of a cosine from 0.1
+    exec(training, names := {})
+    assert names["scheduler"].last_epoch == 1000
+    assert 0 < names["scheduler"].get_last_lr()[0] < 0.01  # the cool-down
     exec(planner, names := {})
     (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])
     assert not record.diverged
@@ -49,11 +81,12 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
 
 
 def test_every_example_is_tested():
-    tested = {"own_loop.py", "own_planner.py", "own_task.py", "train_ppo.py"}
+    tested = {"own_loop.py", "own_planner.py", "own_task.py", "own_training.py", "train_ppo.py"}
+    tested |= {"from_logs.py", "lightning_module.py", "huggingface_trainer.py"}  # below
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
-@pytest.mark.parametrize("module", ["planners.schedules", "planners.piecewise", "lr_env.jsonable", "lr_env.rates"])
+@pytest.mark.parametrize("module", DOCTESTS)
 def test_the_examples_in_docstrings_print_what_they_say(module):
     failed, examples = doctest.testmod(importlib.import_module(module))
     assert examples

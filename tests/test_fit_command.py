@@ -22,14 +22,11 @@ from planners.latent_ode.command import on_fresh_seeds
 from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import sweep as sweeps
 from planners.latent_ode.sweep.sweep import Sweep, seed_number, sweep
+from tests.helpers import StoppedError, stopping_after
 from tests.test_cli import lr_env  # the command as users run it
 
 TASK = replace(TASKS["DigitsMLP"], budget=200, segment=10)
 TRAINING = Execution(backend="stacked")
-
-
-class StoppedError(Exception):
-    pass
 
 
 @pytest.fixture(autouse=True)
@@ -51,68 +48,55 @@ def rates_of(records):
 
 
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    wanted = Sweep("adaptive", 18, (0.01, 0.5))
-    assert wanted.rounds == [10, 5, 3]
-    whole = sweep(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
-    assert sorted(record.seed - SWEEPS.start for record in whole) == sorted(seed_number(run) for run in range(18))
+    settings = Sweep("adaptive", 18, (0.01, 0.5))
+    assert settings.rounds == [10, 5, 3]
+    whole = sweep(settings, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING))
+    assert sorted(record.seed - SWEEPS.start for record in whole) == sorted(
+        seed_number("adaptive", run) for run in range(18)
+    )
     assert [record.planner for record in whole][9:] == ["wsd-sqrt", *["knots"] * 8]
 
-    store, steps = Store(tmp_path / "stopped.sqlite"), 0
-
-    def stop(what, done):
-        nonlocal steps
-        steps += done
-        if steps > 11.5 * TASK.budget:
-            raise StoppedError
-
+    store = Store(tmp_path / "stopped.sqlite")
     with pytest.raises(StoppedError):
-        sweep(wanted, Lab(TASK, store, "x", TRAINING, progress=stop))
+        sweep(settings, Lab(TASK, store, "x", TRAINING, progress=stopping_after(11.5 * TASK.budget)))
     proposed = []
     monkeypatch.setattr(sweeps, "thompson_proposals", lambda *given: proposed.append(given[2]) or proposals(*given))
-    assert rates_of(sweep(wanted, Lab(TASK, store, "x", TRAINING))) == rates_of(whole)
+    assert rates_of(sweep(settings, Lab(TASK, store, "x", TRAINING))) == rates_of(whole)
     assert proposed == [3]  # the second round was begun, and is not proposed anew
 
 
 @pytest.mark.parametrize("design", ["random", "adaptive"])
 def test_a_round_of_which_only_a_part_is_begun_goes_on(tmp_path, design):
     """With fewer children in lockstep than a round has runs, the last ones have no records when it stops."""
-    wanted, training = Sweep(design, 13, (0.01, 0.5)), replace(TRAINING, lockstep=4)
-    whole = sweep(wanted, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", training))
-    steps = 0
-
-    def stop(what, done):
-        nonlocal steps
-        steps += done
-        if steps > 5 * TASK.budget:
-            raise StoppedError
-
+    settings, training = Sweep(design, 13, (0.01, 0.5)), replace(TRAINING, lockstep=4)
+    whole = sweep(settings, Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", training))
     stopped = Lab(TASK, Store(tmp_path / "stopped.sqlite"), "x", training)
     with pytest.raises(StoppedError):
-        sweep(wanted, replace(stopped, progress=stop))
-    assert rates_of(sweep(wanted, stopped)) == rates_of(whole)
+        sweep(settings, replace(stopped, progress=stopping_after(5 * TASK.budget)))
+    assert rates_of(sweep(settings, stopped)) == rates_of(whole)
 
 
 proposals = sweeps.thompson_proposals
 
 
 def test_a_schedule_that_is_proposed_twice_is_run_on_two_seeds(tmp_path, monkeypatch):
-    wanted, best = Sweep("adaptive", 14, (0.01, 0.5)), np.full(33, 0.1)
+    settings, best = Sweep("adaptive", 14, (0.01, 0.5)), np.full(33, 0.1)
     monkeypatch.setattr(sweeps, "thompson_proposals", lambda trained, lr_range, count, seed: [best] * count)
-    runs = sweep(wanted, Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING))
+    runs = sweep(settings, Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING))
     assert len({run.seed for run in runs[10:]}) == 4
 
 
 def test_a_fit_is_kept_told_and_used(tmp_path):
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
-    made.write(tmp_path)
-    told = json.loads((tmp_path / "fit.json").read_text())
-    assert told["child_steps"] == 12 * TASK.budget
-    assert {entry["method"] for entry in told["forecasts"]} == {MODEL, "last value", "nearest run", "power law"}
-    assert len(told["forecasts"]) == 4 * len(SHARES)
+    result = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
+    result.write(tmp_path)
+    saved = json.loads((tmp_path / "fit.json").read_text())
+    assert saved["child_steps"] == 12 * TASK.budget
+    assert {entry["method"] for entry in saved["forecasts"]} == {MODEL, "last value", "nearest run", "power law"}
+    assert len(saved["forecasts"]) == 4 * len(SHARES)
     assert (tmp_path / "fit.png").stat().st_size > 10_000
-    assert "held out" in made.text()
+    assert "held out" in result.text()
     planner = LatentODE(model=str(tmp_path / "model.safetensors"))
-    assert planner.fingerprint == told["fingerprint"]
+    assert planner.fingerprint == saved["fingerprint"]
     assert planner.pretraining_steps == 12 * TASK.budget
     (run,) = rollout(planner, TASK, [7], score=("val",), execution=Execution(backend="loop"))
     assert not run.diverged
@@ -123,21 +107,21 @@ def test_a_fit_is_kept_told_and_used(tmp_path):
 
 def test_runs_that_are_kept_give_the_same_model(tmp_path):
     """And so does the command; what cannot be used is left out, which is said, and runs of others never are."""
-    made = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
-    made.write(tmp_path)
-    kept = read_runs(tmp_path / "runs.parquet")
-    ours = [replace(kept[0], planner="prodigy", settings={"peak": 1.0})] * 2
-    others = [*ours, replace(kept[1], curves={}), replace(kept[2], status="running")]
-    again = fit_records([*others, *kept[::-1]], TASK, members=2)
-    assert again.fitted.fingerprint == made.fitted.fingerprint
+    result = fit_sweep(Sweep("wsd", 12, (0.01, 0.2)), Lab(TASK, Store(tmp_path / "r.sqlite"), "x", TRAINING), members=2)
+    result.write(tmp_path)
+    runs = read_runs(tmp_path / "runs.parquet")
+    ours = [replace(runs[0], planner="prodigy", settings={"peak": 1.0})] * 2
+    others = [*ours, replace(runs[1], curves={}), replace(runs[2], status="running")]
+    again = fit_records([*others, *runs[::-1]], TASK, members=2)
+    assert again.fitted.fingerprint == result.fitted.fingerprint
     why = {"under the optimizer that prodigy brings along": 2, "no curves": 1, "not finished": 1}
     assert again.to_json()["left_out_runs"] == again.left_out == why
     assert "Left out 2 runs: under the optimizer that prodigy brings along; 1 run: no curves;" in again.text()
-    assert "Left out" not in made.text()
-    theirs = replace(kept[0], planner="prodigy", settings={"lr": 1.0}, seed=7)  # a log of someone else
+    assert "Left out" not in result.text()
+    theirs = replace(runs[0], planner="prodigy", settings={"lr": 1.0}, seed=7)  # a log of someone else
     assert usable_of([theirs, ours[0]]) == ([theirs], {"under the optimizer that prodigy brings along": 1})
     with pytest.raises(UserError, match=r"2 usable runs of 2.*; 1 left out: no curves$"):
-        fit_records([*kept[:2], replace(kept[2], curves={})], TASK, members=2)
+        fit_records([*runs[:2], replace(runs[2], curves={})], TASK, members=2)
     assert again.fitted.about["child_steps"] == 12 * TASK.budget
     options = ("--budget", "200", "--members", "2", "--records", "runs.parquet", "--results", "again")
     done = lr_env("fit", "DigitsMLP", *options, cwd=tmp_path)
@@ -145,7 +129,7 @@ def test_runs_that_are_kept_give_the_same_model(tmp_path):
     assert "Fitted to 12 runs (0 diverged)" in done.stdout
     assert (tmp_path / "again/fit/DigitsMLP-fit/model.safetensors").is_file()
     assert "--seeds" not in done.stdout  # a sweep's seeds are far from those of comparisons
-    write_runs(kept, tmp_path / "other.parquet", {})
+    write_runs(runs, tmp_path / "other.parquet", {})
     assert on_fresh_seeds({10, 11}) == ""
     assert on_fresh_seeds({0, 1, 4, 12}) == " --seeds 2,3,5,6,7,8,9,10,11,13"
     other = TASKS["FashionMLP"], replace(TASK, budget=400)

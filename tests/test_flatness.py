@@ -66,8 +66,8 @@ def whole_hessian(children: Children, row: int, examples: int) -> torch.Tensor:
 
     def loss(flat: torch.Tensor) -> torch.Tensor:
         parts = flat.split([shape.numel() for shape in shapes.values()])
-        own = {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
-        logits = functional_call(network, {**own, **fixed}, (train.inputs[:examples],))
+        weights = {name: part.view(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+        logits = functional_call(network, {**weights, **fixed}, (train.inputs[:examples],))
         return F.cross_entropy(logits.reshape(len(labels), -1), labels)
 
     flat = torch.cat([state[name].reshape(-1) for name in shapes])
@@ -94,7 +94,7 @@ def test_softmax_regression_has_the_hessian_of_the_books(backend, device):
         execution=Execution(device=device, backend=backend),
     )
     children.train([0.1] * 3)
-    found = flatness(children, probes=64, **SURE)
+    measured = flatness(children, probes=64, **SURE)
     train = children.data.splits["train"]
     inputs = torch.cat([train.inputs[:16].flatten(1), torch.ones_like(train.inputs[:16, 0, 0, :1])], 1).cpu()
     for row in range(3):
@@ -103,22 +103,22 @@ def test_softmax_regression_has_the_hessian_of_the_books(backend, device):
         hessian = torch.zeros(51, 51, dtype=torch.float64)
         for x, q in zip(inputs, p, strict=True):
             hessian += torch.kron(torch.diag(q) - torch.outer(q, q), torch.outer(x, x)) / 16
-        assert found["hessian_max"][row] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-5)
-        off = abs(found["hessian_trace"][row] - hessian.trace().item())
-        assert off < 4 * found["hessian_trace_error"][row]
+        assert measured["hessian_max"][row] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-5)
+        off = abs(measured["hessian_trace"][row] - hessian.trace().item())
+        assert off < 4 * measured["hessian_trace_error"][row]
 
 
 @pytest.mark.parametrize("name", TASKS_OF)
 def test_the_whole_hessian_says_the_same(name, monkeypatch):
     loop, stack = (trained(TASKS_OF[name], backend) for backend in (LOOP, STACK))
-    found = flatness(loop, [0, 1], probes=100, **SURE)
+    measured = flatness(loop, [0, 1], probes=100, **SURE)
     for row in range(2):
         hessian = whole_hessian(loop, row, 16)
-        assert found["hessian_max"][row] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-3)
-        off = abs(found["hessian_trace"][row] - hessian.trace().item())
-        assert off < 4 * found["hessian_trace_error"][row]
+        assert measured["hessian_max"][row] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-3)
+        off = abs(measured["hessian_trace"][row] - hessian.trace().item())
+        assert off < 4 * measured["hessian_trace_error"][row]
         spread = np.sqrt(2 * (hessian.square().sum() - hessian.diagonal().square().sum()).item() / 100)
-        assert found["hessian_trace_error"][row] == pytest.approx(spread, rel=0.4)
+        assert measured["hessian_trace_error"][row] == pytest.approx(spread, rel=0.4)
     # In blocks, in batches of what fits, and some of the children only: the same numbers.
     quick = {"examples": 16, "iterations": 9, "probes": 4}
     stacked = flatness(stack, **quick)
@@ -146,11 +146,11 @@ def test_the_most_positive_eigenvalue_is_reported_whatever_the_largest_magnitude
     assert min(torch.linalg.eigvalsh(matrices)[:, 0].tolist()) < -4
     start = torch.ones(6, 12, dtype=torch.float64)
     start[:, ::3] = -1
-    found = largest_eigenvalue(product_with(matrices), start, 3000, 1e-9)
-    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-12)
+    largest = largest_eigenvalue(product_with(matrices), start, 3000, 1e-9)
+    np.testing.assert_allclose(largest, exact, rtol=1e-5, atol=1e-12)
     for row in range(6):
         alone = largest_eigenvalue(product_with(matrices[row : row + 1]), start[row : row + 1], 3000, 1e-9)
-        assert alone.item() == pytest.approx(found[row].item(), rel=1e-12)
+        assert alone.item() == pytest.approx(largest[row].item(), rel=1e-12)
     short = largest_eigenvalue(product_with(matrices), start, 4, 1e-9)  # too few: from below
     assert (short <= torch.tensor(exact) + 1e-12).all()
 
@@ -163,8 +163,8 @@ def test_an_iteration_stops_when_it_has_converged_and_not_before_its_neighbours(
         calls.append(vectors)
         return product_with(matrices)(vectors)
 
-    found = largest_eigenvalue(product, torch.ones(2, 2), 100, 1e-3)
-    np.testing.assert_allclose(found, [1, 1], rtol=0.01)
+    largest = largest_eigenvalue(product, torch.ones(2, 2), 100, 1e-3)
+    np.testing.assert_allclose(largest, [1, 1], rtol=0.01)
     assert 10 < len(calls) < 40
     calls.clear()
     largest_eigenvalue(product, torch.ones(2, 2), 7, 1e-9)
@@ -192,8 +192,8 @@ def test_a_child_does_not_depend_on_its_neighbours_and_is_left_as_it_was(name):
     alone = flatness(trained(TASKS_OF[name], LOOP, seeds=(4,)), **settings)
     among = trained(TASKS_OF[name], STACK, seeds=(9, 4, 7, 4))
     before = among.snapshot()["tensors"]
-    found = flatness(among, **settings)
-    for score, values in found.items():
+    measured = flatness(among, **settings)
+    for score, values in measured.items():
         np.testing.assert_allclose(values[[1, 3]], alone[score][[0, 0]], rtol=1e-6)
         assert len(set(values.round(9))) == 3
     for key, tensor in among.snapshot()["tensors"].items():

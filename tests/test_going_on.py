@@ -192,8 +192,10 @@ def test_other_code_of_ones_own_on_a_later_start_is_noticed(store, tmp_path, mon
             sweep(Sweep("wsd", 10, (0.01, 0.1)), replace(study(store, "y"), task=task))
         except UserError as error:
             messages.append(f"{number}: {error}")
-    (told,) = messages
-    assert told.startswith("2: 'x' was begun with other code: that of network has changed since: use the same, another")
+    (message,) = messages
+    assert message.startswith(
+        "2: 'x' was begun with other code: that of network has changed since: use the same, another"
+    )
     with pytest.raises(UserError, match="'y' was begun with other code: that of network"):
         sweep(Sweep("wsd", 10, (0.01, 0.1)), replace(study(store, "y"), task=task))
     assert own_code(OWN, {"cosine": Cosine}) == {}

@@ -39,12 +39,12 @@ def started(**settings) -> LREnv:
 @pytest.mark.parametrize("action", ["lr", "log_lr", "scale"])
 def test_a_number_is_an_action_in_every_form(action):
     assert started(action=action).action_space.shape == (1,)
-    told = []
+    infos = []
     for form in (0.5, np.float64(0.5), np.float32(0.5), np.array(0.5), np.array([0.5], np.float32), [0.5], (0.5,)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            told.append(started(action=action).step(form)[4])
-    assert told == told[:1] * len(told)
+            infos.append(started(action=action).step(form)[4])
+    assert infos == infos[:1] * len(infos)
 
 
 def test_log_rates_are_absolute():

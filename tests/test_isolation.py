@@ -28,8 +28,8 @@ class Zeros(TorchFunctionMode):
     """Makes zeros of what torch's functions give."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        return torch.zeros_like(found) if isinstance(found, torch.Tensor) else found
+        result = func(*args, **(kwargs or {}))
+        return torch.zeros_like(result) if isinstance(result, torch.Tensor) else result
 
 
 def default_device(name: str) -> AbstractContextManager[None]:
@@ -83,26 +83,26 @@ def numbers(backend: str) -> list[Any]:
     data.forget()  # so that data are read, and graphs traced, under the caller's settings too
     tracing._graphs.clear()
     env = LREnv(budget=30, segment=10, backend=backend)
-    found = [env.reset(seed=0)[1]]
-    found += [env.step(RATE)[4] for _ in range(2)]
+    infos_seen = [env.reset(seed=0)[1]]
+    infos_seen += [env.step(RATE)[4] for _ in range(2)]
     saved = env.snapshot()
-    found.append(env.step(RATE)[4])
+    infos_seen.append(env.step(RATE)[4])
     env.restore(saved)
-    assert env.step(RATE)[4] == found[-1]
+    assert env.step(RATE)[4] == infos_seen[-1]
     many = LRVectorEnv(budget=20, segment=10, num_envs=3, backend=backend, autoreset_mode="SameStep")
     many.reset(seed=0)
     for _ in range(3):
         *_, infos = many.step([RATE, 9.0, RATE])
-    found.append({name: infos[name].tolist() for name in ("val_loss", "train_loss", "_diverged", "seed")})
+    infos_seen.append({name: infos[name].tolist() for name in ("val_loss", "train_loss", "_diverged", "seed")})
     children = Children(
         TASKS["DigitsMLP"],
         [0, 1],
         fastest(Execution(backend=backend, numerics=Numerics("bf16")), TASKS["DigitsMLP"], 2),
     )
-    found += [children.train([RATE, RATE]).tolist() for _ in range(3)]
-    found += [values.tolist() for values in children.evaluate("val")]
-    found += [values.tolist() for values in flatness(children, examples=64, iterations=3, probes=2).values()]
-    return found
+    infos_seen += [children.train([RATE, RATE]).tolist() for _ in range(3)]
+    infos_seen += [values.tolist() for values in children.evaluate("val")]
+    infos_seen += [values.tolist() for values in flatness(children, examples=64, iterations=3, probes=2).values()]
+    return infos_seen
 
 
 @pytest.fixture(scope="module", params=["loop", "stacked"])
@@ -115,9 +115,9 @@ def test_the_same_numbers_and_the_callers_settings_untouched(name, expected):
     backend, truth = expected
     with SETTINGS[name]():
         before = caller_state()
-        found = numbers(backend)
+        values = numbers(backend)
         assert caller_state() == before
-    assert found == truth
+    assert values == truth
 
 
 def test_an_environment_that_was_made_without_gradients_trains_with_and_without():
@@ -139,12 +139,12 @@ def test_planners_with_models_of_torch_plan_as_ever(name):
     signals = {name: np.array(values) for name, values in first.items()}
 
     def answers() -> list[float]:
-        found = []
+        rates = []
         for planner in (LatentODE(model="DigitsMLP"), PPO(policy="DigitsMLP", peak=0.01)):
             state = planner.start(spec, [0])
             needed = dict.fromkeys(planner.needs, np.array([0.5])) | signals
-            found.append(float(planner.plan(state, needed)[0][0]))
-        return found
+            rates.append(float(planner.plan(state, needed)[0][0]))
+        return rates
 
     truth = answers()
     _loaded.cache_clear()  # models are read under the caller's settings, too

@@ -78,8 +78,8 @@ def test_random_futures_are_good_ones_drawn_for_each_run(path):
     planner = RandomFuture(model=path, first_plan=0.5, plan_interval=1.0)
     together, alone = (played(planner, np.ones((len(seeds), 40)), seeds) for seeds in (range(40), [7]))
     np.testing.assert_array_equal(together[7], alone[0])
-    found = {int(np.argmin([abs(row[-1] - schedule(number)[-1]) for number in range(5)])) for row in together}
-    assert found == {0, 1, 2, 3}
+    schedules = {int(np.argmin([abs(row[-1] - schedule(number)[-1]) for number in range(5)])) for row in together}
+    assert schedules == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("kind", CONTROLS)

@@ -83,10 +83,10 @@ def test_missing_values_short_runs_and_runs_that_diverged(records):
     table = TensorDataset(runs, scales)
     everyone = torch.arange(12)[None]
     batch = table.batch(everyone, torch.zeros_like(everyone), nodes=40)
-    known = torch.isfinite(batch.values[0, :, :, LOSS])
-    assert known[0, 1:].tolist() == [True, False] * 20
-    assert known[4:, 1:].all()
-    assert not known[:, 0].any()  # nothing is measured before the first step
+    measured = torch.isfinite(batch.values[0, :, :, LOSS])
+    assert measured[0, 1:].tolist() == [True, False] * 20
+    assert measured[4:, 1:].all()
+    assert not measured[:, 0].any()  # nothing is measured before the first step
     torch.testing.assert_close(batch.span[0, 1], torch.tensor(25 / 40))
 
 
@@ -111,10 +111,10 @@ def test_a_missing_value_has_no_innovation():
 def test_weights_halve_near_the_best():
     """Losses fall by 2 in the log: near is a share of that, whatever the unit."""
     ends = np.array([0.0] * 10 + [2 * CENSOR_SHARE, 100.0, np.nan, 5.0])
-    wanted = [1] * 10 + [0.5, MIN_WEIGHT, MIN_WEIGHT, MIN_WEIGHT]
+    expected = [1] * 10 + [0.5, MIN_WEIGHT, MIN_WEIGHT, MIN_WEIGHT]
     for scale in (1.0, 0.1):
         weights = run_weights(scale * ends, np.full(14, 2.0) * scale, np.arange(14) == 13)
-        np.testing.assert_allclose(weights, wanted)
+        np.testing.assert_allclose(weights, expected)
     assert (run_weights(ends, ends + 1, np.ones(14, dtype=bool)) == MIN_WEIGHT).all()
     one_lucky = np.array([-3.0] + [0.0] * 19)
     assert (run_weights(one_lucky, np.full(20, 2.0), one_lucky > 9) == 1).all()  # the others count as before
@@ -154,7 +154,7 @@ def test_ends_far_above_the_best_are_only_known_to_be_there(records):
 
 def test_seeds_of_a_sweep():
     """Four seeds in turns, five runs each, then four others; none goes with every second or fourth run."""
-    numbers = [seed_number(run) for run in range(100)]
+    numbers = [seed_number("adaptive", run) for run in range(100)]
     for block in range(5):
         assert sorted(numbers[20 * block : 20 * block + 20]) == sorted(5 * list(range(4 * block, 4 * block + 4)))
     for every in (2, 4):
@@ -236,8 +236,8 @@ def test_baselines_forecast_what_they_should(records):
 
 
 def test_quality_of_forecasts():
-    found = quality(np.array([1.0, 2.0, 3.0, np.nan]), np.array([1.1, 1.9, 4.0, 5.0]))
-    assert (found.runs, found.rank) == (3, pytest.approx(1.0))
-    assert found.error == pytest.approx(np.sqrt((0.01 + 0.01 + 1) / 3))
+    result = quality(np.array([1.0, 2.0, 3.0, np.nan]), np.array([1.1, 1.9, 4.0, 5.0]))
+    assert (result.runs, result.rank) == (3, pytest.approx(1.0))
+    assert result.error == pytest.approx(np.sqrt((0.01 + 0.01 + 1) / 3))
     assert np.isnan(quality(np.ones(3), np.arange(3.0)).rank)
     assert quality(np.array([np.nan]), np.ones(1)).runs == 0

@@ -66,10 +66,10 @@ def test_runs_are_followed_as_they_are_in_a_fit(quadratic_made):
         read = observe(points, fitted.scales, SPEC.lr_range, SPEC.segment, STEPS)
         with torch.no_grad():
             expected = estimator.corrected(history, rows, torch.full_like(rows, now))
-            found = estimator(read).state
-            wrong = fitted.model.decode(found[:, :, None]) - fitted.model.decode(expected[:, :, None])
+            estimated = estimator(read).state
+            wrong = fitted.model.decode(estimated[:, :, None]) - fitted.model.decode(expected[:, :, None])
         if now < 20:
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(estimated, expected, rtol=1e-3, atol=1e-4)
         assert wrong.square().mean().sqrt() < 0.02  # by fewer steps
 
 
@@ -80,13 +80,13 @@ def test_runs_that_answer_otherwise_are_told(quadratic_made):
     rates = np.tile(WSD(peak=0.4).preview(40)[:now], (8, 1))
     losses, _ = quadratic.trained(rates, 0.02, range(8), np.where(low, quadratic.S / 10, quadratic.S))
     read = measured(rates, losses, losses, scales)
-    found = fit_response(model, read, 0.7, 2.0)
-    assert not torch.stack([found.noise, found.pace])[..., ~low].any()
-    noise = found.noise[:, low].mean(0)  # the prior, and what else the model has learned, take it for less
+    response = fit_response(model, read, 0.7, 2.0)
+    assert not torch.stack([response.noise, response.pace])[..., ~low].any()
+    noise = response.noise[:, low].mean(0)  # the prior, and what else the model has learned, take it for less
     assert ((noise < -0.8) & (noise > np.log(0.1) - 0.2)).all(), noise
     one = slice(1, 2)
     alone = fit_response(model, Observations(read.rates[one], read.times[one], read.values[one], read.span), 0.7, 2.0)
-    torch.testing.assert_close(alone.noise[:, 0], found.noise[:, 1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alone.noise[:, 0], response.noise[:, 1], rtol=1e-3, atol=1e-3)
     # Of runs whose losses alone are otherwise, it is not the answer to the rate that is told.
     higher = measured(rates, losses * np.where(low, 4.0, 1.0)[:, None], losses, scales)
     assert not fit_response(model, higher, 0.7, 2.0).noise.any()
@@ -99,11 +99,11 @@ def test_runs_far_from_all_of_the_sweep_are_told_or_lost(quadratic_made, noise, 
     schedule = WSD(peak=peak).preview(SPEC.num_segments)
     for now in (8, 20, 30, 36):
         rates = np.tile(schedule[:now], (4, 1))
-        for known, let_in in ((True, quadratic.S), (False, quadratic.S * np.exp(noise))):
+        for nominal, let_in in ((True, quadratic.S), (False, quadratic.S * np.exp(noise))):
             losses, _ = quadratic.trained(rates, 0.02, range(4), let_in)
             read = measured(rates, losses, losses, scales)
-            found = StateEstimator(model, 0.7, 2.0)(read)
-            assert ((found.response.is_shifted | found.out_of_distribution) != known).all(), now
+            estimate = StateEstimator(model, 0.7, 2.0)(read)
+            assert ((estimate.response.is_shifted | estimate.out_of_distribution) != nominal).all(), now
 
 
 def test_plans_allow_for_how_a_run_answers(quadratic_path):
@@ -113,16 +113,16 @@ def test_plans_allow_for_how_a_run_answers(quadratic_path):
     halved = torch.full((3, 2), float(np.log(2.0)))
     ours = Response(halved, halved).masked(torch.tensor([True, False]))
     left = RemainingRun(0.0, 1.0, SPEC.lr_range)
-    (usual, _), (found, family) = (
+    (nominal, _), (shifted, family) = (
         build_problem(trained, state, left, 0.0, of) for of in (Response.nominal(3, 2), ours)
     )
-    plans = usual.low[:, None] + torch.linspace(0, 1, 5)[:, None] * (usual.high - usual.low)[:, None]
+    plans = nominal.low[:, None] + torch.linspace(0, 1, 5)[:, None] * (nominal.high - nominal.low)[:, None]
     twice = plans + ours.noise.mean(0)[:, None, None]
     with torch.no_grad():
-        torch.testing.assert_close(found.final_losses(plans), usual.final_losses(twice), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.low[0], usual.low[0] - np.log(2.0))
-    torch.testing.assert_close(found.high, usual.high)
-    torch.testing.assert_close(found.low[1], usual.low[1])
+        torch.testing.assert_close(shifted.final_losses(plans), nominal.final_losses(twice), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shifted.low[0], nominal.low[0] - np.log(2.0))
+    torch.testing.assert_close(shifted.high, nominal.high)
+    torch.testing.assert_close(shifted.low[1], nominal.low[1])
     peaks = family(np.full((2, SETTINGS), [[0.0], [1.0]])).amax(-1)
     torch.testing.assert_close(peaks[0] - peaks[1], torch.tensor([-np.log(2.0), 0.0], dtype=torch.float32))
 

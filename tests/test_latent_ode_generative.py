@@ -29,18 +29,18 @@ from tests.quadratic import SPEC
 @pytest.fixture(scope="module")
 def fitted():
     """Runs of the paper's design on the quadratic, and a model of them."""
-    runs = [run.planner for run in paper(40, (0.02, 0.4), [0] * 40, 0)]
-    known = run_dataset(quadratic.records(runs), quadratic.STEPS)
-    return known, fit_generative(known, GenerativeFitting(iterations=300))
+    planners = [run.planner for run in paper(40, (0.02, 0.4), [0] * 40, 0)]
+    runs = run_dataset(quadratic.records(planners), quadratic.STEPS)
+    return runs, fit_generative(runs, GenerativeFitting(iterations=300))
 
 
 @pytest.fixture(scope="module")
 def path(fitted, tmp_path_factory):
     """The model's file."""
-    known, found = fitted
+    runs, result = fitted
     about = {"task": SPEC.task, "child_steps": 40 * quadratic.STEPS}
     file = tmp_path_factory.mktemp("models") / "generative.safetensors"
-    FittedModel(found.model, found.scales, schedule_library(known), about).save(file)
+    FittedModel(result.model, result.scales, schedule_library(runs), about).save(file)
     return str(file)
 
 
@@ -119,9 +119,9 @@ def test_the_solver_is_near_a_tight_one():
 
 
 def test_curves_are_what_was_logged(fitted):
-    known, found = fitted
-    curves = CurveTensors(known, found.scales, 40)  # a node a segment
-    u = np.log(known.lr) - found.scales.log_rate
+    runs, result = fitted
+    curves = CurveTensors(runs, result.scales, 40)  # a node a segment
+    u = np.log(runs.lr) - result.scales.log_rate
     np.testing.assert_allclose(curves.targets[..., RATE], u, atol=1e-5)
     tokens, lengths = curves.windows(torch.tensor([3, 5]), torch.tensor([2, 30]), torch.tensor([9, 9]), 10)
     assert lengths.tolist() == [[2, 9]]
@@ -131,11 +131,11 @@ def test_curves_are_what_was_logged(fitted):
 
 def test_whole_runs_are_decoded_from_windows_of_them(fitted):
     """Of runs held out, losses are decoded better than by their mean course over the sweep; the rate less so."""
-    known, found = fitted
-    curves = CurveTensors(known, found.scales, 50)
-    wrong = (decode_runs(found.model, curves, 0.4) - curves.targets)[found.held_out, 20:]
-    others = np.setdiff1d(np.arange(len(known)), found.held_out)
-    plain = (curves.targets[others].nanmean(0) - curves.targets)[found.held_out, 20:]
+    runs, result = fitted
+    curves = CurveTensors(runs, result.scales, 50)
+    wrong = (decode_runs(result.model, curves, 0.4) - curves.targets)[result.held_out, 20:]
+    others = np.setdiff1d(np.arange(len(runs)), result.held_out)
+    plain = (curves.targets[others].nanmean(0) - curves.targets)[result.held_out, 20:]
     errors = wrong.square().nanmean((0, 1)).sqrt() / plain.square().nanmean((0, 1)).sqrt()
     assert (errors[:2] < 0.7).all(), errors
     assert (errors < 0.95).all(), errors
@@ -149,17 +149,17 @@ def test_runs_do_not_depend_on_their_company_and_go_on_from_their_state(path):
     for segment in (0, 5, 30):
         answer, _ = planner.plan(*before[segment])
         assert (answer == together[:, segment]).all()
-    told = planner.explain(state, row=1)
-    assert [belief.segment for belief in told] == list(range(4, 40, 2))[: len(told)]
-    accepted = [belief for belief in told if len(belief.rates)]
+    beliefs = planner.explain(state, row=1)
+    assert [belief.segment for belief in beliefs] == list(range(4, 40, 2))[: len(beliefs)]
+    accepted = [belief for belief in beliefs if len(belief.rates)]
     assert accepted
     for belief in accepted:
         until = min([other.segment for other in accepted if other.segment > belief.segment], default=40)
         mean, *chosen = belief.rates
         assert 1 <= len(chosen) <= 3
         np.testing.assert_allclose(mean, np.mean(chosen, 0))
-        wanted = np.clip(mean[: until - belief.segment], *SPEC.lr_range)
-        np.testing.assert_allclose(together[1, belief.segment : until], wanted, rtol=1e-6)
+        expected = np.clip(mean[: until - belief.segment], *SPEC.lr_range)
+        np.testing.assert_allclose(together[1, belief.segment : until], expected, rtol=1e-6)
         assert belief.losses.shape == (1, len(belief.rates), len(belief.steps)) == (1, len(belief.rates), len(mean))
 
 
@@ -180,12 +180,12 @@ def test_it_begins_with_the_family_that_is_wanted(path, tmp_path):
     names = [
         f"{('constant', 'cosine', 'one-cycle', 'step')[row % 4]} {row}" for row in range(len(trained.library.names))
     ]
-    kept, path = replace(trained.library, names=tuple(names)), str(tmp_path / "named.safetensors")
-    FittedModel(trained.model, trained.scales, kept, trained.about).save(Path(path))
+    library, path = replace(trained.library, names=tuple(names)), str(tmp_path / "named.safetensors")
+    FittedModel(trained.model, trained.scales, library, trained.about).save(Path(path))
     for family in ("constant", "cosine"):
         state = LatentODEGenerative(model=path, warm_start_family=family).start(SPEC, [0])
-        best = next(row for row in kept.parametric_order if kept.names[row].startswith(family + " "))
-        np.testing.assert_allclose(state["rates"][0], kept.curve(best).segments(SPEC.num_segments, SPEC.lr_range))
+        best = next(row for row in library.parametric_order if library.names[row].startswith(family + " "))
+        np.testing.assert_allclose(state["rates"][0], library.curve(best).segments(SPEC.num_segments, SPEC.lr_range))
     with pytest.raises(UserError, match="no 'wsd' to start with, but constant, cosine, one-cycle, step"):
         LatentODEGenerative(model=path, warm_start_family="wsd").start(SPEC, [0])
 

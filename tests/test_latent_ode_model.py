@@ -39,8 +39,8 @@ def test_layers_are_those_of_torch():
             setattr(torchs, f"weight_{name}_l0", nn.Parameter(layer.weight[member].T.contiguous()))
             setattr(torchs, f"bias_{name}_l0", nn.Parameter(layer.bias[member].clone()))
         for run, length in enumerate(lengths.tolist()):
-            wanted = torchs(x[member, run : run + 1, :length])[1][0, 0] if length else torch.zeros(6)
-            torch.testing.assert_close(states[member, run], wanted)
+            expected = torchs(x[member, run : run + 1, :length])[1][0, 0] if length else torch.zeros(6)
+            torch.testing.assert_close(states[member, run], expected)
 
 
 def test_members_do_not_depend_on_how_many_there_are():
@@ -63,21 +63,21 @@ def test_solver_and_its_gradients_agree_with_a_tight_adjoint():
         def __init__(self, quarter):
             super().__init__()
             self.quarter, self.model, self.levels = quarter, model, levels.clone().requires_grad_()
-            self.own = nn.Parameter(levels[:, :, quarter].clone())
+            self.rate = nn.Parameter(levels[:, :, quarter].clone())
 
         def forward(self, time, z):
-            pace = (self.own.exp() * span)[..., None]
-            drive = self.own[..., None] * model.inner_rate[:, None, 0]
+            pace = (self.rate.exp() * span)[..., None]
+            drive = self.rate[..., None] * model.inner_rate[:, None, 0]
             return model.outer(torch.tanh(model.inner(z) + drive)) * pace
 
     fields = [Field(quarter) for quarter in range(4)]
     z = state
     for quarter, field in enumerate(fields):
         times = torch.tensor([quarter / 4, (quarter + 1) / 4], dtype=torch.float64)
-        z = odeint_adjoint(field, z, times, rtol=1e-10, atol=1e-12, adjoint_params=(field.own,), method="dopri5")[-1]
+        z = odeint_adjoint(field, z, times, rtol=1e-10, atol=1e-12, adjoint_params=(field.rate,), method="dopri5")[-1]
     torch.testing.assert_close(end, z, rtol=1e-4, atol=1e-5)
     z.square().sum().backward()
-    by_quarter = torch.stack([field.own.grad for field in fields], -1)
+    by_quarter = torch.stack([field.rate.grad for field in fields], -1)
     torch.testing.assert_close(gradient.unflatten(-1, (4, 128)).sum(-1), by_quarter, rtol=1e-4, atol=1e-4)
 
 
@@ -88,8 +88,8 @@ def test_steps_and_their_gradients_are_those_of_torchdiffeq():
     state, rates, span = (
         torch.randn(2, 3, size, generator=draw, dtype=torch.float64) for size in (model.sizes.latent, 16, 1)
     )
-    wanted = [state.requires_grad_(), rates.requires_grad_(), span.requires_grad_()]
-    wanted += [*model.inner.parameters(), model.inner_rate, *model.outer.parameters()]
+    inputs = [state.requires_grad_(), rates.requires_grad_(), span.requires_grad_()]
+    inputs += [*model.inner.parameters(), model.inner_rate, *model.outer.parameters()]
 
     def field(time, z):
         rate = rates[..., min(int(time * 16 + 1e-3), 15), None]
@@ -101,8 +101,8 @@ def test_steps_and_their_gradients_are_those_of_torchdiffeq():
     with torch.no_grad():
         torch.testing.assert_close(model.solve(state, rates, span[..., 0]), ours, rtol=0, atol=0)
     above = torch.randn(ours.shape, generator=draw, dtype=torch.float64)
-    for found, true in zip(*(torch.autograd.grad((z * above).sum(), wanted) for z in (ours, plain)), strict=True):
-        torch.testing.assert_close(found, true)
+    for gradient, true in zip(*(torch.autograd.grad((z * above).sum(), inputs) for z in (ours, plain)), strict=True):
+        torch.testing.assert_close(gradient, true)
 
 
 def test_the_default_solver_is_near_a_tight_one():
@@ -164,8 +164,8 @@ def test_path_length_of_straight_lines():
     draw = torch.Generator().manual_seed(0)
     first = torch.randn(1, 200, 1, 1, generator=draw)
     states = first + torch.arange(3.0)[None, None, :, None]
-    wanted = 2 / states.var((1, 2)).sqrt() / first.std()
-    torch.testing.assert_close(path_length(states), wanted[:, 0], rtol=0.01, atol=0)
+    expected = 2 / states.var((1, 2)).sqrt() / first.std()
+    torch.testing.assert_close(path_length(states), expected[:, 0], rtol=0.01, atol=0)
 
 
 def of_a_teacher(count):
@@ -185,11 +185,14 @@ def of_a_teacher(count):
             record,
             curves={
                 **record.curves,
-                **{name: np.exp(of) if name.endswith("loss") else of for name, of in zip(CHANNELS, own.T, strict=True)},
+                **{
+                    name: np.exp(of) if name.endswith("loss") else of
+                    for name, of in zip(CHANNELS, curves.T, strict=True)
+                },
             },
             scores={"final_val_loss": float(np.exp(end))},
         )
-        for record, own, end in zip(records, values, ends, strict=True)
+        for record, curves, end in zip(records, values, ends, strict=True)
     ]
 
 
@@ -228,8 +231,8 @@ def test_what_runs_of_one_seed_have_in_common_is_told_from_their_schedules():
     ]
     others = run_dataset(records[20:], quadratic.STEPS)
     knowing, guessing = (
-        fit(alike(run_dataset(told, quadratic.STEPS)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
-        for told in (runs, [replace(record, seed=number) for number, record in enumerate(runs)])
+        fit(alike(run_dataset(sample, quadratic.STEPS)), Fitting(sizes=Sizes(members=2), dynamics=500, corrections=0))
+        for sample in (runs, [replace(record, seed=number) for number, record in enumerate(runs)])
     )
     assert error_on(others, knowing) < 0.7 * error_on(others, guessing)
 

@@ -18,7 +18,7 @@ from lr_env.rollout import Rollout, rollout
 from lr_env.studies.beliefs import explained
 from lr_env.tasks import find_task
 from planners.latent_ode import base
-from planners.latent_ode.artifact import FittedModel, shipped_models
+from planners.latent_ode.artifact import MODELS, FittedModel
 from planners.latent_ode.base import ModelBasedPlanner
 from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.controls import CONTROLS, MeanOfBest
@@ -78,13 +78,13 @@ def test_a_state_is_all_that_a_run_needs_to_go_on(quadratic_path):
 def test_plans_are_made_when_they_should_be_and_explained(quadratic_path):
     planner = LatentODE(model=str(quadratic_path), first_plan=0.25, plan_interval=0.25, last_plan=0.75)
     rates, ends, _, state = played(planner, seeds=(1, 2))
-    told = planner.explain(state, row=1)
-    assert [belief.segment for belief in told] == list(planner.plans_at(SPEC.num_segments)) == [10, 20, 30]
-    for belief, until in zip(told, (20, 30, 40), strict=True):
+    beliefs = planner.explain(state, row=1)
+    assert [belief.segment for belief in beliefs] == list(planner.plans_at(SPEC.num_segments)) == [10, 20, 30]
+    for belief, until in zip(beliefs, (20, 30, 40), strict=True):
         np.testing.assert_array_equal(belief.rates[0, : until - belief.segment], rates[1, belief.segment : until])
         assert belief.losses.shape == (3, len(belief.rates), len(belief.steps))
         assert (belief.steps[0], belief.steps[-1]) == (belief.segment * SPEC.segment, quadratic.STEPS)
-    np.testing.assert_allclose(told[-1].losses[:, 0, -1].mean(), ends[1], rtol=0.2)  # what then happened
+    np.testing.assert_allclose(beliefs[-1].losses[:, 0, -1].mean(), ends[1], rtol=0.2)  # what then happened
 
 
 def test_until_the_first_plan_the_best_schedule_of_the_sweep_is_played(quadratic_path):
@@ -262,33 +262,33 @@ def test_beliefs_are_drawn_beside_what_came(quadratic_path, tmp_path, monkeypatc
     """A run of a real task under a model of another one: what was played is what the plans say."""
     task = replace(find_task("DigitsMLP"), budget=200, segment=10, val_subset=100)
     planner = LatentODE(model=str(quadratic_path), mismatch="rescaled", first_plan=0.2, plan_interval=0.4)
-    found = explained(planner, task, 3)
+    explanation = explained(planner, task, 3)
     file = tmp_path / "explain.checkpoint"
     with monkeypatch.context() as patch:
         patch.setattr(Rollout, "advance", _interrupted_at_segment(Rollout.advance, 8))
         with pytest.raises(KeyboardInterrupt):
             explained(planner, task, 3, checkpoint=file, checkpoint_seconds=0)
     resumed = explained(planner, task, 3, checkpoint=file)
-    np.testing.assert_array_equal(resumed.lr, found.lr)
-    np.testing.assert_array_equal(resumed.val_loss, found.val_loss)
-    for one, other in zip(resumed.beliefs, found.beliefs, strict=True):
+    np.testing.assert_array_equal(resumed.lr, explanation.lr)
+    np.testing.assert_array_equal(resumed.val_loss, explanation.val_loss)
+    for one, other in zip(resumed.beliefs, explanation.beliefs, strict=True):
         np.testing.assert_array_equal(one.losses, other.losses)
     assert not file.exists()
-    assert [belief.segment for belief in found.beliefs] == [4, 12]
-    for belief, until in zip(found.beliefs, (12, 20), strict=True):
-        played = found.lr[belief.segment : until]
+    assert [belief.segment for belief in explanation.beliefs] == [4, 12]
+    for belief, until in zip(explanation.beliefs, (12, 20), strict=True):
+        played = explanation.lr[belief.segment : until]
         np.testing.assert_allclose(played, belief.rates[0, : until - belief.segment])
     (run,) = rollout(planner, task, [3], score=("val",), execution=Execution(backend="loop"))
     assert run.planner == "latent-ode"
-    assert len(found.val_loss) == 20
-    assert found.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
-    found.draw(tmp_path / "explain.png")
+    assert len(explanation.val_loss) == 20
+    assert explanation.final_val_loss == pytest.approx(run.scores["final_val_loss"], rel=1e-5)
+    explanation.draw(tmp_path / "explain.png")
     assert (tmp_path / "explain.png").stat().st_size > 20_000
     with pytest.raises(UserError, match="planner 'cosine' does not tell what it believes"):
         explained(Cosine(0.1), task, 0)
 
 
-@pytest.mark.parametrize("name", shipped_models())
+@pytest.mark.parametrize("name", MODELS.shipped())
 def test_shipped_models_plan_for_their_tasks(name):
     task = find_task(name)
     settings = LatentODE.for_task(task)

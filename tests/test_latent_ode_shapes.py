@@ -30,10 +30,10 @@ AT = (np.arange(100) + 0.5) / 100
 )
 def test_it_holds_what_people_use(schedule, wrong):
     """To a share of the peak, in the mean over the run."""
-    wanted = schedule.preview(100)
+    expected = schedule.preview(100)
 
     def off(settings):
-        return np.abs(np.exp(FAMILY.log_rates(np.clip(settings, 0, 1), AT)) - wanted).mean() / wanted.max()
+        return np.abs(np.exp(FAMILY.log_rates(np.clip(settings, 0, 1), AT)) - expected).mean() / expected.max()
 
     begun = sobol(256, SETTINGS, 0)
     begin = sorted(begun, key=off)[:3]

@@ -244,11 +244,11 @@ def test_rates_that_explode_are_not_taken():
 @pytest.mark.parametrize("planner", [Lookahead, AutoLRS])
 def test_candidates_are_one_a_rate_and_survive_json(planner):
     rates = np.logspace(-3, 0, 7).tolist()
-    found = planner.candidates(rates)
-    assert [c.peak for c in found] == rates
-    shapes = {json.dumps({k: v for k, v in dataclasses.asdict(c).items() if k != "peak"}) for c in found}
+    candidates = planner.candidates(rates)
+    assert [c.peak for c in candidates] == rates
+    shapes = {json.dumps({k: v for k, v in dataclasses.asdict(c).items() if k != "peak"}) for c in candidates}
     assert len(shapes) == len(planner.tuning_variants) > 1
-    assert [planner(**json.loads(json.dumps(dataclasses.asdict(c)))) for c in found] == found
+    assert [planner(**json.loads(json.dumps(dataclasses.asdict(c)))) for c in candidates] == candidates
 
 
 @pytest.mark.parametrize(

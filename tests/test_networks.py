@@ -250,10 +250,10 @@ def test_snapshot_and_restore_give_the_same_bytes(name, backend):
     task = TASKS_OF[name]
     children = Children(task, [0, 1, 2], execution=Execution(backend=backend))
     children.train([0.01] * 3)
-    kept = children.snapshot()
+    snapshot = children.snapshot()
     first = [children.train([0.01] * 3) for _ in range(3)]
     end = children.snapshot()
-    children.restore(kept)
+    children.restore(snapshot)
     again = [children.train([0.01] * 3) for _ in range(3)]
     np.testing.assert_array_equal(first, again)
     for key, tensor in children.snapshot()["tensors"].items():

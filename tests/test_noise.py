@@ -21,13 +21,13 @@ def lowbias32(x: np.ndarray) -> np.ndarray:
 
 def test_noise_is_the_published_hash_in_unsigned_arithmetic(device):
     key = keys(np.array([5, 2**62]), np.array([0, 3]), 2)
-    found = bits(torch.from_numpy(key).to(device), 1000, 2).cpu().numpy()
-    assert found.shape == (2, 2, 1000)
+    drawn = bits(torch.from_numpy(key).to(device), 1000, 2).cpu().numpy()
+    assert drawn.shape == (2, 2, 1000)
     with np.errstate(over="ignore"):
         counter = np.arange(1000, dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(0x85EBCA6B * 3 & 0xFFFFFFFF)
     words = key.view(np.uint32)
-    wanted = lowbias32(lowbias32(counter ^ words[..., :1]) ^ words[..., 1:]) & np.uint32(2**24 - 1)
-    np.testing.assert_array_equal(found, wanted)
+    expected = lowbias32(lowbias32(counter ^ words[..., :1]) ^ words[..., 1:]) & np.uint32(2**24 - 1)
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_noise_is_uniform_and_independent():
@@ -59,10 +59,10 @@ def test_crop_and_flip_against_padding_and_slicing(device):
     random = torch.Generator().manual_seed(0)
     x = torch.randn(50, 3, 7, 9, generator=random).to(device)
     draws = torch.randint(2**24, (50, 3), generator=random, dtype=torch.int32).to(device)
-    found = CropFlip(padding=3).apply(x, draws)
+    augmented = CropFlip(padding=3).apply(x, draws)
     padded = F.pad(x, (3, 3, 3, 3))
     corners, flips = set(), 0
-    for image, out, (down, right, flip) in zip(padded, found, draws.tolist(), strict=True):
+    for image, out, (down, right, flip) in zip(padded, augmented, draws.tolist(), strict=True):
         top, left = down % 7, right % 7
         crop = image[:, top : top + 7, left : left + 9]
         assert torch.equal(out, crop if flip < 2**23 else crop.flip(-1))

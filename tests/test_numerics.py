@@ -186,7 +186,7 @@ def test_many_blocks_on_cuda_after_others_have_gone(monkeypatch):
     for _ in range(2):  # the graphs of the first are gone when those of the second are replayed
         children = Children(TEXT, range(40), execution=Execution(device="cuda", backend=Backend("stacked", 2)))
         for _ in range(4):
-            found = children.train([0.02] * 40)
+            losses = children.train([0.02] * 40)
     for _ in range(4):
         expected = truth.train([0.02] * 40)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)

@@ -22,17 +22,17 @@ WIDTH = len(FEATURES)
 def path(tmp_path):
     random = np.random.default_rng(0)
     layers = tuple((random.normal(size=(b, a)), random.normal(size=b)) for a, b in ((WIDTH, 5), (5, 1)))
-    made = Policy(np.zeros(WIDTH), np.ones(WIDTH), layers, "scale", 1.05, {"child_steps": 7})
-    made.save(tmp_path / "policy.safetensors")
+    policy = Policy(np.zeros(WIDTH), np.ones(WIDTH), layers, "scale", 1.05, {"child_steps": 7})
+    policy.save(tmp_path / "policy.safetensors")
     return tmp_path / "policy.safetensors"
 
 
 def change(path, tensors=None, **header):
     with safe_open(path, framework="np") as file:
-        known = json.loads(file.metadata()["policy"]) | header
+        full_header = json.loads(file.metadata()["policy"]) | header
         arrays = {name: file.get_tensor(name) for name in file.keys()} | (tensors or {})  # noqa: SIM118
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    write_sealed(path, save(arrays, {"policy": json.dumps(known), "seal": OPEN_SEAL}))
+    write_sealed(path, save(arrays, {"policy": json.dumps(full_header), "seal": OPEN_SEAL}))
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"trained on other observations \(log_train_loss\)"):
             Policy.load(path)
     with monkeypatch.context() as patch:
-        patch.setattr("planners.ppo.policy._FILES", replace(policies._FILES, format=5))
+        patch.setattr("planners.ppo.policy.POLICIES", replace(policies.POLICIES, format=5))
         with pytest.raises(UserError, match="has format 3, not 5"):
             Policy.load(path)
     with pytest.raises(UserError, match="there is no policy 'Digits' "):
@@ -96,8 +96,8 @@ def test_policies_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch):
 def test_the_planner_answers_as_the_algorithm_does(tmp_path):
     """The numpy network, the normalisation and the actions, against SB3's own."""
     for action in ("scale", "discrete"):
-        made = train(TASK, replace(SMALL, decisions=80, action=action), tmp_path / action, execution=LOOP)
-        assert made["decisions"] == 80
+        result = train(TASK, replace(SMALL, decisions=80, action=action), tmp_path / action, execution=LOOP)
+        assert result["decisions"] == 80
         trained = Policy.load(tmp_path / action / "last.safetensors")
         env = make_vec_env(TASK, 3, action=action, max_change=1.05, backend="loop", seed=5, start_rates=[0.02])
         algorithm = Algorithm(
@@ -113,11 +113,11 @@ def test_the_planner_answers_as_the_algorithm_does(tmp_path):
         for _ in range(TASK.num_segments):
             normal = np.clip((seen - trained.mean) / np.sqrt(trained.variance + 1e-8), -10, 10).astype(np.float32)
             chosen, _ = algorithm.predict(normal, deterministic=True)
-            known = {name: values.copy() for name, values in env.vector_env.episodes.signals.items()}
+            signals = {name: values.copy() for name, values in env.vector_env.episodes.signals.items()}
             seen, _, dones, infos = env.step(chosen)
             if not dones.any():
                 now = np.array([info["lr"] for info in infos])
-                np.testing.assert_allclose(now, known["lr"] * trained.factors(known), rtol=1e-5)
+                np.testing.assert_allclose(now, signals["lr"] * trained.factors(signals), rtol=1e-5)
         planner = PPO(0.02, policy=str(tmp_path / action / "last.safetensors"))
         records = rollout(planner, TASK, [5, 6, 7], score=(), execution=Execution(backend="loop"))
         assert planner.pretraining_steps == 80 * 5 + 2 * 3 * 50
@@ -206,14 +206,14 @@ def test_children_of_a_training_are_those_of_no_comparison_and_of_no_other_train
 
 
 def test_the_best_policy_has_cost_the_whole_training(tmp_path):
-    made = train(TASK, SMALL, tmp_path, execution=LOOP)
+    result = train(TASK, SMALL, tmp_path, execution=LOOP)
     best = Policy.load(tmp_path / "policy.safetensors")
     assert (
         best.about["child_steps"]
-        == made["child_steps"]
+        == result["child_steps"]
         == PPO(0.1, str(tmp_path / "policy.safetensors")).pretraining_steps
     )
-    assert best.about["decisions"] == min(made["history"], key=lambda entry: entry["val_loss"])["decisions"]
+    assert best.about["decisions"] == min(result["history"], key=lambda entry: entry["val_loss"])["decisions"]
 
 
 def test_another_policy_in_the_middle_of_a_run_is_refused(tmp_path):
@@ -288,11 +288,11 @@ def test_starts_and_noise_follow_from_the_seed():
 
 def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
     """Where the reward is how near the rate is to a known one, whatever it trains, the controller goes there."""
-    wanted = 0.03
+    target = 0.03
     original = Episodes.step
 
     def step(self, actions):
-        self.reward = lambda before, after, final: -np.abs(np.log(self.signals["lr"] / wanted))
+        self.reward = lambda before, after, final: -np.abs(np.log(self.signals["lr"] / target))
         return original(self, actions)
 
     monkeypatch.setattr(Episodes, "step", step)
@@ -319,7 +319,7 @@ def test_ppo_finds_a_known_best_action(tmp_path, monkeypatch):
         )
         for record in records:
             late = record.curves["lr"][10:]
-            assert np.abs(np.log(late / wanted)).max() < 0.6, (start, late)
+            assert np.abs(np.log(late / target)).max() < 0.6, (start, late)
 
 
 def test_a_policy_is_shipped():

@@ -78,9 +78,9 @@ def test_forks_are_children_trained_by_hand(backend):
     episodes.step([0.05, 0.05])
     forks = Forks(episodes)
     rates = np.array([[[0.1, 0.02], [0.01, 0.2], [0.05, 0.05]], [[0.02, 0.1], [0.2, 0.01], [0.03, 0.03]]])
-    found, steps = forks.measure([0, 1], rates, 2)
+    measured, steps = forks.measure([0, 1], rates, 2)
     assert steps.tolist() == [60, 60]
-    assert {name: values.shape for name, values in found.items()} == {
+    assert {name: values.shape for name, values in measured.items()} == {
         "train_loss": (2, 3, 2),
         "val_loss": (2, 3, 2),
         "step_losses": (2, 3, 20),
@@ -92,10 +92,12 @@ def test_forks_are_children_trained_by_hand(backend):
             hand.order.assign([0], forks._seeds(np.array([run])))
             for segment in (0, 1):
                 train = hand.train([rates[run, fork, segment]])
-                assert found["train_loss"][run, fork, segment] == pytest.approx(train[0], rel=1e-4)
-                assert found["val_loss"][run, fork, segment] == pytest.approx(hand.measure()["val_loss"][0], rel=1e-4)
+                assert measured["train_loss"][run, fork, segment] == pytest.approx(train[0], rel=1e-4)
+                assert measured["val_loss"][run, fork, segment] == pytest.approx(
+                    hand.measure()["val_loss"][0], rel=1e-4
+                )
                 within = slice(10 * segment, 10 * segment + 10)
-                np.testing.assert_allclose(found["step_losses"][run, fork, within], hand.step_losses[0], rtol=1e-4)
+                np.testing.assert_allclose(measured["step_losses"][run, fork, within], hand.step_losses[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=str)
@@ -161,14 +163,14 @@ def test_looking_leaves_no_trace_and_is_booked(backend):
 def test_forks_end_where_a_run_would_have_ended():
     episodes = started((3, 4, 5))
     episodes.loss_bound[:] = [1e-3, 50.0, np.inf]
-    found, steps = Forks(episodes).measure([0, 1, 2], np.tile([0.01, 9.0], (3, 1)), 6)
+    measured, steps = Forks(episodes).measure([0, 1, 2], np.tile([0.01, 9.0], (3, 1)), 6)
     for name in ("train_loss", "val_loss"):
-        assert np.isinf(found[name][0]).all()
-        assert np.isfinite(found[name][1:, 0]).all()
-    well = np.isfinite(found["train_loss"]).sum(-1)
-    np.testing.assert_array_equal(well, np.isfinite(found["val_loss"]).sum(-1))
-    np.testing.assert_array_equal(10 * well, np.isfinite(found["step_losses"]).sum(-1))
-    assert (np.diff(np.isfinite(found["val_loss"]).astype(int), axis=-1) <= 0).all()  # once ended, always ended
+        assert np.isinf(measured[name][0]).all()
+        assert np.isfinite(measured[name][1:, 0]).all()
+    well = np.isfinite(measured["train_loss"]).sum(-1)
+    np.testing.assert_array_equal(well, np.isfinite(measured["val_loss"]).sum(-1))
+    np.testing.assert_array_equal(10 * well, np.isfinite(measured["step_losses"]).sum(-1))
+    assert (np.diff(np.isfinite(measured["val_loss"]).astype(int), axis=-1) <= 0).all()  # once ended, always ended
     assert well[1, 1] < 6
     assert steps.tolist() == (10 * np.minimum(well + 1, 6).sum(-1)).tolist()
 

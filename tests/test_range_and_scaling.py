@@ -14,7 +14,7 @@ from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
-from lr_env.stats.bootstrap import bootstrap
+from lr_env.stats.intervals import bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.studies.data_scaling.result import ScalingResult, Subset, part_of, scaling
 from lr_env.studies.range_test import RangeTestResult, range_test
@@ -29,29 +29,29 @@ def test_a_range_test_finds_what_was_put_in():
     log = np.log10(lr)
     # Falls from 2 to 1 between 10^-3 and 10^-1, steepest at 10^-2, and rises after 10^-1.
     smooth = 2 - 1 / (1 + np.exp(-5 * (log + 2))) + 4 * np.maximum(0, log + 1) ** 2
-    found = RangeTestResult("toy", (0,), lr, smooth[None], smooth)
-    assert found.lr_steepest == pytest.approx(0.01, rel=0.1)
-    assert found.lr_max == pytest.approx(0.1, rel=0.25)
-    assert 1e-3 < found.lr_min < 10**-2.4
+    result = RangeTestResult("toy", (0,), lr, smooth[None], smooth)
+    assert result.lr_steepest == pytest.approx(0.01, rel=0.1)
+    assert result.lr_max == pytest.approx(0.1, rel=0.25)
+    assert 1e-3 < result.lr_min < 10**-2.4
     always = RangeTestResult("toy", (0,), lr, (1 + lr)[None], 1 + lr)  # rises from the first step on
     assert always.lr_max == always.lr_steepest == always.lr_min == lr[0]
 
 
 def test_a_range_test_on_children_leaves_nothing_changed(tmp_path):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    found = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200)
-    assert found.losses.shape == (3, 200)
-    assert 0.01 < found.lr_max < 3
-    assert found.lr_min < found.lr_steepest <= found.lr_max
-    assert found.smooth[-1] > 2 * found.smooth.min()  # a rate of 10 is far too large
+    result = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200)
+    assert result.losses.shape == (3, 200)
+    assert 0.01 < result.lr_max < 3
+    assert result.lr_min < result.lr_steepest <= result.lr_max
+    assert result.smooth[-1] > 2 * result.smooth.min()  # a rate of 10 is far too large
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
-    found.write(tmp_path, {"command": "none"})
-    kept = json.loads((tmp_path / "range-test.json").read_text())
-    assert kept["lr_max"] == found.lr_max
+    result.write(tmp_path, {"command": "none"})
+    content = json.loads((tmp_path / "range-test.json").read_text())
+    assert content["lr_max"] == result.lr_max
     assert (tmp_path / "range-test.png").stat().st_size > 10_000
     again = range_test(TASK, [0, 1, 2], 1e-4, 10.0, 200, execution=LOOP)
-    np.testing.assert_allclose(again.losses[:, :100], found.losses[:, :100], rtol=1e-3)
+    np.testing.assert_allclose(again.losses[:, :100], result.losses[:, :100], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,20 @@ def test_a_known_exponent_is_found(p):
         noise = 0.03 * random.randn(8)
         losses = 1 + 0.1 * (np.log(rates)[:, None] - np.log(best) - noise) ** 2
         subsets.append(Subset(size, 100, RateSweep(rates, losses)))
-    found = ScalingResult(
+    result = ScalingResult(
         "toy", "constant", "epochs" if p <= 0 else "steps", tuple(subsets), np.full(8, 1.2), 0.1 * 2.5**p
     )
-    low, high = found.interval
+    low, high = result.interval
     assert low <= p <= high
     assert high - low < 0.3
-    assert found.exponent == pytest.approx(p, abs=0.05)
-    assert found.predicted == pytest.approx(0.1 * 2.5**p, rel=0.1)
-    assert [law.split(":")[0] for law in found.compatible] == [f"p = {p:+g}"]
-    assert "compatible with: p =" in found.verdict
+    assert result.exponent == pytest.approx(p, abs=0.05)
+    assert result.predicted == pytest.approx(0.1 * 2.5**p, rel=0.1)
+    assert [law.split(":")[0] for law in result.compatible] == [f"p = {p:+g}"]
+    assert "compatible with: p =" in result.verdict
     lowest = subsets[-1].sweep.losses[int(np.argmin(subsets[-1].sweep.mean()))]
-    assert found.regret == st.paired_difference(np.full(8, 1.2), lowest)
+    assert result.regret == st.paired_difference(np.full(8, 1.2), lowest)
     narrow = [Subset(x.size, 100, RateSweep(rates[:12], x.sweep.losses[:12])) for x in subsets]
-    cut = replace(found, subsets=tuple(narrow))
+    cut = replace(result, subsets=tuple(narrow))
     assert cut.compatible is None
     assert "may lie beyond the grid, give wider --rates" in cut.verdict
 
@@ -110,10 +110,10 @@ def test_seeds_that_all_agree_tell_no_exponent():
     rates = np.geomspace(0.01, 1, 5)
     losses = np.abs(np.arange(5) - 2.0)[:, None] + np.zeros((5, 6))
     subsets = tuple(Subset(size, 100, RateSweep(rates, losses)) for size in (100, 200, 400, 800))
-    found = ScalingResult("toy", "constant", "steps", subsets, np.zeros(6), 0.1)
-    assert found.exponent == pytest.approx(0, abs=1e-9)
-    assert found.compatible is None
-    assert "give a finer one" in found.verdict
+    result = ScalingResult("toy", "constant", "steps", subsets, np.zeros(6), 0.1)
+    assert result.exponent == pytest.approx(0, abs=1e-9)
+    assert result.compatible is None
+    assert "give a finer one" in result.verdict
 
 
 def test_losses_between_rates():
@@ -142,16 +142,16 @@ def test_an_interval_holds_the_truth_where_seeds_are_few():
 def test_scaling_on_children_and_again_from_the_store(tmp_path):
     job = ComparisonPlan(TASK, ("wsd",), (0.01, 0.03, 0.1, 0.3), (1, 2, 3, 4, 5))
     store = Store(tmp_path / "records.sqlite")
-    found = scaling(job, Lab(TASK, store, "toy"), [0.2, 0.1, 0.4], "epochs")
-    assert [part.size for part in found.subsets] == sorted(part.size for part in found.subsets)
-    assert [part.budget for part in found.subsets] == [10, 10, 20, 40]
-    assert found.subsets[-1].size == TASK.train_size
-    assert all(part.sweep.losses.shape == (4, 5) for part in found.subsets)
+    result = scaling(job, Lab(TASK, store, "toy"), [0.2, 0.1, 0.4], "epochs")
+    assert [part.size for part in result.subsets] == sorted(part.size for part in result.subsets)
+    assert [part.budget for part in result.subsets] == [10, 10, 20, 40]
+    assert result.subsets[-1].size == TASK.train_size
+    assert all(part.sweep.losses.shape == (4, 5) for part in result.subsets)
     assert len({r.settings["cooldown"] for r in store.runs("toy-0.1", "tune")}) == 1  # one shape, not a cycle
-    assert np.isfinite(found.predicted_losses).all()
+    assert np.isfinite(result.predicted_losses).all()
     again = scaling(job, Lab(TASK, store, "toy"), [0.1, 0.2, 0.4], "epochs")
-    assert again.to_json() == found.to_json()
-    found.write(tmp_path, {})
+    assert again.to_json() == result.to_json()
+    result.write(tmp_path, {})
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 

@@ -33,18 +33,18 @@ REACTIVE = (
 )
 
 
-def told(planner, losses, name: str = "val_loss", lr_range=(1e-3, 1.0)) -> np.ndarray:
-    """The rates that a planner answers with, (decisions, runs), when it is told losses (decisions, runs)."""
+def rates_after(planner, losses, name: str = "val_loss", lr_range=(1e-3, 1.0)) -> np.ndarray:
+    """The rates that a planner answers with, (segments, runs), given losses (segments, runs)."""
     losses = np.asarray(losses)
     spec = RunSpec("toy", 10 * (len(losses) + 1), 10, lr_range, "SGD", 1)
     state = planner.start(spec, range(losses.shape[1]))
     zero = np.zeros(losses.shape[1])
-    known = {"step": zero, "val_loss": zero, "train_loss": zero, **dict.fromkeys(on_demand_signals(), zero)}
-    first, state = planner.plan(state, known)
+    signals = {"step": zero, "val_loss": zero, "train_loss": zero, **dict.fromkeys(on_demand_signals(), zero)}
+    first, state = planner.plan(state, signals)
     assert (first == planner.peak).all()
     rates = []
     for number, loss in enumerate(losses, 1):
-        rate, state = planner.plan(state, {**known, "step": zero + 10 * number, name: loss})
+        rate, state = planner.plan(state, {**signals, "step": zero + 10 * number, name: loss})
         rates.append(rate)
     return np.array(rates)
 
@@ -57,7 +57,7 @@ def told(planner, losses, name: str = "val_loss", lr_range=(1e-3, 1.0)) -> np.nd
 def test_plateau_is_torchs(settings):
     random = np.random.RandomState(0)
     losses = 2 * 0.97 ** np.minimum(np.arange(60), 20)[:, None] * (1 + 0.1 * random.randn(60, 5))
-    ours = told(Plateau(0.1, **settings), losses)
+    ours = rates_after(Plateau(0.1, **settings), losses)
     for run in range(5):
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
         full = {"factor": 0.1, "patience": 10, "threshold": 1e-4, "cooldown": 0, **settings}
@@ -69,13 +69,13 @@ def test_plateau_is_torchs(settings):
 
 
 def losses_of(seed: int) -> list[float]:
-    """Falling for 45 decisions, then level; with noise from a generator that needs no library."""
-    found, level = [], 5.0
+    """Falling for 45 segments, then level; with noise from a generator that needs no library."""
+    losses, level = [], 5.0
     for number in range(80):
         seed = (1103515245 * seed + 12345) % 2**31
         level *= 0.97 if number < 45 else 1.0
-        found.append(level * (1 + 0.02 * (seed / 2**31 - 0.5)))
-    return found
+        losses.append(level * (1 + 0.02 * (seed / 2**31 - 0.5)))
+    return losses
 
 
 # Where transformers 5.23.0's GreedyLR raises (+) and lowers (-) a rate of 0.1 within [0.001, 1], and where it ends.
@@ -103,7 +103,7 @@ GREEDY = [
 
 @pytest.mark.parametrize(("seed", "settings", "changes", "end"), GREEDY)
 def test_greedy_is_that_of_transformers(seed, settings, changes, end):
-    rates = told(GreedyLR(0.1, **settings), np.array(losses_of(seed))[:, None], "train_loss")[:, 0]
+    rates = rates_after(GreedyLR(0.1, **settings), np.array(losses_of(seed))[:, None], "train_loss")[:, 0]
     signs = np.sign(np.diff(np.concatenate([[0.1], rates]))).astype(int)
     assert "".join("-.+"[sign + 1] for sign in signs) == changes
     assert rates[-1] == pytest.approx(end, rel=1e-12)
@@ -114,7 +114,7 @@ def test_loss_slope_is_that_of_a_regression(settings):
     random = np.random.RandomState(1)
     losses = np.exp(-0.05 * np.minimum(np.arange(60), 25)[:, None] + 0.03 * random.randn(60, 4))
     planner = LossSlope(0.5, **settings)
-    ours = told(planner, losses)
+    ours = rates_after(planner, losses)
     falls = 0
     for run in range(4):
         rate, window = 0.5, []
@@ -159,11 +159,11 @@ def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
     source, train = task.source, children.data.splits["train"]
     for row, seed in enumerate([3, 4, 5]):
         module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, torch.float64)
-        own = optimizer.build(module.parameters())
+        plain = optimizer.build(module.parameters())
         before = direction = None
         for number, batch in enumerate(children.order.batches(np.zeros(3, dtype=np.int64), 30)[row]):
-            own.param_groups[0]["lr"] = lr[number]
-            own.zero_grad()
+            plain.param_groups[0]["lr"] = lr[number]
+            plain.zero_grad()
             F.cross_entropy(module(train.inputs[batch]), train.labels[batch]).backward()
             gradient = torch.cat([p.grad.flatten() for p in module.parameters()])
             if direction is None:
@@ -174,7 +174,7 @@ def test_alignment_is_what_plain_torch_finds(backend, optimizer, clip_norm):
             before = torch.cat([p.detach().flatten().clone() for p in module.parameters()])
             if clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
-            own.step()
+            plain.step()
             direction = (before - torch.cat([p.detach().flatten() for p in module.parameters()])) / lr[number]
     children.restore(snapshot)
     children.train(np.tile(lr[10:15], (3, 1)))
@@ -241,25 +241,25 @@ def test_parabolas():
         [0.5, 0.5, 0.7],
     ]
     rates[-2:, 0] = 0.1  # the smallest rate is the present one
-    found = parabola_minimum(rates, np.array(losses))
-    np.testing.assert_allclose(found, [0.1, 0.2, np.inf, 0.0, 0.1, 0.0, 0.0, np.inf, 0.0])
+    minima = parabola_minimum(rates, np.array(losses))
+    np.testing.assert_allclose(minima, [0.1, 0.2, np.inf, 0.0, 0.1, 0.0, 0.0, np.inf, 0.0])
 
 
 def test_lrtuner_takes_no_rate_whose_fork_loses_what_was_won():
-    """Told the losses of three forks a decision, all while it explores."""
-    told_losses = [
+    """Given the losses of three forks for each choice, all while it explores."""
+    cases = [
         ([2.0, 1.5, 1.0], 0.2),  # falls: doubled
         ([1.0, 0.9, 0.5], 0.4),  # falls: doubled
         ([1.0, 1.2, 1.05], 0.2),  # the present rate loses 0.2 of the 1.0 that was won: halved
-        ([1.0, 0.9, 1.2], 0.2),  # twice the present rate does so: kept, though the parabola's bottom is lower
+        ([1.0, 0.9, 1.2], 0.2),  # twice the present rate does so: unchanged, though the parabola's bottom is lower
         ([1.0, 0.95, 0.9], 0.4),
     ]
     spec = RunSpec("toy", 100, 10, (1e-3, 1.0), "SGD", 1)
     planner = LRTuner(0.1, every=1, horizon=1, explore=0.99)
     state = planner.start(spec, [0])
-    for number, (losses, expected) in enumerate(told_losses):
-        found = {"val_loss": np.array(losses)[None, :, None]}
-        rate, state = planner.plan(state, {"step": np.array([10 * number])}, lambda *_, found=found: found)
+    for number, (losses, expected) in enumerate(cases):
+        measured = {"val_loss": np.array(losses)[None, :, None]}
+        rate, state = planner.plan(state, {"step": np.array([10 * number])}, lambda *_, measured=measured: measured)
         assert rate == pytest.approx([expected])
 
 

@@ -101,12 +101,12 @@ def check(cell: str, values: ArrayLike, *, marked: bool = False) -> None:
         marked: whether the cell must be bold where the interval does not hold 0, and only there.
     """
     values = np.asarray(values, dtype=float)
-    found = FIGURE.search(cell)
-    assert found, cell
+    match = FIGURE.search(cell)
+    assert match, cell
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    unit = 0.5001 * 10.0 ** -len(found[2])
-    assert abs(float(found[1]) - values.mean()) <= unit, (cell, values.mean())
-    assert abs(float(found[3]) - half) <= unit, (cell, half)
+    unit = 0.5001 * 10.0 ** -len(match[2])
+    assert abs(float(match[1]) - values.mean()) <= unit, (cell, values.mean())
+    assert abs(float(match[3]) - half) <= unit, (cell, half)
     if marked:
         assert cell.startswith("**") == (abs(values.mean()) > half), (cell, values.mean(), half)
 
@@ -147,17 +147,17 @@ def test_the_table_of_conditions_is_that_of_the_runs() -> None:
     conditions = json.loads((RESULTS / "FashionMLP-conditions" / "conditions.json").read_text())["conditions"]
     rows = table("condition")
     for column, planner in (("planner", PLANNER), ("planned once", "latent-ode-once")):
-        found = {}
+        losses = {}
         for name, condition in conditions.items():
             ours, fixed = (np.array(condition["answers"][who]["losses"], dtype=float) for who in (planner, "wsd"))
-            found[name] = ours - fixed
+            losses[name] = ours - fixed
         for row, of in rows.items():
             if not row.startswith("mean"):
-                check(of[column], found[CONDITIONS.get(row, row)])
-        del found["as tuned"]
-        check(rows["mean of the 8 conditions"][column], np.mean(list(found.values()), axis=0))
-        del found["high start"], found["large batch"]
-        check(rows["mean without high start and large batch"][column], np.mean(list(found.values()), axis=0))
+                check(of[column], losses[CONDITIONS.get(row, row)])
+        del losses["as tuned"]
+        check(rows["mean of the 8 conditions"][column], np.mean(list(losses.values()), axis=0))
+        del losses["high start"], losses["large batch"]
+        check(rows["mean without high start and large batch"][column], np.mean(list(losses.values()), axis=0))
 
 
 def test_the_table_of_tuning_budgets_is_that_of_the_study() -> None:

@@ -41,14 +41,14 @@ def test_trained_and_judged_as_in_a_plain_loop(kind):
         named = zip(module.named_parameters(), parts, strict=True)
         return torch.func.functional_call(module, {name: part.view(p.shape) for (name, p), part in named}, (inputs,))
 
-    own = optimizer.build([flat])
-    own.param_groups[0]["lr"] = 0.05
+    plain = optimizer.build([flat])
+    plain.param_groups[0]["lr"] = 0.05
     for batch in children.order.batches(np.zeros(2, dtype=np.int64), 60)[1]:
-        own.zero_grad()
+        plain.zero_grad()
         F.cross_entropy(logits(train.inputs[batch]), train.labels[batch]).backward()
-        own.step()
-    if hasattr(own, "eval"):
-        own.eval()
+        plain.step()
+    if hasattr(plain, "eval"):
+        plain.eval()
     expected = F.cross_entropy(logits(test.inputs), test.labels).item()
     assert children.evaluate("test")[0][1] == pytest.approx(expected, rel=1e-6)
     before = children.state.parameters.clone()

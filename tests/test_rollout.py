@@ -145,9 +145,11 @@ class _OneSetting(Constant):
 
 def test_a_job_tunes_on_validation_with_equal_budgets_and_runs_on_fresh_seeds(tmp_path):
     job = ComparisonPlan(TASK, ("constant", "wsd"), (0.01, 0.1, 9.0), tune_seeds=(100, 101), seeds=(0, 1, 2))
-    told = []
-    result = compared(job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: told.append(steps))
-    assert sum(told) == job.child_steps == 100 * (2 * 3 * 2 + 2 * 3)
+    reported_steps = []
+    result = compared(
+        job, Store(tmp_path / "r.sqlite"), "job", progress=lambda what, steps: reported_steps.append(steps)
+    )
+    assert sum(reported_steps) == job.child_steps == 100 * (2 * 3 * 2 + 2 * 3)
     for planner in job.planners:
         tried = [r for r in result.tuning if r.planner == planner]
         assert len(tried) == 6

@@ -15,8 +15,8 @@ from lr_env.session import PlannerSession
 from lr_env.tasks import TASKS
 from planners.forking.lookahead import Lookahead
 from planners.reactive import Plateau
-from planners.schedules import Constant, Cosine
-from planners.stochastic import PLRS
+from planners.schedules import Cosine
+from planners.stochastic import PLRS, ShuffledCosine
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 SPEC = RunSpec("mine", 60, 10, (1e-6, 1.0), "SGD", 1000)
@@ -87,7 +87,12 @@ def test_a_longer_budget_is_planned_for_by_those_that_can():
         session.next_rates(losses(segment))
     session.extend(80)
     session.next_rates(losses(6))
-    with pytest.raises(UserError, match="a budget of 70 steps is spent: 70 are done"):
-        session.extend(70)
-    with pytest.raises(UserError, match="'constant' cannot plan for another budget on the way"):
-        PlannerSession(Constant(0.1), SPEC, [0]).extend(100)
+    with pytest.raises(UserError, match="a budget of 60 steps is spent: 70 are done"):
+        session.extend(60)
+    session.extend(70)  # the segment that is planned is the last one
+    with pytest.raises(UserError, match="'shuffled-cosine' cannot plan for another budget on the way"):
+        PlannerSession(ShuffledCosine(0.1), SPEC, [0]).extend(100)
+    cosine = PlannerSession(Cosine(0.1), SPEC, [0])
+    cosine.next_rates({})
+    cosine.extend(100)
+    assert cosine.next_rates({})[0] == Cosine(0.1).preview(10)[1]

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from lr_env.children import Backend, Children, Execution
-from lr_env.children.hypergradient import HypergradientMeter
 from lr_env.children.initial import build_seeded
-from lr_env.children.meters import GROUP, on_demand, on_demand_signals
+from lr_env.children.meters import GROUP, HypergradientMeter, on_demand, on_demand_signals
 from lr_env.env.episodes import Episodes
 from lr_env.env.forks import Forks
 from lr_env.env.observations import FEATURES

@@ -20,11 +20,11 @@ TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 
 
 def test_differences_are_those_of_runs_on_the_same_seeds(tmp_path):
-    told = []
-    lab = Lab(TASK, Store(tmp_path / "records.sqlite"), "x", progress=lambda what, n: told.append(n))
-    found = start_rates(lab, "plateau", (0.3, 0.03), (1, 2, 5), {"patience": 0})
-    assert sum(told) == 2 * 2 * 3 * TASK.budget
-    assert [start.rate for start in found.starts] == [0.03, 0.3]
+    contentrted_steps = []
+    lab = Lab(TASK, Store(tmp_path / "records.sqlite"), "x", progress=lambda what, n: contentrted_steps.append(n))
+    result = start_rates(lab, "plateau", (0.3, 0.03), (1, 2, 5), {"patience": 0})
+    assert sum(contentrted_steps) == 2 * 2 * 3 * TASK.budget
+    assert [start.rate for start in result.starts] == [0.03, 0.3]
     losses = {
         rate: [
             [r.scores["test_loss"] for r in rollout(planner, TASK, (1, 2, 5), score=("test",))]
@@ -32,29 +32,29 @@ def test_differences_are_those_of_runs_on_the_same_seeds(tmp_path):
         ]
         for rate in (0.03, 0.3)
     }
-    for name, ours, kept, difference in found.rows[:-1]:
+    for name, ours, constant, difference in result.rows[:-1]:
         mean = np.mean(losses[float(name)], axis=1)
-        assert (ours.value, kept.value) == pytest.approx(tuple(mean))
+        assert (ours.value, constant.value) == pytest.approx(tuple(mean))
         assert difference.value == pytest.approx(mean[0] - mean[1])
     whole = np.mean(list(losses.values()), axis=(0, 2))
-    assert found.rows[-1][0] == "mean"
-    assert found.rows[-1][3].value == pytest.approx(whole[0] - whole[1])
+    assert result.rows[-1][0] == "mean"
+    assert result.rows[-1][3].value == pytest.approx(whole[0] - whole[1])
     again = start_rates(Lab(TASK, lab.store, "x"), "plateau", (0.3, 0.03), (1, 2, 5), {"patience": 0})
-    assert again.to_json() == found.to_json()
+    assert again.to_json() == result.to_json()
     with pytest.raises(UserError, match="'x' was begun with start_rates seeds"):
         start_rates(Lab(TASK, lab.store, "x"), "plateau", (0.3, 0.03), (1, 2), {"patience": 0})
-    found.write(tmp_path, {"command": "x"})
-    told = json.loads((tmp_path / "starts.json").read_text())
-    assert told["starts"][0]["verdict"] in ("better", "worse", "tie")
-    assert told["backend"].startswith(("loop", "stacked"))
+    result.write(tmp_path, {"command": "x"})
+    contentrted_steps = json.loads((tmp_path / "starts.json").read_text())
+    assert contentrted_steps["starts"][0]["verdict"] in ("better", "worse", "tie")
+    assert contentrted_steps["backend"].startswith(("loop", "stacked"))
     assert (tmp_path / "starts.png").stat().st_size > 10_000
 
 
 def test_a_rate_that_is_kept_is_as_good_as_itself_and_one_that_diverges_is_infinitely_bad(tmp_path):
-    found = start_rates(Lab(TASK, Store(tmp_path / "records.sqlite"), "x"), "constant", (0.05, 9.0), (1, 2))
-    assert found.rows[0][3].value == 0
-    assert found.rows[1][1].value == np.inf
-    assert found.to_json()["starts"][1]["test_loss"] == [None, None, None]
+    result = start_rates(Lab(TASK, Store(tmp_path / "records.sqlite"), "x"), "constant", (0.05, 9.0), (1, 2))
+    assert result.rows[0][3].value == 0
+    assert result.rows[1][1].value == np.inf
+    assert result.to_json()["starts"][1]["test_loss"] == [None, None, None]
 
 
 def test_runs_that_diverge_are_in_the_figure(tmp_path, monkeypatch):

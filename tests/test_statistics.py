@@ -29,13 +29,13 @@ def test_iqm_is_the_mean_of_the_middle_half():
 
 
 def test_mean_and_paired_difference_have_the_student_t_interval():
-    found = paired_difference([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])  # differences 1 to 5
+    estimate = paired_difference([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])  # differences 1 to 5
     half = 2.7764451052 * np.sqrt(2.5 / 5)
-    np.testing.assert_allclose([found.value, found.low, found.high], [3, 3 - half, 3 + half])
-    known = stats.ttest_rel(A, B).confidence_interval(0.95)
-    found = paired_difference(A, B)
-    np.testing.assert_allclose([found.low, found.high], [known.low, known.high])
-    assert found.high - found.low < mean_interval(A).high - mean_interval(A).low  # what pairing is for
+    np.testing.assert_allclose([estimate.value, estimate.low, estimate.high], [3, 3 - half, 3 + half])
+    scipys = stats.ttest_rel(A, B).confidence_interval(0.95)
+    estimate = paired_difference(A, B)
+    np.testing.assert_allclose([estimate.low, estimate.high], [scipys.low, scipys.high])
+    assert estimate.high - estimate.low < mean_interval(A).high - mean_interval(A).low  # what pairing is for
 
 
 def test_intervals_hold_the_true_mean_as_often_as_they_say():
@@ -46,22 +46,22 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say():
 
 def test_probability_of_improvement_is_the_mann_whitney_statistic():
     a, b = np.round(A, 1), np.round(B, 1)  # with ties
-    found = probability_of_improvement(a, b)
-    assert found.value == pytest.approx(stats.mannwhitneyu(b, a).statistic / 400)
-    assert found.low < found.value < found.high
+    estimate = probability_of_improvement(a, b)
+    assert estimate.value == pytest.approx(stats.mannwhitneyu(b, a).statistic / 400)
+    assert estimate.low < estimate.value < estimate.high
     mirrored = probability_of_improvement(b, a)
-    assert mirrored.value == pytest.approx(1 - found.value)
+    assert mirrored.value == pytest.approx(1 - estimate.value)
     # Against pairs that are gathered one by one, for seeds drawn by hand.
     draws = np.random.default_rng(0).integers(20, size=(4000, 20))
     by_hand = [np.mean((a[s][:, None] < b[s]) + 0.5 * (a[s][:, None] == b[s])) for s in draws]
-    np.testing.assert_allclose([found.low, found.high], np.quantile(by_hand, [0.025, 0.975]), atol=0.015)
+    np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(by_hand, [0.025, 0.975]), atol=0.015)
 
 
 def test_iqm_interval_is_the_percentile_bootstrap():
-    found = iqm_interval(A)
+    estimate = iqm_interval(A)
     draws = A[np.random.default_rng(1).integers(20, size=(9999, 20))]
     low, high = np.quantile(stats.trim_mean(draws, 0.25, axis=1), [0.025, 0.975])
-    np.testing.assert_allclose([found.value, found.low, found.high], [iqm(A), low, high], atol=0.003)
+    np.testing.assert_allclose([estimate.value, estimate.low, estimate.high], [iqm(A), low, high], atol=0.003)
 
 
 def test_same_values_same_interval_whatever_the_global_generator():

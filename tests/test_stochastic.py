@@ -23,9 +23,9 @@ STOCHASTIC = (PLRS(0.1), PLRS(0.1, every="segment"), ShuffledCosine(0.1), LEAP(0
 
 
 def rates(planner, seeds=(3, 4)) -> np.ndarray:
-    """All answers of a planner, (decisions, runs, ...)."""
+    """All rates of a planner, (segments, runs, ...)."""
     state = planner.start(SPEC, seeds)
-    found = []
+    rates = []
     for number in range(SPEC.num_segments):
         zero = np.zeros(len(seeds))
         signals = {
@@ -35,8 +35,8 @@ def rates(planner, seeds=(3, 4)) -> np.ndarray:
             **dict.fromkeys(on_demand_signals()),
         }
         answer, state = planner.plan(state, signals)
-        found.append(answer)
-    return np.array(found)
+        rates.append(answer)
+    return np.array(rates)
 
 
 def test_plrs_is_uniform_between_its_bounds():

@@ -93,19 +93,19 @@ def test_values_that_make_no_sense_are_told_in_one_line(tmp_path, fixture, damag
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("PRAGMA foreign_keys = OFF")
         db.execute(damage)
-    told = []
+    messages = []
     for name in (make.FINISHED, make.STOPPED):
         try:
             with closing(Store(file)) as store:
                 store.runs(name, curves=True)
-                found = compared(make.JOB, store, name, make.EXECUTION)
-                summarise(found.final, target_val_loss=None, tuning_steps=tuning_steps(found.tuning, found.chosen))
+                runs = compared(make.JOB, store, name, make.EXECUTION)
+                summarise(runs.final, target_val_loss=None, tuning_steps=tuning_steps(runs.tuning, runs.chosen))
         except UserError as error:
-            told.append(str(error))
+            messages.append(str(error))
     if fixture.name == "sealed" or not any(part in damage for part in HARMLESS):
-        assert told
-    assert not any("\n" in line for line in told)
-    assert all("--" in line or "run it again" in line for line in told)
+        assert messages
+    assert not any("\n" in line for line in messages)
+    assert all("--" in line or "run it again" in line for line in messages)
 
 
 @pytest.mark.usefixtures("versions")
@@ -197,13 +197,13 @@ def test_an_experiment_goes_on_with_a_signal_that_is_new(tmp_path, fixture, monk
         Rollout, "advance", lambda self: [(row, {**signals, "new": 1.0}) for row, signals in advance(self)]
     )
     with closing(Store(tmp_path / "records.sqlite")) as store:
-        found = compared(make.JOB, store, make.STOPPED, make.EXECUTION).final
-        assert {len(run.curves) for run in found} == {len(ALWAYS) + 1}
-        assert all(np.isnan(run.curves["new"][0]) and run.curves["new"][-1] == 1 for run in found)
+        final = compared(make.JOB, store, make.STOPPED, make.EXECUTION).final
+        assert {len(run.curves) for run in final} == {len(ALWAYS) + 1}
+        assert all(np.isnan(run.curves["new"][0]) and run.curves["new"][-1] == 1 for run in final)
         assert all("new" not in run.curves for run in store.runs(make.FINISHED, curves=True))
-    write_runs(found, tmp_path / "runs.parquet", {})
+    write_runs(final, tmp_path / "runs.parquet", {})
     again = read_runs(tmp_path / "runs.parquet")
-    assert [run.curves["new"].tolist()[2:] for run in again] == [run.curves["new"].tolist()[2:] for run in found]
+    assert [run.curves["new"].tolist()[2:] for run in again] == [run.curves["new"].tolist()[2:] for run in final]
 
 
 def test_a_table_of_runs_that_lacks_a_signal_or_has_others(tmp_path):
@@ -254,9 +254,9 @@ def test_a_table_of_runs_with_values_that_make_no_sense(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "damaged or no table of runs" in told
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "damaged or no table of runs" in errors
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_places_that_keep_nothing(tmp_path, monkeypatch, capsys, place, says):
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert says in told
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert says in errors
     assert list(tmp_path.iterdir()) == []
 
 

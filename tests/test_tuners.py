@@ -31,7 +31,7 @@ from planners.latent_ode.ablations import (
     PLANS,
     SWEEP_WITHOUT,
 )
-from planners.latent_ode.artifact import shipped_models
+from planners.latent_ode.artifact import MODELS
 from planners.latent_ode.fitting.fit import Fitting
 from planners.latent_ode.generative.fit import GenerativeFitting
 from planners.latent_ode.generative.planner import LatentODEGenerative
@@ -41,6 +41,7 @@ from planners.schedules import Constant
 from planners.tuning import tuners
 from planners.tuning.search_space import FAMILIES, Point, schedule_at
 from planners.tuning.tuners import DirectSearch
+from tests.helpers import StoppedError, stopping_after
 from tests.test_cli import lr_env
 
 TASK = replace(find_task("DigitsMLP"), budget=20, segment=5, val_subset=100)
@@ -54,11 +55,11 @@ def record(planner, seed, end):
 
 def spent(tuner, runs, end):
     """The records of a tuner that spent so many runs where runs end as told."""
-    found = []
-    while len(found) < runs:
-        count = min(tuner.batch_size(len(found)), runs - len(found))
-        found += [record(planner, 0, end(planner)) for planner in tuner.propose(TASK, 0, found, count)]
-    return found
+    records = []
+    while len(records) < runs:
+        count = min(tuner.batch_size(len(records)), runs - len(records))
+        records += [record(planner, 0, end(planner)) for planner in tuner.propose(TASK, 0, records, count)]
+    return records
 
 
 def far(planner):
@@ -69,10 +70,10 @@ def far(planner):
 def test_all_points_of_all_families_are_schedules():
     low, high = TASK.tuning_range
     for family in FAMILIES:
-        found = {schedule_at(family, Point(*at), (low, high)) for at in np.ndindex(2, 2, 2)}
-        assert {schedule.name for schedule in found} == {family}
-        np.testing.assert_allclose(sorted({schedule.peak for schedule in found}), [low, high])
-        assert all((schedule.preview(200) > 0).all() for schedule in found)
+        schedules = {schedule_at(family, Point(*at), (low, high)) for at in np.ndindex(2, 2, 2)}
+        assert {schedule.name for schedule in schedules} == {family}
+        np.testing.assert_allclose(sorted({schedule.peak for schedule in schedules}), [low, high])
+        assert all((schedule.preview(200) > 0).all() for schedule in schedules)
 
 
 @pytest.mark.parametrize("name", ["wsd", "random", "tpe", "wsd-tpe"])
@@ -102,8 +103,8 @@ def test_a_tuner_of_a_design_makes_its_runs(design):
     tuner = find_tuner(f"latent-ode:design={design}")
     assert (tuner.name, tuner.design) == (f"latent-ode:design={design}", design)
     runs = spent(tuner, 24, far)
-    made = DESIGNS[tuner.design](24, TASK.tuning_range, [0] * 24, 0)
-    assert [run.settings for run in runs] == [run.settings for run in made]
+    designed = DESIGNS[tuner.design](24, TASK.tuning_range, [0] * 24, 0)
+    assert [run.settings for run in runs] == [run.settings for run in designed]
     seeds = [tuner.seed_index(run) for run in range(24)]
     assert len(set(seeds)) == (2 if design == "paper" else 8)
 
@@ -120,7 +121,7 @@ def test_what_is_left_out_is_otherwise_in_nothing_else(tmp_path, monkeypatch):
     for label, fitting in FITS.items():
         assert answers[label] == replace(planner, model=f"{tmp_path}/{fitting}")
     assert (
-        len({planner, *answers.values()}) == 1 + len(answers) == 1 + len(PLANS) + len(FITS) + len(shipped_models()) - 1
+        len({planner, *answers.values()}) == 1 + len(answers) == 1 + len(PLANS) + len(FITS) + len(MODELS.shipped()) - 1
     )
     for label, settings in PLANS.items():
         other = answers[label]
@@ -158,53 +159,44 @@ def test_the_published_planner_is_held_against_the_same_sweep(design, tmp_path, 
 
 
 def test_diverged_runs_are_the_worst_for_the_estimator(monkeypatch):
-    optuna, told = pytest.importorskip("optuna"), []
+    optuna, reported = pytest.importorskip("optuna"), []
     tell = optuna.study.Study.tell
-    monkeypatch.setattr(optuna.study.Study, "tell", lambda *given: told.append(given[2]) or tell(*given))
+    monkeypatch.setattr(optuna.study.Study, "tell", lambda *given: reported.append(given[2]) or tell(*given))
     tuner, ends = find_tuner("tpe"), [np.inf, 0.5, 0.7, np.inf, 0.4]
     runs = []
     for end in ends:
         runs += [record(planner, 0, end) for planner in tuner.propose(TASK, 0, runs, 1)]
-    told.clear()
+    reported.clear()
     assert len(tuner.propose(TASK, 0, runs, 1)) == 1
-    assert told == [np.inf, 0.5, 0.7, 0.7, 0.4]
+    assert reported == [np.inf, 0.5, 0.7, 0.7, 0.4]
 
 
 def test_a_direct_search_finds_a_known_schedule(tmp_path):
-    wanted = np.log([0.02, 0.2, 0.15, 0.1, 0.05, 0.001])
+    target = np.log([0.02, 0.2, 0.15, 0.1, 0.05, 0.001])
     tuner = DirectSearch(schedules=30, seeds=1)
 
     def end(planner):
-        return ((np.log(planner.peak) + np.log(planner.levels) - wanted) ** 2).sum()
+        return ((np.log(planner.peak) + np.log(planner.levels) - target) ** 2).sum()
 
     runs = spent(tuner, 900, end)
     answer = tuner.select(TASK, 0, runs, tmp_path)
-    np.testing.assert_allclose(np.log(answer.peak) + np.log(answer.levels), wanted, atol=0.25)
+    np.testing.assert_allclose(np.log(answer.peak) + np.log(answer.levels), target, atol=0.25)
 
 
 def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
-    wanted = TuningBudget(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), reference=("direct", 40))
-    whole = wanted.run(Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING, folder=tmp_path / "whole"))
-    store, steps = Store(tmp_path / "stopped.sqlite"), 0
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(what, done):
-        nonlocal steps
-        steps += done
-        if steps > 17 * TASK.budget:
-            raise StoppedError
-
+    study = TuningBudget(("wsd", "tpe"), (3, 5), 2, (0, 1, 2), reference=("direct", 40))
+    whole = study.run(Lab(TASK, Store(tmp_path / "whole.sqlite"), "x", TRAINING, folder=tmp_path / "whole"))
+    store = Store(tmp_path / "stopped.sqlite")
+    stop = stopping_after(17 * TASK.budget)
     with pytest.raises(StoppedError):
-        wanted.run(Lab(TASK, store, "x", TRAINING, progress=stop, folder=tmp_path / "stopped"))
-    again = wanted.run(Lab(TASK, store, "x", TRAINING, folder=tmp_path / "stopped"))
+        study.run(Lab(TASK, store, "x", TRAINING, progress=stop, folder=tmp_path / "stopped"))
+    again = study.run(Lab(TASK, store, "x", TRAINING, folder=tmp_path / "stopped"))
     assert again.to_json() == whole.to_json()
     grown = Lab(TASK, Store(tmp_path / "grown.sqlite"), "x", TRAINING, folder=tmp_path / "grown")
-    replace(wanted, runs=(3,)).run(grown)
-    assert wanted.run(grown).to_json() == whole.to_json()
+    replace(study, runs=(3,)).run(grown)
+    assert study.run(grown).to_json() == whole.to_json()
     with pytest.raises(UserError, match="was begun with budgets runs"):
-        replace(wanted, runs=(4, 5)).run(grown)
+        replace(study, runs=(4, 5)).run(grown)
     phases = {run.phase: run for run in store.runs("x")}
     assert set(phases) == {"wsd-0", "wsd-1", *(f"tpe-{turn}" for turn in range(5)), "direct-0", "final"}
     assert len([run for run in store.runs("x") if run.phase.startswith("tpe")]) == 2 * 5
@@ -223,8 +215,8 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
         np.mean([ends["tpe", 3, r] - ends["wsd", 3, r] for r in (0, 1)])
     )
     whole.write(tmp_path, {"command": "lr-env tuning-budget"})
-    told = json.loads((tmp_path / "budget.json").read_text())
-    assert len(told["curves"]) == 2 * 2
+    saved = json.loads((tmp_path / "budget.json").read_text())
+    assert len(saved["curves"]) == 2 * 2
     regrets, differences = (tmp_path / "summary.md").read_text().split("Less the loss of wsd, repeat by repeat")
     assert "| 3 runs | 5 runs |" in regrets
     assert "| wsd |" in regrets

@@ -51,7 +51,7 @@ def no_server(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def comparison(tmp_path_factory):
     """A comparison of which some runs diverged: its store, and what was opened."""
     store = Store(tmp_path_factory.mktemp("store") / "records.sqlite")
     lab = Lab(TASK, store, "x", LOOP)
@@ -74,11 +74,11 @@ def read_again(folder):
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
-def test_what_is_written_is_read_again(made, tmp_path, tracker):
+def test_what_is_written_is_read_again(comparison, tmp_path, tracker):
     needs(tracker)
     if tracker not in reader_names():
         pytest.skip(f"there is no reader of {tracker!r}")
-    store, opened = made
+    store, opened = comparison
     write_experiments(find_writer(tracker), store, opened, "x", tmp_path)
     runs, report = read_again(tmp_path)
     records = store.runs("x", curves=True)
@@ -98,12 +98,12 @@ def test_what_is_written_is_read_again(made, tmp_path, tracker):
             assert float(run.config["cooldown"]) == record.settings["cooldown"]
 
 
-def test_tensorboard_itself_reads_the_same(made, tmp_path):
+def test_tensorboard_itself_reads_the_same(comparison, tmp_path):
     needs("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    store, opened = made
+    store, opened = comparison
     write_experiments(find_writer("tensorboard"), store, opened, "x", tmp_path)
     record = next(one for one in store.runs("x", "final", curves=True) if one.planner == "wsd")
     run = tracked(record, TASK)
@@ -116,9 +116,9 @@ def test_tensorboard_itself_reads_the_same(made, tmp_path):
     assert (score.step, float(make_ndarray(score.tensor_proto))) == (30, record.scores["test_loss"])
 
 
-def test_tensorboard_runs_are_written_once_and_whole(made, tmp_path, monkeypatch):
+def test_tensorboard_runs_are_written_once_and_whole(comparison, tmp_path, monkeypatch):
     needs("tensorboard")
-    store, opened = made
+    store, opened = comparison
     writer, write = find_writer("tensorboard"), tensorboard_writer._write_events
     count = 0
 
@@ -148,13 +148,13 @@ def test_tensorboard_runs_are_written_once_and_whole(made, tmp_path, monkeypatch
     assert not (tmp_path / "tensorboard" / "gone-0123456789ab").exists()
 
 
-def test_mlflow_runs_are_written_once_and_whole(made, tmp_path, monkeypatch):
+def test_mlflow_runs_are_written_once_and_whole(comparison, tmp_path, monkeypatch):
     needs("mlflow")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 
-    store, opened = made
+    store, opened = comparison
     writer, count, add = find_writer("mlflow"), 0, MlflowClient.log_batch
 
     def killed(*given, **named):
@@ -277,7 +277,7 @@ def test_a_missing_package_is_one_line_before_anything_is_trained(tmp_path, monk
         assert not store.experiments()
 
 
-def test_unknown_trackers(made, tmp_path):
+def test_unknown_trackers(comparison, tmp_path):
     assert {"tensorboard", "mlflow"} <= set(writer_names())
     with pytest.raises(UserError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
         find_writer("tensorbord")

@@ -1,4 +1,4 @@
-"""`python -m lr_env.bench`: measures, prints the table and keeps it."""
+"""`python -m lr_env.bench`: measures, prints the table and saves it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from lr_env.bench import families, measures, peers
-from lr_env.bench.kept import Kept
+from lr_env.bench.saved import SavedParts
 from lr_env.bench.table import Bar, Part, report
 from lr_env.devices import find_device
 from lr_env.entry_points import declared, load
@@ -74,14 +74,14 @@ class Bench:
         wrong = [part for part in self.only if part not in parts]
         if wrong:
             raise unknown("part", wrong[0], parts)
-        kept = Kept(self.out, measures.machine(str(device)), tuple(parts), self.quick)
+        saved = SavedParts(self.out, measures.machine(str(device)), tuple(parts), self.quick)
         for name in dict.fromkeys(self.only or [part for part in parts if part != CUDA]):
             now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
             part = Part(round(os.getloadavg()[0], 2), now, commit("+"))
             effort = measures.QUICK if self.quick else measures.Effort()
             parts[name](Measuring(name, part, device, effort, self.peers))
-            kept.add(name, part)
-        print(report(kept.parts, kept.about, self.quick), end="")
+            saved.add(name, part)
+        print(report(saved.parts, saved.machine, self.quick), end="")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Measuring:
 
     Attributes:
         name: of the part.
-        part: what was found.
+        part: its results so far.
         device: where.
         effort: how long.
         peers: folder of the peers' virtual environment.
@@ -142,8 +142,8 @@ class Measuring:
 
     def against_peers(self) -> None:
         """Against DACBench."""
-        found = peers.measure(self.peers, self.effort, install=not self.quick)
-        self.part.figures, self.part.skipped, self.part.notes = found
+        measured = peers.measure(self.peers, self.effort, install=not self.quick)
+        self.part.figures, self.part.skipped, self.part.notes = measured
 
     def process(self) -> None:
         """Imports, and a comparison as a whole."""

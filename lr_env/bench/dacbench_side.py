@@ -36,13 +36,13 @@ def import_torchvision() -> Any:
             declared = operators.Library("torchvision", "DEF")
             for name in ("nms", "qnms"):
                 declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _kept.append(declared)  # a library that is let go of takes its declarations with it
+            _declarations.append(declared)  # a library that is let go of takes its declarations with it
     import torchvision  # pyright: ignore[reportMissingImports]
 
     return torchvision
 
 
-_kept: list[operators.Library] = []
+_declarations: list[operators.Library] = []
 
 
 class Side:

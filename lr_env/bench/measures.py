@@ -83,8 +83,8 @@ def in_turns(*jobs: Callable[[], Any], rounds: int) -> tuple[NDArray[np.float64]
     Returns:
         One array a job, (rounds, ...).
     """
-    found = [[job() for job in jobs] for _ in range(rounds + 1)][1:]
-    return tuple(np.array(column) for column in zip(*found, strict=True))
+    turns = [[job() for job in jobs] for _ in range(rounds + 1)][1:]
+    return tuple(np.array(column) for column in zip(*turns, strict=True))
 
 
 @contextmanager

@@ -53,8 +53,8 @@ def interpreter(folder: Path, install: bool) -> Path:
     python = folder.absolute() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     marker = folder / ".installed"
     shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    wanted = json.dumps([sys.version, [*REQUIREMENTS, _torchvision()], shared])
-    if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+    contents = json.dumps([sys.version, [*REQUIREMENTS, _torchvision()], shared])
+    if marker.is_file() and marker.read_text(encoding="utf-8") == contents:
         return python
     if not install:
         raise PeerError(f"it is not installed in {str(folder)!r}, and --quick installs nothing")
@@ -69,7 +69,7 @@ def interpreter(folder: Path, install: bool) -> Path:
         where = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]).strip()
         (Path(where) / "lr_env_shares.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
         with atomic_write(marker) as path:
-            path.write_text(wanted, encoding="utf-8")
+            path.write_text(contents, encoding="utf-8")
     except OSError as error:
         raise PeerError(f"cannot make the virtual environment {str(folder)!r} ({error})") from error
     except subprocess.SubprocessError as error:

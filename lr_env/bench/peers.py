@@ -167,8 +167,8 @@ def measure(folder: Path, effort: Effort, install: bool) -> tuple[list[Figure], 
             figures.append(together(case, effort))
             if python is not None:
                 try:
-                    found, note = _against(python, case, effort)
-                    figures += found
+                    compared, note = _against(python, case, effort)
+                    figures += compared
                     notes.append(note)
                 except PeerError as error:
                     skipped.append(f"{case.title}: DACBench is not measured: {error}.")

@@ -316,10 +316,10 @@ class Children:
         """
         if len(set(targets)) != len(targets) or set(targets) & set(sources) or len(sources) != len(targets):
             raise UserError("fork: give as many targets as sources, no two targets alike, and none that is a source")
-        own_order = self.order.seeds[list(targets)].copy()
+        data_orders = self.order.seeds[list(targets)].copy()
         self.restore(self.snapshot(sources), targets)
         if not same_batches:
-            self.order.assign(list(targets), own_order)
+            self.order.assign(list(targets), data_orders)
 
     def check_fits(self, snapshot: Mapping[str, Any], count: int) -> None:
         """Check that a snapshot is of `count` children of this kind.

@@ -27,7 +27,7 @@ from lr_env.children.children import Children
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss
 from lr_env.children.memory import activations_per_example
-from lr_env.errors import UserError
+from lr_env.errors import UserError, whole
 from lr_env.isolation import isolating
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _MEASURED: tuple[str, ...] = ("hessian_max", "hessian_trace", "hessian_trace_err
 
 # Tells the stream of start and probe vectors from other uses of the same seed.
 _STREAM = 0xF1A7
-# Elements of activations that one graph may be made of; with what their derivatives keep, about 6 times as many.
+# Elements of activations that one graph may be made of; with what their derivatives store, about 6 times as many.
 _ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
 # Elements up to which children of a stack share a graph: bigger ones gain nothing, and all wait for the slowest.
 _SHARED = {"cpu": 2**18, "cuda": 2**26}
@@ -72,14 +72,14 @@ def flatness(
     v' H v, whose expectation is the trace. Start and probes follow from the child's seed alone.
 
     A product costs about as much as training on twice `examples` examples (on three times where the graph is too big
-    to be kept). There are `probes` of them, and up to `iterations` for the eigenvalue, in trained networks 5 to 20;
+    to be stored). There are `probes` of them, and up to `iterations` for the eigenvalue, in trained networks 5 to 20;
     twice as many where the dominant one is negative. So by default a child costs about 45 * 2 * 256 / batch_size child
     steps, 360 with a batch of 64, and at the very most three times as many. They are not counted as steps.
 
     Args:
         children: whose loss.
         rows: which of them; all by default.
-        examples: of the training split; all of it where it has fewer. See `usual_examples` for the default.
+        examples: of the training split; all of it where it has fewer. See `default_examples` for the default.
         iterations: products with the Hessian that a power iteration takes at most.
         tolerance: an iteration stops when the Rayleigh quotient's last change, and the sum of those to come as
             extrapolated from the last two, are below this share of the eigenvalue of largest magnitude. On trained
@@ -98,10 +98,9 @@ def flatness(
     for row in chosen:
         if not 0 <= row < len(children):
             raise UserError(f"row {row}: give rows from 0 to {len(children) - 1}")
-    examples = usual_examples(children.task) if examples is None else examples
+    examples = default_examples(children.task) if examples is None else examples
     for name, value, least in (("examples", examples, 1), ("iterations", iterations, 1), ("probes", probes, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+        whole(name, value, least)
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise UserError(f"tolerance is {tolerance!r}: it must be a finite number above 0")
     finite = children.state.parameters.isfinite().all(1).tolist()
@@ -126,16 +125,16 @@ def flatness(
     return dict(zip(_MEASURED, table, strict=True))
 
 
-def usual_examples(task: Task) -> int:
+def default_examples(task: Task) -> int:
     """The default number of examples: 256; for text, so many that there are about 2,048 predictions."""
     return max(1, min(256, 2048 // task.source.positions))
 
 
-def usual_settings(task: Task) -> dict[str, int | float]:
+def default_settings(task: Task) -> dict[str, int | float]:
     """The default settings of `flatness`, JSON-able."""
     fixed = inspect.signature(flatness).parameters
     return {
-        "examples": usual_examples(task),
+        "examples": default_examples(task),
         **{name: fixed[name].default for name in ("iterations", "tolerance", "probes")},
     }
 
@@ -196,7 +195,7 @@ def _products(children: Children, rows: Sequence[int], batches: Sequence[tuple[T
         loss = losses(inputs, labels) * (len(labels) / total)
         return torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
 
-    stored = gradients(*batches[0]) if len(batches) == 1 else None  # one batch's graph is small enough to be kept
+    stored = gradients(*batches[0]) if len(batches) == 1 else None  # one batch's graph is small enough to be stored
 
     def product(vectors: Tensor) -> Tensor:
         views = layout.views(vectors[0] if alone else vectors).values()
@@ -233,8 +232,8 @@ def _losses(children: Children, rows: Sequence[int]) -> tuple[dict[str, Tensor],
     buffers = {name: state.tensors[f"buffer.{name}"][index] for name in state.layout.buffers}
     template = engine.template
 
-    def loss(own: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        return mean_loss(functional_call(template, (own, buffers), (inputs,)), labels)
+    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        return mean_loss(functional_call(template, (weights, buffers), (inputs,)), labels)
 
     each = vmap(loss, in_dims=(0, 0, None, None))
     return parameters, lambda inputs, labels: each(parameters, buffers, inputs, labels).sum()
@@ -262,7 +261,9 @@ def _vectors(children: Children, rows: Sequence[int]) -> Iterator[Tensor]:
     size = children.state.layout.size
     generators = [np.random.Generator(np.random.PCG64([_STREAM, int(children.seeds[row])])) for row in rows]
     while True:
-        bits = [np.unpackbits(np.frombuffer(own.bytes(-(-size // 8)), np.uint8), count=size) for own in generators]
+        bits = [
+            np.unpackbits(np.frombuffer(random.bytes(-(-size // 8)), np.uint8), count=size) for random in generators
+        ]
         yield torch.from_numpy(np.stack(bits)).to(parameters.device).to(parameters.dtype) * 2 - 1
 
 

@@ -87,9 +87,9 @@ class LoopEngine:
             if "exp_avg" in self.state.slots:
                 optimizer.state[optimizer.param_groups[0]["params"][0]]["step"].fill_(int(steps[row]))
             group, gradients = optimizer.param_groups[0], self._gradients[row]
-            own = slice(row, row + 1)
-            whole, parameters = self._gradients[own], self.state.parameters[own]
-            slots = {name: slot[own] for name, slot in self.state.meter_slots.items()}
+            one = slice(row, row + 1)
+            whole, parameters = self._gradients[one], self.state.parameters[one]
+            slots = {name: slot[one] for name, slot in self.state.meter_slots.items()}
             key = self.state.buffers(row)[layout.key] if layout.key else None
             of_row = itertools.repeat(None) if keys is None else keys[row].unbind()
             values: list[Tensor] = []

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_KEPT = 64
+_MOST_GRAPHS = 64
 _graphs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 
 
@@ -29,7 +29,7 @@ def traced(
     if key not in _graphs:
         graph = trace(function(), *inputs)
         _graphs[key] = torch.compile(graph, dynamic=False) if compiled else graph
-        while len(_graphs) > _KEPT:
+        while len(_graphs) > _MOST_GRAPHS:
             _graphs.popitem(last=False)
     _graphs.move_to_end(key)
     return _graphs[key]

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from lr_env.errors import UserError, unknown
+from lr_env.errors import UserError, find
 from lr_env.rates import clipped, numbers
 
 Floats = NDArray[np.float64]
@@ -138,10 +138,7 @@ def find_action(name: str, max_change: float) -> Action:
     Raises:
         UserError: there is none, or `max_change` is not above 1.
     """
-    try:
-        kind = ACTIONS[name]
-    except KeyError:
-        raise unknown("action", name, ACTIONS) from None
+    kind = find("action", name, ACTIONS)
     return kind(max_change) if issubclass(kind, Scale) else kind()
 
 

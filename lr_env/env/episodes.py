@@ -18,8 +18,8 @@ from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import observations
 from lr_env.env.actions import find_action
-from lr_env.env.rewards import find_reward
-from lr_env.errors import UserError, guess, whole
+from lr_env.env.rewards import REWARDS
+from lr_env.errors import UserError, find, guess, whole
 from lr_env.jsonable import from_plain
 from lr_env.planner import RunSpec
 from lr_env.rates import clipped, numbers
@@ -39,8 +39,8 @@ SCORED = {"val": ("final_val_loss", "final_val_accuracy"), "test": ("test_loss",
 FLATNESS = "flatness"
 """Another kind of score at the end of a run: the names are in `FLATNESS_SCORES`."""
 
-
-_SNAPSHOT = ("children", "signals", "over", "diverged", "started", "loss_bound")
+_ARRAYS = {"over": "ended", "diverged": "diverged", "started": "started", "loss_bound": "loss_bound"}
+"""Key in snapshots -> attribute."""
 
 _START, _NOISE = 0x57A7, 0x7015  # separate the random streams of one seed
 
@@ -71,21 +71,9 @@ class Episodes(Copied):
 
     Args:
         task: a task, its name, or the JSON that `lr_env.jsonable` made of it.
-        budget, segment, lr_range: replace those of the task.
         num_envs: runs at a time.
-        action: "lr", "log_lr", "scale" or "discrete"; see `lr_env.env.actions`.
-        max_change: largest factor of one relative action.
-        reward: "improvement", "neg_val_loss" or "final"; see `lr_env.env.rewards`.
-        score: kinds of scores at the end of a run: "val" and "test" score the whole split, "flatness" the Hessian (see
-            `lr_env.children.flatness`; NaN for a run that diverged).
-        max_episode_steps: segments after which a run is truncated, if its budget lasts longer.
-        start_rates: the rate that relative actions start from is drawn from these by the run's seed, unless one is
-            given; by default it is the task's.
-        noise: standard deviation of Gaussian noise on the log of the rates that actions ask for, drawn from the run's
-            seed at each segment.
         extra_signals: names of signals to measure on demand, see `lr_env.children.meters`.
-        device, backend: see `Children`.
-        numerics: precision and determinism.
+        action, max_change, reward, score, ...: the arguments of `lr_env.LREnv`, which describes them.
 
     Attributes:
         signals: name in `lr_env.signals.ALWAYS` and `extra_signals` -> (num_envs,), measured at the end of the last
@@ -138,7 +126,7 @@ class Episodes(Copied):
             raise UserError(f"noise is {noise}: it must be a finite number of at least 0")
         self.noise = float(noise)
         self.child_seconds = 0.0
-        self.reward = find_reward(reward)
+        self.reward = find("reward", reward, REWARDS)
         kinds = (*SCORED, FLATNESS)
         score = (score,) if isinstance(score, str) else tuple(score)
         wrong = [kind for kind in score if kind not in kinds]
@@ -250,10 +238,7 @@ class Episodes(Copied):
         return {
             "children": self.children.snapshot(),
             "signals": self._table.copy(),
-            "over": self.ended.copy(),
-            "diverged": self.diverged.copy(),
-            "started": self.started.copy(),
-            "loss_bound": self.loss_bound.copy(),
+            **{key: getattr(self, name).copy() for key, name in _ARRAYS.items()},
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -262,7 +247,7 @@ class Episodes(Copied):
         Raises:
             UserError: the snapshot is of another task or number of runs, or no snapshot.
         """
-        check_keys(snapshot, _SNAPSHOT, "an environment")
+        check_keys(snapshot, ("children", "signals", *_ARRAYS), "an environment")
         self.children.check_fits(snapshot["children"], self.num_envs)
         if np.shape(snapshot["signals"]) != self._table.shape:
             raise UserError(
@@ -271,10 +256,8 @@ class Episodes(Copied):
             )
         self.children.restore(snapshot["children"])
         self._set_table(snapshot["signals"].copy())
-        self.ended = snapshot["over"].copy()
-        self.diverged = snapshot["diverged"].copy()
-        self.started = snapshot["started"].copy()
-        self.loss_bound = snapshot["loss_bound"].copy()
+        for key, name in _ARRAYS.items():
+            setattr(self, name, snapshot[key].copy())
 
     def _in_range(self, rates: Any) -> Floats:
         """Check rates to start from and return them as an array."""
@@ -328,17 +311,16 @@ class Episodes(Copied):
         began = time.perf_counter()
         scores = {name: np.full(self.num_envs, np.nan) for name in self.score_names}
         for kind in self.score if len(ended) else ():
-            rows = ended
             if kind == FLATNESS:
                 rows = ended[~self.diverged[ended]]
                 measured = flatness(self.children, rows.tolist())
-                measured = {name: measured[name] for name in FLATNESS_SCORES}
+                for name in FLATNESS_SCORES:
+                    scores[name][rows] = measured[name]
             else:
                 loss, accuracy = self.children.evaluate(kind, ended.tolist())
-                loss = np.where(self.diverged[ended], self.loss_bound[ended], loss)
-                measured = dict(zip(SCORED[kind], (loss, accuracy), strict=True))
-            for name, values in measured.items():
-                scores[name][rows] = values
+                loss_name, accuracy_name = SCORED[kind]
+                scores[loss_name][ended] = np.where(self.diverged[ended], self.loss_bound[ended], loss)
+                scores[accuracy_name][ended] = accuracy
         self.child_seconds += time.perf_counter() - began
         return scores
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.errors import unknown
-
 Floats = NDArray[np.float64]
 Reward = Callable[[Floats, Floats, Floats], Floats]
 """Function of (validation loss before the segment, loss after it, final loss on the whole validation split) -> reward.
@@ -35,15 +33,3 @@ def final(before: Floats, after: Floats, final: Floats) -> Floats:
 
 
 REWARDS: Mapping[str, Reward] = {"improvement": improvement, "neg_val_loss": neg_val_loss, "final": final}
-
-
-def find_reward(name: str) -> Reward:
-    """Return the reward of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return REWARDS[name]
-    except KeyError:
-        raise unknown("reward", name, REWARDS) from None

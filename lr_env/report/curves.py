@@ -57,7 +57,12 @@ class Curve:
     @property
     def label(self) -> str:
         """The planner, and how many of its runs diverged."""
-        return f"{self.planner} ({self.diverged}/{self.n} diverged)" if self.diverged else self.planner
+        return diverged_label(self.planner, self.diverged, self.n)
+
+
+def diverged_label(planner: str, diverged: int, n: int) -> str:
+    """A planner, and how many of its n runs diverged, if any did."""
+    return f"{planner} ({diverged}/{n} diverged)" if diverged else planner
 
 
 def rows_axes(axes: Axes, names: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
-"""Figures in the folders of reports: one that cannot be drawn is a warning, and costs nothing else."""
+"""Files of reports: CSV, JSON, and figures, of which one that cannot be drawn is a warning and costs nothing else."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +13,7 @@ from typing import Any
 
 from lr_env.errors import UserError
 from lr_env.files import atomic_write, write_text
+from lr_env.report.document import Table
 
 
 class NotDrawn(UserWarning):
@@ -36,6 +39,15 @@ def draw_into(path: Path, draw: Callable[[Path], None]) -> bool:
         warnings.warn(NotDrawn(f"{str(path)!r} was not drawn ({kind}{reason})"), stacklevel=2)
         return False
     return True
+
+
+def write_csv(table: Table[Any], file: Path) -> None:
+    """Write the values of a table as CSV, floats with every digit."""
+    records, text = table.records, io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: repr(v) if isinstance(v, float) else v for k, v in record.items()} for record in records)
+    write_text(file, text.getvalue())
 
 
 def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], draw: Callable[[Path], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lr_env.records.record import _plain
-from lr_env.stats.intervals import Estimate
+from lr_env.stats.intervals import Estimate, Versus
 
 
 def setting_text(settings: Mapping[str, Any]) -> str:
@@ -67,10 +67,29 @@ def marked_planner(row: _PlannerRow) -> str:
     return f"{row.planner} ({row.diverged} div.)" if row.diverged else row.planner
 
 
-def up_to_text(differences: Sequence[Estimate], decimals: int, unit: str) -> str:
-    """The largest upper end of the intervals of differences, as "up to ..."."""
-    largest = max(difference.high for difference in differences)
-    return f"up to {number_text(largest, decimals)} {unit}" if np.isfinite(largest) else "up to any difference"
+def versus_text(versus: Versus, decimals: int) -> str:
+    """A paired difference with its Student t interval and its verdict, e.g. "+0.0123 ±0.0021 worse"."""
+    return f"{estimate_text(versus.difference, decimals, sign=True)} {versus.verdict}"
+
+
+def tied_text(names: Sequence[str], gaps: Sequence[Estimate], decimals: int, unit: str, what: str) -> str:
+    """The end of a sentence on the best planner: which others are tied with it.
+
+    Args:
+        names: the tied planners.
+        gaps: their paired differences to the best one.
+        decimals: of differences.
+        unit: of differences.
+        what: words for the differences.
+    """
+    if not names:
+        return ", and every other planner is told apart from it"
+    largest = max(gap.high for gap in gaps)
+    up_to = f"up to {number_text(largest, decimals)} {unit}" if np.isfinite(largest) else "up to any difference"
+    return (
+        f". Not told apart from it, {up_to}: {listed(names)} (the 95 % intervals of {what} to it contain 0, and end "
+        "there at most)"
+    )
 
 
 def seeds_text(n: int) -> str:

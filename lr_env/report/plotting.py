@@ -1,4 +1,4 @@
-"""Size, colours and lines of all figures, and the parts of matplotlib that they use."""
+"""Size, colours and lines of all figures, and the parts of matplotlib that they use (imported `as` themselves)."""
 
 from __future__ import annotations
 
@@ -7,38 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lr_env.report.style import own_style
+from lr_env.report.style import own_style as own_style
 
 # isort: split
-from matplotlib import colormaps
+from matplotlib import colormaps as colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from matplotlib.transforms import blended_transform_factory
-
-__all__ = [
-    "COLOURS",
-    "HIGHLIGHTED",
-    "MORE_COLOURS",
-    "MUTED",
-    "TEXT",
-    "Axes",
-    "FuncFormatter",
-    "MaxNLocator",
-    "NullFormatter",
-    "blended_transform_factory",
-    "caption",
-    "colormaps",
-    "distinct_style",
-    "line_style",
-    "log_scale",
-    "new_figure",
-    "own_style",
-    "plain",
-    "save",
-]
+from matplotlib.transforms import blended_transform_factory as blended_transform_factory
 
 DPI = 150
 HIGHLIGHTED = 5

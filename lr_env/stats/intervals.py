@@ -48,8 +48,14 @@ LEVEL = 0.95
 """Nominal coverage of every interval."""
 
 RESAMPLES = 9999
+DRAWS = 1000
+"""Bootstrap samples of the seeds where numbers are computed from all seeds together."""
+
 SEED = 0
 """Seed of the bootstrap: the same values always have the same interval."""
+
+Seeds = NDArray[np.int64]
+"""Indices of seeds."""
 
 Verdict = Literal["better", "worse", "tie"]
 
@@ -79,30 +85,19 @@ class Estimate:
 
 
 def iqm(values: ArrayLike, axis: int = -1) -> Any:
-    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down) of the values.
-
-    Args:
-        values: (..., n).
-        axis: the axis of length n.
-
-    Returns:
-        The mean, with the other axes left; a float where there are none.
+    """Interquartile mean along an axis: the mean without the lowest and the highest quarter (rounded down) of values.
 
     Raises:
         UserError: on NaN, or no values.
     """
     values = _checked(values)
     with np.errstate(all="ignore"):
-        found = stats.trim_mean(values, 0.25, axis=axis)
-    return float(found) if np.ndim(found) == 0 else found
+        mean = stats.trim_mean(values, 0.25, axis=axis)
+    return float(mean) if np.ndim(mean) == 0 else mean
 
 
 def mean_interval(values: ArrayLike) -> Estimate:
-    """Mean over seeds and its Student t interval.
-
-    Args:
-        values: (n,), one a seed. With one value the interval is NaN; where a value is infinite, the mean and
-            both ends of its interval are.
+    """Mean over seeds, (n,), and its Student t interval: NaN for one seed, infinite where a value is.
 
     Raises:
         UserError: on NaN, or no values.
@@ -124,28 +119,19 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 
 def iqm_interval(values: ArrayLike) -> Estimate:
-    """Interquartile mean over seeds and its percentile bootstrap interval.
-
-    Args:
-        values: (n,), one a seed. With one value the interval is NaN.
+    """Interquartile mean over seeds, (n,), and its percentile bootstrap interval: NaN for one seed.
 
     Raises:
         UserError: on NaN, or no values.
     """
-    values = _checked(values)
-    return _bootstrap(values, iqm)
+    return _bootstrap(_checked(values), iqm)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
-    """Mean of a - b over seeds and its Student t interval.
+    """Mean of a - b over seeds, (n,) each in the same order, and its Student t interval.
 
-    Args:
-        a: (n,), one a seed.
-        b: (n,), of the same seeds in the same order.
-
-    Returns:
-        The difference. A seed where only one of the two is infinite makes it infinite; seeds where both are
-        infinite tell nothing of the difference, so its interval is then the whole line.
+    A seed where only one of the two is infinite makes it infinite. Where both are infinite the difference is not
+    defined, and its interval is the whole line.
 
     Raises:
         UserError: on NaN, no values, or different lengths.
@@ -162,31 +148,20 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> Estimate:
     """P(a < b) + P(a = b) / 2 over all n * n pairs of runs, with a percentile bootstrap interval over seeds.
 
     It is the Mann-Whitney statistic of b divided by n * n: the chance that a run of the first planner has a
-    lower loss than a run of the second, each on a seed of its own.
-
-    Args:
-        a: (n,) losses, one a seed.
-        b: (n,) losses of the same seeds in the same order.
-
-    Raises:
-        UserError: on NaN, no values, or different lengths.
+    lower loss than a run of the second, each on a seed of its own. Arguments as for `win_matrix`.
     """
     wins = win_matrix(a, b)
-
     return _bootstrap(
         np.arange(len(wins), dtype=np.float64), lambda seeds: share_won(wins, seed_counts(seeds, len(wins)))
     )
 
 
 def win_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Whether a run of the first planner has a lower loss than a run of the second, for all pairs of runs.
+    """Compare all pairs of runs of two planners: (n, n), 1 where a[i] < b[j], 1/2 where they are equal, else 0.
 
     Args:
-        a: (n,) losses, one a seed.
-        b: (n,) losses of the same seeds in the same order.
-
-    Returns:
-        (n, n): 1 where a[i] < b[j], 1/2 where they are equal, else 0.
+        a: (n,) losses of the first planner, one a seed.
+        b: (n,) losses of the second planner, of the same seeds in the same order.
 
     Raises:
         UserError: on NaN, no values, or different lengths.
@@ -201,40 +176,29 @@ def seed_counts(draws: ArrayLike, n: int) -> NDArray[np.float64]:
 
 
 def share_won(wins: NDArray[np.float64], counts: NDArray[np.float64]) -> Any:
-    """The probability of improvement on drawn seeds, the two runs of a seed drawn together.
-
-    How often each seed was drawn weighs its row and its column: exact, cheaper than gathering.
+    """The probability of improvement on drawn seeds, the two runs of a seed drawn together, (...,).
 
     Args:
         wins: see `win_matrix`, (n, n).
-        counts: see `seed_counts`, (..., n).
-
-    Returns:
-        (...,) probabilities.
+        counts: see `seed_counts`, (..., n). They weigh the rows and columns: exact, and cheaper than gathering.
     """
     return ((counts @ wins) * counts).sum(-1) / counts.sum(-1) ** 2
 
 
 def verdict(difference: Estimate) -> Verdict:
-    """The verdict on a paired difference in loss: lower is better, and a tie where the interval contains 0.
-
-    Without an interval (one seed) it is a tie too.
-    """
+    """The verdict on a paired difference in loss: a tie where the interval contains 0, or where there is none."""
     if difference.high < 0:
         return "better"
     return "worse" if difference.low > 0 else "tie"
 
 
 def steps_to_target(steps: ArrayLike, val_loss: ArrayLike, target: float) -> float:
-    """The first step at which a run's validation loss is at or below the target.
+    """The first step at which a run's validation loss is at or below the target; infinity for never.
 
     Args:
         steps: (segments,) optimizer steps at the segment ends, ascending.
         val_loss: (segments,) nats per example at these steps; NaN does not reach the target.
         target: nats per example.
-
-    Returns:
-        Optimizer steps; infinity where the run never gets there.
 
     Raises:
         UserError: when the curves differ in length or the target is NaN.
@@ -264,17 +228,33 @@ def _bootstrap(values: NDArray[np.float64], statistic: Callable[[NDArray[np.floa
 
 
 def resampled(counts: Sequence[int], draws: int | None = None) -> list[NDArray[np.int64]]:
-    """Draw seeds with replacement within each of several sets of seeds; the same every time.
+    """Draw seeds with replacement within each of several sets of seeds: indices (draws, seeds), the same every time.
 
     Args:
         counts: seeds of each set.
         draws: bootstrap samples; None for `RESAMPLES`.
-
-    Returns:
-        Indices of seeds for each set, (draws, seeds).
     """
     random = np.random.default_rng(SEED)
     return [random.integers(n, size=(RESAMPLES if draws is None else draws, n)) for n in counts]
+
+
+def bootstrap(statistics: Callable[[Seeds], Sequence[float]], count: int) -> list[tuple[float, float]]:
+    """95 % intervals of numbers computed from `count` seeds: expanded percentiles (Hesterberg, arXiv:1411.5279).
+
+    Percentiles are taken further out, as far as Student's t with sqrt(n / (n - 1)) widens the interval of a mean; plain
+    percentiles hold the truth too seldom where seeds are few.
+
+    Args:
+        statistics: computes the numbers from the indices of drawn seeds, (count,).
+        count: seeds, shared by all that the numbers are computed from.
+
+    Returns:
+        Low and high end of the interval of each number.
+    """
+    tail = float(stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf((1 - LEVEL) / 2, count - 1)))
+    (draws,) = resampled([count], DRAWS)
+    low, high = np.quantile(np.array([statistics(seeds) for seeds in draws]), [tail, 1 - tail], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def percentile_interval(value: float, resampled: NDArray[np.float64]) -> Estimate:
@@ -316,3 +296,8 @@ class Versus:
 
     difference: Estimate
     verdict: Verdict
+
+    @classmethod
+    def of(cls, difference: Estimate) -> Versus:
+        """The comparison with that difference."""
+        return cls(difference, verdict(difference))

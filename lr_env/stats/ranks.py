@@ -17,14 +17,11 @@ LARGEST_RATIO = 4.0
 
 
 def mean_ranks(losses: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
-    """Mean over tasks of the planners' ranks by mean loss; equal means share the mean of their ranks.
+    """Mean over tasks of the planners' ranks by mean loss, (draws, planners), 1 is best; equal means share their ranks.
 
     Args:
         losses: (planners, seeds) for each task; may be infinite.
         draws: (draws, seeds) indices of seeds for each task, the same for all planners.
-
-    Returns:
-        (draws, planners), 1 is best.
     """
     # Each planner's mean is summed in the same order, so that planners with equal losses tie to the last bit.
     means = [np.stack([row[drawn].mean(-1) for row in of], -1) for of, drawn in zip(losses, draws, strict=True)]
@@ -32,15 +29,9 @@ def mean_ranks(losses: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
 
 
 def improvements(losses: Sequence[Floats], reference: int, draws: Sequence[Draws]) -> Floats:
-    """Mean over tasks of the probability of improvement; see `intervals.probability_of_improvement`.
+    """Mean over tasks of `intervals.probability_of_improvement` over the planner `reference`, (draws, planners).
 
-    Args:
-        losses: (planners, seeds) for each task; may be infinite.
-        reference: index of the planner that the others are compared with.
-        draws: (draws, seeds) indices of seeds for each task.
-
-    Returns:
-        (draws, planners).
+    `losses` and `draws` are those of `mean_ranks`.
     """
     shares = []
     for of, drawn in zip(losses, draws, strict=True):
@@ -50,13 +41,10 @@ def improvements(losses: Sequence[Floats], reference: int, draws: Sequence[Draws
 
 
 def cost_ratios(costs: Floats) -> Floats:
-    """Costs of runs over the lowest median cost of a planner on the task.
+    """Costs of runs over the lowest median cost of a planner on the task, (planners, seeds).
 
-    Args:
-        costs: child steps to the target, (planners, seeds); infinite for a miss.
-
-    Returns:
-        (planners, seeds). All infinite where no planner gets there in more than half of its runs.
+    Costs are child steps to the target, infinite for a miss. All ratios are infinite where no planner gets there in
+    more than half of its runs.
     """
     fastest = np.median(costs, axis=1).min()
     return costs / fastest if np.isfinite(fastest) else np.full(costs.shape, np.inf)
@@ -65,18 +53,13 @@ def cost_ratios(costs: Floats) -> Floats:
 def profile(ratios: Sequence[Floats], taus: Floats) -> Floats:
     """The performance profile: the share of runs within tau times the fastest planner, tasks weighing alike.
 
-    Args:
-        ratios: see `cost_ratios`, (planners, seeds) for each task.
-        taus: (taus,).
-
-    Returns:
-        (planners, taus), in [0, 1].
+    `ratios` are those of `cost_ratios` for each task; the shares are (planners, taus).
     """
     return np.mean([(of[:, :, None] <= taus).mean(1) for of in ratios], axis=0)
 
 
 def scores(costs: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
-    """Mean of the performance profile over ratios from 1 to `LARGEST_RATIO`.
+    """Mean of the performance profile over ratios from 1 to `LARGEST_RATIO`, (draws, planners), in [0, 1].
 
     A run of ratio r is within tau for the part (4 - r) / 3 of the interval, or all of it where r is below 1, so that
     the integral is a mean over runs and needs no grid.
@@ -84,9 +67,6 @@ def scores(costs: Sequence[Floats], draws: Sequence[Draws]) -> Floats:
     Args:
         costs: child steps to the target, (planners, seeds) for each task; infinite for a miss.
         draws: (draws, seeds) indices of seeds for each task. Each draw has its own fastest planner.
-
-    Returns:
-        (draws, planners), in [0, 1].
     """
     parts = []
     for of, drawn in zip(costs, draws, strict=True):

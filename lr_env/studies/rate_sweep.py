@@ -12,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak, setting_defaults
 from lr_env.report.document import Column
-from lr_env.stats.bootstrap import DRAWS, Seeds
-from lr_env.stats.intervals import resampled
+from lr_env.stats.intervals import DRAWS, Seeds, resampled
 from lr_env.studies.comparison.comparison import ComparisonPlan
 
 Floats = NDArray[np.float64]
@@ -97,7 +96,7 @@ class RateSweep:
             "best_rate": self.best(),
             "at_edge_of_grid": self.at_edge,
             "rates": self.rates.tolist(),
-            "losses": [[json_number(loss) for loss in row] for row in self.losses.tolist()],
+            "losses": json_numbers(self.losses.tolist()),
         }
 
 

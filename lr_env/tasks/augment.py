@@ -12,11 +12,7 @@ from lr_env.errors import UserError
 
 
 class Augment(Protocol):
-    """Settings of an augmentation.
-
-    Attributes:
-        draws: number of random integers that one example needs.
-    """
+    """Settings of an augmentation."""
 
     @property
     def draws(self) -> int:

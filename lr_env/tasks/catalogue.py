@@ -11,6 +11,7 @@ import numpy as np
 
 from lr_env.entry_points import declared, load
 from lr_env.errors import UserError, unknown, whole
+from lr_env.jsonable import to_plain
 from lr_env.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
@@ -113,21 +114,12 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """Return the task as JSON-able values, for records and to compare tasks."""
-        fields = _python_numbers(asdict(self))
+        fields = to_plain(asdict(self))
         for part in ("network", "optimizer", "augment"):
             if fields[part] is not None:
                 settings = fields[part] if isinstance(fields[part], dict) else {}  # an object need not be a dataclass
                 fields[part] = {"class": type(getattr(self, part)).__name__, **settings}
         return fields
-
-
-def _python_numbers(node: Any) -> Any:
-    """Replace numpy's numbers in settings by Python's."""
-    if isinstance(node, dict):
-        return {name: _python_numbers(value) for name, value in node.items()}
-    if isinstance(node, list | tuple):
-        return type(node)(map(_python_numbers, node))
-    return node.item() if isinstance(node, np.generic) else node
 
 
 def _number(field: str, value: Any) -> float:
@@ -164,8 +156,9 @@ def task_names() -> list[str]:
     return [*TASKS, *sorted(declared(GROUP).keys() - TASKS.keys())]
 
 
-def _task(name: str, data: str, network: Network, optimizer: Optimizer, **fields: Any) -> Task:
-    return Task(name, data, network, optimizer, lr_range=(1e-10, 10.0), **fields)
+def _task(name: str, data: str, network: Network, optimizer: Optimizer, budget: int, **fields: Any) -> Task:
+    """A task with 100 segments and the widest range of rates."""
+    return Task(name, data, network, optimizer, budget=budget, segment=budget // 100, lr_range=(1e-10, 10.0), **fields)
 
 
 _FOR_SGD: dict[str, Any] = {"lr_start": 0.01, "tuning_range": (0.003, 0.3)}
@@ -184,7 +177,6 @@ TASKS: Mapping[str, Task] = {
             _MOMENTUM,
             batch_size=16,
             budget=1000,
-            segment=10,
             val_subset=100,
             target_val_loss=0.18,
             **_FOR_SGD,
@@ -196,7 +188,6 @@ TASKS: Mapping[str, Task] = {
             _MOMENTUM,
             batch_size=64,
             budget=1000,
-            segment=10,
             val_subset=250,
             target_val_loss=0.38,
             **_FOR_SGD,
@@ -208,7 +199,6 @@ TASKS: Mapping[str, Task] = {
             _MOMENTUM,
             batch_size=64,
             budget=600,
-            segment=6,
             val_subset=150,
             target_val_loss=0.38,
             **_FOR_SGD,
@@ -220,7 +210,6 @@ TASKS: Mapping[str, Task] = {
             _DECAYED,
             batch_size=64,
             budget=600,
-            segment=6,
             val_subset=150,
             lr_start=0.03,
             tuning_range=(0.01, 1.0),
@@ -233,7 +222,6 @@ TASKS: Mapping[str, Task] = {
             AdamW(betas=(0.9, 0.99)),
             batch_size=8,
             budget=1000,
-            segment=10,
             val_subset=32,
             clip_norm=1.0,
             lr_start=0.003,
@@ -248,7 +236,6 @@ TASKS: Mapping[str, Task] = {
             Adam(),
             batch_size=128,
             budget=7800,
-            segment=78,
             val_subset=3000,
             **_FOR_ADAM,
         ),
@@ -259,7 +246,6 @@ TASKS: Mapping[str, Task] = {
             _DECAYED,
             batch_size=128,
             budget=7800,
-            segment=78,
             val_subset=3000,
             **_FOR_SGD,
         ),
@@ -270,7 +256,6 @@ TASKS: Mapping[str, Task] = {
             _DECAYED,
             batch_size=128,
             budget=10_500,
-            segment=105,
             val_subset=5000,
             augment=CropFlip(),
             **_FOR_SGD,
@@ -282,7 +267,6 @@ TASKS: Mapping[str, Task] = {
             AdamW(betas=(0.9, 0.99), weight_decay=0.1),
             batch_size=64,
             budget=5000,
-            segment=50,
             val_subset=217,
             clip_norm=1.0,
             **_FOR_ADAM,

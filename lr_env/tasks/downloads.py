@@ -33,11 +33,6 @@ class Published:
     url: str
     sha256: str
 
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """Names of files or folders that are accepted, in order of search."""
-        return (self.name,)
-
 
 @dataclass(frozen=True)
 class DataFile(Published):
@@ -127,7 +122,7 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("lr_env"))
 
 
-def _locate(file: Published) -> tuple[Path, str]:
+def _locate(file: DataFile | Archive) -> tuple[Path, str]:
     """Find a file, or download it. Return its path, and what the user can do if it is damaged."""
     local = os.environ.get("LR_ENV_DATA")
     if local:
@@ -144,7 +139,7 @@ def _locate(file: Published) -> tuple[Path, str]:
     return path, f"delete {damaged}: it will be downloaded again"
 
 
-def _find(root: Path, file: Published, remedy: str) -> Path | None:
+def _find(root: Path, file: DataFile | Archive, remedy: str) -> Path | None:
     try:
         list(root.iterdir())  # raises for a folder that may not be read, where exists() would return False
         for folder in file.folders:

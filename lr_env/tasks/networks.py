@@ -11,12 +11,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lr_env.errors import UserError
+from lr_env.errors import UserError, whole
 
 
 class Network(Protocol):
@@ -33,26 +32,12 @@ class Network(Protocol):
         ...
 
 
-def whole(network: object, **settings: int) -> None:
-    """Check settings that are counts.
-
-    Raises:
-        UserError: one is not a whole number of at least 1.
-    """
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise UserError(f"{type(network).__name__}: {name} is {value!r}, it must be a whole number of at least 1")
-
-
-def fraction(network: object, **settings: float) -> None:
-    """Check settings that are probabilities.
-
-    Raises:
-        UserError: one is not in [0, 1).
-    """
-    for name, value in settings.items():
-        if not 0 <= value < 1:
-            raise UserError(f"{type(network).__name__}: {name} is {value!r}, it must be at least 0 and below 1")
+def _check(network: object, dropout: float = 0.0, **counts: int) -> None:
+    """Check the settings of a network: a probability and counts."""
+    for name, value in counts.items():
+        whole(f"{type(network).__name__}: {name}", value)
+    if not 0 <= dropout < 1:
+        raise UserError(f"{type(network).__name__}: dropout is {dropout!r}: it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class MLP:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))  # a list, e.g. from JSON, cannot be hashed
         for width in self.hidden:
-            whole(self, hidden=width)
+            _check(self, hidden=width)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Return the layers input -> hidden... -> classes; inputs are flattened."""
@@ -81,7 +66,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class LeNet5:
-    """LeNet-5 (LeCun et al., Proc. IEEE 1998) in today's usual form: ReLU and max pooling, 28x28 inputs.
+    """LeNet-5 (LeCun et al., Proc. IEEE 1998) in its present form: ReLU and max pooling, 28x28 inputs.
 
     Convolutions 6@5x5 (padding 2) and 16@5x5, each followed by 2x2 pooling; dense 400-120-84-classes.
     """
@@ -121,8 +106,7 @@ class CNN:
     dropout: float = 0.25
 
     def __post_init__(self) -> None:
-        whole(self, width=self.width, dense=self.dense)
-        fraction(self, dropout=self.dropout)
+        _check(self, self.dropout, width=self.width, dense=self.dense)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Return the network for images (channels, height, width)."""
@@ -159,8 +143,8 @@ class ResNet:
         if not self.blocks:
             raise UserError("ResNet: it needs at least one stage of blocks")
         for blocks in self.blocks:
-            whole(self, blocks=blocks)
-        whole(self, width=self.width, stem_stride=self.stem_stride)
+            _check(self, blocks=blocks)
+        _check(self, width=self.width, stem_stride=self.stem_stride)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Return the network for images (channels, height, width)."""
@@ -234,8 +218,7 @@ class GPT:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        whole(self, width=self.width, layers=self.layers, heads=self.heads)
-        fraction(self, dropout=self.dropout)
+        _check(self, self.dropout, width=self.width, layers=self.layers, heads=self.heads)
         if self.width % self.heads:
             raise UserError(f"GPT: the width of {self.width} is not a multiple of the {self.heads} heads")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.errors import UserError, unknown
+from lr_env.errors import UserError, find
 from lr_env.tasks.downloads import Archive, DataFile, read, read_archive
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64]]
@@ -65,19 +65,14 @@ def find_source(name: str) -> DataSource:
     Raises:
         UserError: there is none.
     """
-    try:
-        return SOURCES[name]
-    except KeyError:
-        raise unknown("data set", name, SOURCES) from None
+    return find("data set", name, SOURCES)
 
 
 # Digits ------------------------------------------------------------------------------------------------------------
 
 
 def _digits() -> Parts:
-    from sklearn.datasets import (
-        load_digits,
-    )  # here, because importing scikit-learn takes longer than the data
+    from sklearn.datasets import load_digits  # here, because the import takes longer than reading the data
 
     inputs, labels = load_digits(return_X_y=True)
     return {("test", "val", "train"): (np.asarray(inputs, dtype=np.uint8), np.asarray(labels, dtype=np.int64))}

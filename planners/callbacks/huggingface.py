@@ -1,5 +1,7 @@
 """A planner in Hugging Face's Trainer: `use_planner(trainer, planner)` before `trainer.train()`."""
 
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+# (the package is installed by those who use it)
 from __future__ import annotations
 
 from collections.abc import Mapping

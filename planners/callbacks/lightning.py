@@ -1,5 +1,7 @@
 """A planner in Lightning: `Trainer(callbacks=[PlannerCallback(planner)])`."""
 
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+# (the package is installed by those who use it)
 from __future__ import annotations
 
 from collections.abc import Mapping

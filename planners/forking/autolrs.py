@@ -15,7 +15,7 @@ from planners.forking.gaussian_process import GaussianProcessSearch
 from planners.settings import COUNT, NON_NEGATIVE_INT, POSITIVE, Rule, Rules, TuningVariants
 from planners.stochastic import entropy
 
-FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", whole=True)
+FEW = Rule(lambda v: 1 <= v <= 100, "a whole number from 1 to 100", int)
 
 _STREAM = 0xA0705
 

@@ -56,7 +56,9 @@ class ForkingPlanner(PeakRatePlanner, ABC):
         """
         require(self, signals)
         state = {**state, "step": step_after(self, state, signals)}
-        chosen = self.decide(state, require_probe(self, probe), self._now(state, signals))
+        # All running runs are at the same step; runs that have ended are behind.
+        now = current_segments(self, signals, state["num_segments"], state["segment"]).max()
+        chosen = self.decide(state, require_probe(self, probe), int(now))
         if chosen is not None:
             state = {**state, **chosen}
         return state["lr"].copy(), state
@@ -76,7 +78,3 @@ class ForkingPlanner(PeakRatePlanner, ABC):
     def low(self, state: State) -> float:
         """Return the smallest rate that is tried."""
         return max(self.peak / 10.0**self.span, state["range"][0])
-
-    def _now(self, state: State, signals: Signals) -> int:
-        """Return the number of segments done by running runs; they are all at the same step, ended runs are behind."""
-        return int(current_segments(self, signals, state["num_segments"], state["segment"]).max())

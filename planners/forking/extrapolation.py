@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from planners.settings import Array
 
 MIN_POINTS = 5
 """Smallest number of points for a fit of three numbers."""
@@ -26,9 +25,7 @@ def fit_exponential(t: Array, y: Array) -> tuple[float, float, float] | None:
     Jin et al. 2021): on a grid of log(-b), then between the neighbours of the best point. The time constant -1/b is
     between a tenth of the mean distance of points and ten times the length of the series, where a line fits as well.
 
-    Args:
-        t: times, increasing, (points,).
-        y: losses, (points,).
+    The times increase.
 
     Returns:
         (a, b, c); None if a falling exponential is no better than a constant.
@@ -53,18 +50,11 @@ def fit_exponential(t: Array, y: Array) -> tuple[float, float, float] | None:
 
 
 def forecast(t: Array, y: Array, end: float) -> float:
-    """Forecast the loss at a later time.
+    """Forecast the loss at a later time, in the unit of the losses; infinite if one of these is not finite.
 
-    Points that are more than four robust standard deviations away from the fit are left out of the next fit, in at most
-    three rounds, because single batches can be far off. A loss that does not fall is forecast to stay constant.
-
-    Args:
-        t: times of the measurements, increasing, (points,).
-        y: losses, nats per example, (points,).
-        end: time of the forecast, not before the last measurement.
-
-    Returns:
-        The loss in nats per example; infinite if a measured loss is not finite.
+    The times increase, and the end is not before the last of them. Points that are more than four robust standard
+    deviations away from the fit are left out of the next fit, in at most three rounds, because single batches can be
+    far off. A loss that does not fall is forecast to stay constant.
     """
     if not np.isfinite(y).all():
         return math.inf

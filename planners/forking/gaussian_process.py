@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from planners.settings import Array
 
 _POINTS = 201
 _BAD = 2.0
@@ -71,7 +70,7 @@ class GaussianProcessSearch:
             score = mean - self.kappa * deviation
         return int(np.flatnonzero(free)[np.argmin(score[free])])
 
-    def _posterior(self, losses: Floats) -> tuple[Floats, Floats]:
+    def _posterior(self, losses: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the loss at all rates, each (_POINTS,)."""
         # Here, because importing scikit-learn takes two seconds.
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -85,7 +84,7 @@ class GaussianProcessSearch:
         return np.asarray(mean, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
 
 
-def _likeliest(negative: Callable[..., float], initial: Floats, bounds: Floats) -> tuple[Floats, float]:
+def _likeliest(negative: Callable[..., float], initial: Array, bounds: Array) -> tuple[Array, float]:
     """Choose the likeliest of a few length scales and noise variances, as an optimizer for scikit-learn.
 
     Ten points cannot support a finer choice, gradient ascent from several starts takes ten times as long, and unbounded

@@ -50,8 +50,7 @@ class Lookahead(ForkingPlanner):
     def course(self, left: int) -> Array:
         """Return the rate of a fork in each of its segments, as a share of the rate that it tries, (segments,).
 
-        Args:
-            left: number of segments left in the budget.
+        `left` is the number of segments left in the budget.
         """
         held = min(self.horizon, left, max(self.every, left - self.cooldown))
         D = min(self.cooldown, left - held)

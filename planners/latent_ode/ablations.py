@@ -10,7 +10,7 @@ from typing import Any
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
-from planners.latent_ode.artifact import shipped_models
+from planners.latent_ode.artifact import MODELS
 from planners.latent_ode.controls import BestOfSweep, MeanOfBest
 from planners.latent_ode.fitting.fit import Fitting
 from planners.latent_ode.generative.fit import GenerativeFitting
@@ -40,7 +40,7 @@ PLANS: Mapping[str, Mapping[str, Any]] = {
     "trust 0.3": {"trust_radius": 0.3},
     "no trust region": {"trust_radius": None},
 }
-"""Label -> settings of the planner that are otherwise."""
+"""Label -> settings of the planner that replace those of the tuned one."""
 
 FITS: Mapping[str, Fitting] = {
     "2 members": Fitting(sizes=Sizes(members=2)),
@@ -49,7 +49,7 @@ FITS: Mapping[str, Fitting] = {
     "path penalty 0.01": Fitting(path_penalty=0.01),
     "no corrections": Fitting(corrections=0),
 }
-"""Label -> how else a model is fitted to the same runs."""
+"""Label -> settings of another fit of a model to the same runs."""
 
 
 GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
@@ -72,7 +72,7 @@ GENERATIVE_PLANS: Mapping[str, Mapping[str, Any]] = {
     "begun with cosine": {"warm_start_family": Cosine.name},
     "begun with a constant": {"warm_start_family": Constant.name},
 }
-"""Label -> settings of the published planner that are otherwise."""
+"""Label -> settings of the published planner that replace those of the tuned one."""
 
 GENERATIVE_FITS: Mapping[str, GenerativeFitting] = {
     "window 10": GenerativeFitting(sizes=GenerativeSizes(window=10)),
@@ -80,16 +80,16 @@ GENERATIVE_FITS: Mapping[str, GenerativeFitting] = {
     "no path penalty": GenerativeFitting(path_penalty=0.0),
     "path penalty 1": GenerativeFitting(path_penalty=1.0),
 }
-"""Label -> how else its model is fitted to the same runs."""
+"""Label -> settings of another fit of its model to the same runs."""
 
 SWEEP_WITHOUT = {"without one-cycle": OneCycle.name, "without constants": Constant.name}
-"""Label -> family whose runs its model does not know."""
+"""Label -> family of schedules whose runs are left out of the fit."""
 
 
 def ablations(
     selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> Mapping[str, Planner]:
-    """Variants of the latent-ODE planners that lack a part or have another one, made of the same runs."""
+    """Return variants of the latent-ODE planners that lack a part or have another one, made of the same runs."""
     if isinstance(selected, LatentODE):
         return _controlled(selected, task, seed, records, folder)
     if isinstance(selected, LatentODEGenerative):
@@ -100,11 +100,11 @@ def ablations(
 def _controlled(
     planner: LatentODE, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> dict[str, Planner]:
-    """Other settings, other fits, and the models of other tasks, which are shipped."""
+    """Return planners with other settings, other fits, and the shipped models of other tasks."""
     variants: dict[str, Planner] = {label: replace(planner, **settings) for label, settings in PLANS.items()}
     for label, fitting in FITS.items():
         variants[label] = replace(planner, model=fitted_to(task, records, folder, replace(fitting, seed=seed)))
-    for other in shipped_models():
+    for other in MODELS.shipped():
         if other != task.name:
             variants[f"model of {other}"] = LatentODE(model=other, mismatch="rescaled")
     return variants
@@ -113,7 +113,7 @@ def _controlled(
 def _generative(
     planner: LatentODEGenerative, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> dict[str, Planner]:
-    """Other settings and fits, and what the controlled model and its controls make of the same sweep."""
+    """Return planners with other settings and fits, and the controlled model and its controls on the same sweep."""
 
     def fitted(fitting: GenerativeFitting, runs: Sequence[RunRecord] = records) -> LatentODEGenerative:
         return LatentODEGenerative(model=fitted_to(task, runs, folder, replace(fitting, seed=seed)))

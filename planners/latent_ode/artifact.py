@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lr_env.isolation import isolating
+from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.data.scaling import Scales
 from planners.latent_ode.data.schedule_library import ScheduleLibrary
 from planners.latent_ode.model.dynamics import Ensemble, Sizes
@@ -23,6 +24,10 @@ from planners.weights import Tensors, WeightFiles
 
 HELD_OUT_ERRORS = "held_out_errors"
 """Key of `FittedModel.about`: pairs of a share of the run that is over, and the error of forecasts made then."""
+
+RUNS_OF, MEASURED, SEGMENT, LR_RANGE = "runs_of", "measured", "segment", "lr_range"
+"""Keys of `FittedModel.about` of a model of imported runs: their name; channel -> share of the points at which it was
+measured; optimizer steps between two points; and the lowest and the highest rate of a segment."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,11 @@ class FittedModel:
             )
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels that the model was fitted to; what it says about others means nothing."""
+        return tuple(name for name in CHANNELS if name in self.about.get(MEASURED, CHANNELS))
+
+    @property
     def ensemble(self) -> Ensemble:
         """The model, for callers that have checked that its kind is "controlled"."""
         assert isinstance(self.model, Ensemble)
@@ -68,7 +78,7 @@ class FittedModel:
             "schedules": list(self.library.names),
             "about": dict(self.about),
         }
-        _FILES.save(path, header, self._tensors())
+        MODELS.save(path, header, self._tensors())
 
     @classmethod
     def load(cls, path: Path) -> FittedModel:
@@ -77,16 +87,12 @@ class FittedModel:
         Raises:
             UserError: there is no such file, or it is damaged or of another format.
         """
-        return _FILES.load(path)
+        return MODELS.load(path)
 
     def forecast_rmse(self, elapsed: float) -> float | None:
-        """Return the root mean square error of forecasts of the log final loss, on held-out runs near the best.
+        """Return the root mean square error of forecasts of the log final loss, made after a share of the run.
 
-        Args:
-            elapsed: share of the run that was over when the forecast was made.
-
-        Returns:
-            None where too few such runs were held out to tell.
+        It is that on held-out runs near the best; None where too few such runs were held out.
         """
         errors = self.about.get(HELD_OUT_ERRORS)
         return float(np.interp(elapsed, *np.transpose(errors))) if errors else None
@@ -98,6 +104,7 @@ class FittedModel:
         not_in_shapes = {name: sizes[name] for name in ("window", "steps", "time") if name in sizes}
         default = {name: getattr(type(self.model.sizes)(), name) for name in not_in_shapes}
         parts = [asdict(self.scales), self.library.names, *([not_in_shapes] if not_in_shapes != default else [])]
+        parts += [self.channels] if self.channels != CHANNELS else []
         digest = hashlib.sha256(json.dumps(parts).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
@@ -124,6 +131,7 @@ _LIBRARY_ARRAYS = {
 """Name of a tensor in the file -> attribute of `ScheduleLibrary`."""
 
 
+@isolating
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> FittedModel:
     sizes, kind = KINDS[header["kind"]]
     model = kind(sizes(**header["sizes"]))
@@ -136,19 +144,5 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> FittedModel
     return FittedModel(model.eval(), scales, library, header["about"])
 
 
-_FILES = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
-
-
-@isolating
-def find_model(name: str) -> FittedModel:
-    """Load a model: from a file, or one that is shipped, by the name of its task.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    return _FILES.find(name)
-
-
-def shipped_models() -> list[str]:
-    """Return the names of the models that are shipped."""
-    return _FILES.shipped()
+MODELS = WeightFiles("model", "latent-ode-", 4, "fit one with `lr-env fit`", "fit it anew", _read)
+"""Files of fitted models. Those that are shipped have the names of their tasks."""

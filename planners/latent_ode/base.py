@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.latent_ode.artifact import KINDS_OF, FittedModel, find_model, shipped_models
-from planners.latent_ode.channels import Floats
-from planners.settings import ValidatedSettings
+from planners.latent_ode.artifact import KINDS_OF, LR_RANGE, MODELS, RUNS_OF, SEGMENT, FittedModel
+from planners.latent_ode.channels import CHANNELS, Floats
+from planners.settings import RATIO, Rules, ValidatedSettings
 from planners.weights import FromWeights
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
 
 MISMATCH = ("refuse", "steps", "rescaled")
+
+BUDGET_FACTOR, SEGMENT_FACTOR = 1.1, 2.0
+"""A model of imported runs is used for budgets and segments that are longer or shorter by at most these factors."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,21 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
     @classmethod
     def for_task(cls, task: Task) -> Mapping[str, Any] | None:
         """Return the setting that selects the model shipped for a task; None if there is none that fits."""
-        if task.name not in shipped_models():
+        if task.name not in MODELS.shipped():
             return None
-        about = find_model(task.name).about
+        about = MODELS.find(task.name).about
         fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
         return {"model": task.name} if fits else None
 
     @property
     def trained(self) -> FittedModel:
         """The fitted model."""
-        return find_model(self.model)
+        return MODELS.find(self.model)
+
+    @property
+    def preferred_segment(self) -> int | None:
+        """Optimizer steps of a segment of the runs that the model was fitted to; None where it does not say."""
+        return self.trained.about.get(SEGMENT)
 
     def model_for(self, run: RunSpec) -> FittedModel:
         """Load the model, and check that it may be used for a run.
@@ -92,6 +100,9 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
                 f"planner {self.name!r}: model {self.model!r} is {kind}, not {self.kind}: fit one with "
                 f"`lr-env fit --kind {self.kind}`"
             )
+        if RUNS_OF in fitted.about:
+            self._check_imported(fitted, run)
+            return fitted
         about = {"task": run.task, "optimizer": run.optimizer} | dict(fitted.about)
         task, budget, optimizer = about["task"], fitted.scales.budget, about["optimizer"]
         if self.mismatch == "refuse" and (task, budget, optimizer) != (run.task, run.budget, run.optimizer):
@@ -102,9 +113,79 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
             )
         return fitted
 
+    def _check_imported(self, fitted: FittedModel, run: RunSpec) -> None:
+        """Check that a model of imported runs may be used for a run; what these trained, no log says for certain.
+
+        Raises:
+            UserError: budget, segment or rates of the run are unlike those of the imported runs, and `mismatch` is
+                "refuse".
+        """
+        name, budget = fitted.about[RUNS_OF], fitted.scales.budget
+        segment, (low, high) = fitted.about[SEGMENT], fitted.about[LR_RANGE]
+        repair = ""
+        if not 1 / BUDGET_FACTOR <= run.budget / budget <= BUDGET_FACTOR:
+            repair = f"budgets near {budget} steps, not {run.budget}: fit anew with --budget {run.budget}"
+        elif not 1 / SEGMENT_FACTOR <= run.segment / segment <= SEGMENT_FACTOR:
+            repair = f"segments of {segment} steps, not {run.segment}: give segment={segment}, or fit with --segment"
+        elif run.lr_range[0] > high or run.lr_range[1] < low:
+            repair = (
+                f"rates from {low:.3g} to {high:.3g}, not {run.lr_range[0]:.3g} to {run.lr_range[1]:.3g}: allow those"
+            )
+        if repair and self.mismatch == "refuse":
+            raise UserError(
+                f"planner {self.name!r}: model {self.model!r} was fitted to the imported runs {name} with {repair}, or "
+                "set mismatch to steps or rescaled"
+            )
+
     def unit(self, run: RunSpec) -> int:
         """Return the optimizer steps of a run that are one unit of the model's time."""
         return run.budget if self.mismatch == "rescaled" else self.trained.scales.budget
+
+
+class ReplanningState(TypedDict):
+    """What the states of all planners have that plan again during a run. Checkpoints have the same keys."""
+
+    model: str  # fingerprint of the model
+    rates: Floats  # of all segments by the current plan, (runs, segments)
+    seeds: list[int]  # of the runs
+    segment: int  # optimizer steps of a segment
+
+
+@dataclass(frozen=True)
+class ReplanningPlanner(ModelBasedPlanner):
+    """A planner that chooses the rest of the schedule several times during a run.
+
+    Attributes:
+        first_plan: share of the run after which the first plan is made.
+        plan_interval: share of the run between two plans. 1 plans once.
+        last_plan: share of the run after which no new plan is made.
+    """
+
+    needs = frozenset({"step"})
+    rules: ClassVar[Rules] = {"plan_interval": RATIO, "last_plan": RATIO}
+    renamed: ClassVar[Mapping[str, str]] = {"lead": "first_plan", "every": "plan_interval", "until": "last_plan"}
+    first_plan: float = 0.0
+    plan_interval: float = 0.2
+    last_plan: float = 0.7
+
+    def state_on(self, schedule: int, fitted: FittedModel, run: RunSpec, seeds: Sequence[int]) -> ReplanningState:
+        """Return the state of runs that start on a schedule of the sweep, which is given by its index."""
+        rates = fitted.library.curve(schedule).segments(run.num_segments, run.lr_range)
+        return {
+            "model": fitted.fingerprint,
+            "rates": np.tile(rates, (len(seeds), 1)),
+            "seeds": list(seeds),
+            "segment": run.segment,
+        }
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """Names of the signals that may be NaN where they were not measured: all that the model predicts."""
+        return self.needs.intersection(CHANNELS)
+
+    def plans_at(self, segments: int) -> tuple[int, ...]:
+        """Return the segments before which plans are made in a run of so many."""
+        return replan_segments(segments, self.first_plan, self.plan_interval, self.last_plan)
 
 
 def rates_for_budget(rates: Floats, run: RunSpec) -> Floats:
@@ -114,16 +195,10 @@ def rates_for_budget(rates: Floats, run: RunSpec) -> Floats:
 
 @lru_cache
 def replan_segments(segments: int, first_plan: float, plan_interval: float, last_plan: float) -> tuple[int, ...]:
-    """Return the segments before which plans are made, rising.
+    """Return the segments before which plans are made, rising; see `ReplanningPlanner`.
 
     >>> replan_segments(10, 0.0, 0.25, 0.7)
     (0, 2, 5)
-
-    Args:
-        segments: segments of a run.
-        first_plan: share of the run after which the first plan is made.
-        plan_interval: share of the run between two plans; at least one segment.
-        last_plan: share of the run after which no plan is made.
     """
     shares = np.arange(first_plan, max(last_plan, first_plan) + 1e-9, max(plan_interval, 0.5 / segments))
     return tuple(sorted({round(share * segments) for share in shares if round(share * segments) < segments}))

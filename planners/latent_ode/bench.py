@@ -43,12 +43,7 @@ PLANNED = "FashionLeNet5"
 
 
 def figures(rounds: int, quick: bool) -> tuple[list[Figure], list[str]]:
-    """Measure a fit and plans; also return sentences on what could not be measured.
-
-    Args:
-        rounds: how often each comparison is repeated.
-        quick: whether to cut the fit short.
-    """
+    """Measure a fit, shortened if `quick`, and plans; also return sentences on what could not be measured."""
     task = TASKS[PLANNED]
     runs = run_dataset([_run(number) for number in range(RUNS)], task.budget)
     fitting = Fitting(dynamics=20, corrections=10) if quick else Fitting()

@@ -13,6 +13,8 @@ CHANNELS: tuple[str, ...] = ("train_loss", "val_loss", "val_accuracy")
 LOSS = CHANNELS.index("val_loss")
 """Index of the channel by which plans are judged."""
 
+TRAIN = CHANNELS.index("train_loss")
+
 
 def channel(name: str, values: Floats) -> Floats:
     """Convert a signal to what models see: the log of a loss; NaN where it is missing or has no finite log."""

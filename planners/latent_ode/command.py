@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from lr_env.cli.experiment_options import ReportOptions
 from lr_env.cli.parsing import progress_bar, writable
@@ -24,6 +25,9 @@ _SEEDS = 10
 _SWEEP_OPTIONS = ("design", "runs", "rates", "log")
 """Options that do not apply to existing runs."""
 
+_IMPORTED_OPTIONS = ("runs_of", "budget", "segment", "members", "seed", "threads", "store", "name", "results")
+"""Options that apply to imported runs, which have no task."""
+
 
 def on_fresh_seeds(used: set[int]) -> str:
     """Return the option that makes a comparison use other seeds; empty if its default seeds were not used."""
@@ -37,11 +41,14 @@ def on_fresh_seeds(used: set[int]) -> str:
 class Fit(ReportOptions):
     """Fit a model of training, for the planner latent-ode, to a sweep, and report how well it forecasts held-out runs.
 
-    The method is that of arXiv:2509.23052. With --records, existing runs take the place of the sweep.
+    The method is that of arXiv:2509.23052. With --records, existing runs take the place of the sweep. With --runs-of,
+    the model is fitted to runs of your own training, which `lr-env import` has read from its logs, without a TASK.
     """
 
     suffix = "-fit"
 
+    task: Annotated[str, Positional, arg(metavar="TASK", help_behavior_hint="(not with --runs-of)")] = ""
+    """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them."""
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
     """Schedules of the sweep: wsd (warm-up, stable, decay), paper (those of the paper), random (random lines), mixed
     (common and random ones), or adaptive (first wsd, then what a model of the runs so far proposes)."""
@@ -49,6 +56,8 @@ class Fit(ReportOptions):
     """Number of runs of the sweep."""
     records: Annotated[Path | None, arg(metavar="FILE")] = None
     """Fit to existing runs instead of a sweep: runs.parquet of a fit or a comparison. Compare on other seeds then."""
+    runs_of: Annotated[str | None, arg(metavar="NAME")] = None
+    """Fit to the runs that were imported under this name; --budget and --segment are found in them unless given."""
     rates: Annotated[str | None, arg(metavar="LOW:HIGH")] = None
     """Range of the peak rates of the sweep. Default: the task's range."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
@@ -63,8 +72,22 @@ class Fit(ReportOptions):
         """Folder of the model and the report."""
         return self.results / "fit" / self.experiment_name()
 
+    def default_name(self) -> str:
+        """Return the name of the imported runs, or that of the task and the suffix."""
+        return super().default_name() if self.runs_of is None else self.runs_of
+
     def run(self) -> None:
         """Run the sweep, fit the model, and print how well it forecasts the ends of runs."""
+        if self.runs_of is not None:
+            return self._fit_imported(self.runs_of)
+        if not self.task:
+            raise UserError(
+                "give the TASK to make a sweep of, or --runs-of NAME for imported runs (see lr-env fit --help)"
+            )
+        return self._fit_task()
+
+    def _fit_task(self) -> None:
+        """Fit a model to a sweep of a task, or to existing runs of it."""
         from lr_env.records.tables import check_task, read_runs
         from planners.latent_ode import fit_report
 
@@ -107,3 +130,33 @@ class Fit(ReportOptions):
             report = fit_sweep(settings, replace(lab, progress=progress), about=self.provenance(task), **model)
         self.write_log(lab)
         return report
+
+    def _fit_imported(self, name: str) -> None:
+        """Fit a model to imported runs."""
+        from lr_env.provenance import command_line, versions
+        from lr_env.records.store import Store
+        from planners.latent_ode.fit_imported import fit_imported
+
+        for option in fields(self):
+            if option.name not in _IMPORTED_OPTIONS and getattr(self, option.name) != option.default:
+                which = option.name if option.name == "task" else f"--{option.name.replace('_', '-')}"
+                raise UserError(
+                    f"{which} is of runs of a task, and --runs-of takes imported ones: leave out one of them"
+                )
+        folder = self.folder
+        if not self.store.is_file():
+            raise UserError(
+                f"there is no record store {str(self.store)!r}: import runs with `lr-env import`, or give --store"
+            )
+        with closing(Store(self.store)) as store:
+            runs = store.imported(name)
+        writable(folder)
+        self.numerics()
+        about = {"command": command_line(), "versions": versions(), "store": str(self.store)}
+        sizes = {"budget": self.budget, "segment": self.segment, "members": self.members}
+        report = fit_imported(runs, name, seed=self.seed, about=about, **sizes)
+        report.write(folder)
+        print(report.text())
+        file = folder / "model.safetensors"
+        print(f"Model: {file}; use it in your training by")
+        print("\n".join(f"  {line}" for line in report.usage(file).splitlines()))

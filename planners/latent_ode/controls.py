@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self, TypedDict
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from lr_env.planner import RunSpec, Signals, require
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.base import ModelBasedPlanner, replan_segments
+from planners.latent_ode.base import ModelBasedPlanner, ReplanningPlanner, ReplanningState
 from planners.latent_ode.channels import Floats, channel
 from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.data.schedule_library import TIMES, ScheduleLibrary
 from planners.latent_ode.planner import LatentODE
-from planners.settings import COUNT, RATIO, SHARE, Array, Rules
+from planners.settings import COUNT, SHARE, Array, Rules
 
 
 class ReplayState(TypedDict):
@@ -29,7 +29,13 @@ class ReplayState(TypedDict):
 
 @dataclass(frozen=True)
 class Replay(ModelBasedPlanner, ABC):
-    """A control that plays one schedule in every run, chosen by how the schedules of the sweep ended."""
+    """A control that plays one schedule in every run, chosen by how the schedules of the sweep ended.
+
+    Attributes:
+        model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
+        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
+            with an error; "steps" and "rescaled": stretch the schedule to the run.
+    """
 
     needs = frozenset({"step"})
     control_of = LatentODE.name
@@ -37,11 +43,6 @@ class Replay(ModelBasedPlanner, ABC):
     @abstractmethod
     def curve(self, library: ScheduleLibrary) -> RateCurve:
         """Return the schedule that is played, (points,)."""
-
-    @classmethod
-    @abstractmethod
-    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
-        """Return as many settings as there are rates; the rates themselves are not used."""
 
     @classmethod
     def matched(cls, planner: LatentODE) -> Self:
@@ -70,9 +71,6 @@ class BestOfSweep(Replay):
     """Plays the best schedule of the sweep that has a named shape, such as cosine.
 
     Attributes:
-        model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
-        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
-            with an error; "steps" and "rescaled": stretch the schedule to the run.
         rank: 1 plays the best schedule, 2 the second best, and so on; the last one where there are fewer.
     """
 
@@ -96,9 +94,6 @@ class MeanOfBest(Replay):
     """Plays the mean, in log rate, of the best schedules of the sweep.
 
     Attributes:
-        model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
-        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
-            with an error; "steps" and "rescaled": stretch the schedule to the run.
         count: number of schedules that are averaged.
     """
 
@@ -117,28 +112,25 @@ class MeanOfBest(Replay):
         return library.mean_of_best(self.count)
 
 
-class ReselectingState(TypedDict):
+class ReselectingState(ReplanningState):
     """The state of a control that chooses a schedule anew at each plan."""
 
-    model: str  # fingerprint of the model
-    rates: Floats  # of all segments, (runs, segments)
     whole: Floats  # rates of the schedules of the sweep, (schedules, segments)
     losses: Floats  # log validation losses so far, NaN where not measured, (runs, segments)
-    seeds: list[int]  # of the runs
-    segment: int  # optimizer steps of a segment
 
 
 @dataclass(frozen=True)
-class Reselecting(ModelBasedPlanner, ABC):
-    """A control that chooses a schedule of the sweep anew whenever `latent-ode` plans, and plays the rest of it."""
+class Reselecting(ReplanningPlanner, ABC):
+    """A control that chooses a schedule of the sweep anew whenever `latent-ode` plans, and plays the rest of it.
+
+    Attributes:
+        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
+            with an error; "steps" and "rescaled": stretch the schedules to the run.
+    """
 
     control_of = LatentODE.name
     needs = frozenset({"step", "val_loss"})
-    rules: ClassVar[Rules] = {"first_plan": SHARE, "plan_interval": RATIO, "last_plan": RATIO}
-    renamed: ClassVar[Mapping[str, str]] = {"lead": "first_plan", "every": "plan_interval", "until": "last_plan"}
-    first_plan: float = 0.0
-    plan_interval: float = 0.2
-    last_plan: float = 0.7
+    rules: ClassVar[Rules] = {"first_plan": SHARE}
 
     @abstractmethod
     def select_runs(self, state: ReselectingState, now: int, library: ScheduleLibrary) -> list[int]:
@@ -162,26 +154,22 @@ class Reselecting(ModelBasedPlanner, ABC):
             UserError: the model may not be used for the run, see `ModelBasedPlanner.model_for`.
         """
         fitted = self.model_for(run)
-        library, shape = fitted.library, (run.num_segments, run.lr_range)
         return {
-            "model": fitted.fingerprint,
-            "rates": np.tile(library.curve(library.best_parametric).segments(*shape), (len(seeds), 1)),
-            "whole": library.curves.segments(*shape),
+            **self.state_on(fitted.library.best_parametric, fitted, run, seeds),
+            "whole": fitted.library.curves.segments(run.num_segments, run.lr_range),
             "losses": np.full((len(seeds), run.num_segments), np.nan),
-            "seeds": list(seeds),
-            "segment": run.segment,
         }
 
     def plan(self, state: ReselectingState, signals: Signals) -> tuple[Array, ReselectingState]:
         """Return the rate of each run for the next segment, (runs,), and the new state."""
         require(self, signals)
         fitted: FittedModel = self.check_unchanged(state)
-        now, total = int(np.max(np.asarray(signals["step"])) // state["segment"]), state["rates"].shape[1]
+        now = int(np.max(np.asarray(signals["step"])) // state["segment"])
         if now > 0:
             losses = state["losses"].copy()
             losses[:, now - 1] = channel("val_loss", np.asarray(signals["val_loss"], dtype=np.float64))
             state = {**state, "losses": losses}
-        if now in replan_segments(total, self.first_plan, self.plan_interval, self.last_plan):
+        if now in self.plans_at(state["rates"].shape[1]):
             rates = state["rates"].copy()
             rates[:, now:] = state["whole"][self.select_runs(state, now, fitted.library), now:]
             state = {**state, "rates": rates}
@@ -196,8 +184,6 @@ class NearestRun(Reselecting):
 
     Attributes:
         model: the model that `latent-ode` uses; only the schedules and losses of its sweep matter here.
-        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
-            with an error; "steps" and "rescaled": stretch the schedules to the run.
         first_plan: share of the run after which a schedule is first chosen. Before that, the best schedule of the sweep
             that has a named shape, such as cosine, is played.
         plan_interval: share of the run between two choices. 1 chooses once.
@@ -226,8 +212,6 @@ class RandomFuture(Reselecting):
 
     Attributes:
         model: the model that `latent-ode` uses; only the schedules of its sweep matter here.
-        mismatch: what to do if the sweep was of another task, budget or optimizer than those of the run. "refuse": stop
-            with an error; "steps" and "rescaled": stretch the schedules to the run.
         first_plan: share of the run after which a schedule is first drawn. Before that, the best schedule of the sweep
             that has a named shape, such as cosine, is played.
         plan_interval: share of the run between two draws. 1 draws once.

@@ -22,7 +22,7 @@ from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
 from lr_env.tasks import Task
-from planners.latent_ode.artifact import KINDS_OF, FittedModel
+from planners.latent_ode.artifact import KINDS_OF, RUNS_OF, FittedModel
 from planners.latent_ode.channels import Floats
 from planners.latent_ode.data.dataset import RunDataset, run_dataset
 from planners.latent_ode.fitting.baselines import BASELINES, Quality, quality
@@ -127,7 +127,8 @@ class Report:
     @own_style()
     def draw(self, path: Path) -> None:
         """Draw errors over the share of the run that is over, and forecast against true losses, as a PNG."""
-        figure = new_figure(11, 4.4, f"{self.fitted.about.get('task', '')}: forecasts of final losses")
+        about = self.fitted.about
+        figure = new_figure(11, 4.4, f"{about.get('task', about.get(RUNS_OF, ''))}: forecasts of final losses")
         left, right = figure.subplots(1, 2)
         plain(left)
         for number, (name, qualities) in enumerate(self.qualities.items()):
@@ -146,7 +147,8 @@ class Report:
         if len(ends):
             limits = [float(ends.min()), float(ends.max())]
             right.plot(limits, limits, "-", color="#888888", linewidth=0.8)
-        right.set_xlabel("final validation loss [nats/example]", color=TEXT)
+        unit = "" if RUNS_OF in about else " [nats/example]"  # no log says what its losses are
+        right.set_xlabel(f"final validation loss{unit}", color=TEXT)
         right.set_ylabel(f"forecast of the {MODEL}", color=TEXT)
         right.legend(frameon=False, fontsize=9)
         caption(right, "line: perfect forecasts")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, Self, TypedDict
+from typing import ClassVar, Self, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lr_env.capabilities import PlanForecast
+from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.base import MISMATCH, ModelBasedPlanner, rates_for_budget, replan_segments
+from planners.latent_ode.base import MISMATCH, ReplanningPlanner, ReplanningState, rates_for_budget
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats
 from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.filtering.observations import observe
@@ -36,8 +39,24 @@ _PLAN_INTERVALS, _PRIOR_STRENGTHS, _TEMPERATURES = (0.2, 1.0), (20.0, 0.0), (2.0
 _RATE_TOLERANCE = 1e-3
 """Relative difference between the commanded and the actual rate that is taken for rounding."""
 
+AGE = "_age"
+"""Ending of the name of a signal: how many steps ago a channel was measured. Who measures a channel less often
+than once a segment gives this, or NaN for the channel."""
+
 PRIOR_SCHEDULES = 3
 """Number of the best schedules of a sweep whose mean is the prior."""
+
+
+class ChannelsOfModel:
+    """The signals that a planner reads: step, rate, and the channels that its model was fitted to."""
+
+    def __get__(self, planner: LatentODE | None, kind: type[LatentODE]) -> frozenset[str]:
+        """Return the names; of the class, those of a model that was fitted to all channels."""
+        channels = CHANNELS
+        if planner is not None:
+            with suppress(UserError):  # `start` says what is wrong with the model
+                channels = planner.trained.channels
+        return frozenset({"step", "lr", *channels})
 
 
 class PlanRecord(TypedDict):
@@ -51,15 +70,11 @@ class PlanRecord(TypedDict):
     ends: Floats  # 90 % interval of the final loss, (runs, 2)
 
 
-class PlannerState(TypedDict):
-    """The state of the planner. Checkpoints have the same keys."""
+class PlannerState(ReplanningState):
+    """The state of the planner."""
 
-    model: str  # fingerprint of the model
-    rates: Floats  # of all segments by the current plan, (runs, segments)
     points: list[Floats]  # measurements of each segment so far, (2 + channels, runs) each
-    seeds: list[int]  # of the runs
     range: list[float]  # smallest and largest rate
-    segment: int  # optimizer steps of a segment
     unit: int  # optimizer steps of one unit of the model's time
     due: bool  # whether to plan before the next segment, whenever that is
     planned: bool  # whether there is a plan
@@ -69,27 +84,22 @@ class PlannerState(TypedDict):
 
 
 @dataclass(frozen=True)
-class LatentODE(ModelBasedPlanner):
+class LatentODE(ReplanningPlanner):
     """Plans the rest of the schedule on a learned model of training, and plans again as the run goes on.
 
     The model is an ensemble of latent ODEs driven by the log of the learning rate (arXiv:2509.23052, Sampson & Melchior
-    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep. At each plan the
-    planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
+    2025, with the rate as an input instead of an output). `lr-env fit TASK` fits one to a sweep, and `lr-env fit
+    --runs-of NAME` to imported logs of your own training: such a model is used for any task, with a budget within 10 %
+    of theirs and segments at most twice as long or short. Values that are not measured (NaN) are skipped. At each plan
+    the planner estimates the latent state of the run from its rates and losses so far, forecasts how the run would end
     under many schedules for the rest of it, and plays their mean, weighted by how well they end. The first plan is
     shrunk towards the mean of the three best schedules of the sweep. A later plan replaces the current one only if it
     is clearly better. If the losses show that a run has more or less gradient noise than those of the sweep, because
     its batches are smaller or larger, for example, later plans allow for that.
 
     Attributes:
-        model: fitted model of training: a .safetensors file written by `lr-env fit`, or the name of a task for which a
-            model is shipped.
-        mismatch: what to do if the model was fitted to another task, budget or optimizer than those of the run.
-            "refuse": stop with an error; "steps": use it, and count time in optimizer steps; "rescaled": use it, and
-            count time as a share of the run, whatever the budget.
         first_plan: share of the run after which the first plan is made. Before that, the best schedule of the sweep
             that has a named shape, such as cosine, is played. 0 was measured to be better than 0.1.
-        plan_interval: share of the run between two plans. 1 plans once.
-        last_plan: share of the run after which no new plan is made.
         horizon: share of the remaining run at whose end the predicted loss is minimised; 1: the end of the budget.
         trust_radius: plans stay between the lowest and the highest rate that the best schedules of the sweep had at the
             same time; they may be outside by this much, in natural log. None: plans may have any rate of the task.
@@ -118,11 +128,9 @@ class LatentODE(ModelBasedPlanner):
 
     name = "latent-ode"
     kind = "controlled"
-    needs = frozenset({"step", "lr", *CHANNELS})
+    needs = cast("frozenset[str]", ChannelsOfModel())
     rules: ClassVar[Rules] = {
         "first_plan": SHARE,
-        "plan_interval": RATIO,
-        "last_plan": RATIO,
         "horizon": RATIO,
         "pessimism": NOT_NEGATIVE,
         "confidence_sigmas": NOT_NEGATIVE,
@@ -135,9 +143,6 @@ class LatentODE(ModelBasedPlanner):
         "compensate_actuation": SWITCH,
     }
     renamed: ClassVar[Mapping[str, str]] = {
-        "lead": "first_plan",
-        "every": "plan_interval",
-        "until": "last_plan",
         "trust": "trust_radius",
         "sure": "confidence_sigmas",
         "blend": "averaging_temperature",
@@ -149,9 +154,6 @@ class LatentODE(ModelBasedPlanner):
         "free": "free_rounds",
         "ascents": "gradient_steps",
     }
-    first_plan: float = 0.0
-    plan_interval: float = 0.2
-    last_plan: float = 0.7
     horizon: float = 1.0
     trust_radius: float | None = 0.0
     pessimism: float = 1.0
@@ -190,14 +192,10 @@ class LatentODE(ModelBasedPlanner):
             UserError: the model may not be used for the run, see `ModelBasedPlanner.model_for`.
         """
         fitted = self.model_for(run)
-        rates = fitted.library.curve(fitted.library.best_parametric).segments(run.num_segments, run.lr_range)
         return {
-            "model": fitted.fingerprint,
-            "rates": np.tile(rates, (len(seeds), 1)),
+            **self.state_on(fitted.library.best_parametric, fitted, run, seeds),
             "points": [],
-            "seeds": list(seeds),
-            "range": list(run.lr_range),
-            "segment": run.segment,
+            "range": np.clip(run.lr_range, sys.float_info.min, sys.float_info.max).tolist(),  # their logs are finite
             "unit": self.unit(run),
             "due": False,
             "planned": False,
@@ -214,7 +212,7 @@ class LatentODE(ModelBasedPlanner):
         state = {**state, "step": step}
         now = step // state["segment"]
         if now > 0:
-            state = {**state, "points": [*state["points"], _point(signals)]}
+            state = {**state, "points": [*state["points"], _point(signals, self.needs, state["segment"])]}
         if state["due"] or now in self.plans_at(state["rates"].shape[1]):
             state = self._planned({**state, "due": False}, now)
         rates = state["rates"][:, now].copy()
@@ -224,28 +222,14 @@ class LatentODE(ModelBasedPlanner):
             rates = np.clip(rates / _actuation_factor(signals["lr"], commanded), low, high)
         return rates, {**state, "answered": rates.copy()}  # the caller may change what is returned
 
-    def plans_at(self, segments: int) -> tuple[int, ...]:
-        """Return the segments before which plans are made in a run of so many."""
-        return replan_segments(segments, self.first_plan, self.plan_interval, self.last_plan)
-
     @isolating
     def with_budget(self, state: PlannerState, run: RunSpec) -> PlannerState:
-        """Return the state of runs whose budget has changed; the rest is planned anew before the next segment.
-
-        Args:
-            state: state before the change.
-            run: the run with its new budget.
-        """
+        """Return the state of runs whose budget has changed; the rest is planned anew before the next segment."""
         return {**state, "rates": rates_for_budget(state["rates"], run), "due": True, "planned": False}
 
     @isolating
     def explain(self, state: PlannerState, row: int = 0) -> list[PlanForecast]:
-        """Return what was considered for one run at each plan.
-
-        Args:
-            state: state of the planner.
-            row: row of the run in the state.
-        """
+        """Return what was considered for one run, by its row in the state, at each plan."""
         return [
             PlanForecast(
                 record["segment"],
@@ -341,14 +325,9 @@ class LatentODE(ModelBasedPlanner):
     def _final_interval(self, fitted: FittedModel, final_losses: Tensor, estimate: Estimate, elapsed: float) -> Floats:
         """Return the interval that holds the final loss with a probability of 90 %, (runs, 2).
 
-        It combines the spread of the ensemble and the error of its forecasts on held-out runs, for members disagree by
-        less than they err. It is NaN for runs that are unlike those of the sweep.
-
-        Args:
-            fitted: the model.
-            final_losses: scaled log losses that the members predict for the chosen plans, (members, runs).
-            estimate: the estimated state of the runs.
-            elapsed: share of the run that is over.
+        It combines the spread of the scaled log losses that the members predict, (members, runs), and the error of
+        their forecasts on held-out runs after that share of the run, for members disagree by less than they err. It is
+        NaN for runs that are unlike those of the sweep.
         """
         unknown, error = estimate.out_of_distribution | estimate.response.is_shifted, fitted.forecast_rmse(elapsed)
         if error is None or self.horizon < 1 or self.mismatch != MISMATCH[0]:
@@ -375,6 +354,13 @@ def _actuation_factor(actual: Array, commanded: Array) -> Array:
     return np.where(changed, factor, 1.0)
 
 
-def _point(signals: Signals) -> Floats:
-    """Collect what a model reads of the last segment: rate, step, and channels as measured, (2 + channels, runs)."""
-    return np.array([signals[name] for name in ("lr", "step", *CHANNELS)], dtype=np.float64)
+def _point(signals: Signals, needs: frozenset[str], segment: int) -> Floats:
+    """Collect what a model reads of the last segment: rate, step, and channels as measured, (2 + channels, runs).
+
+    A channel is NaN where the model does not know it, or where its value is older than the segment.
+    """
+    point = [np.asarray(signals["lr"]), np.asarray(signals["step"])]
+    for name in CHANNELS:
+        usable = (np.asarray(signals.get(f"{name}{AGE}", 0.0)) < segment) & (name in needs)
+        point.append(np.where(usable, signals.get(name, np.full(point[0].shape, np.nan)), np.nan))
+    return np.array(point, dtype=np.float64)

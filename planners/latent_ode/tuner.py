@@ -21,7 +21,7 @@ from planners.latent_ode.generative.fit import GenerativeFitting
 from planners.latent_ode.generative.planner import LatentODEGenerative
 from planners.latent_ode.planner import LatentODE
 from planners.latent_ode.sweep.designs import DESIGNS
-from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, next_schedules, seed_number_of
+from planners.latent_ode.sweep.sweep import ADAPTIVE, next_round, next_schedules, seed_number
 from planners.tuning.tuners import UNLIMITED_BATCH
 
 ONCE = "latent-ode-once"
@@ -35,8 +35,8 @@ class LatentODETuner:
     A round of the sweep ends early where a planner is asked for.
 
     Attributes:
-        name: of the tuner.
-        design: of its sweep: adaptive, or a name in `planners.latent_ode.sweep.designs.DESIGNS`.
+        name: name of the tuner.
+        design: design of its sweep: adaptive, or a name in `planners.latent_ode.sweep.designs.DESIGNS`.
 
     Raises:
         UserError: there is no such design.
@@ -50,11 +50,11 @@ class LatentODETuner:
             raise unknown("design", self.design, designs)
 
     def batch_size(self, done: int) -> int:
-        """As in an adaptive sweep; other designs are run at once."""
+        """Return the size of the next round of an adaptive sweep; other designs have one round."""
         return next_round(done) if self.design == ADAPTIVE else UNLIMITED_BATCH
 
     def check(self, runs: Sequence[int]) -> None:
-        """See that a model can be fitted to so many.
+        """Check that a model can be fitted to each of these numbers of runs.
 
         Raises:
             UserError: it cannot.
@@ -63,15 +63,15 @@ class LatentODETuner:
             raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a model needs at least {MIN_RUNS}")
 
     def seed_index(self, run: int) -> int:
-        """As in a sweep."""
-        return seed_number_of(self.design, run)
+        """Return the number of the seed of a run, as in a sweep."""
+        return seed_number(self.design, run)
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """The next runs of a sweep."""
+        """Return the schedules of the next runs of the sweep."""
         return next_schedules(self.design, task, task.tuning_range, seed, records, count)
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
-        """The planner with a model of the runs, which is kept in the folder."""
+        """Return the planner with a model of the runs, which is saved in the folder."""
         return LatentODE(model=fitted_to(task, records, folder, Fitting(seed=seed)))
 
 
@@ -83,14 +83,14 @@ class GenerativeTuner(LatentODETuner):
     design: str = "paper"
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
-        """The planner with a model of the runs, which is kept in the folder."""
+        """Return the planner with a model of the runs, which is saved in the folder."""
         return LatentODEGenerative(model=fitted_to(task, records, folder, GenerativeFitting(seed=seed)))
 
 
 def controls(
     selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
 ) -> Mapping[str, Planner]:
-    """Variants of the latent-ODE planner: the same planning only once, and its controls."""
+    """Return variants of the latent-ODE planner: the same planning only once, and its controls."""
     if not isinstance(selected, LatentODE):
         return {}
     return {
@@ -100,16 +100,12 @@ def controls(
 
 
 def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting | GenerativeFitting) -> str:
-    """The file of the model of some runs, which is fitted if it is not there.
+    """Return the file of the model of some runs with their curves; fit the model if the file is not there.
 
-    Args:
-        task: what is trained.
-        records: the runs, with their curves.
-        folder: where models are kept, each under a name that tells runs and fitting.
-        fitting: how one is fitted.
+    The name of the file in the folder contains a hash of the runs and the settings of the fit.
     """
-    told = [(*run_key(run), run.diverged, run.scores.get("final_val_loss")) for run in records]
-    mark = sha256(json.dumps([told, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
+    ends = [(*run_key(run), run.diverged, run.scores.get("final_val_loss")) for run in records]
+    mark = sha256(json.dumps([ends, task.settings(), asdict(fitting)], default=str).encode()).hexdigest()[:12]
     file = folder / f"model-{len(records)}-{mark}.safetensors"
     if not file.is_file():
         fitted, _ = fit_artifact(run_dataset(records, task.budget), fitting, about_runs(task, records))

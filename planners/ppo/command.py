@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 from tyro.conf import arg
@@ -66,25 +65,27 @@ class TrainPpo(TaskOptions):
     def run(self) -> None:
         """Train, and print how the validation loss changed."""
         from lr_env.records.writers.base import find_writer
+        from planners.ppo import training  # here, because the command line must start without torch
         from planners.ppo.tracked import finished_training, tracked_training
 
-        trainer = _trainer()
         task, folder = self.varied_task(), self.folder
         for option, limit in _LIMITS.items():
             if getattr(self, option) > limit:
                 raise UserError(f"{option} {getattr(self, option)}: give at most {limit:,}")
-        names = {field.name for field in fields(trainer.PPOSettings)} & {field.name for field in fields(self)}
-        options = {name: getattr(self, name) for name in names} | {"start_rates": parse_rates(self.start_rates)}
-        settings = trainer.PPOSettings(**options)
+        names = {field.name for field in fields(training.PPOSettings)} & {field.name for field in fields(self)}
+        options: dict[str, Any] = {name: getattr(self, name) for name in names} | {
+            "start_rates": parse_rates(self.start_rates)
+        }
+        settings = training.PPOSettings(**options)
         writer = None if self.log is None else find_writer(self.log)
         if writer is not None:
             writer.check()
-            if not self.fresh and (finished := finished_training(folder, task, settings)):
-                print(f"Log: {writer.write(folder.name, '', [tracked_training(finished, folder)], folder)}")
+            if not self.fresh and (result := finished_training(folder, task, settings)):
+                print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")
                 return
         writable(folder)
         with progress_bar(self.decisions) as progress:
-            result: dict[str, Any] = trainer.train(
+            result = training.train(
                 task,
                 settings,
                 folder,
@@ -105,18 +106,3 @@ class TrainPpo(TaskOptions):
         print(f"Policy: {policy}; run it from its initial rates, and compare it, with")
         print(f"  lr-env start-rates {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
         print(f"  lr-env compare {self.task}{self.variation} --planners ppo constant --set ppo.policy={policy}")
-
-
-def _trainer() -> ModuleType:
-    """Import the module that trains, which needs stable-baselines3.
-
-    Raises:
-        UserError: stable-baselines3 is not installed.
-    """
-    try:
-        from planners.ppo import training
-    except ImportError as error:
-        raise UserError(
-            f"training a controller needs the package stable-baselines3 ({error}): pip install stable-baselines3"
-        ) from error
-    return training

@@ -10,7 +10,7 @@ import numpy as np
 
 from lr_env.env.observations import FEATURES
 from lr_env.planner import RunSpec, Signals, State
-from planners.ppo.policy import Policy, find_policy
+from planners.ppo.policy import POLICIES, Policy
 from planners.reactive import Reactive
 from planners.settings import TuningVariants
 from planners.weights import FromWeights
@@ -35,13 +35,17 @@ class PPO(FromWeights, Reactive):
     weights_field = "policy"
     needs = frozenset({"step", *(feature.signal for feature in FEATURES)})
     tuning_variants: ClassVar[TuningVariants] = ({},)
-    may_be_missing = frozenset()
     policy: str = "DigitsMLP"
+
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """No signal, for the network reads all of them."""
+        return frozenset()
 
     @property
     def trained(self) -> Policy:
         """The trained network."""
-        return find_policy(self.policy)
+        return POLICIES.find(self.policy)
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """Return the state before the first segment.

@@ -76,7 +76,7 @@ class Policy:
             "max_change": self.max_change,
             "about": dict(self.about),
         }
-        _FILES.save(path, header, tensors)
+        POLICIES.save(path, header, tensors)
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -85,7 +85,7 @@ class Policy:
         Raises:
             UserError: there is no such file, it is damaged, of another format, or made for other features.
         """
-        return _FILES.load(path)
+        return POLICIES.load(path)
 
 
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Policy:
@@ -94,13 +94,14 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> Policy:
         differ = sorted(set(header["features"]) ^ set(features)) or ["their order"]
         raise UserError(f"{file} was trained on other observations ({', '.join(differ)}): train it anew")
     _check_tensors(tensors, len(features), _OUTPUTS[header["action"]])
-    _check_change(header["max_change"])
+    max_change = header["max_change"]
+    if not isinstance(max_change, int | float) or not 1 < max_change <= LARGEST_CHANGE:  # false for NaN
+        raise ValueError(f"max_change is {max_change!r}, not above 1 and at most {LARGEST_CHANGE:g}")
     layers = tuple((tensors[f"weight.{at}"], tensors[f"bias.{at}"]) for at in range(_depth(tensors)))
-    change = float(header["max_change"])
-    return Policy(tensors["mean"], tensors["variance"], layers, header["action"], change, header["about"])
+    return Policy(tensors["mean"], tensors["variance"], layers, header["action"], float(max_change), header["about"])
 
 
-_FILES = WeightFiles("policy", "ppo-", 3, "train one with `lr-env train-ppo`", "train it anew", _read)
+POLICIES = WeightFiles("policy", "ppo-", 3, "train one with `lr-env train-ppo`", "train it anew", _read)
 
 
 def _depth(tensors: Mapping[str, Floats]) -> int:
@@ -123,22 +124,3 @@ def _check_tensors(tensors: Mapping[str, Floats], features: int, outputs: int) -
             raise ValueError(f"{name} has the shape {tensors[name].shape}, not {shape}")
     if (tensors["variance"] < 0).any():
         raise ValueError("variance is below 0")
-
-
-def _check_change(max_change: Any) -> None:
-    """Check the factor of the largest action.
-
-    Raises:
-        ValueError: it is not a number above 1 and at most `LARGEST_CHANGE`.
-    """
-    if not isinstance(max_change, int | float) or not 1 < max_change <= LARGEST_CHANGE:  # false for NaN
-        raise ValueError(f"max_change is {max_change!r}, not above 1 and at most {LARGEST_CHANGE:g}")
-
-
-def find_policy(name: str) -> Policy:
-    """Read a policy from a file, or a shipped one by its name.
-
-    Raises:
-        UserError: there is no such policy, or it is damaged.
-    """
-    return _FILES.find(name)

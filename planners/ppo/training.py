@@ -139,28 +139,21 @@ def train(
 @contextmanager
 def _global_generators_restored() -> Iterator[None]:
     """Restore the global generators of torch, numpy and Python at the end: SB3 seeds them and draws from them."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
     finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
+        torch.set_rng_state(of_torch)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 class _Trainer:
-    def __init__(
-        self,
-        task: Task,
-        training: PPOSettings,
-        folder: Path,
-        execution: Execution,
-        fresh: bool,
-    ) -> None:
+    def __init__(self, task: Task, training: PPOSettings, folder: Path, execution: Execution, fresh: bool) -> None:
         low, high = task.lr_range
-        wrong = [rate for rate in training.start_rates if not low <= rate <= high]
-        if wrong:
-            raise UserError(f"start rate {wrong[0]:g} is outside the task's range, {low:g} to {high:g}")
+        outside = [rate for rate in training.start_rates if not low <= rate <= high]
+        if outside:
+            raise UserError(f"start rate {outside[0]:g} is outside the task's range, {low:g} to {high:g}")
         per_update = task.num_segments * training.children
         if per_update % training.minibatches or per_update < 2 * training.minibatches:
             raise UserError(
@@ -256,7 +249,7 @@ class _Trainer:
             "backend": str(self.execution.backend),
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
-        self._save_best(Policy.load(self.best))  # again, because finding it has cost the whole training
+        self._save_best(Policy.load(self.best))  # again, with the cost of the whole training
         with atomic_write(self.folder / "training.json") as path:
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         self._policy().save(self.folder / "last.safetensors")
@@ -269,10 +262,10 @@ class _Trainer:
         saved = time.monotonic()
         per_update = self.task.num_segments * self.training.children
         while self.algorithm.num_timesteps < self.training.decisions:
-            began, before = time.perf_counter(), self._episodes.child_seconds
+            start, child_seconds = time.perf_counter(), self._episodes.child_seconds
             self.algorithm.learn(per_update, reset_num_timesteps=False, log_interval=1)
-            self.seconds["whole"] += time.perf_counter() - began
-            self.seconds["children"] += self._episodes.child_seconds - before
+            self.seconds["whole"] += time.perf_counter() - start
+            self.seconds["children"] += self._episodes.child_seconds - child_seconds
             progress("training", per_update)
             if self.algorithm.num_timesteps - self.history[-1]["decisions"] >= self.training.evaluate_every:
                 self._evaluate(progress)
@@ -333,7 +326,7 @@ class _Trainer:
                 )
                 losses += [record.scores["final_val_loss"] for record in records]
         mean = float(np.mean(losses))
-        is_best = all(mean < before["val_loss"] for before in self.history)
+        is_best = all(mean < entry["val_loss"] for entry in self.history)
         self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
         if is_best:
             self._save_best(policy)

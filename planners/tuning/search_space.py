@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from lr_env.capabilities import SettingRange
@@ -26,9 +25,9 @@ from planners.schedules import (
     Step,
     WSDSqrt,
 )
+from planners.settings import Array
 
 Range = tuple[float, float]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def schedule_at(family: str, point: Point, rates: Range) -> Schedule:
     return kind(float(rates[0] * (rates[1] / rates[0]) ** point.peak), **settings)
 
 
-def sobol(count: int, dimensions: int, seed: int) -> Floats:
+def sobol(count: int, dimensions: int, seed: int) -> Array:
     """Return the first points of a scrambled Sobol sequence in the unit cube, (count, dimensions)."""
     sampler = qmc.Sobol(dimensions, scramble=True, rng=seed)
     return sampler.random_base2(max(1, int(np.ceil(np.log2(max(count, 2))))))[:count]

@@ -16,7 +16,8 @@ from lr_env.records.record import RunRecord
 from lr_env.registry import make_planner
 from lr_env.tasks import Task
 from planners.piecewise import Knots, knots_at
-from planners.tuning.search_space import FAMILIES, Floats, Point, schedule_at, sobol
+from planners.settings import Array
+from planners.tuning.search_space import FAMILIES, Point, schedule_at, sobol
 
 UNLIMITED_BATCH = 1000
 """Batch size of tuners whose proposals do not depend on results."""
@@ -60,8 +61,8 @@ class BestRunTuner(ABC):
 
 
 @dataclass(frozen=True)
-class SobolSearch(BestRunTuner):
-    """A quasi-random search: families of schedules take turns, with settings from a scrambled Sobol sequence.
+class FamilySearch(BestRunTuner, ABC):
+    """A search over families of schedules and their settings.
 
     Attributes:
         name: name of the tuner.
@@ -70,6 +71,11 @@ class SobolSearch(BestRunTuner):
 
     name: str
     families: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SobolSearch(FamilySearch):
+    """A quasi-random search: families of schedules take turns, with settings from a scrambled Sobol sequence."""
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """Return the next schedules of the sequence."""
@@ -82,19 +88,12 @@ class SobolSearch(BestRunTuner):
 
 
 @dataclass(frozen=True)
-class TPE(BestRunTuner):
+class TPE(FamilySearch):
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) over families of schedules and their settings.
 
     It proposes one run after another. A run that diverged counts as the worst earlier run that did not, or as infinite
     if there is none.
-
-    Attributes:
-        name: name of the tuner.
-        families: names of families in `planners.tuning.search_space.FAMILIES`.
     """
-
-    name: str
-    families: tuple[str, ...]
 
     def batch_size(self, done: int) -> int:
         """Return 1, because each run depends on those before."""
@@ -180,10 +179,10 @@ class DirectSearch(BestRunTuner):
         """Return the mean of the last distribution."""
         return self._planner(task)(self._distribution(task, seed, records)[0])
 
-    def _planner(self, task: Task) -> Callable[[Floats], Planner]:
+    def _planner(self, task: Task) -> Callable[[Array], Planner]:
         return lambda logs: knots_at(np.exp(np.clip(logs, *np.log(task.lr_range))))
 
-    def _distribution(self, task: Task, seed: int, records: Sequence[RunRecord]) -> tuple[Floats, Floats]:
+    def _distribution(self, task: Task, seed: int, records: Sequence[RunRecord]) -> tuple[Array, Array]:
         """Return mean and standard deviation of the log rates at the knots, each (knots,)."""
         low, high = np.log(task.tuning_range)
         mean, spread = np.full(self.knots, (low + high) / 2), np.full(self.knots, (high - low) / 4)
@@ -216,7 +215,6 @@ def import_optuna(who: str) -> Any:
     return optuna
 
 
-ALL = tuple(FAMILIES)
 WSDS = ("wsd", "wsd-sqrt")
 
 
@@ -227,12 +225,12 @@ def wsd() -> SobolSearch:
 
 def random() -> SobolSearch:
     """A Sobol search over all families of schedules."""
-    return SobolSearch("random", ALL)
+    return SobolSearch("random", tuple(FAMILIES))
 
 
 def tpe() -> TPE:
     """The tree-structured Parzen estimator of Optuna over all families of schedules."""
-    return TPE("tpe", ALL)
+    return TPE("tpe", tuple(FAMILIES))
 
 
 def wsd_tpe() -> TPE:

@@ -62,7 +62,11 @@ class Parquet:
             yield LoggedRun(self.name, path, str(path), Columns(path, numeric), "row")
             return
         try:
-            texts = pq.read_table(path, columns=[column], page_checksum_verification=True)[column].combine_chunks().cast(pa.string())
+            texts = (
+                pq.read_table(path, columns=[column], page_checksum_verification=True)[column]
+                .combine_chunks()
+                .cast(pa.string())
+            )
             codes = texts.dictionary_encode()
             names = codes.dictionary.to_pylist()
             of_row = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -94,7 +98,11 @@ class Columns(Mapping[str, Series]):
             raise KeyError(name)
         if name not in self._read:
             try:
-                column = pq.read_table(self._path, columns=[name], page_checksum_verification=True)[name].combine_chunks().cast(pa.float64())
+                column = (
+                    pq.read_table(self._path, columns=[name], page_checksum_verification=True)[name]
+                    .combine_chunks()
+                    .cast(pa.float64())
+                )
                 there = column.is_valid().to_numpy(zero_copy_only=False)
                 values = np.asarray(column.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.float64)
             except _ERRORS as error:

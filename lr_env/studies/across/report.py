@@ -12,19 +12,8 @@ from typing import Any
 import numpy as np
 
 from lr_env.files import write_text
-from lr_env.report.csv import csv_text
-from lr_env.report.document import (
-    Code,
-    Column,
-    Document,
-    Figure,
-    Heading,
-    Table,
-    Text,
-    in_files,
-    plain_table,
-)
-from lr_env.report.files import draw_into
+from lr_env.report.document import Code, Column, Document, Figure, Heading, Table, Text, in_files, plain_table
+from lr_env.report.files import draw_into, write_csv
 from lr_env.report.formatting import marked_planner, number_text, value_and_interval_text
 from lr_env.report.markdown import write_markdown
 from lr_env.stats import intervals as st
@@ -138,7 +127,7 @@ class AcrossReport:
         comparisons in the same order give the same files.
         """
         write_text(folder / "manifest.json", json.dumps(self.to_json(), indent=2) + "\n")
-        write_text(folder / "summary.csv", csv_text(standings_table(self.standings)))
+        write_csv(standings_table(self.standings), folder / "summary.csv")
         write_markdown(self.document(), folder / "summary.md")
         draw_into(folder / "across.png", self._draw)
 
@@ -154,14 +143,7 @@ def standings_table(standings: Standings) -> Table[Standing]:
     diverged, forks = any(r.diverged for r in rows), any(r.steps_ratio != 1 for r in rows)
     rank, share = partial(value_and_interval_text, decimals=RANK_DECIMALS), partial(value_and_interval_text, decimals=2)
     columns: list[Column[Standing]] = [
-        Column(
-            "planner",
-            lambda r: r.planner,
-            rank=0,
-            short=marked_planner,
-            csv="planner",
-            words=True,
-        ),
+        Column("planner", lambda r: r.planner, rank=0, short=marked_planner, csv="planner", words=True),
         Column("mean rank", lambda r: r.mean_rank, rank, 0, csv="mean_rank", interval=True),
         Column("first", lambda r: first, None, csv="first"),
         Column(

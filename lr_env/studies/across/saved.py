@@ -19,9 +19,7 @@ from lr_env.records.tables import MANIFEST, read_manifest, read_runs
 from lr_env.stats.paired_runs import runs_by_planner
 from lr_env.tasks import Task
 
-_MEASURED = frozenset(
-    {"name", "segment", "val_subset", "lr_start", "lr_range", "tuning_range", "target_val_loss"},
-)
+_MEASURED = {"name", "segment", "val_subset", "lr_start", "lr_range", "tuning_range", "target_val_loss"}
 """Fields of a task on how it is named, measured and planned, not on what is trained."""
 
 _CURVES = ("step", "val_loss")
@@ -81,9 +79,9 @@ def find_saved(name: str, results: Path) -> Path:
     for folder in (results / name, Path(name)):
         if is_comparison(folder):
             return folder
-    known = [path.parent.name for path in results.glob("*/runs.parquet") if is_comparison(path.parent)]
+    names = [path.parent.name for path in results.glob("*/runs.parquet") if is_comparison(path.parent)]
     hint = f" in {str(results)!r}: name one, or the folder of one that `lr-env compare` has finished"
-    raise unknown("comparison", name, known or ["none"], hint)
+    raise unknown("comparison", name, names or ["none"], hint)
 
 
 def is_comparison(folder: Path) -> bool:

@@ -2,30 +2,26 @@
 
 Ranks. On each task planners are ranked by their mean test loss over the seeds, 1 for the lowest; a run that diverged
 counts with an infinite loss, and planners with equal means share the mean of their ranks. The mean rank weighs tasks
-alike and has no unit, where losses of different tasks cannot be averaged; how far apart two planners are is left to
-each comparison's own report. The difference to the best as a share of the baseline's is not taken: which planner is
-the best of a task is picked by its test losses, and where the baseline is close to it the share is divided by noise.
+alike and has no unit; losses of different tasks cannot be averaged. A share of the difference between baseline and best
+is not taken: where the two are close it divides by noise.
 
-Steps to target, as in AlgoPerf (arXiv:2306.07179). The cost of a run is what it takes to bring the validation loss to
-the target of its task, infinite for a miss, and is divided by that of the fastest planner on the task. The profile
-rho(tau) is the share that stays within tau times the fastest, the score the mean of rho over tau from 1 to 4. Costs
-are child steps, those of forks spread evenly over the run: one that takes 34 times its own steps pays 34 for each. A
-run that gets to the target and diverges after it has got there.
+Steps to target, as in AlgoPerf (arXiv:2306.07179). The cost of a run is the child steps until its validation loss is at
+the target of its task, infinite for a miss, with those of forks spread evenly over the run. It is divided by the lowest
+median cost of a planner on the task. The profile rho(tau) is the share of runs within tau times the fastest, tasks
+weighing alike; the score is the mean of rho over tau from 1 to 4. A run that reaches the target and diverges after it
+has reached it.
 
-What rho is a share of. AlgoPerf counts workloads, each with the median over its runs. With few tasks such a profile
-has few levels, and a median hides misses: on FashionLeNet5-20-seeds `step` misses in 7 of 20 runs and would score 0.93
-as `constant` does, which never misses. Counting each (task, seed) as a workload, beside the fastest planner on that
-seed, takes a minimum of noise, so that whoever joins lowers the scores of all: on DigitsMLP-20-seeds `constant` has
-0.98 beside `cosine` alone and 0.90 among all 14. So runs are counted, tasks weighing alike, and their costs divided by
-the lowest median cost of a planner on the task (`constant`: 0.93 and 0.92; `step`: 0.62). Where every run of a planner
-costs the same this is AlgoPerf's score.
+AlgoPerf counts workloads, each with the median over its runs, which is the same where every run of a planner costs the
+same. With few tasks a median hides misses: on FashionLeNet5-20-seeds `step` misses in 7 of 20 runs and would score 0.93
+as `constant` does, which never misses (here: 0.62 and 0.93). The fastest planner on each seed, in place of each task,
+would be a minimum of noise, so that every further planner lowers the scores of all.
 
 Intervals are percentiles over resampled seeds, drawn within each task (stratified) and the same for all planners
-(paired). The tasks are what they are: an interval speaks of other seeds, neither of other tasks nor of another tuning.
-How often such an interval of a mean rank held that of the true means, in percent, in 300 simulated sets of 10 planners
-on 10 seeds, whose true losses lie `gap` standard errors of a mean apart, in an order that varies a little between
-tasks, and share half of their variance over seeds (499 resamples; 20 seeds: the same to 5 points); and how often a
-planner that is no worse than the first was called worse:
+(paired). The tasks are fixed: an interval speaks of other seeds, neither of other tasks nor of another tuning. How
+often such an interval of a mean rank held that of the true means, in percent, in 300 simulated sets of 10 planners on
+10 seeds, whose true losses lie `gap` standard errors of a mean apart, in an order that varies a little between tasks,
+and share half of their variance over seeds (499 resamples; 20 seeds: the same to 5 points); and how often a planner
+that is no worse than the first was called worse:
 
                             2 tasks                          5 tasks
     gap            0   0.5     1     2     4        0   0.5     1     2     4
@@ -33,9 +29,9 @@ planner that is no worse than the first was called worse:
     all           96    96    99   100   100       95    90    98   100   100
     wrongly worse 11     0     0     0     0       12     0     0     0     0
 
-Resampling adds noise to noise and pulls ranks to the middle, so that where others are close the interval of the best
-lies too high; a bias-corrected one holds less where all are equal (3 in 4). The first is picked by the same runs that
-the others are then held against, which is why of equal planners more than 5 % are called worse.
+Resampling pulls ranks to the middle, so that where others are close the interval of the best lies too high; a
+bias-corrected one holds less where all are equal (3 in 4). The first planner is picked by the same runs that the others
+are compared with, which is why of equal planners more than 5 % are called worse.
 """
 
 from __future__ import annotations
@@ -48,7 +44,7 @@ import numpy as np
 
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.records.record import RunRecord
-from lr_env.report.formatting import interval_text, listed, number_text, up_to_text
+from lr_env.report.formatting import interval_text, listed, number_text, tied_text
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate, Versus
 from lr_env.stats.paired_runs import run_scores, run_steps_to_target
@@ -141,8 +137,8 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
     runs = [[comparison.runs[name] for name in names] for comparison in comparisons]
     losses = [np.stack([run_scores(of, "test_loss") for of in task]) for task in runs]
     costs = [
-        np.array([[_steps_to_target_with_forks(run, comparison.target_val_loss) for run in of] for of in task])
-        for comparison, task in zip(comparisons, runs, strict=True)
+        np.array([[run_steps_to_target(run, target) * _steps_ratio(run) for run in of] for of in task])
+        for target, task in zip((comparison.target_val_loss for comparison in comparisons), runs, strict=True)
     ]
     counts = [loss.shape[1] for loss in losses]
     reference = names.index(REFERENCE) if REFERENCE in names else None
@@ -153,21 +149,21 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
     ranks = np.stack([mean_ranks([loss], [np.arange(loss.shape[1])[None]])[0] for loss in losses], axis=1)
 
     def standing(row: int) -> Standing:
-        own_runs = [task[row] for task in runs]
+        runs_of_row = [task[row] for task in runs]
         tuning_steps = [comparison.tuning_steps[names[row]] for comparison in comparisons]
         budgets = [comparison.task["budget"] for comparison in comparisons]
         return Standing(
             planner=names[row],
             mean_rank=rank.estimate(row),
-            to_first=None if row == order[0] else _versus(rank.estimate(row, less=order[0])),
+            to_first=None if row == order[0] else Versus.of(rank.estimate(row, less=order[0])),
             ranks=tuple(ranks[row].tolist()),
             test_losses=tuple(float(loss[row].mean()) for loss in losses),
             costs=tuple(st.median_steps(cost[row]) for cost in costs),
             runs=sum(counts),
-            diverged=sum(run.diverged for of in own_runs for run in of),
+            diverged=sum(run.diverged for of in runs_of_row for run in of),
             improvement=None if improvement is None or row == reference else improvement.estimate(row),
             score=score.estimate(row),
-            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in of]) for of in own_runs])),
+            steps_ratio=float(np.mean([np.mean([_steps_ratio(run) for run in of]) for of in runs_of_row])),
             tuning_runs=sum(comparison.tuning_runs[names[row]] for comparison in comparisons),
             tuning_steps=sum(tuning_steps),
             tuning_cost=sum(steps / budget for steps, budget in zip(tuning_steps, budgets, strict=True)),
@@ -213,10 +209,6 @@ class _Bootstrapped:
         return st.percentile_interval(value, self.draws[:, row] - (0 if less is None else self.draws[:, less]))
 
 
-def _versus(difference: Estimate) -> Versus:
-    return Versus(difference, st.verdict(difference))
-
-
 def _taking_part(comparisons: Sequence[SavedComparison], planners: Sequence[str]) -> list[str]:
     """The planners that are ranked, in the order of the first comparison; checks that all can be compared."""
     if len(comparisons) < 2:
@@ -256,12 +248,8 @@ def _task_names(comparisons: Sequence[SavedComparison]) -> tuple[str, ...]:
     return tuple(unique)
 
 
-def _steps_to_target_with_forks(run: RunRecord, target: float) -> float:
-    """Child steps until the validation loss is at the target, those of forks in proportion; infinity for never."""
-    return run_steps_to_target(run, target) * _steps_ratio(run)
-
-
 def _steps_ratio(run: RunRecord) -> float:
+    """Child steps of a run, with those of forks, over its own."""
     return run.child_steps / run.steps if run.steps else 1.0
 
 
@@ -275,19 +263,12 @@ def _conclusion(rows: Sequence[Standing], comparisons: Sequence[SavedComparison]
             f"Nothing can be told apart: {first.planner} has the lowest mean rank {field}, which may be chance, for "
             f"{listed(alone)} ran on 1 seed; run more seeds."
         )
-    tied = [row for row in rows if row.to_first is not None and row.to_first.verdict == "tie"]
-    interval = interval_text(first.mean_rank, RANK_DECIMALS)
-    text = f"{first.planner} has the lowest mean rank {field}, 95 % interval {interval}"
-    if tied:
-        gaps = [row.to_first.difference for row in tied if row.to_first is not None]
-        text += (
-            f". Not told apart from it, {up_to_text(gaps, RANK_DECIMALS, 'in mean rank')}: "
-            f"{listed([row.planner for row in tied])} (the 95 % intervals of the paired differences in mean rank to it "
-            "contain 0, and end there at most)"
-        )
-    else:
-        text += ", and every other planner is told apart from it"
+    gaps = {r.planner: r.to_first.difference for r in rows if r.to_first is not None and r.to_first.verdict == "tie"}
+    what = "the paired differences in mean rank"
+    ties = tied_text([*gaps], [*gaps.values()], RANK_DECIMALS, "in mean rank", what)
     return (
-        f"{text}. The tasks are fixed: intervals speak of other seeds, not of other tasks or of another tuning. They "
-        "are not adjusted for the number of comparisons, and ranks depend on who takes part."
+        f"{first.planner} has the lowest mean rank {field}, 95 % interval "
+        f"{interval_text(first.mean_rank, RANK_DECIMALS)}{ties}. The tasks are fixed: intervals speak of other seeds, "
+        "not of other tasks or of another tuning. They are not adjusted for the number of comparisons, and ranks "
+        "depend on who takes part."
     )

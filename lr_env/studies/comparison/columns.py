@@ -18,8 +18,9 @@ from lr_env.report.formatting import (
     number_text,
     seeds_text,
     value_and_interval_text,
+    versus_text,
 )
-from lr_env.stats.intervals import Estimate, Versus
+from lr_env.stats.intervals import Estimate
 from lr_env.studies.comparison.spent import SPENT_MEANING
 from lr_env.studies.comparison.summary import Row, Summary
 
@@ -122,11 +123,7 @@ def _versus_columns(
 ) -> list[Column[Row]]:
     """Differences to another planner and their verdicts; only the CSV file names that planner in a column."""
     versus = attrgetter(f"to_{kind}")
-    decimals = decimals_of(v and v.difference for v in map(versus, rows))
-
-    def text(versus: Versus) -> str:
-        return f"{estimate_text(versus.difference, decimals, sign=True)} {versus.verdict}"
-
+    text = partial(versus_text, decimals=decimals_of(v and v.difference for v in map(versus, rows)))
     differences = f"test_loss_less_{kind}"
     return [
         Column(kind, lambda r: other, None, csv=kind),

@@ -13,7 +13,7 @@ import numpy as np
 
 from lr_env.capabilities import Forking, Previewable, fingerprint, original_of, pretraining_steps
 from lr_env.children import Backend
-from lr_env.children.flatness import usual_settings
+from lr_env.children.flatness import default_settings
 from lr_env.children.meters import on_demand
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
@@ -78,9 +78,9 @@ class ComparisonPlan:
             UserError: the planner does not have a setting that is asked for.
         """
         offered = candidates(find_planner(planner), self.rates)
-        own = dict(self.settings.get(planner, {}))
-        check_settings(planner, own)
-        changed = [with_settings(setting, own) for setting in offered]
+        fixed = dict(self.settings.get(planner, {}))
+        check_settings(planner, fixed)
+        changed = [with_settings(setting, fixed) for setting in offered]
         return [setting for index, setting in enumerate(changed) if setting not in changed[:index]]
 
     @cached_property  # finding a planner reads the metadata of every installed package
@@ -124,7 +124,7 @@ class ComparisonPlan:
     @property
     def measurements(self) -> dict[str, Any]:
         """How what is measured only on demand is measured; empty where nothing is."""
-        return {FLATNESS: usual_settings(self.task)} if self.flatness else {}
+        return {FLATNESS: default_settings(self.task)} if self.flatness else {}
 
     @property
     def num_runs(self) -> int:
@@ -156,7 +156,7 @@ class ComparisonPlan:
         fingerprints = {name: value for name, value in prints.items() if value is not None}
         return {
             **merge_planners(before, self.planners),
-            **({"settings": {name: dict(own) for name, own in self.settings.items()}} if self.settings else {}),
+            **({"settings": {name: dict(fixed) for name, fixed in self.settings.items()}} if self.settings else {}),
             **({"fingerprints": fingerprints} if fingerprints else {}),
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
@@ -286,8 +286,8 @@ def has_more_planners(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool
 
 def choose(plan: ComparisonPlan, tuning: Sequence[RunRecord]) -> dict[str, Planner]:
     """The setting of each planner of a plan: the best of its sweep, or that of the planner whose control it is."""
-    own = [name for name in plan.planners if name not in plan.controls]
-    chosen = {name: best_setting(name, plan.candidates(name), tuning) for name in own}
+    swept = [name for name in plan.planners if name not in plan.controls]
+    chosen = {name: best_setting(name, plan.candidates(name), tuning) for name in swept}
     matched = {name: matched_control(name, chosen[of]) for name, of in plan.controls.items()}
     return {name: (chosen | matched)[name] for name in plan.planners}
 
@@ -303,8 +303,8 @@ def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunR
             runs.setdefault(settings_key(record.settings), []).append(record)
 
     def rank(setting: Planner) -> tuple[int, float]:
-        found = runs[settings_key(planner_settings(setting))]
-        return sum(r.diverged for r in found), float(np.mean([r.score("final_val_loss") for r in found]))
+        of_setting = runs[settings_key(planner_settings(setting))]
+        return sum(r.diverged for r in of_setting), float(np.mean([r.score("final_val_loss") for r in of_setting]))
 
     return min(offered, key=rank)
 

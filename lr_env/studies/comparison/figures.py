@@ -16,6 +16,7 @@ from lr_env.report.curves import (
     _floored,
     beside,
     curve_of,
+    diverged_label,
     draw_loss,
     draw_rate,
     interval_bar,
@@ -37,7 +38,7 @@ from lr_env.report.plotting import (
     own_style,
     save,
 )
-from lr_env.studies.comparison.summary import Row, Summary
+from lr_env.studies.comparison.summary import Summary
 
 LATE = 0.25
 """The part of a run, from its end, that is drawn once more on a scale of its own."""
@@ -123,7 +124,7 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
             e = versus.difference
             interval_bar(right, y, e, tone, marker)
             beside(right, y, f"{estimate_text(e, places[1], sign=True)}  {versus.verdict}", tone)
-    rows_axes(left, [_name(r) for r in rows])
+    rows_axes(left, [diverged_label(r.planner, r.diverged, r.n) for r in rows])
     rows_axes(right, [""] * len(rows))
     left.set_xlabel("mean test loss [nats/example]", fontsize=11, color=TEXT)
     right.set_xlabel(f"difference in test loss to {summary.baseline} [nats/example]", fontsize=11, color=TEXT)
@@ -199,7 +200,3 @@ def _pushed_apart(heights: NDArray[np.float64], apart: float) -> NDArray[np.floa
             blocks[-2:] = [[(m1 * n1 + m2 * n2) / (n1 + n2), n1 + n2]]
     base = np.concatenate([np.full(int(n), m) for m, n in blocks])
     return np.clip(base, 0, max(0.0, 1 - offset[-1])) + offset
-
-
-def _name(row: Row) -> str:
-    return f"{row.planner} ({row.diverged}/{row.n} diverged)" if row.diverged else row.planner

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.files import write_text
 from lr_env.provenance import command_line
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.records.tables import write_manifest, write_runs
-from lr_env.report.csv import csv_text
 from lr_env.report.document import Block, Code, Document, Figure, Heading, Table, Text, in_files, plain_table
-from lr_env.report.files import draw_into
-from lr_env.report.formatting import decimals_of, estimate_text, number_text, seeds_text, setting_text
+from lr_env.report.files import draw_into, write_csv
+from lr_env.report.formatting import decimals_of, number_text, seeds_text, setting_text, versus_text
 from lr_env.report.markdown import write_markdown
 from lr_env.studies.comparison.columns import comparison_table
 from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, manifest, tuning_steps
@@ -99,7 +97,7 @@ class ComparisonReport:
         task = self.manifest.get("task")
         settings = task if isinstance(task, Mapping) and "optimizer" in task else {}
         write_runs([*self.tuning_records, *self.records], folder / "runs.parquet", settings)
-        write_text(folder / "summary.csv", csv_text(comparison_table(self.summary)))
+        write_csv(comparison_table(self.summary), folder / "summary.csv")
         write_manifest(folder, self.manifest)
         write_markdown(self.document(), folder / "summary.md")
         draw_into(folder / "curves.png", self._draw_curves)
@@ -146,10 +144,7 @@ def _controls(summary: Summary) -> tuple[Block, ...]:
     if not summary.controls:
         return ()
     decimals = decimals_of(versus.difference for _, _, versus in summary.controls)
-    rows = [
-        (planner, control, f"{estimate_text(versus.difference, decimals, sign=True)} {versus.verdict}")
-        for planner, control, versus in summary.controls
-    ]
+    rows = [(planner, control, versus_text(versus, decimals)) for planner, control, versus in summary.controls]
     return (
         Heading("Controls"),
         Text(

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
-from lr_env.records.record import RunRecord
+from lr_env.records.record import SPLIT_SCORES, RunRecord
 from lr_env.report.formatting import (
     decimals_of,
     interval_text,
-    listed,
     number_text,
     seeds_text,
     setting_text,
-    up_to_text,
+    tied_text,
 )
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate, Versus
@@ -35,27 +34,19 @@ class Row:
         settings: the fields of the planner.
         n: final runs, one a seed.
         diverged: how many of them diverged.
-        val_loss: mean loss on the whole validation split at the end.
-        val_loss_iqm: its interquartile mean.
-        val_accuracy: mean accuracy on the whole validation split; None for a task that has none.
-        val_accuracy_iqm: its interquartile mean.
-        test_loss: mean test loss.
-        test_loss_iqm: interquartile mean of the test loss.
-        test_accuracy: mean test accuracy; None for a task that has none.
-        test_accuracy_iqm: its interquartile mean.
-        to_reference: against the best constant rate; None where there is none, and in its own row.
-        to_baseline: against the best baseline; None in its own row.
-        to_best: against the planner with the lowest mean test loss; None in its own row.
-        improvement: probability that a run has a lower test loss than a run of the best baseline; None in its
-            own row.
-        steps_to_target: median over seeds of the steps to the target validation loss, infinity for never;
-            None where no target was set.
+        val_loss, val_loss_iqm: mean and interquartile mean of the loss on the whole validation split at the end.
+        val_accuracy, val_accuracy_iqm: likewise of the accuracy; None for a task that has none.
+        test_loss, test_loss_iqm, test_accuracy, test_accuracy_iqm: likewise on the test split.
+        to_reference, to_baseline, to_best: against the best constant rate, the best baseline, and the planner with the
+            lowest mean test loss; None in that planner's row, and where there is none.
+        improvement: probability that a run has a lower test loss than a run of the best baseline; None in its row.
+        steps_to_target: median over seeds of the steps to the target validation loss, infinity for never; None where no
+            target was set.
         tuning_steps: child steps spent on choosing the setting.
         extra_steps: child steps a run took beyond its budget, e.g. in forks; mean.
         planning_seconds: wall time in the planner, mean of a run.
-        hessian_max: mean over the runs that did not diverge of the largest eigenvalue of the training loss's
-            Hessian; None where it was not measured.
-        hessian_trace: likewise, of its trace.
+        hessian_max, hessian_trace: means over the runs that did not diverge of the largest eigenvalue and the trace of
+            the training loss's Hessian; None where they were not measured.
         spent: runs that it was tuned, trained or fitted with; None where that is not known.
     """
 
@@ -71,14 +62,14 @@ class Row:
     test_loss_iqm: Estimate
     test_accuracy: Estimate | None
     test_accuracy_iqm: Estimate | None
-    to_reference: Versus | None
-    to_baseline: Versus | None
-    to_best: Versus | None
-    improvement: Estimate | None
     steps_to_target: float | None
     tuning_steps: int
     extra_steps: float
     planning_seconds: float
+    to_reference: Versus | None = None
+    to_baseline: Versus | None = None
+    to_best: Versus | None = None
+    improvement: Estimate | None = None
     hessian_max: Estimate | None = None
     hessian_trace: Estimate | None = None
     spent: Spent | None = None
@@ -172,38 +163,23 @@ def _row(
     spent: Mapping[str, Spent],
 ) -> Row:
     """The row of one planner, not yet compared with others; `measured` are the scores that the comparison has."""
-
-    def mean_and_iqm(score: str) -> tuple[Estimate, Estimate]:
-        values = run_scores(runs, score)
-        return st.mean_interval(values), st.iqm_interval(values)
-
-    def where_measured(score: str) -> tuple[Estimate | None, Estimate | None]:
-        return mean_and_iqm(score) if score in measured else (None, None)
-
-    (val_loss, val_loss_iqm), (test_loss, test_loss_iqm) = mean_and_iqm("final_val_loss"), mean_and_iqm("test_loss")
-    val_accuracy, val_accuracy_iqm = where_measured("final_val_accuracy")
-    test_accuracy, test_accuracy_iqm = where_measured("test_accuracy")
+    estimates: dict[str, Any] = {}
+    for score in SPLIT_SCORES:
+        values = run_scores(runs, score) if score in measured or score.endswith("loss") else None
+        name = score.removeprefix("final_")
+        estimates[name] = None if values is None else st.mean_interval(values)
+        estimates[f"{name}_iqm"] = None if values is None else st.iqm_interval(values)
+    to_target = None
+    if target_val_loss is not None:
+        to_target = st.median_steps(run_steps_to_target(run, target_val_loss) for run in runs)
     planner = runs[0].planner
     return Row(
         planner=planner,
         settings=runs[0].settings,
         n=len(runs),
         diverged=sum(run.diverged for run in runs),
-        val_loss=val_loss,
-        val_loss_iqm=val_loss_iqm,
-        val_accuracy=val_accuracy,
-        val_accuracy_iqm=val_accuracy_iqm,
-        test_loss=test_loss,
-        test_loss_iqm=test_loss_iqm,
-        test_accuracy=test_accuracy,
-        test_accuracy_iqm=test_accuracy_iqm,
-        to_reference=None,
-        to_baseline=None,
-        to_best=None,
-        improvement=None,
-        steps_to_target=None
-        if target_val_loss is None
-        else st.median_steps(run_steps_to_target(run, target_val_loss) for run in runs),
+        **estimates,
+        steps_to_target=to_target,
         tuning_steps=int(tuning_steps[planner]),
         extra_steps=float(np.mean([run.extra_steps for run in runs])),
         planning_seconds=float(np.mean([run.planning_seconds for run in runs])),
@@ -242,8 +218,7 @@ def _compared(
 
 
 def _versus(losses: Mapping[str, NDArray[np.float64]], planner: str, other: str) -> Versus:
-    difference = st.paired_difference(losses[planner], losses[other])
-    return Versus(difference, st.verdict(difference))
+    return Versus.of(st.paired_difference(losses[planner], losses[other]))
 
 
 def _mean_where_measured(runs: Sequence[RunRecord], score: str) -> Estimate | None:
@@ -258,7 +233,6 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
     name = _named(best)
     if n > 1 and np.isinf(best.test_loss.value):
         return "Nothing can be compared by mean test loss: of every planner at least one run diverged."
-    tied = [r for r in rows if r.to_best is not None and r.to_best.verdict == "tie"]
     loss = f"{number_text(best.test_loss.value, decimals_of([best.test_loss]))} nats/example"
     if len(rows) == 1:
         return f"{name} is the only planner: mean test loss {loss} on {seeds_text(n)}."
@@ -268,16 +242,9 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
             f"Nothing can be told apart on 1 seed: {name} has the lowest test loss {field}, which may be "
             "chance; run more seeds."
         )
-    text = f"{name} has the lowest mean test loss {field} on the same {n} seeds"
-    if tied:
-        gaps = [r.to_best.difference for r in tied if r.to_best is not None]
-        text += (
-            f". Not told apart from it, {up_to_text(gaps, decimals_of(gaps), 'nats/example')}: "
-            f"{listed([_named(r) for r in tied])} (the 95 % intervals of their paired differences to it contain 0, and "
-            "end there at most)"
-        )
-    else:
-        text += ", and every other planner is told apart from it"
+    gaps = {_named(r): r.to_best.difference for r in rows if r.to_best is not None and r.to_best.verdict == "tie"}
+    ties = tied_text([*gaps], [*gaps.values()], decimals_of(gaps.values()), "nats/example", "their paired differences")
+    text = f"{name} has the lowest mean test loss {field} on the same {n} seeds{ties}"
     if best.extra_steps:
         text += f". Each run of {best.planner} took {best.extra_steps:.0f} child steps beyond its budget"
     constant = next((r for r in rows if r.planner == reference), None)

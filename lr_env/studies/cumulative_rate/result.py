@@ -18,13 +18,13 @@ import numpy as np
 
 from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.registry import find_planner
 from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
-from lr_env.stats.bootstrap import Seeds, bootstrap
+from lr_env.stats.intervals import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.rate_sweep import (
     EDGE_COLUMN,
@@ -117,21 +117,6 @@ class CumulativeRateResult:
         return rates(np.ones(len(self.shapes))), rates(np.array([shape.mean_factor for shape in self.shapes]))
 
     @property
-    def spread_difference(self) -> tuple[float, float]:
-        """95 % bootstrap interval over seeds of the first spread less the second."""
-        return self._intervals[0]
-
-    @property
-    def regret_difference(self) -> tuple[float, float]:
-        """95 % bootstrap interval over seeds of the first mean regret less the second."""
-        return self._intervals[1]
-
-    @property
-    def disagreement_difference(self) -> tuple[float, float]:
-        """95 % bootstrap interval over seeds of the first disagreement less the second."""
-        return self._intervals[2]
-
-    @property
     def at_grid_edge(self) -> list[str]:
         """Schedules whose best rate may lie beyond the grid."""
         return [shape.planner for shape in self.shapes if shape.sweep.at_edge]
@@ -145,7 +130,7 @@ class CumulativeRateResult:
                 "whether the best peak or the best cumulative rate is shared cannot be told: the best rate of "
                 f"{', '.join(self.at_grid_edge)} may lie beyond the grid, give wider --rates"
             )
-        low, high = self.spread_difference
+        low, high = self.differences[0]
         if high < 0:
             return "the best cumulative rate is more nearly the same for all shapes than the best peak"
         if low > 0:
@@ -153,7 +138,9 @@ class CumulativeRateResult:
         return "whether the best peak or the best cumulative rate is more nearly the same for all shapes cannot be told"
 
     @cached_property
-    def _intervals(self) -> list[tuple[float, float]]:
+    def differences(self) -> list[tuple[float, float]]:
+        """95 % bootstrap intervals over seeds of the first spread, regret and disagreement less the second ones."""
+
         def differences(seeds: Seeds) -> list[float]:
             return [float(np.subtract(*of(seeds))) for of in (self.spreads, self.regrets, self.disagreements)]
 
@@ -162,24 +149,25 @@ class CumulativeRateResult:
     def to_json(self) -> dict[str, Any]:
         """The whole result, with the losses of every run."""
         spreads, regrets, disagreements = self.spreads(), self.regrets(), self.disagreements()
+        spread_interval, regret_interval, disagreement_interval = map(list, self.differences)
         return {
             "task": self.task,
             "steps": self.steps,
             "verdict": self.verdict,
             "spread_of_log_best_mean_rate": spreads[0],
             "spread_of_log_best_peak": spreads[1],
-            "spread_difference_interval": list(self.spread_difference),
+            "spread_difference_interval": spread_interval,
             "regret_at_equal_cumulative_rate": regrets[0],
             "regret_at_equal_peak": regrets[1],
-            "regret_difference_interval": list(self.regret_difference),
+            "regret_difference_interval": regret_interval,
             "disagreement_at_equal_cumulative_rate": disagreements[0],
             "disagreement_at_equal_peak": disagreements[1],
-            "disagreement_difference_interval": list(self.disagreement_difference),
+            "disagreement_difference_interval": disagreement_interval,
             "shapes": [
                 {
                     "planner": shape.planner,
                     "mean_factor": shape.mean_factor,
-                    "losses_at_peak_of_first": [json_number(loss) for loss in shape.at_peak.tolist()],
+                    "losses_at_peak_of_first": json_numbers(shape.at_peak.tolist()),
                     **shape.sweep.to_json(),
                 }
                 for shape in self.shapes
@@ -207,14 +195,15 @@ class CumulativeRateResult:
         ]
         (spread, of_peaks), (regret, at_peak) = self.spreads(), self.regrets()
         apart, apart_at_peaks = self.disagreements()
+        spread_interval, regret_interval, apart_interval = self.differences
         texts = (
             f"spread of the best over shapes: sum of rates {spread:.2f}, peak {of_peaks:.2f} (standard deviations of "
-            f"the log; {_difference_text(spread - of_peaks, self.spread_difference, 2)})",
+            f"the log; {_difference_text(spread - of_peaks, spread_interval, 2)})",
             f"loss given away by taking {first}'s best: its sum {regret:.4f}, its peak {at_peak:.4f} "
-            f"({_difference_text(regret - at_peak, self.regret_difference, 4)})",
+            f"({_difference_text(regret - at_peak, regret_interval, 4)})",
             f"below every optimum, losses of shapes differ by {100 * apart:.1f} % at equal sums, by "
             f"{100 * apart_at_peaks:.1f} % at equal peaks "
-            f"({_difference_text(apart - apart_at_peaks, self.disagreement_difference, 1, scale=100)})",
+            f"({_difference_text(apart - apart_at_peaks, apart_interval, 1, scale=100)})",
             f"{self.verdict}.",
         )
         figure = Figure("cumulative.png", "Losses over the cumulative rate, and over the peak")
@@ -227,9 +216,9 @@ class CumulativeRateResult:
     def _title(self) -> str:
         return f"{self.task}: schedules at equal cumulative rate, and at equal peak"
 
-    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write cumulative.json and cumulative.png."""
-        write_json_and_figure(folder, "cumulative", {**self.to_json(), **made}, self.draw)
+        write_json_and_figure(folder, "cumulative", {**self.to_json(), **provenance}, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:
@@ -269,10 +258,7 @@ class CumulativeRateResult:
         save(figure, path)
 
 
-def cumulative(
-    plan: ComparisonPlan,
-    lab: Lab,
-) -> CumulativeRateResult:
+def cumulative(plan: ComparisonPlan, lab: Lab) -> CumulativeRateResult:
     """Sweep schedules over the same cumulative rates, and run each at the first one's best peak.
 
     Args:

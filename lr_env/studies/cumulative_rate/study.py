@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lr_env.runs.options import Names, OptionalRates, Settings, TuneSeeds
 from lr_env.seeds import TUNING
-from lr_env.studies.comparison.study import plan_of
+from lr_env.studies.comparison.study import Sweep
 
 if TYPE_CHECKING:
     from lr_env.runs.lab import Lab
     from lr_env.studies.cumulative_rate.result import CumulativeRateResult
-    from lr_env.tasks import Task
 
 
 @dataclass(frozen=True)
-class CumulativeRate:
+class CumulativeRate(Sweep):
     """Sweep schedules over the same cumulative rates; do their best ones share that rate or the peak?"""
 
     label: ClassVar[str] = "cumulative-rate"
@@ -30,12 +29,8 @@ class CumulativeRate:
     tune_seeds: TuneSeeds = tuple(TUNING[:5])
     """Seeds for every rate: how many, or a list."""
 
-    def child_steps(self, task: Task) -> int:
-        """Optimizer steps of all runs."""
-        return plan_of(task, self.planners, self.set, self.rates, self.tune_seeds).child_steps
-
-    def run(self, lab: Lab) -> CumulativeRateResult:
+    def run(self, lab: Lab) -> CumulativeRateResult:  # type: ignore[override] (another result)
         """Make the sweeps, and say how far the schedules agree."""
         from lr_env.studies.cumulative_rate.result import cumulative
 
-        return cumulative(plan_of(lab.task, self.planners, self.set, self.rates, self.tune_seeds), lab)
+        return cumulative(self.plan(lab.task), lab)

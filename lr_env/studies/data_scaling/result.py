@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
-from lr_env.stats.bootstrap import Seeds, bootstrap
+from lr_env.stats.intervals import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.rate_sweep import (
     EDGE_COLUMN,
@@ -163,7 +163,7 @@ class ScalingResult:
             "best_rate_of_full_sweep": self.subsets[-1].sweep.best(),
             "regret": self.regret.to_json(),
             "tried_rate": self.tried,
-            "predicted_losses": [json_number(loss) for loss in self.predicted_losses.tolist()],
+            "predicted_losses": json_numbers(self.predicted_losses.tolist()),
             "subsets": [{"size": part.size, "budget": part.budget, **part.sweep.to_json()} for part in self.subsets],
         }
 
@@ -193,9 +193,9 @@ class ScalingResult:
     def _title(self) -> str:
         return f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed"
 
-    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write scaling.json and scaling.png."""
-        write_json_and_figure(folder, "scaling", {**self.to_json(), **made}, self.draw)
+        write_json_and_figure(folder, "scaling", {**self.to_json(), **provenance}, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:
@@ -238,12 +238,7 @@ def predict(fit: tuple[float, float], size: float) -> float:
     return float(np.exp(a + p * np.log(size)))
 
 
-def scaling(
-    plan: ComparisonPlan,
-    lab: Lab,
-    fractions: Sequence[float],
-    fixed: str,
-) -> ScalingResult:
+def scaling(plan: ComparisonPlan, lab: Lab, fractions: Sequence[float], fixed: str) -> ScalingResult:
     """Sweep a planner on nested subsets and on all data, and extrapolate the best rate.
 
     Args:

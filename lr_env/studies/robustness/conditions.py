@@ -15,12 +15,8 @@ CANDIDATES, CHECKS = 6, 4
 Varied = Callable[[Task], Task]
 
 
-def _same(task: Task) -> Task:
-    return task
-
-
 def _budget(factor: float) -> Varied:
-    """What is left at the middle of the run is that much more."""
+    """Multiply the steps that are left at the middle of the run by a factor."""
 
     def vary(task: Task) -> Task:
         if task.budget % (4 * task.segment):
@@ -34,7 +30,7 @@ def _budget(factor: float) -> Varied:
 
 
 def wider(task: Task, factor: int = 2) -> Task:
-    """The task with a network that is so much wider.
+    """The task with a network that is wider by a factor.
 
     Raises:
         UserError: the network has no width among its settings.
@@ -49,14 +45,14 @@ def wider(task: Task, factor: int = 2) -> Task:
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that is otherwise than when planners were tuned.
+    """A condition that differs from the one under which planners were tuned.
 
     Attributes:
-        vary: what is trained then.
+        vary: returns the task that is trained.
         disturbance: settings of `lr_env.studies.robustness.perturbed.Disturbed`, of the task as it was.
     """
 
-    vary: Varied = _same
+    vary: Varied = lambda task: task
     disturbance: Callable[[Task], Mapping[str, Any]] = lambda task: {}
 
 

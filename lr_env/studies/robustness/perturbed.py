@@ -1,4 +1,4 @@
-"""Planners that something happens to: their rates are off for a while, or the budget changes in the middle of a run."""
+"""Disturbed planners: their rates are off by a factor for a while, or the budget changes in the middle of a run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lr_env.planner import Planner, RunSpec, Signals, State
 
 @dataclass(frozen=True)
 class Disturbed:
-    """A planner under a disturbance that it sees only by its signals, or is told of when it happens.
+    """A planner under a disturbance, which it sees by its signals alone or is notified of when it happens.
 
     Attributes:
         planner: who plans.
-        who: its name, which tells its settings from those of others.
-        factor: what its rates are multiplied by at first; the result stays in the environment's range.
+        who: its name, by which its settings differ from those of others.
+        factor: its rates are multiplied by this at first, and clipped to the environment's range.
         until: share of the run in which they are.
-        announced: budget that it is told at the start, in optimizer steps; 0 for the true one. In the middle of the
-            announced budget it is told the true one: by its method `with_budget(state, run)`, if it has one. One that
-            has none, a schedule say, goes through what was left of its run in the steps that are left.
+        announced: budget that it gets at the start, in optimizer steps; 0 for the true one. In the middle of the
+            announced budget it gets the true one, by `Rebudgetable.with_budget`. A planner without that method, such as
+            a schedule, goes through the rest of its run in the steps that are left.
     """
 
     planner: Planner
@@ -36,12 +36,12 @@ class Disturbed:
 
     @property
     def name(self) -> str:
-        """That of the planner."""
+        """Name of the planner."""
         return self.planner.name
 
     @property
     def needs(self) -> frozenset[str]:
-        """Those of the planner."""
+        """Signals of the planner, and the step."""
         return self.planner.needs | {"step"}
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
@@ -50,39 +50,34 @@ class Disturbed:
         Raises:
             UserError: the announced budget does not have its middle between two segments and within the true one.
         """
-        told = replace(run, budget=self.announced or run.budget)
-        middle = told.budget // 2
-        if self.announced and (told.budget % (2 * run.segment) or not 0 < middle < run.budget):
+        budget = self.announced or run.budget
+        if self.announced and (budget % (2 * run.segment) or not 0 < budget // 2 < run.budget):
             raise UserError(f"an announced budget of {self.announced} steps has no middle in a run of {run.budget}")
-        return {"own": self.planner.start(told, seeds), "run": asdict(run), "told": told.budget, "changed": False}
+        state = self.planner.start(replace(run, budget=budget), seeds)
+        return {"own": state, "run": asdict(run), "told": budget, "changed": False}
 
     def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
         """The rate of each run, as the planner's `plan` has it."""
         run = RunSpec(**{**state["run"], "lr_range": tuple(state["run"]["lr_range"])})
-        step, own, changed = np.asarray(signals["step"]), state["own"], state["changed"]
+        step, of_planner, changed = np.asarray(signals["step"]), state["own"], state["changed"]
         middle = state["told"] // 2
         if self.announced and not changed and step.max() >= middle:
             changed = True
             if isinstance(self.planner, Rebudgetable):
-                own = self.planner.with_budget(own, run)
+                of_planner = self.planner.with_budget(of_planner, run)
         if changed and not isinstance(self.planner, Rebudgetable):
             signals = {**signals, "step": self._stretched(step, middle, run)}
-        lr, own = self.planner.plan(own, signals)
+        lr, of_planner = self.planner.plan(of_planner, signals)
         lr = np.asarray(lr, dtype=np.float64)
         if float(step.max()) < self.until * run.budget:
             lr = np.clip(lr * self.factor, *run.lr_range)
-        return lr, {**state, "own": own, "changed": changed}
+        return lr, {**state, "own": of_planner, "changed": changed}
 
     def _stretched(self, step: NDArray[Any], middle: int, run: RunSpec) -> NDArray[np.int64]:
-        """The steps at which a planner would be, had its run not changed."""
+        """The steps at which the planner would be if its budget had not changed."""
         on = (step - middle) * middle / (run.budget - middle)
         last = 2 * middle - run.segment
         return np.minimum(middle + np.floor(on / run.segment + 1e-9) * run.segment, last).astype(np.int64)
-
-    @classmethod
-    def candidates(cls, rates: Sequence[float]) -> Sequence[Planner]:
-        """None: what is disturbed was tuned before."""
-        raise UserError("a disturbed planner is not tuned: tune the planner")
 
 
 def disturbed(planner: Planner, settings: Mapping[str, Any]) -> Planner:

@@ -1,4 +1,4 @@
-"""Off the path that planners were tuned on: what they lose to a schedule that was tuned anew for each condition."""
+"""Robustness under shifted conditions: the regret relative to a schedule that is tuned for each condition."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def run_conditions(study: Robustness, lab: Lab) -> RobustnessResult:
             runs = {run_key(run): run for run in (PlannedRun(p, s) for p in final.values() for s in study.seeds)}
             experiment.run(sorted(runs.values(), key=run_key), "final", ("val", "test"), telling)
             ends = {run_key(run): run for run in lab.store.runs(part.name, "final")}
-        found = {
+        test_losses = {
             label: np.array([ends[run_key(PlannedRun(planner, seed))].end(REPORTED_SCORE) for seed in study.seeds])
             for label, planner in final.items()
         }
-        oracles[condition] = oracle, found.pop("")
-        losses[condition] = found
+        oracles[condition] = oracle, test_losses.pop("")
+        losses[condition] = test_losses
     return RobustnessResult(lab.task.name, study.seeds, losses, oracles, planners, left_out)
 
 
 def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], progress: Callable[[int], None]) -> Planner:
-    """The WSD schedule that is best under a condition: of so many, the best run again on further seeds."""
+    """The best of a number of WSD schedules under a condition; the best few are run again on further seeds."""
     offered = [disturbed(planner, settings) for planner in find_tuner("wsd").propose(experiment.task, 0, [], runs)]
     experiment.run([PlannedRun(planner, CONDITIONS_SEEDS.start) for planner in offered], "oracle", ("val",), progress)
     ends = _by_planner(experiment.store.runs(experiment.name, "oracle"), offered)
@@ -78,7 +78,7 @@ def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], prog
 
 def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> list[list[float]]:
     """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
-    found: dict[tuple[str, str], list[float]] = {}
+    losses: dict[tuple[str, str], list[float]] = {}
     for run in records:
-        found.setdefault(run_key(run)[:2], []).append(run.end(SELECTION_SCORE))
-    return [found[run_key(PlannedRun(planner, 0))[:2]] for planner in planners]
+        losses.setdefault(run_key(run)[:2], []).append(run.end(SELECTION_SCORE))
+    return [losses[run_key(PlannedRun(planner, 0))[:2]] for planner in planners]

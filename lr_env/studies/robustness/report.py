@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.files import json_number, write_text
+from lr_env.files import json_numbers, write_text
 from lr_env.planner import Planner, planner_settings
 from lr_env.report.document import Code, Document, Table, Text, plain_table
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
@@ -49,9 +49,9 @@ class RobustnessResult:
     def mean_regret(self, answer: str) -> st.Estimate:
         """Mean over the conditions but `TUNED`, with an interval over seeds, which the conditions share."""
         others = [condition for condition in self.losses if condition != TUNED]
-        own = np.mean([self.losses[condition][answer] for condition in others], axis=0)
+        losses = np.mean([self.losses[condition][answer] for condition in others], axis=0)
         best = np.mean([self.oracles[condition][1] for condition in others], axis=0)
-        return st.paired_difference(own, best)
+        return st.paired_difference(losses, best)
 
     def to_json(self) -> dict[str, Any]:
         """The whole result, with the losses of every run."""
@@ -68,12 +68,12 @@ class RobustnessResult:
                     "tuned_for_it": {
                         "planner": oracle.name,
                         "settings": planner_settings(oracle),
-                        "losses": [json_number(loss) for loss in best.tolist()],
+                        "losses": json_numbers(best.tolist()),
                     },
                     "answers": {
                         name: {
                             "regret": self.regret(condition, name).to_json(),
-                            "losses": [json_number(loss) for loss in self.losses[condition][name].tolist()],
+                            "losses": json_numbers(self.losses[condition][name].tolist()),
                         }
                         for name in self.planners
                     },
@@ -98,8 +98,8 @@ class RobustnessResult:
             rows.append((name, mean, *cells))
         return plain_table(("tuned planner", "mean", *self.losses), rows)
 
-    def document(self, made: Mapping[str, Any] | None = None) -> Document:
-        """The report; `made` says how it was made."""
+    def document(self, provenance: Mapping[str, Any] | None = None) -> Document:
+        """The report, with the command of its `provenance`."""
         return Document(
             f"{self.task}: robustness under shifted conditions",
             (
@@ -111,19 +111,19 @@ class RobustnessResult:
                 ),
                 *(Text(f"Without {name!r}: {why}") for name, why in self.left_out.items()),
                 self.table(),
-                *([Code(made["command"])] if made else []),
+                *([Code(provenance["command"])] if provenance else []),
             ),
         )
 
-    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write conditions.json and summary.md."""
-        write_text(folder / "conditions.json", json.dumps({**self.to_json(), **made}, indent=1) + "\n")
-        write_markdown(self.document(made), folder / "summary.md")
+        write_text(folder / "conditions.json", json.dumps({**self.to_json(), **provenance}, indent=1) + "\n")
+        write_markdown(self.document(provenance), folder / "summary.md")
 
     def _diverged(self, condition: str, name: str) -> str:
         """How many runs of a planner, or else of the schedule tuned for the condition, diverged; empty if none did."""
-        own, tuned = (
-            int(np.isinf(losses).sum()) for losses in (self.losses[condition][name], self.oracles[condition][1])
-        )
         of = f"of {len(self.seeds)}"
-        return f"{own} {of} diverged" if own else f"{tuned} {of} of the tuned one diverged" if tuned else ""
+        if diverged := int(np.isinf(self.losses[condition][name]).sum()):
+            return f"{diverged} {of} diverged"
+        tuned = int(np.isinf(self.oracles[condition][1]).sum())
+        return f"{tuned} {of} of the tuned one diverged" if tuned else ""

@@ -131,9 +131,9 @@ class StartRatesResult:
     def _title(self) -> str:
         return f"{self.task}: {self.planner} from {len(self.starts)} rates"
 
-    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write starts.json and starts.png."""
-        write_json_and_figure(folder, "starts", {**self.to_json(), **made}, self.draw)
+        write_json_and_figure(folder, "starts", {**self.to_json(), **provenance}, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:

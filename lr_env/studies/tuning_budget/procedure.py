@@ -24,11 +24,11 @@ FINAL = "final"
 
 
 def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
-    """Let each tuner spend its runs, again and again, and run what it answers on the same fresh seeds.
+    """Let each tuner spend its runs, several times, and run the planners that it selects on the same fresh seeds.
 
     Args:
         study: what is measured.
-        lab: what is trained, and where its runs and the files of planners are kept.
+        lab: what is trained, and where its runs and the files of planners are saved.
 
     Raises:
         UserError: another process works on it, or it was begun otherwise.
@@ -40,15 +40,17 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
         if lab.fresh:
             for file in lab.folder.glob("*/model-*.safetensors"):
                 file.unlink()
-        found: dict[tuple[str, int, int], Planner] = {}
+        selected: dict[tuple[str, int, int], Planner] = {}
         for tuner, repeats, runs in study.procedures:
             answers = _procedure(experiment, tuner, repeats, runs, study.variants, lab.folder, lab.reporting(tuner))
-            if twice := sorted({label for label, *_ in answers} & {label for label, *_ in found}):
+            if twice := sorted({label for label, *_ in answers} & {label for label, *_ in selected}):
                 raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
-            found |= answers
+            selected |= answers
         before: set[tuple[str, str, int]] = set()
-        for until in sorted({runs for _, runs, _ in found}):  # apart, so that a budget that is added later changes none
-            planners = [planner for (_, runs, _), planner in found.items() if runs == until]
+        for until in sorted(
+            {runs for _, runs, _ in selected}
+        ):  # apart, so that a budget that is added later changes none
+            planners = [planner for (_, runs, _), planner in selected.items() if runs == until]
             planned = {run_key(run): run for run in (PlannedRun(p, s) for p in planners for s in study.seeds)}
             new = [planned[place] for place in sorted(planned.keys() - before)]
             experiment.run(new, FINAL, ("val", "test"), lab.reporting("answers"))
@@ -56,7 +58,7 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
         ends = {run_key(run): run for run in lab.store.runs(lab.name, FINAL)}
     answers = tuple(
         TunedPlanner(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in study.seeds))
-        for (label, runs, repeat), planner in found.items()
+        for (label, runs, repeat), planner in selected.items()
     )
     reference = study.reference[0] if study.reference else ""
     return BudgetCurve(lab.task.name, study.tuners, study.runs, study.seeds, answers, reference)
@@ -82,7 +84,7 @@ def _procedure(
 
     Rounds that are finished are not proposed anew.
     """
-    tuner, task, found = find_tuner(name), experiment.task, {}
+    tuner, task, planners = find_tuner(name), experiment.task, {}
     settings = name.partition(":")[2]
     records: list[list[RunRecord]] = [[] for _ in range(repeats)]
     turn = 0
@@ -93,30 +95,26 @@ def _procedure(
             phase = f"{name}-{turn}"
             if len(_finished(experiment, phase)) < count * repeats:
                 planned = []
-                for repeat, known in enumerate(records):
-                    seeds = [_first(repeat) + tuner.seed_index(number) for number in range(done, done + count)]
-                    planned += not_made_before(tuner.propose(task, repeat, known, count), seeds, known)
+                for repeat, earlier in enumerate(records):
+                    first = TUNERS.start + repeat * PER_REPEAT
+                    seeds = [first + tuner.seed_index(number) for number in range(done, done + count)]
+                    planned += not_made_before(tuner.propose(task, repeat, earlier, count), seeds, earlier)
                 experiment.run(planned, phase, ("val",), progress)
             else:
                 progress(count * repeats * task.budget)
             for run in _finished(experiment, phase):
                 records[(run.seed - TUNERS.start) // PER_REPEAT].append(run)
             turn += 1
-        for repeat, known in enumerate(records):
+        for repeat, earlier in enumerate(records):
             place = folder / f"{name}-{repeat}"
             place.mkdir(parents=True, exist_ok=True)
-            selected = found[name, until, repeat] = tuner.select(task, repeat, known, place)
+            selected = planners[name, until, repeat] = tuner.select(task, repeat, earlier, place)
             for kind in variants:
-                for label, planner in find_variants(kind)(selected, task, repeat, known, place).items():
-                    found[f"{label} ({settings})" if settings else label, until, repeat] = planner
+                for label, planner in find_variants(kind)(selected, task, repeat, earlier, place).items():
+                    planners[f"{label} ({settings})" if settings else label, until, repeat] = planner
             with suppress(OSError):  # not empty
                 place.rmdir()
-    return found
-
-
-def _first(repeat: int) -> int:
-    """The first seed of a repeat."""
-    return TUNERS.start + repeat * PER_REPEAT
+    return planners
 
 
 def _finished(experiment: Experiment, phase: str) -> list[RunRecord]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.files import json_number
+from lr_env.files import json_numbers
 from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord, run_key
 from lr_env.report.document import Code, Document, Figure, Table, Text, in_files, plain_table
@@ -129,7 +129,7 @@ class BudgetCurve:
                 "answer": self.best.label,
                 "runs": self.best.runs,
                 **_of_planner(self.best),
-                "losses": [json_number(loss) for loss in self.best.losses().tolist()],
+                "losses": json_numbers(self.best.losses().tolist()),
             },
             "curves": [
                 {
@@ -141,10 +141,8 @@ class BudgetCurve:
                     "repeats": [
                         {
                             **_of_planner(answer),
-                            "losses": [json_number(loss) for loss in answer.losses().tolist()],
-                            "validation_losses": [
-                                json_number(loss) for loss in answer.losses(SELECTION_SCORE).tolist()
-                            ],
+                            "losses": json_numbers(answer.losses().tolist()),
+                            "validation_losses": json_numbers(answer.losses(SELECTION_SCORE).tolist()),
                         }
                         for answer in self._answers(label, runs)
                     ],
@@ -165,8 +163,8 @@ class BudgetCurve:
         ]
         return plain_table(("tuned planner", *(f"{runs} runs" for runs in self.budgets)), rows)
 
-    def document(self, made: Mapping[str, Any] | None = None) -> Document:
-        """The report: regrets, and in files the differences to the first tuner, and how it was `made`."""
+    def document(self, provenance: Mapping[str, Any] | None = None) -> Document:
+        """The report: regrets, the command of its `provenance`, and in files the differences to the first tuner."""
         best, repeats = self.best, len(self.means(self.labels[0], self.budgets[0]))
         first, *others = self.labels
         differences = in_files(
@@ -184,14 +182,14 @@ class BudgetCurve:
                 self.table(self.regret, self.labels),
                 *(differences if others else ()),
                 Figure("budget.png", "Regret over the number of tuning runs"),
-                *([Code(made["command"])] if made else []),
+                *([Code(provenance["command"])] if provenance else []),
             ),
         )
 
-    def write(self, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write summary.md, budget.json and budget.png."""
-        write_markdown(self.document(made), folder / "summary.md")
-        write_json_and_figure(folder, "budget", {**self.to_json(), **made}, self.draw)
+        write_markdown(self.document(provenance), folder / "summary.md")
+        write_json_and_figure(folder, "budget", {**self.to_json(), **provenance}, self.draw)
 
     @own_style()
     def draw(self, path: Path) -> None:

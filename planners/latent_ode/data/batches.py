@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from planners.latent_ode.channels import LOSS
+from planners.latent_ode.channels import LOSS, Floats
 from planners.latent_ode.data.dataset import RunDataset
 from planners.latent_ode.data.scaling import Scales, scaled
 
@@ -27,7 +27,7 @@ class Batch:
         values: the scaled channels at the nodes of the solver, (members, batch, steps + 1, channels); NaN where they
             are missing.
         final: the scaled log loss on the whole validation split at the end, (members, batch); NaN where not measured.
-        censored: whether that is right-censored: the true value is only known to be larger, (members, batch).
+        censored: whether that is right-censored: the true value is larger, by an unknown amount, (members, batch).
         weights: weight of each run's curves, (members, batch).
     """
 
@@ -40,19 +40,15 @@ class Batch:
 
 
 class TensorDataset:
-    """The runs of a dataset as scaled tensors.
-
-    Args:
-        dataset: the runs.
-        scales: how they are scaled.
-    """
+    """The runs of a dataset as scaled tensors."""
 
     def __init__(self, dataset: RunDataset, scales: Scales) -> None:
         self.scales = scales
         self.lengths = torch.tensor(dataset.lengths)
-        values = scaled(dataset.values, scales)
-        padding = np.arange(values.shape[1]) >= dataset.lengths[:, None]
-        self.values = torch.tensor(np.where(padding[..., None], np.nan, values), dtype=torch.float32)
+        self.values = _padded_with_nan(scaled(dataset.values, scales), dataset)
+        self.targets = self.values
+        if dataset.targets is not None:
+            self.targets = _padded_with_nan(scaled(dataset.targets, scales), dataset)
         self.censored = torch.tensor(dataset.diverged | (dataset.final > dataset.censoring_threshold))
         final = np.where(self.censored, dataset.censoring_threshold, dataset.final)
         self.final = torch.tensor((final - scales.means[LOSS]) / scales.deviations[LOSS], dtype=torch.float32)
@@ -78,7 +74,7 @@ class TensorDataset:
         before, share = _locate(steps, at)
         sums = _interpolate(self.cumulative[rows], before, share)
         mean = (sums[..., 1:] - sums[..., :-1]) / (at[..., 1:] - at[..., :-1])
-        values = self.values[rows]
+        values = self.targets[rows]
         # Point k lies at steps[k + 1]; nothing was measured before the first point.
         left = (before - 1).clamp(min=0)[..., None].expand(*before.shape, values.shape[-1])
         right = before.clamp(max=values.shape[2] - 1)[..., None].expand_as(left)
@@ -95,6 +91,12 @@ class TensorDataset:
             self.censored[rows],
             self.weights[rows],
         )
+
+
+def _padded_with_nan(values: Floats, dataset: RunDataset) -> Tensor:
+    """Convert channels (runs, points, channels), NaN after the end of each run."""
+    padding = np.arange(values.shape[1]) >= dataset.lengths[:, None]
+    return torch.tensor(np.where(padding[..., None], np.nan, values), dtype=torch.float32)
 
 
 def seed_groups(dataset: RunDataset) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class RunDataset:
         censoring_threshold: final log loss above which ends are right-censored, from the function of that name.
         diverged: which runs diverged, (runs,). They end where their loss was last finite.
         seeds: seed of each child, (runs,).
+        targets: what a fit compares forecasts with, where curves were measured too rarely to compare them point by
+            point: `values` with their gaps filled. None: `values` themselves.
     """
 
     steps: Floats
@@ -52,26 +55,17 @@ class RunDataset:
     censoring_threshold: float
     diverged: NDArray[np.bool_]
     seeds: NDArray[np.int64]
+    targets: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> RunDataset:
         """Return some of the runs; weights and threshold stay as they are."""
-        rows = np.asarray(rows, dtype=np.int64)
-        return RunDataset(
-            self.steps[rows],
-            self.lr[rows],
-            self.values[rows],
-            self.final[rows],
-            self.lengths[rows],
-            self.budget,
-            tuple(self.labels[row] for row in rows),
-            self.weights[rows],
-            self.censoring_threshold,
-            self.diverged[rows],
-            self.seeds[rows],
-        )
+        arrays = ["steps", "lr", "values", "final", "lengths", "weights", "diverged", "seeds"]
+        arrays += [] if self.targets is None else ["targets"]
+        selected: dict[str, Any] = {name: getattr(self, name)[np.asarray(rows, dtype=np.int64)] for name in arrays}
+        return replace(self, labels=tuple(self.labels[row] for row in rows), **selected)
 
     @property
     def cumulative(self) -> Floats:
@@ -120,8 +114,7 @@ def run_dataset(records: Sequence[RunRecord], budget: int) -> RunDataset:
     diverged = np.array([record.diverged for record in usable])
     final = np.array([record.scores.get("final_val_loss", np.nan) for record in usable])
     final = np.where(diverged, np.nan, channel("val_loss", final))
-    first, last = _finite_value(values[..., LOSS], 0), _finite_value(values[..., LOSS], -1)
-    ends = np.where(np.isfinite(final), final, last)
+    first, ends = _finite_value(values[..., LOSS], 0), end_losses(final, values)
     return RunDataset(
         steps,
         lr,
@@ -135,6 +128,11 @@ def run_dataset(records: Sequence[RunRecord], budget: int) -> RunDataset:
         diverged,
         np.array([record.seed for record in usable], dtype=np.int64),
     )
+
+
+def end_losses(final: Floats, values: Floats) -> Floats:
+    """Return the final log loss of each run, or the last one on its curve where that was not measured, (runs,)."""
+    return np.where(np.isfinite(final), final, _finite_value(values[..., LOSS], -1))
 
 
 def run_weights(ends: Floats, first: Floats, diverged: NDArray[np.bool_]) -> Floats:

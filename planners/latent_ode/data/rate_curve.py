@@ -43,12 +43,7 @@ class RateCurve:
         return cls(_interpolated(times, np.arange(segments) + 0.5, np.log(rates)))
 
     def rest(self, elapsed: float, points: int) -> Self:
-        """Cut off the start of the run.
-
-        Args:
-            elapsed: share of the run that is over.
-            points: points of the new curve.
-        """
+        """Cut off the share of the run that is over, and return the rest as a curve of so many points."""
         times = elapsed + np.linspace(0, 1, points) * (1 - elapsed)
         return type(self)(_interpolated(times, self._times, self.log_rates))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from planners.latent_ode.channels import LOSS, Floats
-from planners.latent_ode.data.dataset import RunDataset, run_weights
+from planners.latent_ode.data.dataset import RunDataset, end_losses, run_weights
 from planners.latent_ode.data.rate_curve import RateCurve
 from planners.piecewise import Knots
 
@@ -111,23 +111,13 @@ def schedule_library(dataset: RunDataset) -> ScheduleLibrary:
     }
     if not rows_of:
         raise UserError(f"no run lasts for {dataset.budget} steps: give the budget of the runs as --budget")
-    ends = [[_final_loss(dataset, row) for row in rows] for rows in rows_of.values()]
+    ends = end_losses(dataset.final, dataset.values)
     return ScheduleLibrary(
-        np.array([_mean_curve(dataset, rows, np.log(dataset.lr)) for rows in rows_of.values()]).reshape(-1, POINTS),
-        np.array([_mean_curve(dataset, rows, dataset.values[..., LOSS]) for rows in rows_of.values()]).reshape(
-            -1, POINTS
-        ),
-        np.array([float(np.mean(of_schedule)) for of_schedule in ends], dtype=np.float64),
+        np.array([_mean_curve(dataset, rows, np.log(dataset.lr)) for rows in rows_of.values()]),
+        np.array([_mean_curve(dataset, rows, dataset.values[..., LOSS]) for rows in rows_of.values()]),
+        np.array([ends[rows].mean() for rows in rows_of.values()]),
         tuple(Knots.name if label.startswith(f"{Knots.name} ") else label for label in rows_of),
     )
-
-
-def _final_loss(dataset: RunDataset, row: int) -> float:
-    final = dataset.final[row]
-    if np.isfinite(final):
-        return float(final)
-    losses = dataset.values[row, : dataset.lengths[row], LOSS]
-    return float(losses[np.isfinite(losses)][-1])
 
 
 def _mean_curve(dataset: RunDataset, rows: Sequence[int], values: Floats) -> Floats:

@@ -57,7 +57,7 @@ class Response:
 
     @property
     def is_shifted(self) -> Tensor:
-        """Mask of the runs that respond otherwise than those of the sweep, (runs,), boolean."""
+        """Mask of the runs whose response is not nominal, (runs,), boolean."""
         return (self.noise != 0).any(0)
 
     def describe(self) -> list[str]:
@@ -70,7 +70,7 @@ class Response:
         ]
 
     def masked(self, runs: Tensor) -> Response:
-        """Keep the response of some runs, (runs,), boolean; the others become nominal."""
+        """Return the same response for some runs, (runs,), boolean, and the nominal one for the others."""
         return Response(torch.where(runs, self.noise, 0.0), torch.where(runs, self.pace, 0.0))
 
 
@@ -82,14 +82,14 @@ def _broadcast(of_runs: Tensor, like: Tensor) -> Tensor:
 def fit_response(model: Ensemble, observations: Observations, threshold: float, sigmas: float) -> Response:
     """Estimate the response of each run; it stays nominal where the curves do not show that it is shifted.
 
-    The estimate is the maximum of the posterior given all curves of the run so far, for each member, found by
+    The estimate is the maximum of the posterior given all curves of the run so far, for each member, by
     Gauss-Newton steps. It is used only if |noise| exceeds the threshold and is significant, and if every channel is
     explained at least as well as with the nominal response. Otherwise something else happened: wrong labels, for
     example, raise losses as noise does, but do not change accuracy in the same way.
 
     Args:
         model: the ensemble.
-        observations: what was measured.
+        observations: the curves.
         threshold: smallest |noise| at which a run counts as shifted.
         sigmas: smallest ratio of |noise| to its standard deviation, which combines that of the posterior, by its
             curvature, and the spread of the members.
@@ -124,17 +124,13 @@ def fit_response(model: Ensemble, observations: Observations, threshold: float, 
 
 
 class ResponsePosterior:
-    """The posterior of the response of runs, given their curves so far.
-
-    Args:
-        model: the ensemble.
-        observations: what was measured.
-    """
+    """The posterior of the response of runs, given their curves so far."""
 
     def __init__(self, model: Ensemble, observations: Observations) -> None:
         finite = torch.isfinite(observations.values).float()
         self.model, self.count = model, len(observations.rates)
-        self.weights = finite * len(CHANNELS) / OBSERVATION_STD**2 / finite.sum((1, 2), keepdim=True).clamp(min=1)
+        counts = finite.sum(1, keepdim=True) * len(CHANNELS)  # each curve has the same weight, however often measured
+        self.weights = finite * len(CHANNELS) / OBSERVATION_STD**2 / counts.clamp(min=1)
         self.values = observations.values.nan_to_num()
         self.precision = torch.tensor([NOISE_PRIOR_STD, PACE_PRIOR_STD]) ** -2
         # Each place, and one beside it in each direction, are solved as three runs of one batch.

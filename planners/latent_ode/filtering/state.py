@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.latent_ode.channels import LOSS
+from planners.latent_ode.channels import LOSS, TRAIN
 from planners.latent_ode.data.batches import TensorDataset
 from planners.latent_ode.filtering.innovations import History, innovation_features
 from planners.latent_ode.filtering.observations import OBSERVATION_STD, Observations
@@ -16,7 +16,7 @@ from planners.latent_ode.model.dynamics import Ensemble
 
 _OUTLIER_SIGMAS = 3.0
 """A run is out of distribution if its mean recent innovation of the validation loss is larger than this, in units of
-`OBSERVATION_STD`."""
+`OBSERVATION_STD`; of the training loss, where no validation loss is recent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Estimate:
     Attributes:
         state: corrected latent state, (members, runs, latent).
         response: how the runs respond to their rates.
-        out_of_distribution: runs whose recent losses are far from the forecast, (runs,), boolean: the model does not
-            know where they will end.
+        out_of_distribution: runs whose recent losses are far from the forecast, (runs,), boolean; forecasts of their
+            ends are not reliable.
     """
 
     state: Tensor
@@ -87,11 +87,7 @@ class StateEstimator:
 
     @torch.no_grad()
     def __call__(self, observations: Observations) -> Estimate:
-        """Estimate the present state of running runs, and how they respond to their rates.
-
-        Args:
-            observations: measurements of at least one segment.
-        """
+        """Estimate the present state of runs from at least one segment, and how they respond to their rates."""
         model, window = self.model, self.model.sizes.window
         runs, points, _ = observations.values.shape
         response = Response.nominal(model.sizes.members, runs)
@@ -111,7 +107,10 @@ class StateEstimator:
         )
         features = innovation_features(times, rates, measured, forecast)
         features = torch.nn.functional.pad(features, (0, 0, 0, window - recent))
-        mean_innovation = (measured - forecast)[..., LOSS].nanmean(2).mean(0)
+        mean_innovation = (measured - forecast).nanmean(2).mean(0)
+        mean_innovation = torch.where(
+            mean_innovation[:, LOSS].isnan(), mean_innovation[:, TRAIN], mean_innovation[:, LOSS]
+        )
         outlier = ~(mean_innovation.abs() < _OUTLIER_SIGMAS * OBSERVATION_STD)  # also where nothing was measured
         state = model.correct(states[:, :, -1], features, torch.full(states.shape[:2], recent))
         return Estimate(state, response, outlier)

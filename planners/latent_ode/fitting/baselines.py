@@ -28,7 +28,7 @@ def nearest_run(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed:
     """Forecast that a run ends as the complete run did that is nearest to it.
 
     The distance is the mean squared difference of the scaled channels so far, plus that of the log rates over the whole
-    run, for the planned schedule is known to the model as well.
+    run, for the model has the planned schedule as well.
     """
     deviations = np.array(scales.deviations)
     ends = np.where(np.isfinite(complete.final), complete.final, np.nan)
@@ -38,8 +38,11 @@ def nearest_run(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed:
         past = max(1, min(_points_so_far(runs, row, elapsed), count))
         channels = (complete.values[:, :past] - runs.values[row, :past]) / deviations
         rates = np.log(complete.lr[:, :count]) - np.log(runs.lr[row, :count])
-        distance = np.nanmean(channels**2, axis=(1, 2)) + np.mean(rates**2, axis=1)
-        usable = np.isfinite(ends) & np.isfinite(distance)
+        measured = np.isfinite(channels).any((1, 2))
+        distance = np.mean(rates**2, axis=1)
+        distance[measured] = np.nanmean(channels[measured] ** 2, axis=(1, 2)) + distance[measured]
+        # A run that was measured at other times cannot be compared; if all were, the rates have to do.
+        usable = np.isfinite(ends) & np.isfinite(distance) & (measured | ~measured.any())
         forecasts.append(ends[np.argmin(np.where(usable, distance, np.inf))] if usable.any() else np.nan)
     return np.array(forecasts)
 
@@ -48,7 +51,7 @@ def power_law(runs: RunDataset, complete: RunDataset, scales: Scales, elapsed: f
     """Extrapolate the validation loss by a + b t^-c with a, b >= 0, fitted to the losses so far by least squares."""
     forecasts = []
     for row in range(len(runs)):
-        losses = _losses_so_far(runs, row, elapsed)
+        losses = runs.values[row, : _points_so_far(runs, row, elapsed), LOSS]
         steps = runs.steps[row, : len(losses)] / runs.budget
         end = runs.steps[row, runs.lengths[row] - 1] / runs.budget
         finite = np.isfinite(losses)

@@ -16,7 +16,7 @@ from planners.latent_ode.data.dataset import RunDataset
 from planners.latent_ode.data.scaling import Scales, scales_of
 from planners.latent_ode.filtering.state import StateEstimator
 from planners.latent_ode.model.dynamics import Ensemble, Sizes
-from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, Progress, path_length
+from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, path_length
 
 MAX_MEMBERS = 100
 
@@ -63,11 +63,7 @@ class Fitting:
 
 
 def check_members(members: int, runs: int | None = None) -> None:
-    """Check that there can be so many members, for each holds out some runs that the others are fitted to.
-
-    Args:
-        members: members of the ensemble.
-        runs: runs that it is fitted to, if that is known.
+    """Check that an ensemble can have so many members, for each holds out some of the runs that it is fitted to.
 
     Raises:
         UserError: there are fewer than 2 or more than 100 members, or more members than runs.
@@ -97,25 +93,20 @@ class Fitted:
     history: LossHistory
 
 
-def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None) -> Fitted:
+def fit(dataset: RunDataset, fitting: Fitting) -> Fitted:
     """Fit an ensemble.
 
     Each run is held out by one member, and the others are fitted to it. A member is stopped early: it keeps the weights
     at which its loss on the runs that it holds out was lowest. There are two phases:
 
     1. Dynamics: whole runs from their start, all in each update. What runs of one seed have in common beyond their
-       schedules is learned as a random effect (`SeedEffects`), and thrown away: schedules differ by less than seeds do.
+       schedules is learned as a random effect (`SeedEffects`), and discarded: schedules differ by less than seeds do.
     2. Corrections: continuations of random runs from random times to their ends, from the state that `StateEstimator`
        estimates, with the dynamics fixed. What remains to be learned is particular to a run, and not to its schedule.
        Corrections start at zero, so that held-out runs stop them at once where innovations predict nothing.
 
     The loss is the squared error of the scaled channels, plus that of the final loss on the whole validation split (for
     right-censored ends only as far as the forecast lies below), plus a penalty on the length of latent paths.
-
-    Args:
-        dataset: the runs.
-        fitting: settings of the fit.
-        progress: called after each update.
 
     Raises:
         UserError: there are more members than runs; nearly all runs diverged at once; or the fit diverged.
@@ -150,7 +141,7 @@ def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None)
         return rows, now, torch.randint(1, sizes.window + 1, rows.shape, generator=draw)
 
     validation, training = whole_runs(held_out), whole_runs(fitted_to)
-    trainer = EarlyStoppedTrainer(model, fitting.weight_decay, fitting.looks, progress)
+    trainer = EarlyStoppedTrainer(model, fitting.weight_decay, fitting.looks)
     trainer.run(
         "dynamics",
         fitting.dynamics,
@@ -180,12 +171,7 @@ def fit(dataset: RunDataset, fitting: Fitting, progress: Progress | None = None)
 
 
 class SeedEffects(nn.Module):
-    """Random effects of seeds: a constant offset of each channel, and of the final loss, for the runs of one seed.
-
-    Args:
-        dataset: the runs.
-        members: members of the ensemble.
-    """
+    """Random effects of seeds: a constant offset of each channel, and of the final loss, for the runs of one seed."""
 
     def __init__(self, dataset: TensorDataset, members: int) -> None:
         super().__init__()
@@ -252,16 +238,13 @@ def _padded(rows: list[Tensor]) -> Tensor:
 def forecast_final_losses(
     model: Ensemble, dataset: TensorDataset, elapsed: Floats, members: NDArray[np.int64]
 ) -> Floats:
-    """Forecast the log loss on the whole validation split at the end of each run, by one member each.
+    """Forecast the log loss on the whole validation split at the end of each run, (shares, runs), unscaled.
 
     Args:
         model: the ensemble.
         dataset: the runs.
         elapsed: shares of the run after which forecasts are made, (shares,).
         members: the member that forecasts each run, (runs,).
-
-    Returns:
-        (shares, runs), unscaled.
     """
     rows = torch.arange(len(dataset.lengths)).expand(model.sizes.members, -1)
     estimator = StateEstimator(model)

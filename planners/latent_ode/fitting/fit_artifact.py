@@ -23,12 +23,9 @@ MIN_HELD_OUT = 5
 def fit_artifact(
     dataset: RunDataset, fitting: Fitting | GenerativeFitting, about: Mapping[str, Any] | None = None
 ) -> tuple[FittedModel, Any]:
-    """Fit a model, and add the schedules that it was fitted to.
+    """Fit a model to the runs of a sweep, and add their schedules and the provenance.
 
-    Args:
-        dataset: runs of a sweep.
-        fitting: settings of the fit; their type is the kind of model.
-        about: provenance that is saved with the model.
+    The type of `fitting` is the kind of model.
 
     Returns:
         What planners load, and what `fit` or `fit_generative` returned.

@@ -13,7 +13,7 @@ from torch import Tensor
 from planners.latent_ode.channels import LOSS, Floats
 from planners.latent_ode.data.dataset import RunDataset
 from planners.latent_ode.data.scaling import Scales, scaled, scales_of
-from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, Progress, path_length
+from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory, path_length
 from planners.latent_ode.model.generative import OUTPUTS, Generative, GenerativeSizes
 
 MIN_WINDOW = 5
@@ -68,15 +68,10 @@ class FittedGenerative:
 class CurveTensors:
     """Runs as the model reads and decodes them.
 
-    Args:
-        dataset: the runs.
-        scales: how they are scaled.
-        nodes: number of evenly spaced times of a run at which `targets` are, the last its end.
-
     Attributes:
         points: each point, (runs, points, 1 + OUTPUTS): time as a share of a run, then `OUTPUTS`; 0 where missing.
         targets: `OUTPUTS` at the nodes, (runs, nodes, OUTPUTS); NaN where missing, and after the end of a run.
-        times: times of the nodes, (nodes,).
+        times: evenly spaced times of a run, the nodes; the last is its end, (nodes,).
         lengths: number of points of each run, (runs,).
     """
 
@@ -110,15 +105,10 @@ class CurveTensors:
         return self.points[rows[:, None], points][None], torch.minimum(lengths, now)[None]
 
 
-def fit_generative(
-    dataset: RunDataset, fitting: GenerativeFitting, progress: Progress | None = None
-) -> FittedGenerative:
+def fit_generative(dataset: RunDataset, fitting: GenerativeFitting) -> FittedGenerative:
     """Fit the published model: random windows of random runs are encoded, and scored on the whole run.
 
-    Args:
-        dataset: the runs; their weights are not used, as in the published code.
-        fitting: settings of the fit.
-        progress: called after each update.
+    The weights of the runs are not used, as in the published code.
 
     Raises:
         UserError: the fit diverged.
@@ -151,7 +141,7 @@ def fit_generative(
     shares = torch.tensor([0.05, 0.1, 0.2, 0.4, 0.7])
     rows = held_out.repeat_interleave(len(shares))
     now = (curves.lengths[held_out][:, None] * shares).long().clamp(min=1).flatten()
-    trainer = EarlyStoppedTrainer(model, 0.0, fitting.looks, progress)
+    trainer = EarlyStoppedTrainer(model, 0.0, fitting.looks)
     trainer.run(
         "generative",
         fitting.iterations,

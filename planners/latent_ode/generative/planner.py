@@ -16,7 +16,7 @@ from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.base import ModelBasedPlanner, rates_for_budget, replan_segments
+from planners.latent_ode.base import ReplanningPlanner, ReplanningState, rates_for_budget
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats, channel
 from planners.latent_ode.data.scaling import scaled
 from planners.latent_ode.model.generative import OUTPUTS, RATE, Generative
@@ -35,23 +35,19 @@ class FutureRecord(TypedDict):
     chosen: list[list[int]]  # indices of the futures that were averaged, for each run
 
 
-class GenerativeState(TypedDict):
-    """The state of the planner. Checkpoints have the same keys."""
+class GenerativeState(ReplanningState):
+    """The state of the planner."""
 
-    model: str  # fingerprint of the model
-    rates: Floats  # of all segments by the current plan, (runs, segments)
     tokens: NDArray[np.float32]  # recent points, the last first, (runs, window, 1 + OUTPUTS): time, scaled outputs
     points: int  # how many of them are there
-    seeds: list[int]  # of the runs
     range: list[float]  # smallest and largest rate
-    segment: int  # optimizer steps of a segment
     unit: int  # optimizer steps of one unit of the model's time
     beliefs: list[FutureRecord]
     step: int | None  # optimizer step of the last call
 
 
 @dataclass(frozen=True)
-class LatentODEGenerative(ModelBasedPlanner):
+class LatentODEGenerative(ReplanningPlanner):
     """Samples futures of the run from a latent ODE, and plays the mean rates of those that score best.
 
     This is Algorithm 1 of arXiv:2509.23052: its model predicts the learning rate together with losses and accuracy. At
@@ -62,12 +58,7 @@ class LatentODEGenerative(ModelBasedPlanner):
 
     Attributes:
         model: fitted model of the generative kind: a .safetensors file. None is shipped.
-        mismatch: what to do if the model was fitted to another task, budget or optimizer than those of the run.
-            "refuse": stop with an error; "steps": use it, and count time in optimizer steps; "rescaled": use it, and
-            count time as a share of the run, whatever the budget.
         first_plan: share of the run after which the first plan is made. Before that, a schedule of the sweep is played.
-        plan_interval: share of the run between two plans. 1 plans once.
-        last_plan: share of the run after which no new plan is made.
         horizon: share of the remaining run at whose end futures are compared by predicted accuracy.
         samples: number of perturbed codes; the code itself is decoded too.
         sigma: standard deviation of the perturbation, as a share of the size of each coordinate of the code.
@@ -89,8 +80,6 @@ class LatentODEGenerative(ModelBasedPlanner):
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {
         "first_plan": RATIO,
-        "plan_interval": RATIO,
-        "last_plan": RATIO,
         "horizon": RATIO,
         "samples": COUNT,
         "sigma": POSITIVE,
@@ -102,9 +91,6 @@ class LatentODEGenerative(ModelBasedPlanner):
         "match_any_time": SWITCH,
     }
     renamed: ClassVar[Mapping[str, str]] = {
-        "lead": "first_plan",
-        "every": "plan_interval",
-        "until": "last_plan",
         "recent": "recent_points",
         "best": "averaged_futures",
         "two_sided": "two_sided_match",
@@ -144,6 +130,11 @@ class LatentODEGenerative(ModelBasedPlanner):
         more = [cls(sigma=0.3 + 0.01 * number) for number in range(1, len(rates) - len(settings) + 1)]
         return [*settings, *more][: len(rates)]
 
+    @property
+    def may_be_missing(self) -> frozenset[str]:
+        """No signal, for the model reads the last values of all."""
+        return frozenset()
+
     @classmethod
     def for_task(cls, task: Any) -> Mapping[str, Any] | None:
         """Return None, for no model of this kind is shipped."""
@@ -167,16 +158,13 @@ class LatentODEGenerative(ModelBasedPlanner):
             raise UserError(
                 f"planner {self.name!r}: the sweep has no {family!r} to start with, but {', '.join(sorted(best_of))}"
             )
-        first = library.curve(best_of[family] if family else library.best_parametric)
+        first = best_of[family] if family else library.best_parametric
         window = max(fitted.model.sizes.window, self.recent_points)
         return {
-            "model": fitted.fingerprint,
-            "rates": np.tile(first.segments(run.num_segments, run.lr_range), (len(seeds), 1)),
+            **self.state_on(first, fitted, run, seeds),
             "tokens": np.zeros((len(seeds), window, 1 + len(OUTPUTS)), dtype=np.float32),
             "points": 0,
-            "seeds": list(seeds),
             "range": list(run.lr_range),
-            "segment": run.segment,
             "unit": self.unit(run),
             "beliefs": [],
             "step": None,
@@ -188,10 +176,10 @@ class LatentODEGenerative(ModelBasedPlanner):
         require(self, signals)
         step = step_after(self, state, signals)
         state = {**state, "step": step}
-        now, total = step // state["segment"], state["rates"].shape[1]
+        now = step // state["segment"]
         if now > 0:
             state = self._observed(state, signals)
-        if now > 0 and now in replan_segments(total, self.first_plan, self.plan_interval, self.last_plan):
+        if now > 0 and now in self.plans_at(state["rates"].shape[1]):
             state = self._planned(state, now)
         return state["rates"][:, now].copy(), state
 
@@ -201,12 +189,7 @@ class LatentODEGenerative(ModelBasedPlanner):
 
     @isolating
     def explain(self, state: GenerativeState, row: int = 0) -> list[PlanForecast]:
-        """Return what was considered for one run at each plan: the mean of the chosen futures, and each of them.
-
-        Args:
-            state: state of the planner.
-            row: row of the run in the state.
-        """
+        """Return what was considered for one run at each plan: the mean of the chosen futures, and each of them."""
         fitted: FittedModel = self.check_unchanged(state)
         scales, total = fitted.scales, state["rates"].shape[1]
         beliefs = []

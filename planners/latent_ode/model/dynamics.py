@@ -50,10 +50,6 @@ class Ensemble(Members):
     anything is learned no run is moved.
 
     All tensors begin with (members, batch).
-
-    Args:
-        sizes: sizes of the ensemble.
-        seed: seed of the initial weights.
     """
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
@@ -132,9 +128,9 @@ class Ensemble(Members):
         return flat.reshape(members, batch, points, len(CHANNELS))
 
     def final_loss(self, states: Tensor) -> Tensor:
-        """Decode the last state to the scaled log loss on the whole validation split, (members, batch).
+        """Decode the last of states (members, batch, points, latent), which is that at the end of the run.
 
-        Args:
-            states: (members, batch, points, latent), the last at the end of the run.
+        Returns:
+            The scaled log loss on the whole validation split, (members, batch).
         """
         return (states[:, :, -1] @ self.read_final[..., None])[..., 0] + self.final_bias

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from lr_env.errors import UserError
 from planners.latent_ode.model.layers import Members
 
-Progress = Callable[[int], None]
-"""Called with the number of iterations done since the last call."""
-
 LossHistory = Sequence[tuple[str, int, float, float]]
 """(phase, iteration, training loss, lowest validation loss so far), means over members."""
 
@@ -21,19 +18,12 @@ LossHistory = Sequence[tuple[str, int, float, float]]
 class EarlyStoppedTrainer:
     """Trains all members of a model at once, in phases, and stops each member early.
 
-    Args:
-        model: the model.
-        weight_decay: decoupled weight decay.
-        validation_checks: how often the validation loss is computed in each phase.
-        progress: called after each iteration.
-
-    Attributes:
-        history: a `LossHistory`.
+    The weight decay is decoupled. The validation loss is computed `validation_checks` times in each phase. `history` is
+    a `LossHistory`.
     """
 
-    def __init__(self, model: Members, weight_decay: float, validation_checks: int, progress: Progress | None) -> None:
+    def __init__(self, model: Members, weight_decay: float, validation_checks: int) -> None:
         self.model, self.weight_decay, self.validation_checks = model, weight_decay, validation_checks
-        self.progress = progress or (lambda count: None)
         self.history: list[tuple[str, int, float, float]] = []
 
     def run(
@@ -45,15 +35,10 @@ class EarlyStoppedTrainer:
         training_loss: Callable[[], Tensor],
         validation_loss: Callable[[], Tensor],
     ) -> None:
-        """Train, then give each member the weights that were best on its held-out runs.
+        """Train some parameters, then give each member the weights that were best on its held-out runs.
 
-        Args:
-            phase: name of the phase in the history.
-            iterations: updates.
-            learning_rate: peak rate of Adam; it rises for a tenth of the iterations, then falls by a cosine.
-            parameters: what is trained.
-            training_loss: computes the loss of each member, (members,).
-            validation_loss: computes the same on held-out runs.
+        The rate of Adam rises to its peak for a tenth of the iterations, then falls by a cosine. Both losses are
+        functions that compute the loss of each member, (members,); the second does so on held-out runs.
 
         Raises:
             UserError: the validation loss of a member was never finite.
@@ -72,7 +57,6 @@ class EarlyStoppedTrainer:
             losses.sum().backward()
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)
             optimizer.step()
-            self.progress(1)
             if iteration % interval == 0 or iteration + 1 == iterations:
                 lowest = float(best.losses.mean())
                 self.history.append((phase, iteration, float(losses.detach().mean()), lowest))

@@ -54,7 +54,7 @@ def build_problem(
         state: present latent state, (members, runs, latent).
         remaining: the remaining part, the same for all runs.
         trust_radius: plans stay between the lowest and the highest rate that schedules near the best had at that time,
-            and at most so much outside, in the log; for runs that respond otherwise, `Response.noise` is added on one
+            and at most so much outside, in the log; for runs with a shifted response, `Response.noise` is added on one
             side. None: plans may have all rates of the task.
         response: how the runs respond to their rates.
         member: see `Problem`.

@@ -36,12 +36,7 @@ class ScheduleFamily:
     high: float
 
     def log_rates(self, settings: Floats, at: Floats) -> Floats:
-        """Compute log rates, (..., times).
-
-        Args:
-            settings: parameters of schedules, each from 0 to 1, (..., SETTINGS).
-            at: shares of the run, (times,).
-        """
+        """Compute log rates (..., times) of parameters from 0 to 1, (..., SETTINGS), at shares of the run, (times,)."""
         peak, down, power, slope, up = np.moveaxis(_LOW + settings * (_HIGH - _LOW), -1, 0)[..., None]
         peak = self.low + peak * (self.high - self.low)
         rising = np.clip((at + 0.01) / (up + 0.01), 0.0, 1.0)

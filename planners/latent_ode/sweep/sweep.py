@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ import torch
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
-from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.lab import Lab
 from lr_env.seeds import PER_SWEEP, SWEEPS
@@ -73,9 +73,9 @@ class Sweep:
 
     @property
     def seeds(self) -> list[int]:
-        """Seed of each run, see `seed_number_of`."""
+        """Seed of each run, see `seed_number`."""
         first = SWEEPS.start + self.seed * PER_SWEEP
-        return [first + seed_number_of(self.design, run) for run in range(self.runs)]
+        return [first + seed_number(self.design, run) for run in range(self.runs)]
 
     @property
     def rounds(self) -> list[int]:
@@ -102,20 +102,17 @@ def check_seed(seed: int) -> None:
         raise UserError(f"seed {seed}: give a whole number from 0 to 999")
 
 
-def seed_number(run: int) -> int:
+def seed_number(design: str, run: int) -> int:
     """Return the number of the seed of a run, from 0.
 
-    Runs that share a seed are told apart by their schedules rather than by luck, but the best schedule on one seed is
-    not the best on others. The order of the seeds changes all the time, so that no seed goes with a kind of schedule
-    that returns every few runs.
+    Runs that share a seed differ by their schedules and not by luck, but the best schedule on one seed is not the best
+    on others. The order of the seeds changes all the time, so that no seed goes with a kind of schedule that returns
+    every few runs. The design of the paper has each of its twenty schedules on the same five seeds.
     """
+    if design == "paper":
+        return run // 20
     order = np.random.default_rng(run // SEEDS).permutation(SEEDS)
     return run // (SEEDS * RUNS_PER_SEED) * SEEDS + int(order[run % SEEDS])
-
-
-def seed_number_of(design: str, run: int) -> int:
-    """Return the same for a design: that of the paper has each of its twenty schedules on the same five seeds."""
-    return run // 20 if design == "paper" else seed_number(run)
 
 
 def next_round(done: int) -> int:
@@ -124,14 +121,7 @@ def next_round(done: int) -> int:
 
 
 def sweep(settings: Sweep, lab: Lab) -> list[RunRecord]:
-    """Run a sweep, or what is left of it.
-
-    Args:
-        settings: which runs.
-        lab: the task, and where the runs are saved.
-
-    Returns:
-        The runs with their curves.
+    """Run a sweep, or what is left of it, and return its runs with their curves.
 
     Raises:
         UserError: another process works on it, it was started with other settings, or too few runs are usable.
@@ -139,94 +129,44 @@ def sweep(settings: Sweep, lab: Lab) -> list[RunRecord]:
     store, name = lab.store, lab.name
     with lab.experiment({"sweep": asdict(settings)}, at_once=settings.runs, runs=settings.runs) as experiment:
         finished: list[RunRecord] = []
-        for phase, size, seeds in _phases(settings):
-            planned = _started_round(store, name, phase, size)
-            planned = planned or _sorted(_plan_round(settings, lab.task, finished, seeds))
-            experiment.run(planned, phase, ("val",), lab.reporting("sweeping"))
-            finished += _finished_runs(store, name, phase)
+        seeds = iter(settings.seeds)
+        for number, size in enumerate(settings.rounds):
+            phase, seeds_of_round = f"round-{number}", list(islice(seeds, size))
+            started = store.runs(name, phase)
+            if len(started) == size:  # its runs are not proposed again
+                planned = [PlannedRun(planner_of(run), run.seed) for run in started]
+            else:
+                planners = next_schedules(settings.design, lab.task, settings.rates, settings.seed, finished, size)
+                planned = not_made_before(planners, seeds_of_round, finished)
+            # Neighbours in a stack change the last bits of a run.
+            experiment.run(sorted(planned, key=run_key), phase, ("val",), lab.reporting("sweeping"))
+            runs = sorted(store.runs(name, phase, curves=True), key=run_key)
+            finished += [run for run in runs if run.status == "finished"]
         return finished
-
-
-def _finished_runs(store: Store, name: str, phase: str) -> list[RunRecord]:
-    """Read the finished runs of a round, with curves."""
-    return [run for run in sorted(store.runs(name, phase, curves=True), key=run_key) if run.status == "finished"]
-
-
-def _phases(settings: Sweep) -> Iterator[tuple[str, int, list[int]]]:
-    """Yield the name in the store, the size and the seeds of each round."""
-    first = 0
-    for number, size in enumerate(settings.rounds):
-        yield f"round-{number}", size, settings.seeds[first : first + size]
-        first += size
-
-
-def _started_round(store: Store, name: str, phase: str, size: int) -> list[PlannedRun] | None:
-    """Read the runs of a round that was started, so that they are not proposed again; None if there are none."""
-    records = store.runs(name, phase)
-    if len(records) != size:
-        return None
-    return _sorted([PlannedRun(planner_of(run), run.seed) for run in records])
-
-
-def _sorted(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Sort runs, because neighbours in a stack change the last bits of a run."""
-    return sorted(runs, key=run_key)
-
-
-def _plan_round(settings: Sweep, task: Task, finished: Sequence[RunRecord], seeds: list[int]) -> list[PlannedRun]:
-    """Plan the runs of a round."""
-    planners = next_schedules(settings.design, task, settings.rates, settings.seed, finished, len(seeds))
-    return not_made_before(planners, seeds, finished)
 
 
 def next_schedules(
     design: str, task: Task, rates: tuple[float, float], seed: int, finished: Sequence[RunRecord], count: int
 ) -> list[Planner]:
-    """Return the next schedules of a sweep.
+    """Return the next schedules of a sweep: those of its design, or those that a model of the runs so far proposes.
 
-    Args:
-        design: name of the design.
-        task: the task.
-        rates: smallest and largest peak rate.
-        seed: seed of the sweep.
-        finished: runs so far, with curves.
-        count: number of schedules.
+    `rates` is the range of peaks; the finished runs have their curves.
     """
+    done = len(finished)
     if finished and design == ADAPTIVE:
-        return propose_adaptive(task, seed, finished, count)
-    total = len(finished) + count
+        fitted, _ = fit_artifact(run_dataset(finished, task.budget), Fitting(corrections=0, seed=seed * 1000 + done))
+        proposals = thompson_proposals(fitted, task.lr_range, count, seed * PER_SWEEP + done)
+        return [knots_at(rates) for rates in proposals]
+    total = done + count
     runs = DESIGNS[INITIAL_DESIGN if design == ADAPTIVE else design](total, rates, [0] * total, seed)
-    return [run.planner for run in runs[len(finished) :]]
-
-
-def propose_adaptive(task: Task, seed: int, finished: Sequence[RunRecord], count: int) -> list[Planner]:
-    """Fit a model to the runs so far, and return the schedules that it proposes next.
-
-    Args:
-        task: the task.
-        seed: seed of the sweep.
-        finished: runs so far, with curves.
-        count: number of schedules.
-    """
-    dataset = run_dataset(finished, task.budget)
-    fitted, _ = fit_artifact(dataset, Fitting(corrections=0, seed=seed * 1000 + len(finished)))
-    proposals = thompson_proposals(fitted, task.lr_range, count, seed * PER_SWEEP + len(finished))
-    return [knots_at(rates) for rates in proposals]
+    return [run.planner for run in runs[done:]]
 
 
 def thompson_proposals(fitted: FittedModel, lr_range: tuple[float, float], count: int, seed: int) -> list[Floats]:
-    """Propose schedules for the next runs: each is the best by a single member of the ensemble, in turns.
+    """Propose schedules for the next runs, as their rates at `GRID` evenly spaced times.
 
-    As in Thompson sampling, proposals differ as much as the members do.
-
-    Args:
-        fitted: the model.
-        lr_range: smallest and largest rate of the task.
-        count: number of schedules.
-        seed: seed of the searches.
-
-    Returns:
-        Rates of each schedule at `GRID` evenly spaced times.
+    Each is the best by a single member of the ensemble, in turns. As in Thompson sampling, proposals differ as much as
+    the members do.
     """
     settings, start = SearchSettings(pessimism=0.0), StateEstimator(fitted.ensemble).initial(1)
     schedules = []

@@ -83,9 +83,9 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             study.sampler = make_sampler(search.sampler, search.seed, part.first)
             trials = [study.ask() for _ in range(part.count)]
             planners = [space.suggest(trial) for trial in trials]
-            made = _trained(experiment, part, planners, search.seed, records, lab)
-            records += made
-            for trial, value in zip(trials, trial_values(made, records), strict=True):
+            new_records = _trained(experiment, part, planners, search.seed, records, lab)
+            records += new_records
+            for trial, value in zip(trials, trial_values(new_records, records), strict=True):
                 study.tell(trial, value)
             storage.write(study.get_trials(deepcopy=False), records)
     return SearchResult(lab.task, space.families, tuple(records), str(lab.store.path), lab.name, path, lab.folder)
@@ -117,16 +117,16 @@ def make_sampler(name: str, seed: int, finished: int) -> Any:
         return optuna.samplers.TPESampler(seed=drawn, constant_liar=True)
 
 
-def trial_values(made: Sequence[RunRecord], records: Sequence[RunRecord]) -> list[float]:
+def trial_values(new_records: Sequence[RunRecord], records: Sequence[RunRecord]) -> list[float]:
     """Return what Optuna is told of runs: final losses; a run that diverged counts as the worst one that did not.
 
     Args:
-        made: the runs.
+        new_records: the runs.
         records: all runs so far, with these.
     """
     losses = [final_val_loss(record) for record in records]
     worst = max((loss for loss in losses if np.isfinite(loss)), default=np.inf)
-    return [loss if np.isfinite(loss) else worst for loss in map(final_val_loss, made)]
+    return [loss if np.isfinite(loss) else worst for loss in map(final_val_loss, new_records)]
 
 
 def child_seed(seed: int, number: int) -> int:
@@ -152,9 +152,9 @@ def _trained(
         )
     experiment.run(planned, part.phase, ("val",), lab.reporting("searching"))
     there = {run_key(run): run for run in experiment.store.runs(experiment.name, part.phase, curves=True)}
-    made = [there[run_key(run)] for run in planned]
-    assert all(run.status == FINISHED for run in made)
-    return made
+    new_records = [there[run_key(run)] for run in planned]
+    assert all(run.status == FINISHED for run in new_records)
+    return new_records
 
 
 def _spec(search: Search, space: SearchSpace, before: Mapping[str, Any] | None) -> dict[str, Any]:

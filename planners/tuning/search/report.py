@@ -88,12 +88,12 @@ class SearchResult:
     @property
     def best(self) -> list[Best]:
         """The best run of each planner that had any, the lowest loss first."""
-        found: list[Best] = []
+        bests: list[Best] = []
         for name in self.planners:
             runs = [record for record in self.records if record.planner == name]
             if runs:
-                found.append(Best(name, len(runs), sum(run.diverged for run in runs), min(runs, key=final_val_loss)))
-        return sorted(found, key=lambda best: best.loss)
+                bests.append(Best(name, len(runs), sum(run.diverged for run in runs), min(runs, key=final_val_loss)))
+        return sorted(bests, key=lambda best: best.loss)
 
     @property
     def compare_command(self) -> str:
@@ -113,10 +113,7 @@ class SearchResult:
         """The command that fits a model to the runs; empty for a task that commands do not find."""
         if (variation := variation_of(self.task)) is None:
             return ""
-        return (
-            f"lr-env fit {self.task.name}{variation} --records {self.folder / RUNS_FILE} "
-            f"--name {self.name}-fit"
-        )
+        return f"lr-env fit {self.task.name}{variation} --records {self.folder / RUNS_FILE} --name {self.name}-fit"
 
     def to_json(self) -> dict[str, Any]:
         """The best settings, and the loss of every run; null where it diverged."""
