@@ -6,6 +6,7 @@ their classes alike, for it only asks whether the members are there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -29,6 +30,38 @@ class Tunable(Protocol):
     def candidates(cls, rates: Sequence[float]) -> Sequence[Planner]:
         """The settings that a sweep tries: exactly one for each of the peak rates, so that budgets are equal."""
         ...
+
+
+@dataclass(frozen=True)
+class SettingRange:
+    """The values of a setting that a search tries.
+
+    Attributes:
+        low: the smallest.
+        high: the largest.
+        log: whether they are spread evenly in their logarithm.
+
+    >>> SettingRange(0.2, 0.8).at(0.5), SettingRange(0.001, 0.1, log=True).at(0.5)
+    (0.5, 0.01)
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, share: float) -> float:
+        """Return the value at a share of the range, from 0 to 1."""
+        low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
+        value = low + round(high - low, 12) * share  # 0.8 - 0.2 is 0.6
+        return 10.0**value if self.log else value
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """A planner with a peak rate that says which values of its other settings a search should try."""
+
+    search_ranges: Mapping[str, SettingRange]
+    """Setting -> its values; without the peak, whose range is that of the task."""
 
 
 @runtime_checkable

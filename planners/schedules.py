@@ -16,9 +16,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from lr_env.capabilities import SettingRange
 from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
-from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, TuningVariants
+from planners.settings import AT_LEAST_1, COUNT, FRACTION, POSITIVE, Array, Rules, SearchRanges, TuningVariants
+
+_WARMUPS = SettingRange(0.02, 0.1)
 
 
 def _whole_segments(fraction: float, n: int) -> int:
@@ -47,6 +50,7 @@ class Constant(Schedule):
     """
 
     name = "constant"
+    search_ranges: ClassVar[SearchRanges] = {}
 
     def _at(self, k: Index, n: int) -> Array:
         return np.ones(n)
@@ -63,6 +67,7 @@ class Linear(Schedule):
     """
 
     name = "linear"
+    search_ranges: ClassVar[SearchRanges] = {}
 
     def _at(self, k: Index, n: int) -> Array:
         return (n - k) / n
@@ -79,6 +84,7 @@ class Cosine(Schedule):
     """
 
     name = "cosine"
+    search_ranges: ClassVar[SearchRanges] = {}
 
     def _at(self, k: Index, n: int) -> Array:
         return _half_cosine(k / n)
@@ -100,6 +106,7 @@ class CosineWarmup(Schedule):
 
     name = "cosine-warmup"
     rules: ClassVar[Rules] = {"warmup": FRACTION}
+    search_ranges: ClassVar[SearchRanges] = {"warmup": _WARMUPS}
     warmup: float = 0.1
 
     def _at(self, k: Index, n: int) -> Array:
@@ -132,6 +139,7 @@ class OneCycle(Schedule):
         "div_factor": AT_LEAST_1,
         "final_div_factor": AT_LEAST_1,
     }
+    search_ranges: ClassVar[SearchRanges] = {"pct_start": SettingRange(0.05, 0.45)}
     pct_start: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
@@ -163,6 +171,7 @@ class Step(Schedule):
     name = "step"
     rules: ClassVar[Rules] = {"stages": COUNT, "gamma": FRACTION}
     tuning_variants: ClassVar[TuningVariants] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
+    search_ranges: ClassVar[SearchRanges] = {"gamma": SettingRange(0.1, 0.5)}
     stages: int = 3
     gamma: float = 0.1
 
@@ -222,6 +231,7 @@ class Exponential(Schedule):
     name = "exponential"
     rules: ClassVar[Rules] = {"final": FRACTION}
     tuning_variants: ClassVar[TuningVariants] = ({"final": 0.1}, {"final": 0.01})
+    search_ranges: ClassVar[SearchRanges] = {"final": SettingRange(0.001, 0.1, log=True)}
     final: float = 0.01
 
     def _at(self, k: Index, n: int) -> Array:
@@ -245,6 +255,7 @@ class Polynomial(Schedule):
     name = "polynomial"
     rules: ClassVar[Rules] = {"power": POSITIVE}
     tuning_variants: ClassVar[TuningVariants] = ({"power": 2.0}, {"power": 0.5})
+    search_ranges: ClassVar[SearchRanges] = {"power": SettingRange(0.5, 2.0)}
     power: float = 2.0
 
     def _at(self, k: Index, n: int) -> Array:
@@ -267,6 +278,7 @@ class InverseSqrt(Schedule):
 
     name = "inverse-sqrt"
     rules: ClassVar[Rules] = {"warmup": FRACTION}
+    search_ranges: ClassVar[SearchRanges] = {"warmup": _WARMUPS}
     warmup: float = 0.1
 
     def _at(self, k: Index, n: int) -> Array:
@@ -292,6 +304,7 @@ class WSD(Schedule):
     name = "wsd"
     rules: ClassVar[Rules] = {"warmup": FRACTION, "cooldown": FRACTION}
     tuning_variants: ClassVar[TuningVariants] = ({"cooldown": 0.2}, {"cooldown": 0.5}, {"cooldown": 0.7})
+    search_ranges: ClassVar[SearchRanges] = {"cooldown": SettingRange(0.1, 0.9), "warmup": _WARMUPS}
     warmup: float = 0.1
     cooldown: float = 0.2
 
@@ -347,6 +360,7 @@ class Knee(Schedule):
     name = "knee"
     rules: ClassVar[Rules] = {"explore": FRACTION}
     tuning_variants: ClassVar[TuningVariants] = ({}, {"explore": 0.3}, {"explore": 0.7})
+    search_ranges: ClassVar[SearchRanges] = {"explore": SettingRange(0.2, 0.8)}
     explore: float = 0.5
 
     def _at(self, k: Index, n: int) -> Array:

@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.capabilities import SettingRange
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
 
 Array = NDArray[np.float64]
 TuningVariants = Sequence[Mapping[str, Any]]
+SearchRanges = Mapping[str, SettingRange]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ CALLS = [
     ["data-scaling", "DigitsMLP", *STUDY, "--fixed", "epochs"],
     ["cumulative-rate", "DigitsMLP", "--planners", "constant", "linear", *STUDY],
     ["start-rates", "DigitsMLP", "--planner", "plateau", *TINY, "--seeds", "2"],
+    ["search", "DigitsMLP", *TINY, "--runs", "10", "--planners", "wsd", "linear", "--backend", "loop"],
     ["train-ppo", "DigitsMLP", *TINY, "--decisions", "16", "--children", "2"],
     ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2", "--backend", "loop"],
     ["explain", "DigitsMLP", "--segment", "100"],
@@ -67,6 +68,7 @@ FILES = {
     "results/DigitsMLP-plateau-start-rates/starts.png",
     "results/ppo/DigitsMLP/policy.safetensors",
     "results/fit/DigitsMLP-fit/fit.png",
+    "results/DigitsMLP-search/search.png",
     "results/DigitsMLP-tuning-budget/budget.png",
     "results/DigitsMLP-robustness/conditions.json",
 }

@@ -91,8 +91,35 @@ class ReportOptions(ExperimentOptions):
 
     results: Path = Path("results")
     """Folder for reports. Each experiment writes into a subfolder of its name."""
+    log: Annotated[str | None, arg(metavar="TRACKER")] = None
+    """Write the finished runs into the logs of a tracker as well: tensorboard or mlflow, or one of another package."""
 
     @property
     def folder(self) -> Path:
         """Folder of the report."""
         return self.results / self.experiment_name()
+
+    def check_log(self) -> None:
+        """Find out before training whether the runs can be written into the logs of the tracker, if one is asked for.
+
+        Raises:
+            UserError: there is no such tracker, or its package is not installed.
+        """
+        if self.log is not None:
+            from lr_env.records.writers.base import find_writer
+
+            find_writer(self.log).check()
+
+    def write_log(self, lab: Lab) -> None:
+        """Write the finished runs of all experiments of a lab into the logs of the tracker, if one is asked for.
+
+        Raises:
+            UserError: see `check_log`; or the tracker refuses the runs.
+        """
+        if self.log is not None:
+            from lr_env.records.writers.base import find_writer
+            from lr_env.records.writers.experiments import write_experiments
+
+            with replace(lab, fresh=False).locked():
+                where = write_experiments(find_writer(self.log), lab.store, lab.opened, lab.name, lab.folder)
+            print(f"Log: {where}")

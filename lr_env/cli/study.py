@@ -47,6 +47,7 @@ class StudyCommand(Generic[S]):
         folder, task = self.folder, self.lab.varied_task()
         lab = self.lab.lab(task, self.experiment_name(), folder)
         steps = self.study.child_steps(task)
+        self.lab.check_log()
         writable(folder)
         with progress_bar(steps) as progress:
             result = self.study.run(replace(lab, progress=progress))
@@ -54,6 +55,7 @@ class StudyCommand(Generic[S]):
         print_document(result.document(), console(), folder)
         if (report := folder / "summary.md").is_file():
             print(f"Report: {report}")
+        self.lab.write_log(lab)
 
 
 def _first_paragraph(study: type[Study]) -> str:

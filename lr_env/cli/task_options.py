@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,8 +82,7 @@ class TaskOptions:
     @property
     def variation(self) -> str:
         """The options that vary the task, as text to be written after its name on a command line."""
-        options = (f" --{name.replace('_', '-')} {value}" for name, value in self._given().items())
-        return "".join(options) + " --adam" * self.adam
+        return _options_text(self._given(), self.adam)
 
     def _given(self) -> dict[str, Any]:
         """Return the fields of the task that options replace, with their new values."""
@@ -133,3 +133,28 @@ class TaskOptions:
         numerics = Numerics(self.precision, self.deterministic, self.channels_last)
         numerics.check(find_device(self.device))
         return numerics
+
+
+def variation_of(task: Task) -> str | None:
+    """Return the options that make this task of the one that commands find by its name; None if no options do.
+
+    >>> from lr_env.tasks import TASKS
+    >>> variation_of(replace(TASKS["DigitsMLP"], budget=500, batch_size=32))
+    ' --budget 500 --batch-size 32'
+    """
+    from lr_env.optimizers import Adam
+    from lr_env.tasks import find_task
+    from lr_env.tasks.catalogue import task_names
+
+    if task.name not in task_names():
+        return None
+    original = find_task(task.name)
+    given = {name: value for name in _VARIED if (value := getattr(task, name)) != getattr(original, name)}
+    adam = task.optimizer == Adam() != original.optimizer
+    varied = replace(original, **given, **({"optimizer": Adam()} if adam else {}))
+    return _options_text(given, adam) if replace(varied, target_val_loss=task.target_val_loss) == task else None
+
+
+def _options_text(given: Mapping[str, Any], adam: bool) -> str:
+    options = (f" --{name.replace('_', '-')} {value}" for name, value in given.items())
+    return "".join(options) + " --adam" * adam

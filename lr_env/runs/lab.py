@@ -33,6 +33,7 @@ class Lab:
         progress: called with (what is going on, child steps done since the last call).
         folder: where the study may keep files.
         engine: trains the runs.
+        opened: name -> task of every experiment that was opened so far, by parts of the study, too.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Lab:
     progress: Callable[[str, int], None] = lambda what, steps: None
     folder: Path = Path()
     engine: Engine = field(default_factory=LocalEngine)
+    opened: dict[str, Task] = field(default_factory=dict)
 
     def reporting(self, what: str) -> Callable[[int], None]:
         """A function that reports child steps as progress of `what`."""
@@ -102,6 +104,8 @@ class Lab:
             spec = experiment_spec(self.task, asked, trained, execution.device, planners)
             if self.fresh:  # once it is known to be possible
                 delete_experiment(self.store, self.name)
-            yield Experiment(
+            experiment = Experiment(
                 self.store, self.name, self.task, spec, execution, self.checkpoint_seconds, extends, self.engine
             )
+            self.opened[self.name] = self.task
+            yield experiment

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SEEDS = 10
 """Number of seeds of a comparison by default: 0, 1, ..."""
 
-_SWEEP_OPTIONS = ("design", "runs", "rates")
+_SWEEP_OPTIONS = ("design", "runs", "rates", "log")
 """Options that do not apply to existing runs."""
 
 _IMPORTED_OPTIONS = ("runs_of", "budget", "segment", "members", "seed", "threads", "store", "name", "results")
@@ -123,14 +123,13 @@ class Fit(ReportOptions):
 
         rates = task.tuning_range if self.rates is None else parse_ends(self.rates)
         settings = Sweep(self.design, self.runs, rates, self.seed)
+        self.check_log()
         writable(folder)
+        lab = self.lab(task, self.experiment_name(), folder)
         with progress_bar(self.runs * task.budget) as progress:
-            return fit_sweep(
-                settings,
-                replace(self.lab(task, self.experiment_name(), folder), progress=progress),
-                about=self.provenance(task),
-                **model,
-            )
+            report = fit_sweep(settings, replace(lab, progress=progress), about=self.provenance(task), **model)
+        self.write_log(lab)
+        return report
 
     def _fit_imported(self, name: str) -> None:
         """Fit a model to imported runs."""

@@ -53,7 +53,9 @@ class TrainPpo(TaskOptions):
     fresh: bool = False
     """Delete what was trained under this name, and start over."""
     tensorboard: bool = False
-    """Write logs for TensorBoard as well."""
+    """Write logs for TensorBoard while training."""
+    log: Annotated[str | None, arg(metavar="TRACKER")] = None
+    """Write the finished training into the logs of a tracker: tensorboard or mlflow, or one of another package."""
 
     @property
     def folder(self) -> Path:
@@ -62,7 +64,9 @@ class TrainPpo(TaskOptions):
 
     def run(self) -> None:
         """Train, and print how the validation loss changed."""
+        from lr_env.records.writers.base import find_writer
         from planners.ppo import training  # here, because the command line must start without torch
+        from planners.ppo.tracked import finished_training, tracked_training
 
         task, folder = self.varied_task(), self.folder
         for option, limit in _LIMITS.items():
@@ -73,9 +77,15 @@ class TrainPpo(TaskOptions):
             "start_rates": parse_rates(self.start_rates)
         }
         settings = training.PPOSettings(**options)
+        writer = None if self.log is None else find_writer(self.log)
+        if writer is not None:
+            writer.check()
+            if not self.fresh and (result := finished_training(folder, task, settings)):
+                print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")
+                return
         writable(folder)
         with progress_bar(self.decisions) as progress:
-            result: dict[str, Any] = training.train(
+            result = training.train(
                 task,
                 settings,
                 folder,
@@ -84,6 +94,8 @@ class TrainPpo(TaskOptions):
                 tensorboard=self.tensorboard,
                 progress=progress,
             )
+        if writer is not None:
+            print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")
         history = result["history"]
         best = min(history, key=lambda entry: entry["val_loss"])
         share = 100 * result["seconds"]["children"] / max(result["seconds"]["whole"], 1e-9)

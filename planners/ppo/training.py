@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -229,6 +230,8 @@ class _Trainer:
         progress("training", self.algorithm.num_timesteps)
         if tensorboard and find_spec("tensorboard") is None:
             raise UserError("TensorBoard's logs need the package tensorboard: pip install tensorboard")
+        if self.fresh:
+            shutil.rmtree(self.folder / "logs", ignore_errors=True)
         formats = ["csv", *(["tensorboard"] if tensorboard else [])]
         self.algorithm.set_logger(configure(str(self.folder / "logs" / str(self.algorithm.num_timesteps)), formats))
         if self.fresh:  # only after all checks

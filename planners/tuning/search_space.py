@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import qmc
 
+from lr_env.capabilities import SettingRange
 from planners.schedule import Schedule
 from planners.schedules import (
     WSD,
@@ -43,30 +45,32 @@ class Point:
     warmup: float = 0.5
 
 
-def _warmup(point: Point) -> float:
-    return 0.02 + 0.08 * point.warmup
-
-
-FAMILIES: Mapping[str, Callable[[float, Point], Schedule]] = {
-    "constant": lambda peak, at: Constant(peak),
-    "linear": lambda peak, at: Linear(peak),
-    "cosine": lambda peak, at: Cosine(peak),
-    "cosine-warmup": lambda peak, at: CosineWarmup(peak, warmup=_warmup(at)),
-    "one-cycle": lambda peak, at: OneCycle(peak, pct_start=0.05 + 0.4 * at.shape),
-    "step": lambda peak, at: Step(peak, stages=3, gamma=0.1 + 0.4 * at.shape),
-    "exponential": lambda peak, at: Exponential(peak, final=10.0 ** (-3 + 2 * at.shape)),
-    "polynomial": lambda peak, at: Polynomial(peak, power=0.5 + 1.5 * at.shape),
-    "inverse-sqrt": lambda peak, at: InverseSqrt(peak, warmup=_warmup(at)),
-    "knee": lambda peak, at: Knee(peak, explore=0.2 + 0.6 * at.shape),
-    "wsd": lambda peak, at: WSD(peak, cooldown=0.1 + 0.8 * at.shape, warmup=_warmup(at)),
-    "wsd-sqrt": lambda peak, at: WSDSqrt(peak, cooldown=0.1 + 0.8 * at.shape, warmup=_warmup(at)),
+FAMILIES: Mapping[str, type[Schedule]] = {
+    family.name: family
+    for family in (
+        Constant,
+        Linear,
+        Cosine,
+        CosineWarmup,
+        OneCycle,
+        Step,
+        Exponential,
+        Polynomial,
+        InverseSqrt,
+        Knee,
+        WSD,
+        WSDSqrt,
+    )
 }
-"""Name of a family -> function that makes a schedule of (peak, point)."""
+"""Name of a family -> its schedule; the values of its settings are its `search_ranges`."""
 
 
 def schedule_at(family: str, point: Point, rates: Range) -> Schedule:
     """Return the schedule of a family at a point; `rates` is the range of peaks."""
-    return FAMILIES[family](float(rates[0] * (rates[1] / rates[0]) ** point.peak), point)
+    kind: Any = FAMILIES[family]
+    ranges: Mapping[str, SettingRange] = kind.search_ranges
+    settings = {name: one.at(point.warmup if name == "warmup" else point.shape) for name, one in ranges.items()}
+    return kind(float(rates[0] * (rates[1] / rates[0]) ** point.peak), **settings)
 
 
 def sobol(count: int, dimensions: int, seed: int) -> Array:

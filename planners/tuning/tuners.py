@@ -105,7 +105,7 @@ class TPE(FamilySearch):
         Raises:
             UserError: it is not.
         """
-        _optuna()
+        import_optuna("tuner 'tpe'")
 
     def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
         """Return the schedules that the estimator proposes.
@@ -113,7 +113,7 @@ class TPE(FamilySearch):
         Raises:
             UserError: Optuna is not installed.
         """
-        optuna = _optuna()
+        optuna = import_optuna("tuner 'tpe'")
         unit = optuna.distributions.FloatDistribution(0.0, 1.0)
         space = {"family": optuna.distributions.CategoricalDistribution(self.families)}
         space |= {"peak": unit, "shape": unit, "warmup": unit}
@@ -198,11 +198,19 @@ class DirectSearch(BestRunTuner):
         return mean, spread
 
 
-def _optuna() -> Any:
+def import_optuna(who: str) -> Any:
+    """Import Optuna, which says nothing but errors from then on.
+
+    Args:
+        who: what needs it, for the error message.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import optuna
     except ImportError as error:
-        raise UserError("tuner 'tpe' needs Optuna: pip install 'lr-env[tuners]'") from error
+        raise UserError(f"{who} needs Optuna: pip install 'lr-env[tuners]'") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -1,0 +1,230 @@
+"""The result of a search: the best settings of each planner, and what to do with the runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_env.cli.task_options import variation_of
+from lr_env.files import json_number
+from lr_env.records.record import RunRecord
+from lr_env.records.tables import write_runs
+from lr_env.registry import setting_defaults
+from lr_env.report.document import Code, Column, Document, Figure, Table, Text
+from lr_env.report.files import write_json_and_figure
+from lr_env.report.formatting import setting_text
+from lr_env.report.markdown import write_markdown
+from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
+from lr_env.tasks import Task
+from planners.tuning.tuners import final_val_loss
+
+RUNS_FILE = "runs.parquet"
+
+MARKERS = "osDv^<>Pph"
+
+_BASELINE = "constant"
+"""The planner that the best one is compared with."""
+
+_OFF_SCALE = 30.0
+"""Losses above this multiple of the lowest are drawn at the upper border."""
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best run of a planner in a search.
+
+    Attributes:
+        planner: its name.
+        runs: how many runs it had.
+        diverged: how many of them diverged.
+        record: the run with the lowest loss.
+    """
+
+    planner: str
+    runs: int
+    diverged: int
+    record: RunRecord
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its peak rate, and its other settings that are not the planner's defaults."""
+        given, defaults = self.record.settings, setting_defaults(self.planner)
+        changed = {name: value for name, value in given.items() if name == "peak" or value != defaults.get(name)}
+        return {name: changed[name] for name in sorted(changed, key=lambda name: name != "peak")}
+
+    @property
+    def loss(self) -> float:
+        """Its loss on the whole validation split at the end; infinite if all runs diverged."""
+        return final_val_loss(self.record)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """The runs of a search.
+
+    Attributes:
+        task: what was trained.
+        planners: names of all planners that were searched.
+        records: the runs with their curves, in the order of the trials.
+        store: path of the record store.
+        name: of the experiment in the store, and of Optuna's study.
+        storage: file of the trials.
+        folder: of the report.
+    """
+
+    task: Task
+    planners: tuple[str, ...]
+    records: tuple[RunRecord, ...]
+    store: str
+    name: str
+    storage: Path
+    folder: Path
+
+    @property
+    def best(self) -> list[Best]:
+        """The best run of each planner that had any, the lowest loss first."""
+        bests: list[Best] = []
+        for name in self.planners:
+            runs = [record for record in self.records if record.planner == name]
+            if runs:
+                bests.append(Best(name, len(runs), sum(run.diverged for run in runs), min(runs, key=final_val_loss)))
+        return sorted(bests, key=lambda best: best.loss)
+
+    @property
+    def compare_command(self) -> str:
+        """The command that compares the best planner on fresh seeds; empty where there is none."""
+        best, variation = self.best[0], variation_of(self.task)
+        if not np.isfinite(best.loss) or variation is None:
+            return ""
+        other = _BASELINE if best.planner != _BASELINE else "cosine"
+        settings = " ".join(f"{best.planner}.{name}={_rounded(value)}" for name, value in best.settings.items())
+        return (
+            f"lr-env compare {self.task.name}{variation} --planners {best.planner} {other} "
+            f"--set {settings} --name {self.name}-best"
+        )
+
+    @property
+    def fit_command(self) -> str:
+        """The command that fits a model to the runs; empty for a task that commands do not find."""
+        if (variation := variation_of(self.task)) is None:
+            return ""
+        return f"lr-env fit {self.task.name}{variation} --records {self.folder / RUNS_FILE} --name {self.name}-fit"
+
+    def to_json(self) -> dict[str, Any]:
+        """The best settings, and the loss of every run; null where it diverged."""
+        return {
+            "task": self.task.name,
+            "best": [
+                {
+                    "planner": best.planner,
+                    "settings": dict(best.record.settings),
+                    "seed": best.record.seed,
+                    "final_val_loss": json_number(best.loss),
+                    "runs": best.runs,
+                    "diverged": best.diverged,
+                }
+                for best in self.best
+            ],
+            "trials": [
+                {
+                    "planner": record.planner,
+                    "settings": dict(record.settings),
+                    "seed": record.seed,
+                    "final_val_loss": json_number(final_val_loss(record)),
+                }
+                for record in self.records
+            ],
+        }
+
+    def document(self) -> Document:
+        """The best settings of each planner, and the commands that go on from there."""
+        diverged = sum(record.diverged for record in self.records)
+        said = f" ({diverged} of them diverged)" if diverged else ""
+        table = Table(
+            self.best,
+            [
+                Column[Best]("planner", lambda best: best.planner, rank=0, words=True),
+                Column[Best]("best setting", lambda best: setting_text(best.settings), rank=0, words=True),
+                Column[Best]("validation loss", lambda best: best.loss, _loss, rank=0, head="validation\nloss"),
+                Column[Best]("runs", lambda best: best.runs, rank=1),
+                Column[Best]("diverged", lambda best: best.diverged, rank=2),
+            ],
+        )
+        compare = (Text("Compare the best setting on fresh seeds:"), Code(self.compare_command, place="everywhere"))
+        fit = (
+            Text("Fit a model of training to the runs, for the planner latent-ode:"),
+            Code(self.fit_command, place="everywhere"),
+        )
+        return Document(
+            f"{self.task.name}: search",
+            (
+                table,
+                Text(
+                    "Losses of single runs: the lowest of many is lower than the mean of the same setting on other "
+                    "seeds.",
+                    quiet=True,
+                ),
+                Text(
+                    f"{len(self.records)} runs{said} in {self.store}, experiment {self.name!r}; trials for Optuna's "
+                    f"tools, as study {self.name!r}, in {self.storage}"
+                ),
+                *(compare if self.compare_command else ()),
+                *(fit if self.fit_command else ()),
+                Figure("search.png", "Final validation losses over the peak rate"),
+            ),
+        )
+
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Write summary.md, search.json, search.png and runs.parquet."""
+        write_runs(self.records, folder / RUNS_FILE, self.task.settings())
+        write_markdown(self.document(), folder / "summary.md")
+        write_json_and_figure(folder, "search", {**self.to_json(), **provenance}, self.draw)
+
+    @own_style()
+    def draw(self, path: Path) -> None:
+        """Draw the loss of each run over its peak rate, as a PNG."""
+        figure = new_figure(7.5, 4.8, f"{self.task.name}: search of schedules and rates")
+        axes = figure.subplots()
+        plain(axes)
+        losses = np.array([final_val_loss(record) for record in self.records])
+        finite = losses[np.isfinite(losses)]
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.1, 1.0)
+        top = min(float(high), float(low) * _OFF_SCALE) * 1.1
+        for number, best in enumerate(self.best):
+            style = {"color": distinct_style(number)["color"], "marker": MARKERS[number % len(MARKERS)]}
+            self._draw_planner(axes, best.planner, top, style)
+        log_scale(axes, "x")
+        log_scale(axes, "y")
+        axes.set_ylim(float(low) / 1.1, top)
+        axes.set_xlabel("peak learning rate")
+        axes.set_ylabel("final validation loss [nats/example]")
+        cut = "; larger losses are at the upper border" if high > top else ""
+        caption(axes, f"a run each; crosses: diverged{cut}")
+        axes.legend(frameon=False, fontsize=9)
+        save(figure, path)
+
+    def _draw_planner(self, axes: Axes, planner: str, top: float, style: Mapping[str, Any]) -> None:
+        """Draw the runs of a planner, those beyond the axes at their upper border."""
+        runs = [record for record in self.records if record.planner == planner]
+        peaks = np.array([float(record.settings["peak"]) for record in runs])
+        losses = np.array([final_val_loss(record) for record in runs])
+        ended = np.isfinite(losses)
+        shown = np.minimum(losses[ended], top)
+        axes.plot(peaks[ended], shown, linestyle="none", markersize=5, alpha=0.8, label=planner, clip_on=False, **style)
+        if not ended.all():
+            top_row = np.full((~ended).sum(), top)
+            axes.plot(peaks[~ended], top_row, "x", color=style["color"], markersize=7, clip_on=False)
+
+
+def _rounded(value: Any) -> str:
+    """A setting for a command, with 4 digits, which say as much as one run can."""
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if np.isfinite(loss) else "diverged"
