@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,7 +28,7 @@ from lr_env.registry import has_peak, make_planner, task_settings
 from lr_env.rollout import rollout
 from lr_env.signals import ALWAYS
 from lr_env.tasks import TASKS
-from planners.latent_ode.artifact import FittedModel, find_model
+from planners.latent_ode.artifact import MODELS, FittedModel
 from planners.latent_ode.data.dataset import run_dataset
 from planners.latent_ode.data.schedule_library import schedule_library
 from planners.latent_ode.generative.fit import GenerativeFitting, fit_generative
@@ -137,6 +139,20 @@ def test_a_cosine_is_that_of_torch():
         theirs.step()
         cosine.step()
         assert planned.get_last_lr() == pytest.approx(cosine.get_last_lr())
+
+
+def test_a_scheduler_on_a_cosine_loads_nothing_but_torch():
+    code = """
+import sys, torch, torch.distributed, torch.optim.lr_scheduler
+before = {name.partition(".")[0] for name in sys.modules}
+from planners.torch_scheduler import PlannerLR
+from planners.schedules import Cosine
+PlannerLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), Cosine(0.1), 10)
+after = {name.partition(".")[0] for name in sys.modules}
+print(*sorted(after - before - set(sys.stdlib_module_names)))
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["lr_env", "planners"]
 
 
 def test_every_group_keeps_its_share_and_new_ones_get_one():
@@ -369,10 +385,10 @@ def test_another_planner_or_model_file_is_refused(tmp_path):
         PlannerLR(parts(), Cosine(0.1), 10, 5).load_state_dict(state)
     file = tmp_path / "model.safetensors"
     planner = LatentODE(model=str(file), mismatch="rescaled")
-    find_model("DigitsMLP").save(file)
+    MODELS.find("DigitsMLP").save(file)
     settings = {"budget": TASK.budget, "segment": TASK.segment, **RANGE}
     state = PlannerLR(parts(), planner, **settings).state_dict()
-    find_model("FashionLeNet5").save(file)
+    MODELS.find("FashionLeNet5").save(file)
     with pytest.raises(UserError, match="has another model file than the run was begun with"):
         PlannerLR(parts(), planner, **settings).load_state_dict(state)
     file.unlink()
