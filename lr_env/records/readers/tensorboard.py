@@ -96,7 +96,7 @@ def _place(path: Path, tags: Collection[str]) -> tuple[Path, dict[str, str]]:
         return path, {tag: tag for tag in tags}
     if len(tags) == 1:
         (tag,) = tags
-        # `add_scalars` writes the only tag of a folder: PyTorch "loss" into "loss_train", tensorboardX into "loss/train".
+        # `add_scalars` of PyTorch writes "loss" into a folder "loss_train", that of tensorboardX into "loss/train".
         begin, parts = tag.replace("/", "_") + "_", tuple(tag.split("/"))
         if folder.name.startswith(begin) and _has_events(folder.parent):
             return folder.parent, {tag: f"{tag}/{folder.name.removeprefix(begin)}"}
