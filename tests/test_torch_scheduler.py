@@ -143,7 +143,8 @@ def test_a_cosine_is_that_of_torch():
 
 def test_a_scheduler_on_a_cosine_loads_nothing_but_torch():
     code = """
-import sys, torch, torch.distributed, torch.optim.lr_scheduler
+import sys, torch, torch.distributed
+torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1))
 before = {name.partition(".")[0] for name in sys.modules}
 from planners.torch_scheduler import PlannerLR
 from planners.schedules import Cosine
@@ -169,6 +170,11 @@ def test_every_group_keeps_its_share_and_new_ones_get_one():
     assert resumed.get_last_lr() == scheduler.get_last_lr()
     with pytest.raises(UserError, match="of 4 parameter groups, and the optimizer has 1: add the same groups"):
         PlannerLR(parts(), Cosine(2.0), 4, 1).load_state_dict(scheduler.state_dict())
+
+
+def test_where_no_group_has_a_rate_each_gets_the_commanded_one():
+    scheduler = PlannerLR(parts(lr=0.0, groups=2), Cosine(0.1), np.int64(10))
+    assert scheduler.get_last_lr() == [0.1, 0.1]
 
 
 @dataclass(frozen=True)
@@ -360,6 +366,7 @@ def test_a_signal_that_never_comes_is_named(planner, signals, message):
         (lambda: PlannerLR(parts(), planner_of("lookahead"), 10), "'lookahead' tries rates on forks of the run"),
         (lambda: PlannerLR(parts(), make_planner("schedule-free-sgd", {"peak": 0.1}), 10), "an optimizer of its own"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 0), "budget 0: it must be a whole number of at least 1"),
+        (lambda: PlannerLR(parts(), Cosine(0.1), 10.5), "budget 10.5: it must be a whole number"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 10, 20), "segment 20: it is longer than the budget of 10 steps"),
         (lambda: PlannerLR(torch.nn.Identity(), Cosine(0.1), 10), "Identity is no torch.optim.Optimizer"),
         (lambda: PlannerLR(parts(), Cosine(20.0), 10), "asks for the learning rate 20, outside the task's range"),
