@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lr_env.capabilities import Explainable, Forking, PlanForecast, Rebudgetable, require_probe
+from lr_env.capabilities import Explainable, Forking, PlanForecast, Previewable, Rebudgetable, require_probe
 from lr_env.copies import Copied
 from lr_env.errors import UserError, check_seeds
 from lr_env.isolation import isolating
@@ -50,6 +50,7 @@ class PlannerSession(Copied):
         self.run = run
         self.segment = 0
         self.seconds = np.zeros(len(seeds))
+        self._seeds = list(seeds)
         if not len(seeds):
             raise UserError(f"planner {planner.name!r}: give at least one seed, one for each run")
         for seed in seeds:
@@ -57,7 +58,7 @@ class PlannerSession(Copied):
         if offered is not None:
             require(planner, dict.fromkeys(offered, np.empty(0)))
         began = time.perf_counter()
-        self.state = planner.start(run, list(seeds))
+        self.state = planner.start(run, self._seeds)
         self.seconds += (time.perf_counter() - began) / len(seeds)
 
     @isolating
@@ -96,17 +97,21 @@ class PlannerSession(Copied):
         return self._checked(np.asarray(answer, dtype=np.float64), ended)
 
     def extend(self, budget: int) -> None:
-        """Let the runs have another budget from now on; a planner that can plans anew.
+        """Let the runs have another budget from now on: a planner plans anew, a schedule goes on as that of the budget.
 
         Raises:
             UserError: the budget is spent already, or the planner cannot.
         """
         if budget < self.segment * self.run.segment:
             raise UserError(f"a budget of {budget} steps is spent: {self.segment * self.run.segment} are done")
-        if not isinstance(self.planner, Rebudgetable):
+        run = replace(self.run, budget=budget)
+        if isinstance(self.planner, Rebudgetable):
+            self.state = self.planner.with_budget(self.state, run)
+        elif isinstance(self.planner, Previewable):  # its state follows from the run and the seeds
+            self.state = self.planner.start(run, self._seeds)
+        else:
             raise UserError(f"planner {self.planner.name!r} cannot plan for another budget on the way")
-        self.run = replace(self.run, budget=budget)
-        self.state = self.planner.with_budget(self.state, self.run)
+        self.run = run
 
     def explain(self, row: int = 0) -> Sequence[PlanForecast]:
         """What the planner predicted for a run at each of its plans; empty where it cannot tell."""

@@ -58,10 +58,6 @@ class Schedule(PeakRatePlanner, ABC):
         rates = state["rates"]
         return rates[current_segments(self, signals, len(rates), state["segment"])], state
 
-    def with_budget(self, state: State, run: RunSpec) -> State:
-        """Return the state of runs whose budget has changed: they go on with the schedule of the new budget."""
-        return self.start(run, ())
-
 
 def current_segments(planner: PeakRatePlanner, signals: Signals, num_segments: int, segment: int) -> Index:
     """Return the index of the segment that each run trains next, (num_runs,), from 0; `segment` is in optimizer steps.

@@ -92,10 +92,6 @@ class PLRS(PeakRatePlanner):
         drawn = self.draw(state["seeds"], int(now), count)
         return (drawn if self.every == "step" else drawn[:, 0]), state
 
-    def with_budget(self, state: State, run: RunSpec) -> State:
-        """Return the state of runs whose budget has changed."""
-        return {**state, "num_segments": run.num_segments}
-
     def draw(self, seeds: Array | Sequence[int], index: int, count: int) -> Array:
         """Draw the rates of a segment, (runs, count)."""
         return self.peak * (self.low + (1 - self.low) * draws(_PLRS, seeds, index, count))

@@ -16,7 +16,7 @@ from lr_env.tasks import TASKS
 from planners.forking.lookahead import Lookahead
 from planners.reactive import Plateau
 from planners.schedules import Cosine
-from planners.stochastic import PLRS, ShuffledCosine
+from planners.stochastic import LEAP, PLRS
 
 TASK = replace(TASKS["DigitsMLP"], budget=60, segment=10)
 SPEC = RunSpec("mine", 60, 10, (1e-6, 1.0), "SGD", 1000)
@@ -90,8 +90,8 @@ def test_a_longer_budget_is_planned_for_by_those_that_can():
     with pytest.raises(UserError, match="a budget of 60 steps is spent: 70 are done"):
         session.extend(60)
     session.extend(70)  # the segment that is planned is the last one
-    with pytest.raises(UserError, match="'shuffled-cosine' cannot plan for another budget on the way"):
-        PlannerSession(ShuffledCosine(0.1), SPEC, [0]).extend(100)
+    with pytest.raises(UserError, match="'leap' cannot plan for another budget on the way"):
+        PlannerSession(LEAP(0.1), SPEC, [0]).extend(100)
     cosine = PlannerSession(Cosine(0.1), SPEC, [0])
     cosine.next_rates({})
     cosine.extend(100)
