@@ -14,7 +14,8 @@ from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
 
 DOCTESTS = ["planners.schedules", "planners.piecewise", "planners.torch_scheduler", "planners.callbacks.metrics"]
-DOCTESTS += ["lr_env.jsonable", "lr_env.rates", "lr_env.records.readers.names"]
+DOCTESTS += ["lr_env.jsonable", "lr_env.rates", "lr_env.records.readers.names", "lr_env.search", "lr_env.capabilities"]
+DOCTESTS += ["lr_env.cli.task_options", "planners.tuning.search.procedure"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
