@@ -60,7 +60,7 @@ def main(args: Args) -> None:
 
     tuned = []
     for number in range(args.runs):
-        shape = f"warmup={random.uniform(0.02, 0.3):.3g}", f"cooldown={random.uniform(0.1, 0.8):.3g}"
+        shape = f"warmup={random.uniform(0.02, 0.3):.3g}", f"cooldown={random.uniform(0.1, 0.7):.3g}"
         peak = float(f"{10 ** random.uniform(-2.5, 0):.3g}")
         settings = {"planner": "wsd", "peak": peak, "set": shape, **common}
         tuned.append((train(Training(**settings, seed=2000 + number)), settings))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, SupportsIndex
 
 import torch
 import torch.distributed as dist
@@ -50,7 +51,8 @@ class PlannerLR(LRScheduler):
     are measured afterwards count; until then the rate stays.
 
     There is one commanded rate. Each parameter group gets it times its own share, its initial rate over the largest
-    of them. Planners that give each group a rate of its own do so by the groups' names.
+    of them; where all are 0, each gets it whole. Planners that give each group a rate of its own do so by the
+    groups' names.
 
     In a distributed run the first process plans, and the others take its answer; what they observe is averaged.
 
@@ -136,7 +138,7 @@ class PlannerLR(LRScheduler):
     def _initial_step(self) -> None:
         """Begin the run; `SequentialLR` asks for it again."""
         self.base_lrs[:] = map(float, self.base_lrs)
-        self._largest = max(map(float, self.base_lrs), default=1.0) or 1.0
+        self._largest = max(map(float, self.base_lrs), default=0.0)
         self._step_count = 1
         self._observations, self._untrained = Observations(), Observations()
         self._latest: dict[str, Observed] = {}
@@ -212,7 +214,8 @@ class PlannerLR(LRScheduler):
         Raises:
             UserError: it is spent already, or the planner cannot plan for another budget on the way.
         """
-        self._session.extend(self._whole(_count("budget", budget)))
+        budget = _count("budget", budget)
+        self._session.extend(self._whole(budget))
         self.budget, self._told_of_end = budget, False
         self._plan_where_due()
         self._write()
@@ -287,7 +290,7 @@ class PlannerLR(LRScheduler):
             raise UserError(f"this is no state of a PlannerLR ({error!r}): give what state_dict() returned") from None
         self._check_same(saved, segment, len(base_lrs))
         self.budget, self.last_epoch, self.base_lrs[:] = budget, last_epoch, base_lrs
-        self._largest = max(base_lrs, default=1.0) or 1.0
+        self._largest = max(base_lrs, default=0.0)
         self._step_count = int(state_dict["_step_count"])
         self._session.load_state_dict(session)
         self._session.seconds[:] = seconds
@@ -411,7 +414,7 @@ class PlannerLR(LRScheduler):
             rate = group["lr"]
             group.setdefault("initial_lr", rate.clone() if isinstance(rate, torch.Tensor) else rate)
             self.base_lrs.append(float(group["initial_lr"]))
-        return [float(rate) / self._largest for rate in self.base_lrs]
+        return [float(rate) / self._largest if self._largest else 1.0 for rate in self.base_lrs]
 
     def _write(self) -> None:
         """Set the rates of the optimizer's groups for the next step."""
@@ -484,10 +487,11 @@ def _check_usable(planner: Planner) -> None:
         raise UserError(f"planner {planner.name!r} is an optimizer of its own: use its package in place of a schedule")
 
 
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _count(name: str, value: SupportsIndex) -> int:
+    number = operator.index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else 0
+    if number < 1:
         raise UserError(f"{name} {value!r}: it must be a whole number of at least 1, counted in optimizer steps")
-    return value
+    return number
 
 
 def _segment(planner: Planner, budget: int) -> int:

@@ -63,12 +63,12 @@ def rows(seed: int = 0, **names: str) -> list[dict[str, Any]]:
         names: our name -> the tracker's.
     """
     called = {"step": "step", "lr": "lr", "train_loss": "train_loss", "val_loss": "val_loss", **names}
-    made = []
+    table = []
     for step in training_steps():
-        made.append({called["step"]: step, called["lr"]: rate(step, seed), called["train_loss"]: loss(step, seed)})
+        table.append({called["step"]: step, called["lr"]: rate(step, seed), called["train_loss"]: loss(step, seed)})
         if step in validation_steps():
-            made.append({called["step"]: step, called["val_loss"]: val_loss(step, seed)})
-    return made
+            table.append({called["step"]: step, called["val_loss"]: val_loss(step, seed)})
+    return table
 
 
 def epoch_rows(first: int, **names: str) -> list[dict[str, Any]]:
@@ -100,18 +100,18 @@ def huggingface(path: Path, until: int = STEPS, seed: int = 0) -> None:
 
 def lightning(path: Path) -> None:
     """A metrics.csv, with rows of the rate's own."""
-    made: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for step in training_steps():
-        made.append({"epoch": "", "lr-AdamW": rate(step), "step": step, "train_loss": "", "val_loss": ""})
-        made.append({"epoch": (step - 1) // EPOCH, "lr-AdamW": "", "step": step, "train_loss": loss(step)})
+        table.append({"epoch": "", "lr-AdamW": rate(step), "step": step, "train_loss": "", "val_loss": ""})
+        table.append({"epoch": (step - 1) // EPOCH, "lr-AdamW": "", "step": step, "train_loss": loss(step)})
         if step in validation_steps():
-            made.append({"epoch": (step - 1) // EPOCH, "step": step, "val_loss": val_loss(step)})
-    write_csv(path, made)
+            table.append({"epoch": (step - 1) // EPOCH, "step": step, "val_loss": val_loss(step)})
+    write_csv(path, table)
 
 
 def ultralytics(path: Path) -> None:
     """A results.csv with padded names, losses in three terms, and a rate of the biases that falls."""
-    made = [
+    table = [
         {
             "epoch": epoch,
             **{f"train/{term}_loss": loss(step) / 3 for term in ("box", "cls", "dfl")},
@@ -121,24 +121,24 @@ def ultralytics(path: Path) -> None:
         }
         for epoch, step in enumerate(validation_steps())
     ]
-    names = [f"{name:>22}" for name in made[0]]
-    lines = [",".join(f"{value!r:>22}" for value in row.values()) for row in made]
+    names = [f"{name:>22}" for name in table[0]]
+    lines = [",".join(f"{value!r:>22}" for value in row.values()) for row in table]
     path.write_text("\n".join([",".join(names), *lines]) + "\n")
 
 
 def mmengine(path: Path) -> None:
     """A scalars.json, whose rows of validation count epochs, and whose "lr" is that of a group with a multiplier."""
-    made = []
+    table = []
     for row in rows():
         if "val_loss" in row:
-            made.append({"val/loss": row["val_loss"], "data_time": 0.1, "time": 0.2, "step": row["step"] // EPOCH})
+            table.append({"val/loss": row["val_loss"], "data_time": 0.1, "time": 0.2, "step": row["step"] // EPOCH})
         else:
             step, lr = row["step"], row["lr"]
-            made.append(
+            table.append(
                 {"base_lr": lr, "lr": lr / 10, "data_time": 0.1, "loss": row["train_loss"], "loss_cls": 9.0}
                 | {"time": 0.2, "epoch": 1 + (step - 1) // EPOCH, "iter": step, "step": step}
             )
-    write_lines(path, made)
+    write_lines(path, table)
 
 
 def llm_c(path: Path) -> None:
@@ -154,16 +154,16 @@ def llm_c(path: Path) -> None:
 
 def keras_history(path: Path) -> None:
     """The History of Keras as JSON."""
-    made = epoch_rows(1, train_loss="loss", lr="learning_rate")
-    path.write_text(json.dumps({name: [row[name] for row in made] for name in made[0]}))
+    table = epoch_rows(1, train_loss="loss", lr="learning_rate")
+    path.write_text(json.dumps({name: [row[name] for row in table] for name in table[0]}))
 
 
 def parquet(path: Path) -> None:
     """A table with a row a step, and columns that have nothing to do with it."""
-    made = rows()
+    table = rows()
     names = ("step", "lr", "train_loss", "val_loss")
-    columns: dict[str, Any] = {name: [row.get(name) for row in made] for name in names}
-    pq.write_table(pa.table({**columns, "text": ["x"] * len(made)}), path)
+    columns: dict[str, Any] = {name: [row.get(name) for row in table] for name in names}
+    pq.write_table(pa.table({**columns, "text": ["x"] * len(table)}), path)
 
 
 SAMPLES: dict[str, tuple[str, Callable[[Path], None]]] = {

@@ -93,12 +93,12 @@ MUTATIONS: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (
 
 def samples(folder: Path) -> dict[str, Path]:
     """Name -> a log of each kind: of text formats made in a folder, of others as they lie beside the tests."""
-    made = dict(write_samples(folder))
+    logs = dict(write_samples(folder))
     if MADE.is_dir():
         for log in find_logs([MADE], all_readers(), {}):
             if isinstance(log, Log):
-                made[f"{log.reader.name}: {log.path.relative_to(MADE)}"] = log.path
-    return made
+                logs[f"{log.reader.name}: {log.path.relative_to(MADE)}"] = log.path
+    return logs
 
 
 def read(path: Path) -> list[Any]:
@@ -164,7 +164,7 @@ def outcomes(sample: Path, count: int, seed: int = 0) -> tuple[Counter[str], lis
             target.write_bytes(mutate(file.read_bytes(), random))
             try:
                 with time_limit(SECONDS):
-                    found = read(copy)
+                    runs = read(copy)
             except UserError as error:
                 what, said = (WRONG, f"many lines: {error}") if "\n" in str(error) else (REFUSED, "")
             except BaseException as error:
@@ -173,7 +173,7 @@ def outcomes(sample: Path, count: int, seed: int = 0) -> tuple[Counter[str], lis
                 what, said = WRONG, traceback.format_exc()
             else:
                 what, said = READ, ""
-                if mutate is truncate and (new := points(found) - whole):
+                if mutate is truncate and (new := points(runs) - whole):
                     what, said = WRONG, f"the file does not have {sorted(new)[:3]}"
             counts[what] += 1
             if what == WRONG:
@@ -190,7 +190,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kinds = samples(Path(folder))
-        for name, sample in kinds.items():
+        for sample in kinds.values():
             read(sample)
         there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (there + 2**30, there + 2**30))

@@ -374,6 +374,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path):
         (["range-test", "DigitsMLP"], "stopped; nothing of it is saved"),
         (["across", "one", "other"], "stopped; nothing of it is saved"),
         (["preview", "cosine"], "stopped; nothing of it is saved"),
+        (["import", "logs", "--name", "mine"], "stopped; nothing of it is saved"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -47,12 +47,17 @@ CALLS = [
     ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2", "--backend", "loop"],
     ["explain", "DigitsMLP", "--segment", "100"],
     ["tuning-budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
+    ["runs"],
+    ["runs", "DigitsMLP"],
+    ["export", "DigitsMLP", "--out", "exported.csv"],
+    ["import", "exported.csv", "--name", "imported"],
     [*("robustness", "DigitsMLP", "--tuners", "wsd", "--runs", "2", "--oracle", "6", "--seeds", "2"), *TINY, *LOW],
 ]
 
 FILES = {
     "preview.png",
     "explain.png",
+    "exported.csv",
     "results/DigitsMLP/scores.png",
     "results/adam/summary.md",
     "results/across/across.png",

@@ -14,8 +14,12 @@ from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
 
 DOCTESTS = ["planners.schedules", "planners.piecewise", "planners.torch_scheduler", "planners.callbacks.metrics"]
-DOCTESTS += ["lr_env.jsonable", "lr_env.rates", "lr_env.records.readers.names", "lr_env.search", "lr_env.capabilities"]
-DOCTESTS += ["lr_env.cli.task_options", "planners.tuning.search.procedure"]
+DOCTESTS += ["lr_env.jsonable", "lr_env.rates"]
+DOCTESTS += [
+    f"lr_env.records.readers.{name}"
+    for name in ("beside", "clocks", "delimited", "importing", "lines", "names", "rows", "text_log")
+]
+DOCTESTS += ["lr_env.search", "lr_env.capabilities", "lr_env.cli.task_options", "planners.tuning.search.procedure"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -48,7 +48,7 @@ def unbroken(tmp_path_factory):
 
 
 def test_there_are_fixtures():
-    assert FORMATS == ["sealed", "unsealed"]
+    assert FORMATS == ["sealed", "signals", "unsealed"]
 
 
 def same_runs(found, expected):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import math
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,7 +28,7 @@ from lr_env.registry import has_peak, make_planner, task_settings
 from lr_env.rollout import rollout
 from lr_env.signals import ALWAYS
 from lr_env.tasks import TASKS
-from planners.latent_ode.artifact import FittedModel, find_model
+from planners.latent_ode.artifact import MODELS, FittedModel
 from planners.latent_ode.data.dataset import run_dataset
 from planners.latent_ode.data.schedule_library import schedule_library
 from planners.latent_ode.generative.fit import GenerativeFitting, fit_generative
@@ -139,6 +141,21 @@ def test_a_cosine_is_that_of_torch():
         assert planned.get_last_lr() == pytest.approx(cosine.get_last_lr())
 
 
+def test_a_scheduler_on_a_cosine_loads_nothing_but_torch():
+    code = """
+import sys, torch, torch.distributed
+torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1))
+before = {name.partition(".")[0] for name in sys.modules}
+from planners.torch_scheduler import PlannerLR
+from planners.schedules import Cosine
+PlannerLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), Cosine(0.1), 10)
+after = {name.partition(".")[0] for name in sys.modules}
+print(*sorted(after - before - set(sys.stdlib_module_names)))
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["lr_env", "planners"]
+
+
 def test_every_group_keeps_its_share_and_new_ones_get_one():
     optimizer = parts(groups=3)
     for group, rate in zip(optimizer.param_groups, (0.4, 0.1, 0.0), strict=True):
@@ -153,6 +170,11 @@ def test_every_group_keeps_its_share_and_new_ones_get_one():
     assert resumed.get_last_lr() == scheduler.get_last_lr()
     with pytest.raises(UserError, match="of 4 parameter groups, and the optimizer has 1: add the same groups"):
         PlannerLR(parts(), Cosine(2.0), 4, 1).load_state_dict(scheduler.state_dict())
+
+
+def test_where_no_group_has_a_rate_each_gets_the_commanded_one():
+    scheduler = PlannerLR(parts(lr=0.0, groups=2), Cosine(0.1), np.int64(10))
+    assert scheduler.get_last_lr() == [0.1, 0.1]
 
 
 @dataclass(frozen=True)
@@ -344,6 +366,7 @@ def test_a_signal_that_never_comes_is_named(planner, signals, message):
         (lambda: PlannerLR(parts(), planner_of("lookahead"), 10), "'lookahead' tries rates on forks of the run"),
         (lambda: PlannerLR(parts(), make_planner("schedule-free-sgd", {"peak": 0.1}), 10), "an optimizer of its own"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 0), "budget 0: it must be a whole number of at least 1"),
+        (lambda: PlannerLR(parts(), Cosine(0.1), 10.5), "budget 10.5: it must be a whole number"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 10, 20), "segment 20: it is longer than the budget of 10 steps"),
         (lambda: PlannerLR(torch.nn.Identity(), Cosine(0.1), 10), "Identity is no torch.optim.Optimizer"),
         (lambda: PlannerLR(parts(), Cosine(20.0), 10), "asks for the learning rate 20, outside the task's range"),
@@ -369,10 +392,10 @@ def test_another_planner_or_model_file_is_refused(tmp_path):
         PlannerLR(parts(), Cosine(0.1), 10, 5).load_state_dict(state)
     file = tmp_path / "model.safetensors"
     planner = LatentODE(model=str(file), mismatch="rescaled")
-    find_model("DigitsMLP").save(file)
+    MODELS.find("DigitsMLP").save(file)
     settings = {"budget": TASK.budget, "segment": TASK.segment, **RANGE}
     state = PlannerLR(parts(), planner, **settings).state_dict()
-    find_model("FashionLeNet5").save(file)
+    MODELS.find("FashionLeNet5").save(file)
     with pytest.raises(UserError, match="has another model file than the run was begun with"):
         PlannerLR(parts(), planner, **settings).load_state_dict(state)
     file.unlink()

@@ -61,6 +61,8 @@ class Import:
         Raises:
             UserError: nothing could be imported, or an option is wrong.
         """
+        from contextlib import closing
+
         from lr_env.records.readers.importing import import_runs
         from lr_env.records.readers.names import parse_names
         from lr_env.records.store import Store
@@ -70,28 +72,29 @@ class Import:
         if self.add and self.fresh:
             raise UserError("--add and --fresh: give one of them")
         names = parse_names(self.names)
-        store = Store(self.store)
-        try:
-            if not (self.add or self.fresh):
-                store.check_new_import(name)
-            there = store.imported(name) if self.add and name in store.imports() else []
-            runs, report = import_runs(
-                self.sources,
-                names=names,
-                steps_per_epoch=self.steps_per_epoch,
-                format=self.format,
-                patterns=self.pattern,
-                val_loss_from_train=self.val_loss_from_train,
-            )
-            new, report = _new_runs(runs, report, there)
-            if new:
-                spec = {"sources": [str(source.absolute()) for source in self.sources], "names": names}
-                spec |= {"format": self.format, "patterns": self.pattern, "steps_per_epoch": self.steps_per_epoch}
-                if there:
-                    spec["added_to"] = store.import_spec(name)
+        there: Sequence[ImportedRun] = ()
+        added_to: Mapping[str, Any] = {}
+        if self.store.exists():  # before the work, and not after it
+            with closing(Store(self.store)) as store:
+                if not (self.add or self.fresh):
+                    store.check_new_import(name)
+                if self.add and name in store.imports():
+                    there, added_to = store.imported(name), store.import_spec(name)
+        runs, report = import_runs(
+            self.sources,
+            names=names,
+            steps_per_epoch=self.steps_per_epoch,
+            format=self.format,
+            patterns=self.pattern,
+            val_loss_from_train=self.val_loss_from_train,
+        )
+        new, report = _new_runs(runs, report, there)
+        if new:
+            spec = {"sources": [str(source.absolute()) for source in self.sources], "names": names}
+            spec |= {"format": self.format, "patterns": self.pattern, "steps_per_epoch": self.steps_per_epoch}
+            spec |= {"added_to": added_to} if added_to else {}
+            with closing(Store(self.store)) as store:
                 store.write_imported(name, new, spec, add=self.add, fresh=self.fresh)
-        finally:
-            store.close()
         print_document(document(name, new, report, self.store), console())
         if not new:
             reasons = list(dict.fromkeys(left.reason for left in report.left_out))

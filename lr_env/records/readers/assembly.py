@@ -14,10 +14,13 @@ from lr_env.records.readers.clocks import (
     Clock,
     ClockError,
     attempts,
+    batches_of_epochs,
     clock_of,
     counted_by_epoch,
+    each_step,
     ended_epochs,
     joined,
+    names_epochs,
     steps_of_epochs,
 )
 from lr_env.records.readers.names import Choice, choose
@@ -171,13 +174,13 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     """
     series = _OverSteps(parts)
     choice = choose(series, options.names)
-    _check_complete(first, series, choice, options)
+    _check_complete(series, choice)
     raw = {signal: _summed(series, names) for signal, names in choice.names.items()}
-    raw = _by_steps(raw, choice, parts, options)
     notes = [
         *choice.notes,
         *dict.fromkeys(note for part in parts for note in (part.clock.note, *part.logged.notes) if note),
     ]
+    raw = _by_steps(raw, choice, parts, options, notes)
     curves: dict[str, Series] = {}
     for signal, curve in raw.items():
         finite = np.isfinite(curve.values)
@@ -190,12 +193,9 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     if (curves["lr"].values < 0).any():
         raise LeftOutError(f"its rate {choice.text('lr')!r} is negative somewhere: give --names lr=NAME of another")
     diverged = any(_ends_not_finite(raw[signal]) for signal in _LOSSES if signal in raw)
-    if "val_loss" not in curves and options.val_loss_from_train and "train_loss" in curves:
-        curves["val_loss"] = curves["train_loss"]
-        notes.append("its validation loss is the training loss")
-    if "val_loss" not in curves:
-        why = "it diverged before that was measured" if diverged else "it has none"
-        raise LeftOutError(f"its validation loss is nowhere a finite number: {why}")
+    if "train_loss" not in curves and "val_loss" not in curves:
+        why = "it diverged before one was measured" if diverged else "it has none"
+        raise LeftOutError(f"its loss is nowhere a finite number: {why}")
     if max(len(curves[signal].at) for signal in _LOSSES if signal in curves) < 2:
         raise LeftOutError("it has one point: it ended before a second one")
     config = {name: value for part in parts for name, value in part.logged.config.items()}
@@ -207,8 +207,8 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     return Assembled(run, names, tuple(notes))
 
 
-def _check_complete(first: LoggedRun, series: Mapping[str, Series], choice: Choice, options: Options) -> None:
-    """See that a run has a rate and a validation loss.
+def _check_complete(series: Mapping[str, Series], choice: Choice) -> None:
+    """See that a run has a rate and a loss.
 
     Raises:
         LeftOutError: naming what it lacks.
@@ -218,14 +218,28 @@ def _check_complete(first: LoggedRun, series: Mapping[str, Series], choice: Choi
         if "train_loss" not in there and "val_loss" in there:
             raise LeftOutError("it has an evaluation only: neither a rate nor a training loss")
         raise LeftOutError(f"it has no rate: give --names lr=NAME if one of these is it: {_listed(series)}")
-    if "val_loss" not in there:
-        if "train_loss" not in there:
-            raise LeftOutError(f"it has no loss: give --names val_loss=NAME if one of these is it: {_listed(series)}")
-        if not options.val_loss_from_train:
-            raise LeftOutError(
-                "it has no validation loss: give --names val_loss=NAME, or --val-loss-from-train to take the training "
-                "loss in its place"
-            )
+    if "val_loss" not in there and "train_loss" not in there:
+        raise LeftOutError(f"it has no loss: give --names val_loss=NAME if one of these is it: {_listed(series)}")
+
+
+def with_validation_loss(assembled: Assembled, options: Options) -> Assembled:
+    """A run with a validation loss, or with its training loss in that place where the user asks for it.
+
+    Raises:
+        LeftOutError: it has none.
+    """
+    curves = assembled.run.curves
+    if "val_loss" in curves:
+        return assembled
+    if options.val_loss_from_train:
+        run = replace(assembled.run, curves=_ordered({**curves, "val_loss": curves["train_loss"]}))
+        return replace(assembled, run=run, notes=(*assembled.notes, "its validation loss is the training loss"))
+    if assembled.run.diverged:
+        raise LeftOutError("it has no finite validation loss: it diverged before one was measured")
+    raise LeftOutError(
+        "it has no validation loss: give --names val_loss=NAME, or --val-loss-from-train to take the training loss in "
+        "its place"
+    )
 
 
 def _listed(names: Mapping[str, Any]) -> str:
@@ -242,25 +256,55 @@ def _summed(series: Mapping[str, Series], names: Sequence[str]) -> Series:
     return total
 
 
-def _by_steps(raw: Mapping[str, Series], choice: Choice, parts: Sequence[_Part], options: Options) -> dict[str, Series]:
+def _by_steps(
+    raw: Mapping[str, Series], choice: Choice, parts: Sequence[_Part], options: Options, notes: list[str]
+) -> dict[str, Series]:
     """Convert the signals that count epochs, where others of the run count steps.
+
+    Of trackers whose "step" is whatever the user gave, a validation loss at every one of them suggests epochs, too.
+
+    Args:
+        raw: signal -> values over the clock of the run.
+        choice: the names of the signals.
+        parts: of the run.
+        options: what the user says.
+        notes: to which what has to be known is added.
 
     Raises:
         ClockError: it is not known how many steps an epoch has.
     """
     longest = max(raw.values(), key=lambda curve: curve.at[-1] if len(curve.at) else 0)
+    steps_given = options.steps_per_epoch
+    says_steps = all(part.clock.readings is None and part.clock.epochs is None for part in parts)
+    by_epoch = {
+        signal
+        for signal, curve in raw.items()
+        if counted_by_epoch(curve.at, longest.at)
+        or (says_steps and all(names_epochs(name, curve.at) for name in choice.names[signal]))
+    }
+    validated = raw["val_loss"].at if "val_loss" in raw else np.zeros(0)
+    ambiguous = not by_epoch and says_steps and "step" not in options.names
+    if ambiguous and each_step(validated) and len(validated) == len(longest.at):
+        if steps_given is not None:
+            by_epoch = set(raw)
+        else:
+            notes.append("its validation loss is logged at every step: for epochs give --steps-per-epoch N")
     converted = dict(raw)
-    for signal, curve in raw.items():
-        if not counted_by_epoch(curve.at, longest.at):
-            continue
-        sizes = (options.steps_per_epoch, *(steps_of_epochs(part.logged, part.clock) for part in parts))
+    for signal in by_epoch:
+        curve = raw[signal]
+        ended = ended_epochs(curve.at)
+        sizes = [
+            steps_given,
+            *(steps_of_epochs(part.logged, part.clock) for part in parts),
+            *(batches_of_epochs(part.logged.series, curve.at[-1] + ended) for part in parts),
+        ]
         size = next((one for one in sizes if one is not None), None)
         if size is None:
             raise ClockError(
                 f"its {choice.text(signal)!r} is logged at {curve.at[0]:.0f} to {curve.at[-1]:.0f}, others up to "
                 f"{longest.at[-1]:.0f}: if it counts epochs, give --steps-per-epoch N"
             )
-        converted[signal] = Series(np.round((curve.at + ended_epochs(curve.at)) * size), curve.values)
+        converted[signal] = Series(np.round((curve.at + ended) * size), curve.values)
     return converted
 
 
@@ -357,6 +401,8 @@ def is_same(one: ImportedRun, other: ImportedRun) -> bool:
         if signal not in one.curves or signal not in other.curves:
             continue
         left, right = one.curves[signal], other.curves[signal]
+        if not _share_the_last_point(left, right):
+            return False
         at, i, j = np.intersect1d(left.at, right.at, assume_unique=True, return_indices=True)
         if len(at) < min(len(left.at), len(right.at)):
             return False
@@ -364,6 +410,15 @@ def is_same(one: ImportedRun, other: ImportedRun) -> bool:
             return False
         points += len(np.unique(left.values[i]))
     return points > 1 and _overlap(one.curves["lr"], other.curves["lr"]) is not False
+
+
+def _share_the_last_point(one: Series, other: Series) -> bool:
+    """Whether two curves are equal where the shorter one ends. Runs with the same seed often begin equally."""
+    shorter, longer = sorted((one, other), key=lambda curve: len(curve.at))
+    place = int(np.searchsorted(longer.at, shorter.at[-1]))
+    if place == len(longer.at) or longer.at[place] != shorter.at[-1]:
+        return False
+    return bool(abs(longer.values[place] - shorter.values[-1]) <= _SAME * abs(shorter.values[-1]))
 
 
 def _completed(one: Assembled, other: Assembled) -> Assembled:

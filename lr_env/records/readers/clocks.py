@@ -26,7 +26,9 @@ from lr_env.records.readers.names import (
 _STEP = "step"
 """The clock of a run whose tracker says that it counts optimizer steps."""
 
-_RUNS_BY_EPOCH = "its clock is the epoch, and it does not say how many steps an epoch has: give --steps-per-epoch N"
+_EPOCH_NAME = re.compile(r"(?:(?:train|training|val|valid|validation|eval|test)_)?epoch_")
+
+_BY_EPOCH = "its clock is the epoch, and it does not say how many steps an epoch has: give --steps-per-epoch N"
 
 
 class ClockError(UserError):
@@ -211,7 +213,7 @@ def _epoch_clock(run: LoggedRun, readings: Series | None, name: str, steps_per_e
     """A clock that counts epochs. What is logged under a whole number is measured at the end of that epoch."""
     size = _epoch_size(run, steps_per_epoch)
     if size is None:
-        raise ClockError(_RUNS_BY_EPOCH)
+        raise ClockError(_BY_EPOCH)
     values = readings.values if readings else np.concatenate([one.at for one in run.series.values()] or [np.zeros(0)])
     shift = ended_epochs(values)
     read = (lambda at: at) if readings is None else (lambda at: _last_readings(readings, at))
@@ -277,9 +279,38 @@ def counted_by_epoch(steps: Floats, others: Floats) -> bool:
     >>> counted_by_epoch(np.arange(0, 5000, 500.0), np.arange(0, 5000, 50.0))
     False
     """
-    if len(steps) < 2 or len(others) < 2 or steps[0] not in (0, 1):
+    if len(steps) < 2 or len(others) < 2:
         return False
-    return bool((np.diff(steps) == 1).all()) and steps[-1] * 10 <= others[-1] and len(steps) < len(others)
+    return _consecutive(steps) and bool(steps[-1] * 10 <= others[-1]) and len(steps) < len(others)
+
+
+def names_epochs(name: str, at: Floats) -> bool:
+    """Whether the clock of a series in a run of optimizer steps counts epochs, as its name says.
+
+    Keras logs "epoch_loss" at 0, 1, 2 ... beside "batch_loss", whose clock is another one.
+
+    >>> names_epochs("epoch_loss", np.arange(3.0)), names_epochs("epoch_loss", np.array([0.0, 500.0]))
+    (True, False)
+    """
+    return bool(_EPOCH_NAME.match(canonical(name))) and _consecutive(at)
+
+
+def each_step(at: Floats) -> bool:
+    """Whether something was measured at every number from 0 or 1 up, three times at least."""
+    return len(at) > 2 and _consecutive(at)
+
+
+def _consecutive(at: Floats) -> bool:
+    return len(at) > 0 and at[0] in (0, 1) and bool((np.diff(at) == 1).all())
+
+
+def batches_of_epochs(series: Mapping[str, Series], epochs: float) -> float | None:
+    """Optimizer steps of an epoch, of series "batch_..." that count all batches of so many epochs; None if unknown."""
+    for name in series:
+        if canonical(name).startswith("batch_") and len(at := series[name].at) > 1 and _consecutive(at):
+            size = (at[-1] + (at[0] == 0)) / epochs
+            return float(size) if size == round(size) else None
+    return None
 
 
 def joined(parts: list[Series]) -> Series:

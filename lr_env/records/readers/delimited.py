@@ -12,7 +12,7 @@ from pathlib import Path
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.beside import yaml_beside
 from lr_env.records.readers.lines import Lines, head_lines
-from lr_env.records.readers.names import is_training_name
+from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import RUN_COLUMNS, GroupedRows, damage_notes, to_number
 
 _DELIMITERS = ",;\t|"
@@ -95,7 +95,7 @@ class Delimited:
             return False
         if not all(any(name.startswith(begin) for name in names) for begin in self.begins):
             return False
-        return bool(self.columns) or any(map(is_training_name, names))
+        return bool(self.columns) or is_training_log(names)
 
     def read(self, path: Path) -> Iterator[LoggedRun]:
         """Give the runs in a file; see `Reader`."""
@@ -186,7 +186,7 @@ class _Table:
     def _add_rows(self, rows: list[list[str]]) -> None:
         if not rows:
             return
-        self._last_lengths.extend(len(row[-1]) for row in rows[-20:])
+        self._last_lengths.extend([len(row[-1]) for row in rows if row[-1].strip()][-20:])
         columns = [
             (name, self._cells(cells)) for name, cells in zip(self._header, zip(*rows, strict=True), strict=True)
         ]

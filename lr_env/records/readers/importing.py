@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lr_env.errors import UserError
-from lr_env.records.readers.assembly import Assembled, Options, assemble, merged, parts_of
+from lr_env.records.readers.assembly import Assembled, Options, assemble, merged, parts_of, with_validation_loss
 from lr_env.records.readers.base import ImportedRun, LoggedRun, Reader
 from lr_env.records.readers.names import check_signals
 from lr_env.records.readers.sources import Log, PassedOver, Refused, all_readers, find_logs, find_reader
@@ -117,7 +117,13 @@ def import_runs(
             else:
                 logged, reason = result
                 left_out.append(LeftOut(str(logged.source), logged.run_id, reason))
-    runs, pairs = merged(assembled)
+    distinct, pairs = merged(assembled)
+    runs: list[Assembled] = []
+    for one in distinct:
+        try:
+            runs.append(with_validation_loss(one, options))
+        except UserError as error:
+            left_out.append(LeftOut(one.run.source, one.run.run_id, str(error)))
     ids = _short_ids([one.run.run_id for one in runs])
     by_run = {id(one.run): run_id for one, run_id in zip(runs, ids, strict=True)}
     final = {one.run.run_id: run_id for one, run_id in zip(runs, ids, strict=True)}
@@ -125,7 +131,7 @@ def import_runs(
         [replace(one.run, run_id=by_run[id(one.run)]) for one in runs],
         ImportReport(
             left_out=tuple(left_out),
-            copies={one.run.source: final[other.run.run_id] for one, other in pairs},
+            copies={one.run.source: final.get(other.run.run_id, other.run.run_id) for one, other in pairs},
             passed_over=passed_over,
             names={run_id: one.names for one, run_id in zip(runs, ids, strict=True)},
             notes={run_id: one.notes for one, run_id in zip(runs, ids, strict=True)},
@@ -154,7 +160,7 @@ def _read(log: Log, options: Options) -> tuple[list[LoggedRun], str]:
         return runs, str(error)
     except OSError as error:
         return runs, f"it cannot be read ({error.strerror or error})"
-    return runs, "" if runs else "there is no run in it"
+    return runs, "" if runs else "nothing was logged in it"
 
 
 def _in_order(parts: Sequence[LoggedRun]) -> list[LoggedRun]:

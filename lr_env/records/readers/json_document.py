@@ -11,7 +11,7 @@ from typing import Any
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.json_lines import keys_of
 from lr_env.records.readers.lines import encoding_of, head_lines
-from lr_env.records.readers.names import is_training_name
+from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import GroupedRows
 
 _ROWS = re.compile(r"\[\s*\{")
@@ -34,9 +34,7 @@ class JSONDocument:
         text = "\n".join(head_lines(head)).lstrip()
         if path.suffix != ".json" or text[:1] not in ("{", "["):
             return False
-        if _ROWS.search(text):
-            return any(map(is_training_name, keys_of(text)))
-        return any(map(is_training_name, _COLUMN.findall(text)))
+        return is_training_log(keys_of(text) if _ROWS.search(text) else _COLUMN.findall(text))
 
     def read(self, path: Path) -> Iterator[LoggedRun]:
         """Give the runs in a file; see `Reader`."""

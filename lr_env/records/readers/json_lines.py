@@ -11,7 +11,7 @@ from typing import Any
 
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.lines import Lines, head_lines
-from lr_env.records.readers.names import is_training_name
+from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import GroupedRows, damage_notes
 
 _KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:')
@@ -92,7 +92,10 @@ class JSONLines:
             names = keys_of(lines[0])
             return all(not some.isdisjoint(names) for some in self.keys)
         first = {name for line in lines[:20] for name in keys_of(line)}
-        return (len(lines) > 1 or len(head) >= 4096 or path.suffix != ".json") and any(map(is_training_name, first))
+        several = (
+            len(lines) > 1 or path.suffix in (".jsonl", ".ndjson") or (len(head) >= 4096 and path.suffix != ".json")
+        )
+        return several and is_training_log(first)
 
     def read(self, path: Path) -> Iterator[LoggedRun]:
         """Give the runs in a file; see `Reader`."""

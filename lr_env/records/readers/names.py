@@ -118,6 +118,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 """Signal -> patterns of names, the best first. Names are compared as `canonical` gives them. The series of all names
 that a pattern with "sum:" fits are added; of the others the first that was logged counts."""
 
+_DERIVED = re.compile(
+    r"(?:.*_)?(?:best|lowest|highest|min|max|final|target|initial|delta|ema|smoothed)_\w+|"
+    r"\w+_(?:scale|std|stddev|var|variance|weight|weights|ratio|delta|diff|improvement|count|best|min|max|ema|slope)"
+)
+"""Names of numbers that are computed from a signal, or that go with it."""
+
 STEP_CLOCKS = (
     "train_global_step|trainer_global_step|training_global_step",
     "global_step|globalstep|global_steps",
@@ -126,6 +132,7 @@ STEP_CLOCKS = (
     "current_steps?|cur_steps?|step_num|total_steps_done",
     "iterations?|iters?|itr|iter_num|train_iter|train_iterations?|n_iter|iter_idx|global_iter|global_iteration",
     f"num_updates|{_T}_num_updates|n_updates|updates?|num_steps",
+    "batch_batch_step|batch_step",
     "s|it",
 )
 """Names of clocks that count optimizer steps."""
@@ -170,6 +177,11 @@ def rank(name: str, patterns: tuple[str, ...]) -> int | None:
     return next((at for at, one in enumerate(patterns) if re.fullmatch(one.removeprefix("sum:"), plain)), None)
 
 
+def _signal_rank(name: str, patterns: tuple[str, ...]) -> int | None:
+    """As `rank`; None for what was computed from a signal, such as its lowest value so far."""
+    return None if _DERIVED.fullmatch(canonical(name)) else rank(name, patterns)
+
+
 def is_rate(name: str) -> bool:
     """Whether a name is that of a rate, or of the rate of a parameter group.
 
@@ -183,9 +195,17 @@ def _is_group(name: str) -> bool:
     return rank(name, _GROUPS) is not None and not _NO_RATE.fullmatch(canonical(name))
 
 
-def is_training_name(name: str) -> bool:
-    """Whether a name in a file speaks for a log of training: that of a rate or a loss."""
-    return is_rate(name) or any(rank(name, NAMES[signal]) is not None for signal in ("train_loss", "val_loss"))
+def is_training_log(names: Iterable[str]) -> bool:
+    """Whether names in a file speak for a log of training: a loss is among them, or a rate and a clock.
+
+    >>> is_training_log(["epoch", "lr"]), is_training_log(["lr", "batch_size"]), is_training_log(["val_loss"])
+    (True, False, True)
+    """
+    names = list(names)
+    if any(_signal_rank(name, NAMES[signal]) is not None for name in names for signal in ("train_loss", "val_loss")):
+        return True
+    clocks = STEP_CLOCKS + EPOCH_CLOCKS
+    return any(map(is_rate, names)) and any(rank(name, clocks) is not None for name in names)
 
 
 def counts_environment_steps(names: Iterable[str]) -> bool:
@@ -265,6 +285,7 @@ def choose(series: Mapping[str, Series], mapping: Mapping[str, str]) -> Choice:
             names[signal] = some
             if signal == "val_loss" and (others := _other_sets(series, some, patterns)):
                 notes.append(f"of {len(others) + 1} validation losses {some[0]!r} was taken, not {others[0]!r}")
+    _objective(series, names, notes)
     return Choice(names, tuple(notes))
 
 
@@ -292,9 +313,18 @@ def _same_name(there: Sequence[str], given: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+def _objective(series: Mapping[str, Series], names: dict[str, tuple[str, ...]], notes: list[str]) -> None:
+    """Take what a trial of Optuna reported for its losses, where it has no others."""
+    if "intermediate_value" in series and not {"train_loss", "val_loss"} & names.keys():
+        names["train_loss"] = ("intermediate_value",)
+        if "value" in series:
+            names["val_loss"] = ("value",)
+        notes.append("the objective of the study is taken for a loss")
+
+
 def _choose_signal(series: Mapping[str, Series], patterns: tuple[str, ...]) -> tuple[str, ...]:
     """The names of a signal. One that was logged once, as a mean over the run, stands behind one that is a curve."""
-    ranked = [(at, name) for name in series if (at := rank(name, patterns)) is not None]
+    ranked = [(at, name) for name in series if (at := _signal_rank(name, patterns)) is not None]
     for shortest in (2, 1):
         for at in sorted({at for at, _ in ranked}):
             some = [name for where, name in ranked if where == at and len(series[name].at) >= shortest]
@@ -305,8 +335,8 @@ def _choose_signal(series: Mapping[str, Series], patterns: tuple[str, ...]) -> t
 
 def _other_sets(series: Mapping[str, Series], some: tuple[str, ...], patterns: tuple[str, ...]) -> list[str]:
     """The names that are as good as the one that was chosen."""
-    at = rank(some[0], patterns)
-    return [name for name in series if len(some) == 1 and name not in some and rank(name, patterns) == at]
+    at = _signal_rank(some[0], patterns)
+    return [name for name in series if len(some) == 1 and name not in some and _signal_rank(name, patterns) == at]
 
 
 def _choose_rate(series: Mapping[str, Series], notes: list[str]) -> str | None:

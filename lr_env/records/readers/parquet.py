@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lr_env.records.readers.base import LoggedRun, Series, UnreadableError
-from lr_env.records.readers.names import is_training_name
+from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import RUN_COLUMNS
 
 _MOST_ROWS = 50_000_000
 _MOST_BYTES = 2**32
-"""Of one column, as its footer says."""
+"""Of a group of rows, as its footer says."""
 
 _ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
 
@@ -31,7 +31,7 @@ class Parquet:
         if not head.startswith(b"PAR1"):
             return False
         try:
-            return any(map(is_training_name, pq.read_schema(path).names))
+            return is_training_log(pq.read_schema(path).names)
         except _ERRORS:
             return path.suffix == ".parquet"
 
@@ -40,18 +40,12 @@ class Parquet:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 metadata, schema = file.metadata, file.schema_arrow
-                largest = max(
-                    (
-                        metadata.row_group(group).column(column).total_uncompressed_size
-                        for group in range(metadata.num_row_groups)
-                        for column in range(metadata.row_group(group).num_columns)
-                    ),
-                    default=0,
-                )
+                # What a footer says of single columns is not looked at: pyarrow ends the process where that is damaged.
+                sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
                 rows = metadata.num_rows
         except _ERRORS as error:
             raise UnreadableError(f"it is damaged or no Parquet ({_first_line(error)})") from None
-        if not 0 <= rows <= _MOST_ROWS or not 0 <= largest <= _MOST_BYTES:
+        if not 0 <= rows <= _MOST_ROWS or not all(0 <= size <= _MOST_BYTES for size in sizes):
             raise UnreadableError(f"it says that it has {rows:,} rows: it is damaged, or no log of runs")
         numeric = [one.name for one in schema if pa.types.is_integer(one.type) or pa.types.is_floating(one.type)]
         numeric = [name for name in dict.fromkeys(numeric) if schema.names.count(name) == 1]

@@ -1,0 +1,1 @@
+"""File formats that trackers write into: framing, checksums, protocol buffers, SQLite."""
