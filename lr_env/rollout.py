@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -29,6 +29,14 @@ from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
+
+
+class Pruner(Protocol):
+    """Ends runs early that promise little. It can be pickled."""
+
+    def stops(self, losses: Floats) -> bool:
+        """Whether a run ends now, by its validation losses at the ends of all segments so far, (segments,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,17 @@ class Rollout(Copied):
         runs: planner and seed of each run.
         score: splits scored whole at the end of a run, of "val" and "test".
         execution: how children are trained; the number in lockstep is that of the runs.
+        pruner: ends runs early; None ends none.
 
     Attributes:
         segment: segments done.
+        pruned: which runs the pruner ended, (runs,).
     """
 
     # Attributes that change, and what snapshots hold of the sessions.
     _CHANGING = ("segment", "_infos", "_scores", "_ended", "_extra_steps")
     _OF_SESSIONS = ("_states", "_seconds")
+    _OF_PRUNING = ("_losses", "pruned")
 
     @isolating
     def __init__(
@@ -85,6 +96,7 @@ class Rollout(Copied):
         *,
         score: Sequence[str] = ("val", "test"),
         execution: Execution = AUTO,
+        pruner: Pruner | None = None,
     ) -> None:
         self.runs = list(runs)
         task, execution = _with_optimizer(task, execution, self.runs)
@@ -118,6 +130,10 @@ class Rollout(Copied):
         self._forks = Forks(self.env.episodes) if forking else None
         self._scores = {name: np.full(len(self.runs), np.nan) for name in SCORES}
         self._ended = np.zeros(len(self.runs), dtype=bool)
+        self._pruner = pruner
+        self.pruned = np.zeros(len(self.runs), dtype=bool)
+        self._losses = np.full((len(self.runs), task.num_segments), np.nan)
+        self._changing = self._CHANGING if pruner is None else (*self._CHANGING, *self._OF_PRUNING)
         _, infos = self.env.reset(seed=[run.seed for run in self.runs])
         self._infos = self._measured(infos)
         spec, offered = self.env.run_spec, self._measured_names
@@ -152,8 +168,17 @@ class Rollout(Copied):
                 mask = infos[f"_{name}"]
                 self._scores[name][mask] = infos[name][mask]
         self._ended = terminated | truncated
+        self._losses[live, self.segment] = self._infos["val_loss"][live]
         self.segment += 1
+        if self._pruner is not None:
+            self._prune(self._pruner)
         return [(row, {name: float(self._infos[name][row]) for name in self._recorded[row]}) for row in live]
+
+    def _prune(self, pruner: Pruner) -> None:
+        """End the runs that the pruner gives up."""
+        rows = [row for row in self.live if pruner.stops(self._losses[row, : self.segment])]
+        self.env.truncate(rows)
+        self._ended[rows] = self.pruned[rows] = True
 
     def _measured(self, infos: Mapping[str, Any]) -> dict[str, Any]:
         """The entries of infos that planning and records need."""
@@ -192,7 +217,7 @@ class Rollout(Copied):
 
     def snapshot(self) -> dict[str, Any]:
         """Copy everything that the rest of the runs depends on."""
-        changing = {name: getattr(self, name) for name in self._CHANGING}
+        changing = {name: getattr(self, name) for name in self._changing}
         changing |= {"_states": [session.state for session in self._sessions], "_seconds": self._seconds}
         runs = [list(run_key(run)) for run in self.runs]
         return {"env": self.env.snapshot(), "own": copy.deepcopy(changing), "runs": runs}
@@ -204,7 +229,7 @@ class Rollout(Copied):
             UserError: it is of other runs, or no snapshot.
         """
         check_keys(snapshot, ("env", "own"), "a rollout")
-        check_keys(snapshot["own"], (*self._CHANGING, *self._OF_SESSIONS), "a rollout")
+        check_keys(snapshot["own"], (*self._changing, *self._OF_SESSIONS), "a rollout")
         ours = [list(run_key(run)) for run in self.runs]
         theirs = [list(place) for place in snapshot.get("runs", ours)]  # older snapshots do not have them
         if theirs != ours:
@@ -212,7 +237,7 @@ class Rollout(Copied):
             raise UserError(f"the snapshot is of other runs, e.g. {other}: restore it into a rollout of the same runs")
         self.env.restore(snapshot["env"])
         changing = copy.deepcopy(dict(snapshot["own"]))
-        for name in self._CHANGING:
+        for name in self._changing:
             setattr(self, name, changing[name])
         for session, rows, state in zip(self._sessions, self._rows, changing["_states"], strict=True):
             session.segment, session.state, session.seconds = self.segment, state, changing["_seconds"][rows]

@@ -19,6 +19,7 @@ DOCTESTS += [
     f"lr_env.records.readers.{name}"
     for name in ("beside", "clocks", "delimited", "importing", "lines", "names", "rows", "text_log")
 ]
+DOCTESTS += ["lr_env.search", "lr_env.capabilities", "lr_env.cli.task_options", "planners.tuning.search.procedure"]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -36,7 +36,7 @@ def folder(request, tmp_path, monkeypatch):
     with closing(sqlite3.connect(folder / "records.sqlite")) as db:
         spec = json.loads(db.execute("SELECT spec FROM experiments WHERE name = 'stopped'").fetchone()[0])
     of_ppo = json.loads(load_tree(folder / "ppo" / "checkpoint")["spec"])
-    monkeypatch.setattr("lr_env.runs.lab.versions", lambda: dict(spec["versions"]))
+    monkeypatch.setattr("lr_env.runs.spec.versions", lambda: dict(spec["versions"]))
     monkeypatch.setattr("planners.ppo.training.versions", lambda also: dict(of_ppo["versions"]))
     return folder
 

@@ -185,7 +185,7 @@ def test_an_experiment_that_goes_on_removes_what_was_left_of_a_checkpoint(folder
     left.touch()
     store = Store(folder / "records.sqlite")
     versions = (store.experiment(make.STOPPED) or {})["versions"]
-    monkeypatch.setattr("lr_env.runs.lab.versions", lambda: versions)
+    monkeypatch.setattr("lr_env.runs.spec.versions", lambda: versions)
     compared(make.JOB, store, make.STOPPED, make.EXECUTION)
     store.close()
     assert not left.exists()

@@ -20,6 +20,7 @@ from lr_env.report.markdown import markdown_text
 from lr_env.runs.lab import Lab
 from lr_env.search import SearchSpace, searched_families, suggest
 from lr_env.tasks import MLP, find_task
+from planners.latent_ode.data.dataset import run_dataset
 from planners.schedules import WSD, Constant, CosineWarmup
 from planners.tuning.search import procedure
 from planners.tuning.search.procedure import rounds, trial_values
@@ -167,6 +168,62 @@ def test_a_search_that_is_killed_again_and_again_is_the_same(whole, lab_in, monk
     assert [run_key(record) for record in result.records] == [run_key(record) for record in whole[0].records]
 
 
+FINE = replace(TASK, segment=2)
+PRUNED = replace(SEARCH, pruner="median", runs=20, rates="0.003:1", planners=("wsd", "constant"))
+
+
+def test_pruned_runs_are_those_that_optunas_median_pruner_ends(lab_in, tmp_path):
+    lab = replace(lab_in("pruned"), task=FINE)
+    result = PRUNED.run(lab)
+    trial_states = [state for _, state, *_ in trials_of(lab)]
+    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=10))
+    for first in range(0, 20, 4):
+        of_round = result.records[first : first + 4]
+        for record in of_round:  # what the pruner says after each segment, knowing the rounds before
+            trial = study.ask()
+            says = []
+            for step, loss in zip(record.curves["step"], record.curves["val_loss"], strict=True):
+                trial.report(loss, int(step))
+                says.append(trial.should_prune())
+            assert not any(says[:-1])
+            assert record.pruned == (says[-1] and record.steps < 20 and not record.diverged)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        for record in of_round:
+            losses = dict(zip(map(int, record.curves["step"]), record.curves["val_loss"], strict=True))
+            if not record.pruned:
+                study.add_trial(optuna.trial.create_trial(value=0.0, intermediate_values=losses))
+    pruned = [record for record in result.records if record.pruned]
+    assert len(pruned) > 2
+    assert all(10 <= record.steps < 20 and not record.scores for record in pruned)
+    assert trial_states == ["PRUNED" if record.pruned else "COMPLETE" for record in result.records]
+    result.write(tmp_path, {"command": "lr-env search"})
+    assert f"({len(pruned)} of them were pruned)" in markdown_text(result.document())
+    saved = read_runs(tmp_path / "runs.parquet")
+    assert {run_key(run) for run in saved if run.pruned} == {run_key(run) for run in pruned}
+    dataset = run_dataset(saved, FINE.budget)  # what `lr-env fit` fits to
+    assert sorted(dataset.lengths) == sorted(len(record.curves["lr"]) for record in result.records)
+
+    killed, left = replace(lab_in("killed"), task=FINE), 0
+
+    def killer(*_):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KilledError
+
+    kills = 0
+    while kills < 100:
+        left = 9 + 2 * kills
+        try:
+            PRUNED.run(replace(killed, progress=killer))
+            break
+        except KilledError:
+            kills += 1
+    assert kills > 3
+    assert records_of(killed) == records_of(lab)
+    assert trials_of(killed) == trials_of(lab)
+
+
 def test_a_search_grows_and_keeps_what_it_has(lab_in):
     lab = lab_in("grown")
     small = replace(SEARCH, runs=6)
@@ -294,6 +351,7 @@ def test_bad_families_and_ranges(given, words):
         ({"runs": 0}, "0 runs"),
         ({"round": 0}, "round 0"),
         ({"sampler": "tpo"}, "unknown sampler 'tpo'; did you mean 'tpe'"),
+        ({"pruner": "median-ish"}, "unknown pruner 'median-ish'"),
         ({"seed": -1}, "seed -1"),
     ],
 )

@@ -81,7 +81,7 @@ def versions(monkeypatch):
     """Those of the fixtures."""
     with closing(sqlite3.connect(FORMATS[0] / "records.sqlite")) as db:
         (spec,) = db.execute("SELECT json_extract(spec, '$.versions') FROM experiments").fetchone()
-    monkeypatch.setattr("lr_env.runs.lab.versions", lambda: json.loads(spec))
+    monkeypatch.setattr("lr_env.runs.spec.versions", lambda: json.loads(spec))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -326,6 +326,15 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
         infos.update(self._masked_info(np.ones(self.num_envs, dtype=bool), scores, ended))
         return self.episodes.observe(), outcome.rewards, terminated, truncated, infos
 
+    def truncate(self, rows: Sequence[int]) -> None:
+        """End runs before their budget is spent. They count as truncated, and are not scored.
+
+        Args:
+            rows: which runs.
+        """
+        self.episodes.ended[list(rows)] = True
+        self._ended[1, list(rows)] = True
+
     def _start_again(self, ended: Any) -> None:
         """Reset the runs in a mask, each with the next seed from its own generator."""
         rows = np.flatnonzero(ended).tolist()

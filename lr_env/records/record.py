@@ -24,6 +24,9 @@ SCORES = SPLIT_SCORES + FLATNESS_SCORES
 
 RUNNING, FINISHED = "running", "finished"
 
+PRUNED = "pruned"
+"""Key in the provenance of runs that a pruner ended early."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -44,7 +47,8 @@ class RunRecord:
         curves: name of a signal -> (segments,) values at segment ends: those of `lr_env.signals.SIGNALS`, and those
             that the planner had measured on demand. A signal that was not measured is absent, and all are unless they
             are asked for.
-        provenance: where the run was finished, see `lr_env.provenance.provenance`; empty where that is not known.
+        provenance: where the run was finished, see `lr_env.provenance.provenance`, and whether it was pruned; empty
+            where that is not known.
     """
 
     phase: str
@@ -59,6 +63,11 @@ class RunRecord:
     planning_seconds: float = 0.0
     curves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a pruner ended the run early: it has fewer steps than others, and no scores."""
+        return bool(self.provenance.get(PRUNED))
 
     def score(self, name: str) -> float:
         """The value of a score.

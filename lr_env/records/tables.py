@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_json, sha256_of, write_json, write_sealed
-from lr_env.records.record import FLATNESS_SCORES, SPLIT_SCORES, RunRecord, run_key, settings_key
+from lr_env.records.record import FLATNESS_SCORES, PRUNED, SPLIT_SCORES, RunRecord, run_key, settings_key
 from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
@@ -29,8 +29,14 @@ _TOLD = "lr_env"
 
 _CURVE = "curve_"
 
-PROVENANCE: Mapping[str, pa.DataType] = {"commit": pa.string(), "device": pa.string(), "threads": pa.int64()}
-"""Columns that tell where a run was finished. Files without seals, which are older, do not have them."""
+PROVENANCE: Mapping[str, pa.DataType] = {
+    "commit": pa.string(),
+    "device": pa.string(),
+    "threads": pa.int64(),
+    PRUNED: pa.int64(),
+}
+"""Columns that tell where a run was finished, and, in files with such runs, whether it was pruned. Files without seals,
+which are older, do not have them."""
 
 
 def runs_table(records: Sequence[RunRecord]) -> pa.Table:
@@ -53,6 +59,8 @@ def runs_table(records: Sequence[RunRecord]) -> pa.Table:
         columns[name] = pa.array([r.scores.get(name) for r in runs], pa.float64(), from_pandas=True)  # NaN is null
     columns["planning_seconds"] = pa.array([float(r.planning_seconds) for r in runs], pa.float64())
     for name, kind in PROVENANCE.items():
+        if name == PRUNED and not any(run.pruned for run in runs):
+            continue
         columns[name] = pa.array([r.provenance.get(name) for r in runs], kind)
     recorded = (name for run in runs for name in run.curves)
     for name in dict.fromkeys((*ALWAYS, *recorded)):

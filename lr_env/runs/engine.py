@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from lr_env.children import Execution
 from lr_env.provenance import provenance
 from lr_env.records.checkpoint import check_fit
-from lr_env.records.record import RunRecord
-from lr_env.rollout import PlannedRun, Rollout
+from lr_env.records.record import PRUNED, RunRecord
+from lr_env.rollout import PlannedRun, Pruner, Rollout
 from lr_env.tasks import Task
 
 Snapshot = Mapping[str, Any]
@@ -33,6 +33,7 @@ class Chunk:
         score: splits that are scored whole at the end of a run.
         execution: resolved.
         checkpoint_seconds: wall time between two checkpoints.
+        pruner: ends runs early; None ends none.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Chunk:
     score: tuple[str, ...]
     execution: Execution
     checkpoint_seconds: float = 60.0
+    pruner: Pruner | None = None
 
 
 class SnapshotError(ValueError):
@@ -95,7 +97,7 @@ def train_chunk(chunk: Chunk, sink: Sink) -> None:
     Raises:
         SnapshotError: the snapshot does not fit the runs.
     """
-    rollout = Rollout(chunk.task, chunk.runs, score=chunk.score, execution=chunk.execution)
+    rollout = Rollout(chunk.task, chunk.runs, score=chunk.score, execution=chunk.execution, pruner=chunk.pruner)
     snapshot = sink.resume(chunk)
     if snapshot is not None:
         _restore(rollout, snapshot)
@@ -108,7 +110,10 @@ def train_chunk(chunk: Chunk, sink: Sink) -> None:
             sink.checkpoint(chunk, rollout.segment, rollout.snapshot())
             last = time.monotonic()
     place = provenance(chunk.execution.device)
-    records = [replace(rollout.record(row, chunk.phase), provenance=place) for row in range(len(chunk.runs))]
+    records = [
+        replace(rollout.record(row, chunk.phase), provenance={**place, **({PRUNED: 1} if pruned else {})})
+        for row, pruned in enumerate(rollout.pruned.tolist())
+    ]
     sink.done(chunk, records)
 
 

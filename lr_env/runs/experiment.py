@@ -22,7 +22,7 @@ from lr_env.records.checkpoint import fitting, load_tree, save_tree
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store, StoredKey
 from lr_env.registry import current_settings
-from lr_env.rollout import PlannedRun
+from lr_env.rollout import PlannedRun, Pruner
 from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot, SnapshotError
 from lr_env.runs.spec import ExperimentSpec, Extends, never
 from lr_env.tasks import Task
@@ -91,7 +91,14 @@ class Experiment:
             )
         store.change_experiment(name, now)
 
-    def run(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], progress: Progress) -> None:
+    def run(
+        self,
+        runs: Sequence[PlannedRun],
+        phase: str,
+        score: Sequence[str],
+        progress: Progress,
+        pruner: Pruner | None = None,
+    ) -> None:
         """Make the runs of a phase that are not finished yet.
 
         The runs are cut into the same chunks whatever was done before: neighbours in a stack can change the last bit
@@ -99,7 +106,7 @@ class Experiment:
         """
         finished = self.store.finished(self.name)
         left = []
-        for chunk in self._chunks(runs, phase, score):
+        for chunk in self._chunks(runs, phase, score, pruner):
             if all(key in finished for key in _keys(phase, chunk.runs)):
                 progress(len(chunk.runs) * self.task.budget)
             else:
@@ -110,7 +117,9 @@ class Experiment:
             with fitting(self.checkpoint):
                 raise error.__cause__ or error from None
 
-    def _chunks(self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str]) -> Iterator[Chunk]:
+    def _chunks(
+        self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], pruner: Pruner | None
+    ) -> Iterator[Chunk]:
         """Runs that are trained together: as many as go in lockstep, under one optimizer."""
         groups: dict[Any, list[PlannedRun]] = {}
         for run in runs:
@@ -120,7 +129,7 @@ class Experiment:
             for start in range(0, len(group), size):
                 part = tuple(group[start : start + size])
                 key = hashlib.sha256(json.dumps([self.id, _keys(phase, part)]).encode()).hexdigest()
-                yield Chunk(key, self.task, part, phase, tuple(score), self.execution, self.checkpoint_seconds)
+                yield Chunk(key, self.task, part, phase, tuple(score), self.execution, self.checkpoint_seconds, pruner)
 
 
 class _StoreSink:

@@ -71,6 +71,7 @@ def tracked(record: RunRecord, task: Task) -> TrackedRun:
         "phase": record.phase,
         "seed": record.seed,
         "diverged": record.diverged,
+        "pruned": record.pruned,
         "budget": task.budget,
         "segment": task.segment,
         "batch_size": task.batch_size,

@@ -21,9 +21,10 @@ from lr_env.runs.lab import Lab
 from lr_env.search import SearchSpace
 from lr_env.seeds import PER_SWEEP, SWEEPS
 from lr_env.tasks import Task
-from planners.tuning.search.report import SearchResult
+from planners.tuning.search.pruning import LossBounds, median_bounds
+from planners.tuning.search.report import SearchResult, end_loss
 from planners.tuning.search.storage import TrialStorage, default_path
-from planners.tuning.tuners import RUNS_PER_SEED, final_val_loss, import_optuna
+from planners.tuning.tuners import RUNS_PER_SEED, import_optuna
 
 if TYPE_CHECKING:
     from planners.tuning.search.study import Search
@@ -83,10 +84,16 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             study.sampler = make_sampler(search.sampler, search.seed, part.first)
             trials = [study.ask() for _ in range(part.count)]
             planners = [space.suggest(trial) for trial in trials]
-            new_records = _trained(experiment, part, planners, search.seed, records, lab)
+            pruner = median_bounds(records, lab.task) if search.pruner == "median" else None
+            new_records = _trained(experiment, part, planners, search.seed, records, lab, pruner)
             records += new_records
-            for trial, value in zip(trials, trial_values(new_records, records), strict=True):
-                study.tell(trial, value)
+            for trial, record, value in zip(trials, new_records, trial_values(new_records, records), strict=True):
+                if record.pruned:
+                    for step, loss in zip(record.curves["step"], record.curves["val_loss"], strict=True):
+                        trial.report(float(loss), int(step))
+                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                else:
+                    study.tell(trial, value)
             storage.write(study.get_trials(deepcopy=False), records)
     return SearchResult(lab.task, space.families, tuple(records), str(lab.store.path), lab.name, path, lab.folder)
 
@@ -124,9 +131,9 @@ def trial_values(new_records: Sequence[RunRecord], records: Sequence[RunRecord])
         new_records: the runs.
         records: all runs so far, with these.
     """
-    losses = [final_val_loss(record) for record in records]
+    losses = map(end_loss, records)
     worst = max((loss for loss in losses if np.isfinite(loss)), default=np.inf)
-    return [loss if np.isfinite(loss) else worst for loss in map(final_val_loss, new_records)]
+    return [loss if np.isfinite(loss) else worst for loss in map(end_loss, new_records)]
 
 
 def child_seed(seed: int, number: int) -> int:
@@ -135,7 +142,13 @@ def child_seed(seed: int, number: int) -> int:
 
 
 def _trained(
-    experiment: Experiment, part: Round, planners: Sequence[Planner], seed: int, records: Sequence[RunRecord], lab: Lab
+    experiment: Experiment,
+    part: Round,
+    planners: Sequence[Planner],
+    seed: int,
+    records: Sequence[RunRecord],
+    lab: Lab,
+    pruner: LossBounds | None,
 ) -> list[RunRecord]:
     """Train the runs of a round that are not finished yet, and return all of them in the order of the trials.
 
@@ -150,7 +163,7 @@ def _trained(
             f"the sampler proposes other trials for {part.phase} than {experiment.name!r} has, which was begun on "
             "another kind of machine: go on there, choose another --name, or start over with --fresh"
         )
-    experiment.run(planned, part.phase, ("val",), lab.reporting("searching"))
+    experiment.run(planned, part.phase, ("val",), lab.reporting("searching"), pruner)
     there = {run_key(run): run for run in experiment.store.runs(experiment.name, part.phase, curves=True)}
     new_records = [there[run_key(run)] for run in planned]
     assert all(run.status == FINISHED for run in new_records)
@@ -178,6 +191,7 @@ def _spec(search: Search, space: SearchSpace, before: Mapping[str, Any] | None) 
             "round": search.round,
             "sampler": search.sampler,
             "seed": search.seed,
+            **({} if search.pruner == "none" else {"pruner": search.pruner}),
             RUNS: had if had and had[-1] == search.runs else [*had, search.runs],
         },
     }

@@ -34,6 +34,11 @@ _OFF_SCALE = 30.0
 """Losses above this multiple of the lowest are drawn at the upper border."""
 
 
+def end_loss(record: RunRecord) -> float:
+    """Return the loss on the whole validation split at the end of a run; infinite if it diverged or was pruned."""
+    return np.inf if record.pruned else final_val_loss(record)
+
+
 @dataclass(frozen=True, eq=False)
 class Best:
     """The best run of a planner in a search.
@@ -42,12 +47,14 @@ class Best:
         planner: its name.
         runs: how many runs it had.
         diverged: how many of them diverged.
+        pruned: how many of them were pruned.
         record: the run with the lowest loss.
     """
 
     planner: str
     runs: int
     diverged: int
+    pruned: int
     record: RunRecord
 
     @property
@@ -59,8 +66,8 @@ class Best:
 
     @property
     def loss(self) -> float:
-        """Its loss on the whole validation split at the end; infinite if all runs diverged."""
-        return final_val_loss(self.record)
+        """Its loss on the whole validation split at the end; infinite if no run was whole."""
+        return end_loss(self.record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +99,8 @@ class SearchResult:
         for name in self.planners:
             runs = [record for record in self.records if record.planner == name]
             if runs:
-                bests.append(Best(name, len(runs), sum(run.diverged for run in runs), min(runs, key=final_val_loss)))
+                counts = sum(run.diverged for run in runs), sum(run.pruned for run in runs)
+                bests.append(Best(name, len(runs), *counts, min(runs, key=end_loss)))
         return sorted(bests, key=lambda best: best.loss)
 
     @property
@@ -127,6 +135,7 @@ class SearchResult:
                     "final_val_loss": json_number(best.loss),
                     "runs": best.runs,
                     "diverged": best.diverged,
+                    "pruned": best.pruned,
                 }
                 for best in self.best
             ],
@@ -135,7 +144,7 @@ class SearchResult:
                     "planner": record.planner,
                     "settings": dict(record.settings),
                     "seed": record.seed,
-                    "final_val_loss": json_number(final_val_loss(record)),
+                    "final_val_loss": json_number(end_loss(record)),
                 }
                 for record in self.records
             ],
@@ -143,8 +152,9 @@ class SearchResult:
 
     def document(self) -> Document:
         """The best settings of each planner, and the commands that go on from there."""
-        diverged = sum(record.diverged for record in self.records)
-        said = f" ({diverged} of them diverged)" if diverged else ""
+        counts = {"diverged": sum(r.diverged for r in self.records), "were pruned": sum(r.pruned for r in self.records)}
+        said = ", ".join(f"{count} of them {what}" for what, count in counts.items() if count)
+        said = f" ({said})" if said else ""
         table = Table(
             self.best,
             [
@@ -153,6 +163,7 @@ class SearchResult:
                 Column[Best]("validation loss", lambda best: best.loss, _loss, rank=0, head="validation\nloss"),
                 Column[Best]("runs", lambda best: best.runs, rank=1),
                 Column[Best]("diverged", lambda best: best.diverged, rank=2),
+                *([Column[Best]("pruned", lambda best: best.pruned, rank=2)] if counts["were pruned"] else ()),
             ],
         )
         compare = (Text("Compare the best setting on fresh seeds:"), Code(self.compare_command, place="everywhere"))
@@ -191,7 +202,7 @@ class SearchResult:
         figure = new_figure(7.5, 4.8, f"{self.task.name}: search of schedules and rates")
         axes = figure.subplots()
         plain(axes)
-        losses = np.array([final_val_loss(record) for record in self.records])
+        losses = np.array([end_loss(record) for record in self.records])
         finite = losses[np.isfinite(losses)]
         low, high = (finite.min(), finite.max()) if len(finite) else (0.1, 1.0)
         top = min(float(high), float(low) * _OFF_SCALE) * 1.1
@@ -204,7 +215,7 @@ class SearchResult:
         axes.set_xlabel("peak learning rate")
         axes.set_ylabel("final validation loss [nats/example]")
         cut = "; larger losses are at the upper border" if high > top else ""
-        caption(axes, f"a run each; crosses: diverged{cut}")
+        caption(axes, f"a run each; crosses: diverged, or pruned{cut}")
         axes.legend(frameon=False, fontsize=9)
         save(figure, path)
 
@@ -212,7 +223,7 @@ class SearchResult:
         """Draw the runs of a planner, those beyond the axes at their upper border."""
         runs = [record for record in self.records if record.planner == planner]
         peaks = np.array([float(record.settings["peak"]) for record in runs])
-        losses = np.array([final_val_loss(record) for record in runs])
+        losses = np.array([end_loss(record) for record in runs])
         ended = np.isfinite(losses)
         shown = np.minimum(losses[ended], top)
         axes.plot(peaks[ended], shown, linestyle="none", markersize=5, alpha=0.8, label=planner, clip_on=False, **style)
@@ -227,4 +238,4 @@ def _rounded(value: Any) -> str:
 
 
 def _loss(loss: float) -> str:
-    return f"{loss:.4f}" if np.isfinite(loss) else "diverged"
+    return f"{loss:.4f}" if np.isfinite(loss) else "no whole run"

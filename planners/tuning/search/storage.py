@@ -95,6 +95,7 @@ class TrialStorage:
         """Return a finished trial with the curve of its validation loss, and where its run is."""
         steps, losses = record.curves["step"], record.curves["val_loss"]
         return self._optuna.trial.create_trial(
+            state=trial.state,
             params=trial.params,
             distributions=trial.distributions,
             values=trial.values,
