@@ -1,5 +1,7 @@
 """Writes runs into an MLflow tracking store: that of MLFLOW_TRACKING_URI, or a SQLite file in the report's folder."""
 
+# pyright: reportMissingImports=false
+# (the package is installed by those who use it)
 from __future__ import annotations
 
 import logging
