@@ -242,7 +242,7 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     content = json.loads(saved.read_text())
     assert content["quick"]
     parts = content["parts"]
-    assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning"]
+    assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning", "scheduler"]
     assert sum(len(part["skipped"]) for part in parts.values()) == 13
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])

@@ -438,6 +438,24 @@ def test_optuna_trials_are_runs_as_optuna_has_them(tmp_path, write):
     assert "lr is the parameter learning_rate" in runs[0].notes[0]
 
 
+@pytest.mark.parametrize("kind", ["database", "journal"])
+def test_values_of_an_optuna_study_that_maximizes_are_no_losses(tmp_path, kind):
+    optuna = pytest.importorskip("optuna")
+    file = tmp_path / kind
+    storage = (
+        f"sqlite:///{file}"
+        if kind == "database"
+        else optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+    )
+    study = optuna.create_study(storage=storage, direction="maximize")
+    trial = study.ask({"lr": optuna.distributions.FloatDistribution(1e-3, 1.0, log=True)})
+    trial.report(0.5, 1)
+    trial.report(0.7, 2)
+    study.tell(trial, 0.7)
+    (run,) = Optuna().read(file)
+    assert set(run.series) == {"maximized_intermediate_value", "maximized_value", "lr"}
+
+
 def test_optuna_databases_of_old_schemas_are_read(tmp_path):
     """Before 2.4 intermediate values were in `trial_values`, and before 1.3 a trial had no number."""
     with closing(sqlite3.connect(tmp_path / "old.db")) as db:

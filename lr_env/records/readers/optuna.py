@@ -21,6 +21,9 @@ from lr_env.records.readers.formats.refusals import counted, refusing
 _TABLES = {"studies": {"study_id", "study_name"}, "trials": {"trial_id", "study_id", "state"}}
 _FIRST_LINE = re.compile(rb'\s*\{"op_code":\s?\d+,\s?"worker_id":')
 
+_MAXIMIZE = 2
+"""The number of a direction in journals."""
+
 _STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 _NOTES = {"RUNNING": "still running, or stopped without a word", "PRUNED": "pruned", "FAIL": "failed"}
 
@@ -55,13 +58,15 @@ class _Trial:
     steps: array[float] = field(default_factory=lambda: array("d"))
     values: array[float] = field(default_factory=lambda: array("d"))
     began: float = math.nan
+    maximized: bool = False
 
 
 class Optuna:
     """Reads the trials of all studies in a file.
 
     Series are "intermediate_value", "value" (the final one, at the last step), and "lr" where a parameter is a learning
-    rate: constant, since Optuna knows of no schedule.
+    rate: constant, since Optuna knows of no schedule. Of a study that maximizes, whose values are no losses, the first
+    two begin with "maximized_".
     """
 
     name = "optuna"
@@ -89,11 +94,12 @@ def _run(path: Path, trial: _Trial, notes: list[str]) -> LoggedRun:
     at, values = np.frombuffer(trial.steps), np.frombuffer(trial.values)
     its = [_NOTES.get(trial.state, "")]
     series = {}
+    prefix = "maximized_" if trial.maximized else ""
     finals = {"value" if len(trial.final) == 1 else f"values_{i}": value for i, value in sorted(trial.final.items())}
     if len(at):
-        series["intermediate_value"] = Series(at, values)
+        series[f"{prefix}intermediate_value"] = Series(at, values)
         for name, value in finals.items():
-            series[name] = Series(np.array([at.max()]), np.array([value]))
+            series[f"{prefix}{name}"] = Series(np.array([at.max()]), np.array([value]))
         name, doubt = _rate(trial.params)
         its.append(doubt)
         if name:
@@ -138,6 +144,8 @@ def _of_database(path: Path) -> tuple[list[_Trial], list[str]]:
         if not database.columns("trials") or not database.columns("studies"):
             raise UnreadableError("a SQLite database without Optuna's tables")
         studies = dict(database.rows("studies", ("study_id", "study_name")))
+        table = "study_directions" if database.columns("study_directions") else "studies"  # since 2.4
+        directions = dict(database.rows(table, ("study_id", "direction")))
         counts: dict[Any, int] = {}
         columns = ("trial_id", "study_id", "number", "state", "datetime_start", "value")
         for trial_id, study, its_number, state, start, value in database.rows("trials", columns):
@@ -145,7 +153,7 @@ def _of_database(path: Path) -> tuple[list[_Trial], list[str]]:
             counts[study] = place + 1
             its_number = its_number if isinstance(its_number, int) else place
             trial = trials[trial_id] = _Trial(str(studies.get(study, study)), its_number, str(state))
-            trial.began = _seconds(start)
+            trial.began, trial.maximized = _seconds(start), directions.get(study) == "MAXIMIZE"
             if (final := _finite_or_not(value, None)) is not None and not math.isnan(final):
                 trial.final[0] = final
         for trial_id, name, value, text in database.rows(
@@ -243,6 +251,7 @@ class _Journal:
 
     def __init__(self) -> None:
         self._studies: dict[int, str] = {}
+        self._maximized: set[int] = set()
         self._sizes: dict[int, int] = {}
         self._created = 0
         self._trials: list[tuple[int, _Trial]] = []
@@ -263,6 +272,8 @@ class _Journal:
         if code == 0:
             if operation["study_name"] not in self._studies.values():
                 self._studies[self._created] = str(operation["study_name"])
+                if _MAXIMIZE in operation.get("directions", ()):
+                    self._maximized.add(self._created)
                 self._created += 1
         elif code == 1:
             self._studies.pop(operation["study_id"], None)
@@ -287,6 +298,7 @@ class _Journal:
         place = self._sizes.get(study, 0)
         trial = _Trial(self._studies[study], place, _STATES[operation.get("state", 0)])
         trial.began = _seconds(operation.get("datetime_start"))
+        trial.maximized = study in self._maximized
         distributions = operation.get("distributions", {})
         for name, value in operation.get("params", {}).items():
             trial.params[name] = _suggested(value, distributions[name])
