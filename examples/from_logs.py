@@ -33,6 +33,8 @@ class Args:
     """Runs that are logged, and runs that WSD is tuned with."""
     seeds: int = 10
     """Fresh seeds for the comparison."""
+    members: int = 5
+    """Models in the ensemble that is fitted to the logs."""
     folder: Path = Path("from-logs")
     """Folder for logs, record store and model."""
 
@@ -55,7 +57,7 @@ def main(args: Args) -> None:
 
     store = ["--store", str(args.folder / "records.sqlite")]
     lr_env("import", str(args.folder / "logs"), "--name", "mine", *store, "--fresh")
-    lr_env("fit", "--runs-of", "mine", *store, "--results", str(args.folder))
+    lr_env("fit", "--runs-of", "mine", "--members", str(args.members), *store, "--results", str(args.folder))
     model = args.folder / "fit" / "mine" / "model.safetensors"
 
     tuned = []

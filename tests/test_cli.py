@@ -389,3 +389,10 @@ def test_only_what_goes_on_is_said_to(monkeypatch, capsys, arguments, says):
         main()
     assert end.value.code == 130
     assert capsys.readouterr().err == f"{says}\n"
+
+
+def test_a_small_command_loads_no_statistics_and_no_figures():
+    code = "import sys; from lr_env.cli.main import main; sys.argv = ['lr-env', 'tasks']; main(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not {"scipy", "matplotlib", "pyarrow", "sklearn", "optuna", "torchdiffeq"} & loaded

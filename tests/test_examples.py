@@ -46,7 +46,7 @@ def run_small(script, arguments, monkeypatch):
 
 def test_from_logs_to_a_planned_run(tmp_path, monkeypatch, capfd, global_generators_kept):
     pytest.importorskip("tensorboard")
-    small = ["--runs", "12", "--steps", "200", "--seeds", "2", "--folder", str(tmp_path)]
+    small = ["--runs", "12", "--steps", "100", "--seeds", "2", "--members", "2", "--folder", str(tmp_path)]
     run_small("from_logs.py", small, monkeypatch)
     out = capfd.readouterr().out
     assert "12 runs" in out

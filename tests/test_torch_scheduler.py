@@ -79,7 +79,8 @@ def planner_of(name, folder=None):
 @cache
 def recorded(name, folder=None):
     """The signals of a run before each segment, with those of the untrained child, and the last rate of each."""
-    planner, task = planner_of(name, folder), TASK if name.startswith("latent-ode") else SHORT
+    of_task = name.startswith("latent-ode") and name != "latent-ode-generative"  # whose model is used rescaled
+    planner, task = planner_of(name, folder), TASK if of_task else SHORT
     extra = sorted(planner.needs - set(ALWAYS))
     env = LRVectorEnv(task, 1, extra_signals=extra, backend="loop")
     _, infos = env.reset(seed=[0])

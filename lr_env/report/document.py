@@ -11,7 +11,6 @@ from operator import itemgetter
 from typing import Any, Generic, Literal, TypeVar
 
 from lr_env.files import json_number
-from lr_env.stats.intervals import Versus
 
 Place = Literal["everywhere", "terminal", "files"]
 """Where a block is shown: a terminal gets the result, files get its details too."""
@@ -111,7 +110,7 @@ class Column(Generic[Row]):
         value = self.value(row)
         if not self.interval:
             return {self.csv: "" if value is None else value} if self.csv else {}
-        estimate = value.difference if isinstance(value, Versus) else value
+        estimate = getattr(value, "difference", value)  # of a `Versus`, whose module loads scipy, or an `Estimate`
         ends = ("", "", "") if estimate is None else (estimate.value, estimate.low, estimate.high)
         return dict(zip((self.csv, f"{self.csv}_low", f"{self.csv}_high"), ends, strict=True))
 
