@@ -51,6 +51,7 @@ class PlannerSession(Copied):
         self.segment = 0
         self.seconds = np.zeros(len(seeds))
         self._seeds = list(seeds)
+        self._forking = isinstance(planner, Forking)  # a protocol, which takes long to check
         if not len(seeds):
             raise UserError(f"planner {planner.name!r}: give at least one seed, one for each run")
         for seed in seeds:
@@ -86,7 +87,7 @@ class PlannerSession(Copied):
         measured = self._measured(signals, ended)
         require(self.planner, measured)
         began = time.perf_counter()
-        if isinstance(self.planner, Forking):
+        if self._forking:
             timed = _Timed(require_probe(self.planner, probe))
             answer, self.state = cast("Forking", self.planner).plan(self.state, measured, timed)
             began += timed.seconds  # which is training, not planning
@@ -137,7 +138,8 @@ class PlannerSession(Copied):
         measured = {}
         for name, values in filled.items():
             try:
-                measured[name] = np.broadcast_to(np.asarray(values), ended.shape)
+                array = np.asarray(values)
+                measured[name] = array if array.shape == ended.shape else np.broadcast_to(array, ended.shape)
             except ValueError:
                 raise UserError(
                     f"signal {name!r} has shape {np.shape(values)} for {len(ended)} runs: give one value for each"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -41,9 +41,14 @@ class Observed:
 
 
 class Observations:
-    """Values of signals, by name, as a training loop observes them."""
+    """Values of signals, by name, as a training loop observes them.
 
-    def __init__(self) -> None:
+    Args:
+        needed: names of the signals whose values matter; of others only the name is noted.
+    """
+
+    def __init__(self, needed: Collection[str]) -> None:
+        self._needed = needed
         self._values: dict[str, list[Any]] = {}
         self._steps: dict[str, int] = {}
         self._means: dict[str, bool] = {}
@@ -54,10 +59,14 @@ class Observations:
         Raises:
             UserError: it is no number, or has several elements.
         """
+        if name not in self._needed:
+            self._steps[name] = step
+            return
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
                 raise UserError(f"signal {name!r} has shape {tuple(value.shape)}: observe one number, e.g. its mean")
-            kept = value.detach().reshape(()).clone()  # the caller may add to it in place
+            kept = value.detach().clone()  # the caller may add to it in place
+            kept = kept.reshape(()) if kept.ndim else kept
         else:
             try:
                 kept = float(value)

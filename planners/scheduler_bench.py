@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lr_env.bench.measures import one_thread
-from lr_env.bench.table import Figure
+from lr_env.bench.table import Bar, Figure
 from lr_env.planner import Planner
 from lr_env.tasks import TASKS
 from planners.latent_ode.planner import LatentODE
@@ -27,18 +27,17 @@ _VALIDATED = 10
 def figures(rounds: int, quick: bool) -> tuple[list[Figure], list[str]]:
     """Measure the share of `observe` and `step` in a training of LeNet-5 on made-up images, by one thread."""
     steps = 100 if quick else 1000
-    planners: dict[str, tuple[Planner, int]] = {
-        "a cosine, a plan each step": (Cosine(0.05), 1),
-        "a cosine": (Cosine(0.05), steps // 100),
-        "latent-ode": (LatentODE(model=TASK.name, mismatch="rescaled"), steps // 100),
-    }
+    latent = LatentODE(model=TASK.name, mismatch="rescaled")
+    cases: list[tuple[str, Planner, int, Bar | None]] = [
+        ("a cosine", Cosine(0.05), steps // 100, ("<", SHARE)),
+        ("latent-ode", latent, steps // 100, ("<", SHARE)),
+        ("a cosine, a plan each step", Cosine(0.05), 1, None),
+    ]
     with one_thread():
-        return [
-            _share(name, planner, segment, steps, max(2, rounds // 3)) for name, (planner, segment) in planners.items()
-        ], []
+        return [_share(*case, steps, max(2, rounds // 3)) for case in cases], []
 
 
-def _share(name: str, planner: Planner, segment: int, steps: int, rounds: int) -> Figure:
+def _share(name: str, planner: Planner, segment: int, bar: Bar | None, steps: int, rounds: int) -> Figure:
     """Train anew in each round, and measure the wall time inside the scheduler."""
     shares, inside, whole = [], [], []
     for seed in range(rounds):
@@ -64,4 +63,4 @@ def _share(name: str, planner: Planner, segment: int, steps: int, rounds: int) -
         inside.append(1000 * took)
         shares.append(100 * took / whole[-1])
     absolute = f"{statistics.median(inside):.0f} ms of {statistics.median(whole):.1f} s for {steps} steps"
-    return Figure(f"PlannerLR on {name}: share of a training of LeNet-5, 1 thread", shares, "%", absolute, ("<", SHARE))
+    return Figure(f"PlannerLR on {name}: share of a training of LeNet-5, 1 thread", shares, "%", absolute, bar)

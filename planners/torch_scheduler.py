@@ -140,7 +140,7 @@ class PlannerLR(LRScheduler):
         self.base_lrs[:] = map(float, self.base_lrs)
         self._largest = max(map(float, self.base_lrs), default=0.0)
         self._step_count = 1
-        self._observations, self._untrained = Observations(), Observations()
+        self._observations, self._untrained = Observations(self._measured), Observations(self._measured)
         self._latest: dict[str, Observed] = {}
         self._start()
 
