@@ -372,7 +372,7 @@ def test_a_signal_that_never_comes_is_named(planner, signals, message):
         (lambda: PlannerLR(torch.nn.Identity(), Cosine(0.1), 10), "Identity is no torch.optim.Optimizer"),
         (lambda: PlannerLR(parts(), Cosine(20.0), 10), "asks for the learning rate 20, outside the task's range"),
         (lambda: PlannerLR(parts(), Plateau(0.1), 10).observe(val_loss="low"), "signal 'val_loss' is 'low'"),
-        (lambda: PlannerLR(parts(), Plateau(0.1), 10).observe(val_loss=torch.ones(2)), r"has shape \(2,\): observe one"),
+        (lambda: PlannerLR(parts(), Plateau(0.1), 10).observe(val_loss=torch.ones(2)), r"shape \(2,\): observe one"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 10).load_state_dict({"last_epoch": 3}), "no state of a PlannerLR"),
         (lambda: PlannerLR(parts(), PLRS(0.1), 10)._update_lr(3), "counts optimizer steps by itself"),
     ],
