@@ -26,11 +26,11 @@ _VALIDATED = 10
 
 def figures(rounds: int, quick: bool) -> tuple[list[Figure], list[str]]:
     """Measure the share of `observe` and `step` in a training of LeNet-5 on made-up images, by one thread."""
-    steps = 100 if quick else 1000
+    steps = 40 if quick else 1000
     latent = LatentODE(model=TASK.name, mismatch="rescaled")
     cases: list[tuple[str, Planner, int, Bar | None]] = [
-        ("a cosine", Cosine(0.05), steps // 100, ("<", SHARE)),
-        ("latent-ode", latent, steps // 100, ("<", SHARE)),
+        ("a cosine", Cosine(0.05), max(1, steps // 100), ("<", SHARE)),
+        ("latent-ode", latent, max(1, steps // 100), ("<", SHARE)),
         ("a cosine, a plan each step", Cosine(0.05), 1, None),
     ]
     with one_thread():

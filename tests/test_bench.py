@@ -249,4 +249,4 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     measures_ = {
         part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
     }
-    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 5]
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 5, 3]
