@@ -18,7 +18,8 @@ test: lint
 # The environments and planners in other people's software, whose packages go into .venv-clients. RLlib pins Gymnasium
 # to another version, and has .venv-rllib.
 test-clients: .venv-clients/.installed
-	.venv-clients/bin/python -m pytest tests/test_clients.py tests/test_callbacks.py tests/test_examples.py -k 'not example or packages'
+	.venv-clients/bin/python -m pytest tests/test_clients.py tests/test_callbacks.py \
+		tests/test_examples.py::test_examples_of_other_packages
 
 test-rllib: .venv-rllib/.installed
 	.venv-rllib/bin/python -m pytest tests/test_clients.py

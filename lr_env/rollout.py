@@ -168,14 +168,14 @@ class Rollout(Copied):
                 mask = infos[f"_{name}"]
                 self._scores[name][mask] = infos[name][mask]
         self._ended = terminated | truncated
-        self._losses[live, self.segment] = self._infos["val_loss"][live]
         self.segment += 1
         if self._pruner is not None:
-            self._prune(self._pruner)
+            self._prune(self._pruner, live)
         return [(row, {name: float(self._infos[name][row]) for name in self._recorded[row]}) for row in live]
 
-    def _prune(self, pruner: Pruner) -> None:
-        """End the runs that the pruner gives up."""
+    def _prune(self, pruner: Pruner, trained: Sequence[int]) -> None:
+        """End the runs that the pruner gives up, of those that were trained in the last segment."""
+        self._losses[trained, self.segment - 1] = self._infos["val_loss"][trained]
         rows = [row for row in self.live if pruner.stops(self._losses[row, : self.segment])]
         self.env.truncate(rows)
         self._ended[rows] = self.pruned[rows] = True

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, is_sealed, write_sealed
+from lr_env.words import first_line
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -82,7 +83,7 @@ class WeightFiles(Generic[T]):
         except UserError:
             raise
         except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]  # torch lists every tensor
+            why = first_line(error)  # torch lists every tensor
             raise UserError(
                 f"{self.what} {str(path)!r} cannot be read ({why}): it is damaged, {self.damaged_hint}"
             ) from error

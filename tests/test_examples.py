@@ -14,7 +14,7 @@ from lr_env.rollout import rollout
 from lr_env.tasks import TASKS
 
 DOCTESTS = ["planners.schedules", "planners.piecewise", "planners.torch_scheduler", "planners.callbacks.metrics"]
-DOCTESTS += ["lr_env.jsonable", "lr_env.rates"]
+DOCTESTS += ["lr_env.jsonable", "lr_env.rates", "lr_env.words"]
 DOCTESTS += [
     f"lr_env.records.readers.{name}"
     for name in ("beside", "clocks", "delimited", "importing", "lines", "names", "rows", "text_log")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class ExperimentOptions(TaskOptions):
     """Options of an experiment: its task, its name, and where its runs are stored."""
 
+    resumable: ClassVar[bool] = True
+    """What was done before a stop is stored, and the same command continues it."""
     suffix: ClassVar[str] = ""
     """Text that follows the name of the task in the default name."""
 

@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from lr_env.cli.parsing import writable
 from lr_env.errors import UserError, unknown
+from lr_env.words import counted
 
 if TYPE_CHECKING:
     from lr_env.records.store import Store
@@ -57,7 +58,7 @@ class Export:
         if not runs:
             raise UserError(f"{self.name!r} has no runs yet: there is nothing to export")
         rows = write_points(self.out, runs)
-        print(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}, {rows:,} rows: {self.out}")
+        print(f"{counted(len(runs), 'run')}, {rows:,} rows: {self.out}")
 
 
 def _imported(store: Store, name: str) -> Iterator[Points]:

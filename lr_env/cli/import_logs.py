@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import arg
@@ -14,6 +14,7 @@ from lr_env.cli.parsing import parse_name
 from lr_env.errors import UserError
 from lr_env.report.document import Block, Document, Text
 from lr_env.terminal import console
+from lr_env.words import counted
 
 if TYPE_CHECKING:
     from lr_env.records.readers.base import ImportedRun
@@ -29,9 +30,6 @@ class Import:
 
     Example: lr-env import runs/ --name mine; lr-env fit --runs-of mine
     """
-
-    resumable: ClassVar[bool] = False
-    """A stopped import has stored nothing."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="SOURCE")]
     """Files, and folders, which are searched with all that is in them."""
@@ -153,18 +151,14 @@ def document(name: str, runs: Sequence[ImportedRun], report: ImportReport, store
 
 
 def _counts(name: str, runs: Sequence[ImportedRun], report: ImportReport, store: Path) -> str:
-    counts = [f"{_number(len(runs), 'run')} imported" + (f" as {name} into {store}" if runs else "")]
+    counts = [f"{counted(len(runs), 'run')} imported" + (f" as {name} into {store}" if runs else "")]
     if report.copies:
-        counts.append(f"{_number(len(report.copies), 'copy', 'copies')} of them merged")
+        counts.append(f"{counted(len(report.copies), 'copy', 'copies')} of them merged")
     if report.left_out:
         counts.append(f"{len(report.left_out)} left out")
     if report.passed_over:
-        counts.append(f"{_number(report.passed_over, 'other file')} passed over")
+        counts.append(f"{counted(report.passed_over, 'other file')} passed over")
     return "; ".join(counts) + "."
-
-
-def _number(count: int, one: str, several: str = "") -> str:
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def _names_used(report: ImportReport) -> list[str]:
@@ -174,7 +168,7 @@ def _names_used(report: ImportReport) -> list[str]:
         text = ", ".join(f"{signal}={name}" for signal, name in names.items())
         agreed[text] = agreed.get(text, 0) + 1
     return [
-        f"names{'' if len(agreed) == 1 else ' of ' + _number(count, 'run')}: {text}"
+        f"names{'' if len(agreed) == 1 else ' of ' + counted(count, 'run')}: {text}"
         for text, count in list(agreed.items())[:5]
     ]
 

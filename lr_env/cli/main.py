@@ -85,12 +85,12 @@ def _system_message(error: OSError) -> str:
 
 
 def _stop_message(command: object) -> str:
-    """Say whether a stopped command can be continued. Only commands with --fresh store what they have done."""
+    """Say whether a stopped command can be continued: whether its class says that it is `resumable`."""
     if command is None:  # stopped before the arguments were read
         return "stopped"
-    fresh = getattr(command, "fresh", None)
-    if fresh is None or not getattr(command, "resumable", True):
+    if not getattr(command, "resumable", False):
         return "stopped; nothing of it is saved"
+    fresh = getattr(command, "fresh", False)
     return f"stopped; the same command{', without --fresh,' if fresh else ''} continues from here"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import tyro
 
@@ -21,6 +21,8 @@ S = TypeVar("S", bound=Study)
 @dataclass(frozen=True)
 class StudyCommand(Generic[S]):
     """The command of a study."""
+
+    resumable: ClassVar[bool] = ReportOptions.resumable
 
     study: S
     lab: ReportOptions

@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from lr_env.errors import UserError
 from lr_env.files import OPEN_SEAL, is_sealed, write_sealed
+from lr_env.words import first_line
 
 _FORMAT = "2, sealed"
 _LATER = frozenset({"kind", "layout", "runs"})
@@ -61,7 +62,7 @@ def load_tree(path: Path) -> Any:
     except UserError:
         raise
     except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, StopIteration, RuntimeError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"{str(path)!r} is damaged ({why}): delete it, the work since it was written is redone"
         ) from error
@@ -73,7 +74,7 @@ def fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever meets what it was not written for
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"{str(path)!r} does not fit what goes on from it ({why}): delete it, the work that it holds is redone"
         ) from error

@@ -18,6 +18,7 @@ from lr_env.files import OPEN_SEAL, DamagedError, holds_seal, is_sealed, read_js
 from lr_env.records.record import FLATNESS_SCORES, PRUNED, SPLIT_SCORES, RunRecord, run_key, settings_key
 from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
+from lr_env.words import first_line
 
 MANIFEST = "manifest.json"
 
@@ -207,7 +208,7 @@ def _refusing(path: Path) -> Iterator[None]:
             f"there is no file {str(path)!r}: give runs.parquet of a comparison or a fit, or make that again"
         ) from None
     except (pa.ArrowException, OSError, TypeError, ValueError, LookupError, MemoryError, RecursionError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"{str(path)!r} is damaged or no table of runs ({why}): make the comparison or the fit again"
         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
@@ -23,6 +23,9 @@ class TrainPpo(TaskOptions):
 
     The controller changes the rate once a segment. It learns from many networks ("children") trained at the same time.
     """
+
+    resumable: ClassVar[bool] = True
+    """What was done before a stop is stored, and the same command continues it."""
 
     decisions: Annotated[int, arg(metavar="N")] = 400_000
     """Actions to learn from: one for each segment of each child."""

@@ -11,7 +11,8 @@ from typing import Any
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.formats import sqlite
 from lr_env.records.readers.formats.points import Points, number, typed
-from lr_env.records.readers.formats.refusals import counted, refusing
+from lr_env.records.readers.formats.refusals import refusing
+from lr_env.words import counted
 
 _META = "meta.yaml"
 _TABLES = {"metrics": {"run_uuid", "key", "value", "step"}, "runs": {"run_uuid", "lifecycle_stage"}}

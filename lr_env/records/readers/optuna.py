@@ -16,7 +16,8 @@ import numpy as np
 from lr_env.records.readers.base import LoggedRun, Series, UnreadableError
 from lr_env.records.readers.formats import sqlite
 from lr_env.records.readers.formats.points import flat, number, parse_json
-from lr_env.records.readers.formats.refusals import counted, refusing
+from lr_env.records.readers.formats.refusals import refusing
+from lr_env.words import counted
 
 _TABLES = {"studies": {"study_id", "study_name"}, "trials": {"trial_id", "study_id", "state"}}
 _FIRST_LINE = re.compile(rb'\s*\{"op_code":\s?\d+,\s?"worker_id":')

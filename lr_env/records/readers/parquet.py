@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lr_env.records.readers.base import LoggedRun, Series, UnreadableError
 from lr_env.records.readers.names import is_training_log
 from lr_env.records.readers.rows import RUN_COLUMNS
+from lr_env.words import first_line
 
 _MOST_ROWS = 50_000_000
 _MOST_BYTES = 2**32
@@ -44,7 +45,7 @@ class Parquet:
                 sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
                 rows = metadata.num_rows
         except _ERRORS as error:
-            raise UnreadableError(f"it is damaged or no Parquet ({_first_line(error)})") from None
+            raise UnreadableError(f"it is damaged or no Parquet ({first_line(error)[:100]})") from None
         if not 0 <= rows <= _MOST_ROWS or not all(0 <= size <= _MOST_BYTES for size in sizes):
             raise UnreadableError(f"it says that it has {rows:,} rows: it is damaged, or no log of runs")
         numeric = [one.name for one in schema if pa.types.is_integer(one.type) or pa.types.is_floating(one.type)]
@@ -65,7 +66,7 @@ class Parquet:
             names = codes.dictionary.to_pylist()
             of_row = codes.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         except _ERRORS as error:
-            raise UnreadableError(f"its column {column!r} is damaged ({_first_line(error)})") from None
+            raise UnreadableError(f"its column {column!r} is damaged ({first_line(error)[:100]})") from None
         for number, name in enumerate(names):
             which = of_row == number
             run_id = f"{path}/{str(name)[:200]}" if len(names) > 1 else str(path)
@@ -100,7 +101,7 @@ class Columns(Mapping[str, Series]):
                 there = column.is_valid().to_numpy(zero_copy_only=False)
                 values = np.asarray(column.fill_null(0).to_numpy(zero_copy_only=False), dtype=np.float64)
             except _ERRORS as error:
-                raise UnreadableError(f"its column {name!r} is damaged ({_first_line(error)})") from None
+                raise UnreadableError(f"its column {name!r} is damaged ({first_line(error)[:100]})") from None
             if self._which is not None:
                 if len(values) != len(self._which):
                     raise UnreadableError(f"its column {name!r} is damaged")
@@ -113,7 +114,3 @@ class Columns(Mapping[str, Series]):
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]

@@ -13,8 +13,9 @@ from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.formats import protobuf
 from lr_env.records.readers.formats.points import Points, flat, parse_json
 from lr_env.records.readers.formats.protobuf import BYTES, FIXED32, FIXED64, VARINT, WireError, fields
-from lr_env.records.readers.formats.refusals import counted, refusing
+from lr_env.records.readers.formats.refusals import refusing
 from lr_env.records.readers.formats.tfrecords import TFRecords, begins_with_record
+from lr_env.words import counted
 
 Unpack = Callable[[bytes, int], tuple[Any, ...]]
 

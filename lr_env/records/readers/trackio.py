@@ -11,7 +11,8 @@ from typing import Any
 from lr_env.records.readers.base import LoggedRun, UnreadableError
 from lr_env.records.readers.formats import sqlite
 from lr_env.records.readers.formats.points import Points, flat, number, parse_json
-from lr_env.records.readers.formats.refusals import counted, refusing
+from lr_env.records.readers.formats.refusals import refusing
+from lr_env.words import counted
 
 _TABLES = {"metrics": {"run_name", "step", "metrics", "timestamp"}}
 _PARQUET = b"PAR1"

@@ -13,7 +13,8 @@ from lr_env.records.readers.formats import protobuf
 from lr_env.records.readers.formats.leveldb_log import LevelDBLog
 from lr_env.records.readers.formats.points import Points, flat, number, parse_json
 from lr_env.records.readers.formats.protobuf import BYTES, FIXED64, VARINT, WireError, fields
-from lr_env.records.readers.formats.refusals import counted, refusing
+from lr_env.records.readers.formats.refusals import refusing
+from lr_env.words import counted
 
 _MAGIC = b":W&B"
 _HEADER = 7

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lr_env.records.record import FINISHED, RunRecord, settings_key
+from lr_env.records.record import FINISHED, RunRecord
 from lr_env.records.store import Store
 from lr_env.records.writers.base import Curve, TrackedRun, Writer
 from lr_env.tasks import Task
@@ -89,7 +90,7 @@ def tracked(record: RunRecord, task: Task) -> TrackedRun:
 
 def _plain(value: object) -> str | int | float | bool:
     """A setting as trackers take it."""
-    return value if isinstance(value, str | int | float | bool) else settings_key({"": value})[5:-1]
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value, sort_keys=True)
 
 
 def _as_folder(text: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from lr_env.errors import UserError
 from lr_env.records.writers.base import TrackedRun
+from lr_env.words import first_line
 
 FILE = "mlflow.db"
 
@@ -121,7 +122,7 @@ def _refusing(uri: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # of MLflow, its store and the network
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise UserError(
             f"MLflow refuses to store the runs at {uri!r} ({why}): set {_URI} to another store; the same command "
             "then writes them, and trains nothing again"

@@ -10,6 +10,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
+from lr_env.words import first_line
 from planners.tuning.tuners import import_optuna
 
 _SQLITE = b"SQLite format 3\0"
@@ -50,7 +51,7 @@ class TrialStorage:
         except UserError:
             raise
         except Exception as error:  # of files, JSON, SQLAlchemy and Optuna
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
             raise UserError(
                 f"the trials in {str(path)!r} cannot be read or written ({why}): move the file away, it is written "
                 "anew, or choose another with --storage"

@@ -26,8 +26,3 @@ def refusing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnreadableError(f"cannot be read ({error.strerror or error}): check its permissions") from error
-
-
-def counted(number: int, singular: str) -> str:
-    """Return a count with its noun: "1 line", "3 lines"."""
-    return f"{number:,} {singular}" + ("" if number == 1 else "s")
