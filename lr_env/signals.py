@@ -73,6 +73,11 @@ ALWAYS = names(SIGNALS)
 """The names of the signals of every run."""
 
 
+AGE = "_age"
+"""Ending of the name of a signal: how many optimizer steps ago it was measured. A loop that measures a signal less often
+than once a segment gives this, or NaN for the signal."""
+
+
 class Meter(Protocol):
     """Measures signals at every step of children in training, for planners that need them.
 

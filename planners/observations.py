@@ -65,11 +65,11 @@ class Observations:
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
                 raise UserError(f"signal {name!r} has shape {tuple(value.shape)}: observe one number, e.g. its mean")
-            kept = value.detach().clone()  # the caller may add to it in place
-            kept = kept.reshape(()) if kept.ndim else kept
+            number = value.detach().clone()  # the caller may add to it in place
+            number = number.reshape(()) if number.ndim else number
         else:
             try:
-                kept = float(value)
+                number = float(value)
             except (TypeError, ValueError):
                 raise UserError(f"signal {name!r} is {value!r}: observe a number or a tensor of one element") from None
         if name not in self._means:
@@ -77,7 +77,7 @@ class Observations:
         values = self._values.setdefault(name, [])
         if not self._means[name]:
             values.clear()
-        values.append(kept)
+        values.append(number)
         self._steps[name] = step
         if len(values) % _MOST_TENSORS == 0:
             values[:] = _floats(values)

@@ -20,6 +20,7 @@ from lr_env.errors import UserError
 from lr_env.jsonable import pack, unpack
 from lr_env.planner import Planner, RunSpec, planner_settings
 from lr_env.session import PlannerSession
+from lr_env.signals import AGE
 from planners.observations import Observations, Observed, merged
 
 _VERSION = 1
@@ -259,6 +260,7 @@ class PlannerLR(LRScheduler):
             "latest": {name: [it.total, it.count, it.step] for name, it in self._latest.items()},
             "observations": self._observations.state_dict(),
             "seconds": float(self._session.seconds[0]),
+            "largest": self._largest,
         }
         return {
             "version": _VERSION,
@@ -284,13 +286,14 @@ class PlannerLR(LRScheduler):
             last_epoch, base_lrs = int(state_dict["last_epoch"]), [float(rate) for rate in state_dict["base_lrs"]]
             latest = {name: Observed(*it) for name, it in state["latest"].items()}
             observations, rates, seconds = state["observations"], state["rates"], float(state["seconds"])
+            largest = float(state["largest"])  # of the groups that there were at the start
+        except UserError:
+            raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
             raise UserError(f"this is no state of a PlannerLR ({error!r}): give what state_dict() returned") from None
         self._check_same(saved, segment, len(base_lrs))
         self.budget, self.last_epoch, self.base_lrs[:] = budget, last_epoch, base_lrs
-        self._largest = max(base_lrs, default=0.0)
+        self._largest = largest
         self._step_count = int(state_dict["_step_count"])
         self._session.load_state_dict(session)
         self._session.seconds[:] = seconds
@@ -383,7 +386,7 @@ class PlannerLR(LRScheduler):
             latest = self._latest.get(name)
             is_new = first or (name in taken and taken[name].count > 0)
             if latest is not None:
-                signals[f"{name}_age"] = float(max(0, self.last_epoch - latest.step))
+                signals[f"{name}{AGE}"] = float(max(0, self.last_epoch - latest.step))
             if latest is None and not first and name not in self._optional:
                 raise self._lacks([name])
             signals[name] = latest.value if latest and (is_new or name not in self._optional) else math.nan

@@ -173,6 +173,18 @@ def test_every_group_keeps_its_share_and_new_ones_get_one():
         PlannerLR(parts(), Cosine(2.0), 4, 1).load_state_dict(scheduler.state_dict())
 
 
+def test_the_share_of_a_group_that_was_added_survives_a_kill():
+    """Its rate is above those at the start, of which the largest is what the shares are of."""
+    optimizer = parts()
+    scheduler = PlannerLR(optimizer, Cosine(2.0), 4, 1)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.3})
+    advance(optimizer, scheduler)
+    assert scheduler.get_last_lr()[1] == pytest.approx(3 * scheduler.get_last_lr()[0])
+    resumed = PlannerLR(optimizer, Cosine(2.0), 4, 1)
+    resumed.load_state_dict(scheduler.state_dict())
+    assert resumed.get_last_lr() == scheduler.get_last_lr()
+
+
 def test_where_no_group_has_a_rate_each_gets_the_commanded_one():
     scheduler = PlannerLR(parts(lr=0.0, groups=2), Cosine(0.1), np.int64(10))
     assert scheduler.get_last_lr() == [0.1, 0.1]

@@ -17,6 +17,7 @@ from lr_env.capabilities import PlanForecast
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
+from lr_env.signals import AGE
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.base import MISMATCH, ReplanningPlanner, ReplanningState, rates_for_budget
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats
@@ -38,10 +39,6 @@ _PLAN_INTERVALS, _PRIOR_STRENGTHS, _TEMPERATURES = (0.2, 1.0), (20.0, 0.0), (2.0
 
 _RATE_TOLERANCE = 1e-3
 """Relative difference between the commanded and the actual rate that is taken for rounding."""
-
-AGE = "_age"
-"""Ending of the name of a signal: how many steps ago a channel was measured. Who measures a channel less often
-than once a segment gives this, or NaN for the channel."""
 
 PRIOR_SCHEDULES = 3
 """Number of the best schedules of a sweep whose mean is the prior."""
