@@ -74,8 +74,8 @@ ALWAYS = names(SIGNALS)
 
 
 AGE = "_age"
-"""Ending of the name of a signal: how many optimizer steps ago it was measured. A loop that measures a signal less often
-than once a segment gives this, or NaN for the signal."""
+"""Ending of the name of a signal: how many optimizer steps ago it was measured. A loop that measures a signal less
+often than once a segment gives this, or NaN for the signal."""
 
 
 class Meter(Protocol):
