@@ -6,7 +6,7 @@ arrays and plain JSON values, so that a run can be saved, copied and resumed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -160,15 +160,20 @@ def step_after(planner: Planner, state: State, signals: Signals) -> int:
     return step
 
 
-def require(planner: Planner, signals: Signals) -> None:
+def require(planner: Planner, measured: Collection[str], needs: frozenset[str] | None = None) -> None:
     """Check that every signal that a planner needs is measured.
+
+    Args:
+        planner: who needs them.
+        measured: names of the signals there are.
+        needs: what the planner needs, where that is known already.
 
     Raises:
         UserError: one is not; the message names the signal, the planner, and the measured signals.
     """
-    missing = sorted(planner.needs - signals.keys())
+    missing = sorted((planner.needs if needs is None else needs).difference(measured))
     if missing:
         raise UserError(
             f"planner {planner.name!r} needs the signal {missing[0]!r}, which this loop does not measure "
-            f"(it measures: {', '.join(sorted(signals))})"
+            f"(it measures: {', '.join(sorted(measured))})"
         )

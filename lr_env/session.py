@@ -56,8 +56,9 @@ class PlannerSession(Copied):
             raise UserError(f"planner {planner.name!r}: give at least one seed, one for each run")
         for seed in seeds:
             check_seeds([seed])
+        self._needs = planner.needs  # which take a planner with a model file a while to find out
         if offered is not None:
-            require(planner, dict.fromkeys(offered, np.empty(0)))
+            require(planner, offered, self._needs)
         began = time.perf_counter()
         self.state = planner.start(run, self._seeds)
         self.seconds += (time.perf_counter() - began) / len(seeds)
@@ -85,7 +86,7 @@ class PlannerSession(Copied):
         count = len(self.seconds)
         ended = np.zeros(count, dtype=bool) if ended is None else ended
         measured = self._measured(signals, ended)
-        require(self.planner, measured)
+        require(self.planner, measured, self._needs)
         began = time.perf_counter()
         if self._forking:
             timed = _Timed(require_probe(self.planner, probe))
@@ -139,7 +140,7 @@ class PlannerSession(Copied):
         for name, values in filled.items():
             try:
                 array = np.asarray(values)
-                measured[name] = array if array.shape == ended.shape else np.broadcast_to(array, ended.shape)
+                measured[name] = array if array.shape == ended.shape else np.full(ended.shape, array)
             except ValueError:
                 raise UserError(
                     f"signal {name!r} has shape {np.shape(values)} for {len(ended)} runs: give one value for each"

@@ -65,8 +65,8 @@ class Observations:
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
                 raise UserError(f"signal {name!r} has shape {tuple(value.shape)}: observe one number, e.g. its mean")
-            number = value.detach().clone()  # the caller may add to it in place
-            number = number.reshape(()) if number.ndim else number
+            # On a device the value is not ready yet, and the caller may add to it in place.
+            number = float(value.item()) if value.device.type == "cpu" else value.detach().clone().reshape(())
         else:
             try:
                 number = float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -98,18 +99,20 @@ class WeightFiles(Generic[T]):
             raise UserError(
                 f"{self.what} {name!r}: give the name of a {self.what} that is shipped, or a .safetensors file"
             )
-        path = Path(name) if Path(name).suffix else PRETRAINED / f"{self.prefix}{name}.safetensors"
+        path = _path(name, self.prefix)
         try:
-            path.is_file()
-        except OSError as error:  # no file can have such a name
-            raise UserError(f"{self.what} {name[:40]!r}...: {error.strerror}: {self.missing_hint}") from error
-        if not Path(name).suffix and not path.is_file():
+            changed = os.stat(path).st_mtime_ns  # at every plan: `Path` takes longer
+        except FileNotFoundError:
+            changed = 0
+        except (OSError, ValueError) as error:  # no file can have such a name
+            raise UserError(f"{self.what} {name[:40]!r}...: {first_line(error)[:60]}: {self.missing_hint}") from error
+        if not changed and not Path(name).suffix:
             shipped = ", ".join(self.shipped()) or "none"
             raise UserError(
                 f"there is no {self.what} {name!r} (shipped: {shipped}): give one of those or a .safetensors file, or "
                 f"{self.missing_hint}"
             )
-        return _loaded(self, path, path.stat().st_mtime_ns if path.is_file() else 0)
+        return _loaded(self, path, changed)
 
     def shipped(self) -> list[str]:
         """Return the names of the shipped files."""
@@ -172,6 +175,11 @@ def check_about(about: Any) -> None:
 
 
 @lru_cache(maxsize=16)
-def _loaded(files: WeightFiles[T], path: Path, changed: int) -> T:
+def _path(name: str, prefix: str) -> str:
+    return name if Path(name).suffix else str(PRETRAINED / f"{prefix}{name}.safetensors")
+
+
+@lru_cache(maxsize=16)
+def _loaded(files: WeightFiles[T], path: str, changed: int) -> T:
     """Read a file once; `changed`, its time of modification, is only a key of the cache."""
-    return files.load(path)
+    return files.load(Path(path))
