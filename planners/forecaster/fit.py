@@ -1,0 +1,180 @@
+"""Fitting of the differential equation to curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lr_env.errors import UserError
+from lr_env.isolation import isolating
+from planners.forecaster.curves import POINTS, CurveSet, Floats
+from planners.forecaster.encoding import Encoded, Encoding, encode
+from planners.forecaster.model.network import CurveODE, Inputs, Sizes, two_piece_laplace
+from planners.forecaster.window import scale_of
+from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer
+
+VIEWS = (0, 10, 2, 3, 4, 6, 8, 13, 17, 21, 25, 31, 38, 45)
+"""Numbers of points seen from which a model learns to forecast."""
+
+_OFTEN = (0.40, 0.30)
+"""Shares of the first two views in the updates; the others share the rest."""
+
+LEAST_CURVES = 30
+"""Fewest curves that a model can be fitted to."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Settings of a fit.
+
+    Attributes:
+        members: networks of the ensemble.
+        updates: of the optimizer.
+        batch: curves in an update, for each member.
+        learning_rate: peak rate of AdamW.
+        weight_decay: decoupled.
+        held_out: share of the configurations that stop the fit early and set the intervals.
+        forgetting: probability that a setting, or the architecture, of a run is hidden in an update.
+        horizons: later points of a curve in an update.
+        dynamics: see `Sizes`.
+        settings: whether settings and rates are read.
+        architecture: whether the architecture is read.
+        seed: of everything that is drawn.
+    """
+
+    members: int = 5
+    updates: int = 600
+    batch: int = 128
+    learning_rate: float = 1e-2
+    weight_decay: float = 3e-2
+    held_out: float = 0.15
+    forgetting: float = 0.05
+    horizons: int = 10
+    dynamics: str = "ode"
+    settings: bool = True
+    architecture: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FittedODE:
+    """A fitted ensemble, with what it takes to use it."""
+
+    network: CurveODE
+    encoding: Encoding
+
+    @isolating
+    def __call__(self, curves: CurveSet, points: int) -> tuple[Floats, Floats]:
+        """Forecast runs of which the first points are seen.
+
+        Returns:
+            Medians in units of the metric, (curves, POINTS), and scales of the error of their logarithm below and above,
+            (2, curves, POINTS). They have no meaning at the points seen.
+        """
+        seen = curves.seen(points)
+        encoded = encode(self.encoding, seen, [points])
+        with torch.no_grad():
+            at = torch.arange(POINTS).expand(1, len(curves), -1)
+            middle, scales = self.network(_inputs(encoded, None, torch.zeros(1, len(curves), dtype=torch.int64)), at)
+            spread = middle.std(0, correction=0)
+            median = middle.median(0).values if len(middle) % 2 else middle.mean(0)
+            scales = scales.mean(1) + spread
+        return np.exp(median.double().numpy()) * scale_of(seen, points)[:, None], scales.double().numpy()
+
+
+@isolating
+def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, CurveSet]:  # noqa: B008 (frozen)
+    """Fit an ensemble; return it and the curves that were held out.
+
+    Raises:
+        UserError: there are too few curves, or the fit diverged.
+    """
+    if len(curves) < LEAST_CURVES:
+        raise UserError(f"{len(curves)} usable curves: a model needs at least {LEAST_CURVES}")
+    draw = np.random.Generator(np.random.PCG64([0xF0CA, fitting.seed]))
+    held = held_out(curves, fitting.held_out, draw)
+    train, validation = curves.rows(~held), curves.rows(held)
+    encoding = Encoding.of(train, settings=fitting.settings, architecture=fitting.architecture)
+    network = CurveODE(Sizes(encoding.size, fitting.members, dynamics=fitting.dynamics), fitting.seed)
+    encoded, checked = encode(encoding, train, VIEWS), encode(encoding, validation, VIEWS[:2])
+    random = torch.Generator().manual_seed(fitting.seed)
+
+    def training_loss() -> Tensor:
+        view, rows = _draw(encoded, fitting, random)
+        inputs = _forgetting(_inputs(encoded, rows, view), encoding, fitting.forgetting, random)
+        return _loss(network, inputs, encoded.targets[view, rows], fitting.horizons, random)
+
+    def validation_loss() -> Tensor:
+        count = len(validation)
+        losses = []
+        for number in range(2):
+            view = torch.full((1, count), number)
+            target = checked.targets[view, torch.arange(count)].masked_fill(~checked.valid[number][None, :, None], torch.nan)
+            losses.append(_loss(network, _inputs(checked, None, view), target, None, random))
+        return torch.stack(losses).nanmean(0)
+
+    trainer = EarlyStoppedTrainer(network, fitting.weight_decay, max(10, fitting.updates // 25))
+    trainer.run(
+        "curves", fitting.updates, fitting.learning_rate, list(network.parameters()), training_loss, validation_loss
+    )
+    return FittedODE(network, encoding), validation
+
+
+def held_out(curves: CurveSet, share: float, draw: np.random.Generator) -> np.ndarray:
+    """Choose configurations at random until they have a share of the curves: which curves are held out, (curves,)."""
+    names = list(dict.fromkeys(curves.configurations))
+    order = {names[place]: number for number, place in enumerate(draw.permutation(len(names)))}
+    rank = np.array([order[name] for name in curves.configurations])
+    return rank < max(1, round(share * len(names)))
+
+
+def _inputs(encoded: Encoded, rows: Tensor | None, view: Tensor) -> Inputs:
+    """Inputs of the rows of each member, (members or 1, batch); of all rows in their order without `rows`."""
+    if rows is None:
+        rows = torch.arange(len(encoded.known))[None].expand(view.shape)
+    return Inputs(encoded.known[rows], encoded.windows[view, rows], encoded.starts[view, rows], encoded.rates[rows])
+
+
+def _draw(encoded: Encoded, fitting: Fitting, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw a view and a row for each place in a batch, among those that are valid; (members, batch) each."""
+    shape = fitting.members, fitting.batch
+    rows = torch.randint(len(encoded.known), shape, generator=random)
+    rest = (1 - sum(_OFTEN)) / (len(VIEWS) - len(_OFTEN))
+    chance = torch.tensor([*_OFTEN, *[rest] * (len(VIEWS) - len(_OFTEN))])
+    weights = chance[:, None] * encoded.valid
+    view = torch.multinomial(weights.T[rows.flatten()].clamp_min(1e-12), 1, generator=random).view(shape)
+    return view, rows
+
+
+def _forgetting(inputs: Inputs, encoding: Encoding, probability: float, random: torch.Generator) -> Inputs:
+    """Hide some settings, each with a probability, and some architectures."""
+    if not probability:
+        return inputs
+    known = inputs.known.clone()
+    settings = len(encoding.settings.names)
+    keep = (torch.rand(*known.shape[:-1], settings + 1, generator=random) >= probability).to(known.dtype)
+    known[..., :settings] *= keep[..., :settings]
+    known[..., settings : 2 * settings] *= keep[..., :settings]
+    known[..., 2 * settings :] *= keep[..., settings:]
+    return replace(inputs, known=known)
+
+
+def _loss(
+    network: CurveODE, inputs: Inputs, targets: Tensor, horizons: int | None, random: torch.Generator
+) -> Tensor:
+    """Mean loss of each member over later points, all or a few at random with the last one, (members,)."""
+    there = torch.isfinite(targets)
+    if horizons is None:
+        at = torch.arange(POINTS).expand(targets.shape)
+    else:
+        order = torch.rand(targets.shape, generator=random) - (~there).float() * 2
+        order[..., -1] += 4  # the end is always among them
+        at = order.topk(horizons, -1).indices
+        there, targets = there.gather(-1, at), targets.gather(-1, at)
+    middle, scales = network(inputs, at)
+    losses = two_piece_laplace(torch.where(there, targets, 0.0) - middle, scales)
+    weights = there.expand_as(losses).to(losses.dtype)
+    return (losses * weights).sum((-1, -2)) / weights.sum((-1, -2))
