@@ -6,14 +6,18 @@ arrays and plain JSON values, so that a run can be saved, copied and resumed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
+
+if TYPE_CHECKING:
+    from lr_env.architecture import Architecture
 
 Signals = Mapping[str, NDArray[Any]]
 """Signal name -> values at the end of the last segment (before the first: of the untrained child), (num_runs,).
@@ -39,6 +43,8 @@ class RunSpec:
         optimizer: name of the optimizer's class, e.g. "SGD".
         num_parameters: trainable parameters of the child.
         groups: names of the parameter groups that may have rates of their own; empty where there is one rate for all.
+        architecture_source: the architecture of the child, or a function that returns it; None where it is unknown.
+            Planners read `architecture`.
     """
 
     task: str
@@ -48,6 +54,12 @@ class RunSpec:
     optimizer: str
     num_parameters: int
     groups: tuple[str, ...] = ()
+    architecture_source: Architecture | Callable[[], Architecture] | None = field(default=None, repr=False, hash=False)
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """The child's network as a graph; None where it is unknown. It is traced when it is first read (seconds)."""
+        return self.architecture_source() if callable(self.architecture_source) else self.architecture_source
 
     @property
     def num_segments(self) -> int:

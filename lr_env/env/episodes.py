@@ -26,6 +26,7 @@ from lr_env.rates import clipped, numbers
 from lr_env.records.record import FLATNESS_SCORES
 from lr_env.signals import ALWAYS
 from lr_env.tasks import Task, find_task
+from lr_env.tasks.architecture import source_of_task
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -166,6 +167,7 @@ class Episodes(Copied):
             lr_range=self.task.lr_range,
             optimizer=type(self.task.optimizer).__name__,
             num_parameters=self.children.state.layout.num_parameters,
+            architecture_source=source_of_task(self.task),
         )
 
     def start(self, rows: Sequence[int], seeds: Sequence[int], lr: Any = None) -> None:

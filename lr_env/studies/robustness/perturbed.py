@@ -54,7 +54,8 @@ class Disturbed:
         if self.announced and (budget % (2 * run.segment) or not 0 < budget // 2 < run.budget):
             raise UserError(f"an announced budget of {self.announced} steps has no middle in a run of {run.budget}")
         state = self.planner.start(replace(run, budget=budget), seeds)
-        return {"own": state, "run": asdict(run), "told": budget, "changed": False}
+        facts = asdict(replace(run, architecture_source=None))  # a state holds no graph
+        return {"own": state, "run": facts, "told": budget, "changed": False}
 
     def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
         """The rate of each run, as the planner's `plan` has it."""
