@@ -114,6 +114,10 @@ class WeightFiles(Generic[T]):
             )
         return _loaded(self, path, changed)
 
+    def path(self, name: str) -> Path:
+        """The file that `find` reads for a name."""
+        return Path(_path(name, self.prefix))
+
     def shipped(self) -> list[str]:
         """Return the names of the shipped files."""
         return sorted(file.stem.removeprefix(self.prefix) for file in PRETRAINED.glob(f"{self.prefix}*.safetensors"))

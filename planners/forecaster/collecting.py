@@ -69,7 +69,9 @@ class Collection:
             whole(name, getattr(self, name))
         whole("seed", self.seed, 0)
         if self._first + self.num_tasks > len(self._seeds):
-            raise UserError(f"the split {self.split!r} has {len(self._seeds):,} tasks: ask for fewer runs or another seed")
+            raise UserError(
+                f"the split {self.split!r} has {len(self._seeds):,} tasks: ask for fewer runs or another seed"
+            )
         _ = SearchSpace(self.schedules, (1e-3, 1.0))
 
     @property
@@ -94,12 +96,16 @@ class Collection:
         for number in range(self.num_tasks):
             task = self._family.sample(self._seeds[self._first + number])
             runs = self._runs(task, number)[: self.runs - number * self.per_task]
-            yield Chunk(f"{self.family} {self.split} {self._first + number}", task, tuple(runs), "collect", (), execution)
+            yield Chunk(
+                f"{self.family} {self.split} {self._first + number}", task, tuple(runs), "collect", (), execution
+            )
 
     def _runs(self, task: Task, number: int) -> list[PlannedRun]:
         draw = np.random.Generator(np.random.PCG64([_STREAM, self.seed, number]))
         low, high = task.tuning_range
-        space = SearchSpace(self.schedules, (max(low / _BEYOND, task.lr_range[0]), min(high * _BEYOND, task.lr_range[1])))
+        space = SearchSpace(
+            self.schedules, (max(low / _BEYOND, task.lr_range[0]), min(high * _BEYOND, task.lr_range[1]))
+        )
         planners: list[Planner] = []
         for _ in range(self.per_task):
             others = [name for name in self.schedules if name != "constant"] or list(self.schedules)
@@ -141,8 +147,10 @@ def collect(
     for chunk in collection.chunks(execution):
         missing = [run_id(chunk.task, number) not in there for number in range(len(chunk.runs))]
         if any(missing) and not all(missing):  # a collection that was smaller
-            raise UserError(f"{name!r} has a part of the runs of {chunk.task.name}: ask for a multiple of "
-                            f"{collection.per_task} runs")
+            raise UserError(
+                f"{name!r} has a part of the runs of {chunk.task.name}: ask for a multiple of "
+                f"{collection.per_task} runs"
+            )
         if any(missing):
             left.append(chunk)
         else:

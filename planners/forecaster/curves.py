@@ -56,8 +56,10 @@ class CurveSet:
     def __post_init__(self) -> None:
         count = len(self.values)
         if self.values.shape != (count, POINTS) or self.rates.shape != (count, POINTS):
-            raise UserError(f"curves of shape {self.values.shape} and rates of shape {self.rates.shape}: both must be "
-                            f"(curves, {POINTS})")
+            raise UserError(
+                f"curves of shape {self.values.shape} and rates of shape {self.rates.shape}: both must be "
+                f"(curves, {POINTS})"
+            )
         arrays = [*self.settings.values(), self.network, self.reference, self.tasks, self.configurations, self.run_ids]
         if any(len(array) != count for array in arrays):
             raise UserError(f"{count} curves need {count} of each setting, network, reference, task and name")
@@ -127,8 +129,9 @@ def join(sets: Sequence[CurveSet]) -> CurveSet:
         UserError: there are none, or of several metrics.
     """
     if not sets or len({one.metric for one in sets}) > 1:
-        raise UserError(f"curves of {', '.join(sorted({one.metric for one in sets})) or 'nothing'}: give those of one "
-                        "metric")
+        raise UserError(
+            f"curves of {', '.join(sorted({one.metric for one in sets})) or 'nothing'}: give those of one metric"
+        )
     architectures: dict[Architecture, int] = {}
     networks = []
     for one in sets:

@@ -90,7 +90,10 @@ class Encoded:
 def encode(encoding: Encoding, curves: CurveSet, views: Sequence[int]) -> Encoded:
     """Encode runs as seen after each number of points in `views`."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        relative = np.log(np.maximum(curves.rates, 1e-300) / np.nanmax(np.where(np.isfinite(curves.rates), curves.rates, 0), 1)[:, None])
+        relative = np.log(
+            np.maximum(curves.rates, 1e-300)
+            / np.nanmax(np.where(np.isfinite(curves.rates), curves.rates, 0), 1)[:, None]
+        )
     relative = np.where(np.isfinite(relative), np.clip(relative, _LOWEST_RATE, 0), 0.0) / 3
     windows, starts, targets, valid = [], [], [], []
     for points in views:

@@ -112,7 +112,9 @@ def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, Curv
         losses = []
         for number in range(2):
             view = torch.full((1, count), number)
-            target = checked.targets[view, torch.arange(count)].masked_fill(~checked.valid[number][None, :, None], torch.nan)
+            target = checked.targets[view, torch.arange(count)].masked_fill(
+                ~checked.valid[number][None, :, None], torch.nan
+            )
             losses.append(_loss(network, _inputs(checked, None, view), target, None, random))
         return torch.stack(losses).nanmean(0)
 
@@ -162,9 +164,7 @@ def _forgetting(inputs: Inputs, encoding: Encoding, probability: float, random: 
     return replace(inputs, known=known)
 
 
-def _loss(
-    network: CurveODE, inputs: Inputs, targets: Tensor, horizons: int | None, random: torch.Generator
-) -> Tensor:
+def _loss(network: CurveODE, inputs: Inputs, targets: Tensor, horizons: int | None, random: torch.Generator) -> Tensor:
     """Mean loss of each member over later points, all or a few at random with the last one, (members,)."""
     there = torch.isfinite(targets)
     if horizons is None:

@@ -12,7 +12,7 @@ import numpy as np
 from lr_env.architecture.graph import Architecture
 from lr_env.errors import UserError, find
 from lr_env.records.readers.base import ImportedRun, Series
-from lr_env.words import counted, listed
+from lr_env.words import counted
 from planners.forecaster.curves import POINTS, CurveSet, Floats, on_grid
 
 ARCHITECTURE = "architecture"
@@ -73,7 +73,8 @@ def curves_of(runs: Iterable[ImportedRun], metric: str = "val_loss") -> tuple[Cu
         else:
             kept.append((run, values))
     if not kept:
-        raise UserError(f"no run has {signal} (there is: {listed(sorted(names)) or 'nothing'}): ask for another --metric")
+        there = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"no run has {signal} (there is: {there}): ask for another --metric")
     settings = [_settings(run) for run, _ in kept]
     columns = sorted({name for of_run in settings for name in of_run})
     graphs, network = _graphs([run.config.get(ARCHITECTURE) for run, _ in kept])
@@ -82,10 +83,7 @@ def curves_of(runs: Iterable[ImportedRun], metric: str = "val_loss") -> tuple[Cu
         metric,
         np.array([values for _, values in kept]),
         np.array([_rates(run.curves["lr"], _budget(run)) for run, _ in kept]),
-        {
-            name: np.array([of_run.get(name, 0.0 if "=" in name else np.nan) for of_run in settings])
-            for name in columns
-        },
+        {name: np.array([of_run.get(name, 0.0 if "=" in name else np.nan) for of_run in settings]) for name in columns},
         graphs,
         network,
         1 - 1 / classes if metric == "val_error" else np.log(np.maximum(classes, 1 + 1e-9)),

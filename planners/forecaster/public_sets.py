@@ -65,7 +65,9 @@ def _deepobs(problem: str, runs: Sequence[Mapping[str, Any]]) -> CurveSet:
     rate = np.array([float(run["learning_rate"]) for run in runs])
     settings = {"learning_rate": rate, "batch_size": np.array([float(run["batch_size"]) for run in runs])}
     for name in sorted({str(run["optimizer"]) for run in runs}):
-        settings[f"optimizer={name.removesuffix('Optimizer')}"] = np.array([float(run["optimizer"] == name) for run in runs])
+        settings[f"optimizer={name.removesuffix('Optimizer')}"] = np.array(
+            [float(run["optimizer"] == name) for run in runs]
+        )
     configurations = [f"{problem} {run['optimizer']} {run['setting']}" for run in runs]
     names = [f"{configuration} {run['file']}" for configuration, run in zip(configurations, runs, strict=True)]
     rates = np.repeat(rate[:, None], POINTS, axis=1)
@@ -80,7 +82,11 @@ def _resampled(at: Floats, values: Floats) -> Floats:
 
 
 def _set(
-    task: str, values: Floats, rates: Floats, settings: dict[str, Floats], configurations: tuple[str, ...],
+    task: str,
+    values: Floats,
+    rates: Floats,
+    settings: dict[str, Floats],
+    configurations: tuple[str, ...],
     names: tuple[str, ...],
 ) -> CurveSet:
     count = len(values)

@@ -107,6 +107,4 @@ def summaries(curves: CurveSet) -> dict[str, Floats]:
     if not curves.architectures:
         return {}
     tables = [graph.summary() for graph in curves.architectures]
-    return {
-        name: np.append([table[name] for table in tables], np.nan)[curves.network] for name in tables[0]
-    }
+    return {name: np.append([table[name] for table in tables], np.nan)[curves.network] for name in tables[0]}

@@ -12,8 +12,8 @@ from planners.forecaster.settings import Scaler, rate_settings, summaries
 from planners.forecaster.times import TIMES
 from planners.forecaster.window import PLACES, log_ratios, scale_of, window
 
-_LEAST = 1e-6
-"""Least ratio of a forecast to the last value."""
+_FLOOR = 0.02
+"""Least ratio of a forecast of the ensemble to the last value: its lines may fall below 0."""
 
 
 class Described:
@@ -54,8 +54,8 @@ class NearestRuns:
     def _coordinates(self, curves: CurveSet) -> Floats:
         described = self._describe(curves)
         shape = window(curves, self.points)[:, :PLACES] if self.points else np.zeros((len(curves), 0))
-        share = 0.1 if self.points else 1.0
-        return np.concatenate([_SHAPE * shape, share * described / max(1, described.shape[1]) ** 0.5], 1)
+        share = _SETTINGS if self.points else 1.0
+        return np.concatenate([shape, share * described / max(1, described.shape[1]) ** 0.5], 1)
 
     def __call__(self, curves: CurveSet) -> Floats:
         """Forecast, (curves, POINTS)."""
@@ -64,12 +64,15 @@ class NearestRuns:
         return np.exp(np.nanmedian(self._futures[nearest], axis=1)) * scale_of(curves, self.points)[:, None]
 
 
-_SHAPE = 1.0
-"""Weight of the shape of a curve against its settings."""
+_SETTINGS = 0.03
+"""Weight of a standard deviation of the settings, against log ratios."""
 
 
 class Boosting:
     """Gradient-boosted trees (scikit-learn) on the points seen, what parametric curves forecast, settings and networks.
+
+    They forecast the log ratio to the parametric ensemble's forecast, which carries over to tasks of another kind better
+    than the ratio to the last value. Where nothing was seen they forecast the ratio to the reference.
 
     Args:
         train: whole curves.
@@ -93,8 +96,13 @@ class Boosting:
         self.points = points
         self._describe = Described(train, settings=settings, architecture=architecture)
         self._trees = HistGradientBoostingRegressor(
-            loss="absolute_error", learning_rate=0.06, max_iter=250, max_leaf_nodes=15, min_samples_leaf=20,
-            l2_regularization=1.0, random_state=seed,
+            loss="absolute_error",
+            learning_rate=0.06,
+            max_iter=250,
+            max_leaf_nodes=15,
+            min_samples_leaf=20,
+            l2_regularization=1.0,
+            random_state=seed,
         )
         draw = np.random.Generator(np.random.PCG64(seed))
         later = np.arange(points, POINTS)
@@ -103,7 +111,7 @@ class Boosting:
         chosen[:, 0] = POINTS - 1
         rows = np.repeat(np.arange(len(train)), count)
         at = chosen.ravel()
-        target = log_ratios(train.values, scale_of(train, points))[rows, at]
+        target = log_ratios(train.values / self._base(train), np.ones(len(train)))[rows, at]
         there = np.isfinite(target)
         self._trees.fit(self._inputs(train, rows[there], at[there]), target[there])
 
@@ -118,7 +126,13 @@ class Boosting:
         return np.concatenate(columns, 1)
 
     def _fits(self, seen: CurveSet) -> list[Floats]:
-        return [power_law(seen, self.points), ensemble(seen, self.points).mean]
+        return [power_law(seen, self.points), self._base(seen)]
+
+    def _base(self, curves: CurveSet) -> Floats:
+        """What is corrected, (curves, POINTS)."""
+        seen = curves.seen(self.points)
+        scale = np.repeat(scale_of(seen, self.points)[:, None], POINTS, axis=1)
+        return np.maximum(ensemble(seen, self.points).mean, _FLOOR * scale) if self.points else scale
 
     def __call__(self, curves: CurveSet) -> Floats:
         """Forecast, (curves, POINTS)."""
@@ -126,4 +140,4 @@ class Boosting:
         rows, at = np.repeat(np.arange(len(curves)), len(later)), np.tile(later, len(curves))
         ratio = np.full((len(curves), POINTS), np.nan)
         ratio[rows, at] = self._trees.predict(self._inputs(curves, rows, at))
-        return np.maximum(np.exp(ratio), _LEAST) * scale_of(curves, self.points)[:, None]
+        return np.exp(ratio) * self._base(curves)

@@ -1,0 +1,187 @@
+"""Evaluation of forecasters: every method on runs that it was not fitted to, in the same splits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr_env.errors import UserError, find
+from lr_env.stats.intervals import Estimate, paired_difference
+from planners.forecaster.curves import CurveSet, Floats
+from planners.forecaster.fit import Fitting
+from planners.forecaster.forecaster import METHODS, Forecaster
+from planners.forecaster.intervals import SEEN
+from planners.forecaster.methods.learned import Boosting, NearestRuns
+from planners.forecaster.scores import mean_scores, scores
+from planners.forecaster.settings import summaries
+
+Split = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Which curves are fitted to, and which are forecast, (curves,) each."""
+
+HOLD_OUTS = ("configuration", "task", "depth")
+"""What can be held out."""
+
+_STREAM = 0xE7A1
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A forecaster that is told, or made of, something else.
+
+    Attributes:
+        change: of the settings of the fit.
+        shuffled: whether each run is given the architecture of another one, in training and test alike.
+    """
+
+    change: Mapping[str, object] = field(default_factory=dict)
+    shuffled: bool = False
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "ode, no architecture": Ablation({"architecture": False}),
+    "ode, architectures shuffled": Ablation(shuffled=True),
+    "ode, no settings": Ablation({"settings": False}),
+    "ode, curve alone": Ablation({"settings": False, "architecture": False}),
+    "direct decoder": Ablation({"dynamics": "direct"}),
+}
+"""Name -> forecaster without a part, or with another one."""
+
+BASELINES: Mapping[str, tuple[type, Mapping[str, bool]]] = {
+    "boosting, no architecture": (Boosting, {"architecture": False}),
+    "boosting, curve alone": (Boosting, {"architecture": False, "settings": False}),
+    "nearest, curve alone": (NearestRuns, {"architecture": False, "settings": False}),
+}
+"""Name -> method, and what it is told."""
+
+Result = Mapping[tuple[str, int], Sequence[Mapping[str, float]]]
+"""(method, points seen) -> scores of each split."""
+
+
+def splits_of(curves: CurveSet, hold_out: str, count: int, seed: int = 0) -> list[Split]:
+    """Split curves into those that are fitted to and those that are forecast.
+
+    Args:
+        curves: all of them.
+        hold_out: "configuration": a fifth of the configurations, at random, for each split. "task": each task in turn.
+            "depth": the networks that are deeper than three in five, once.
+        count: number of splits by configuration.
+        seed: of the splits by configuration.
+
+    Raises:
+        UserError: there is nothing to hold out by.
+    """
+    find("hold-out", hold_out, dict.fromkeys(HOLD_OUTS))
+    if hold_out == "configuration":
+        names = sorted(set(curves.configurations))
+        if len(names) < 10:
+            raise UserError(f"{len(names)} configurations: give at least 10 to hold some of them out")
+        tests = []
+        for number in range(count):
+            order = np.random.Generator(np.random.PCG64([_STREAM, seed, number])).permutation(len(names))
+            chosen = {names[place] for place in order[: len(names) // 5]}
+            tests.append(np.array([name in chosen for name in curves.configurations]))
+    elif hold_out == "task":
+        tasks = sorted(set(curves.tasks))
+        if len(tasks) < 2:
+            raise UserError(f"all curves are of the task {tasks[0]!r}: hold out configurations instead")
+        tests = [np.array([name == task for name in curves.tasks]) for task in tasks]
+    else:
+        depth = summaries(curves).get("longest_path")
+        if depth is None or np.isnan(depth).all():
+            raise UserError("no architecture is known: depths cannot be held out")
+        tests = [depth > np.nanquantile(depth, 0.6)]
+        if not 0 < tests[0].sum() < len(curves):
+            raise UserError("all networks are of one depth: hold out configurations instead")
+    return [(~test, test) for test in tests]
+
+
+def evaluate(
+    curves: CurveSet,
+    splits: Sequence[Split],
+    *,
+    seen: Sequence[int] = SEEN,
+    methods: Sequence[str] = METHODS,
+    ablations: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    fitting: Fitting = Fitting(),  # noqa: B008 (frozen)
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[tuple[str, int], list[dict[str, float]]]:
+    """Fit and score every method in every split; curves that are not usable are left out.
+
+    Raises:
+        UserError: there is no such method, or there are too few curves.
+    """
+    results: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for number, (train_rows, test_rows) in enumerate(splits):
+        train, test = curves.rows(train_rows & curves.usable), curves.rows(test_rows & curves.usable)
+        of_split = replace(fitting, seed=fitting.seed + number)
+        began = time.process_time()
+        forecaster = Forecaster.fit(train, of_split, methods=[m for m in ("median", "ode") if m in methods or m == "ode"])
+        progress(f"split {number + 1} of {len(splits)}: fitted to {len(train)} curves, {time.process_time() - began:.0f} s")
+        for points in seen:
+            runs = test.rows(Forecaster.able(test, points))
+            if not len(runs):
+                continue
+            for method in methods:
+                if points == 0 and method not in METHODS[:4]:
+                    continue
+                predicted = forecaster.predict(runs, points, method)
+                interval = (predicted.low, predicted.high) if method in forecaster.intervals else None
+                results.setdefault((method, points), []).append(scores(runs, predicted.median, points, interval))
+            for name in baselines:
+                kind, told = BASELINES[name]
+                able = train.rows(Forecaster.able(train, points))
+                median = kind(able, points, **told)(runs.seen(points))
+                results.setdefault((name, points), []).append(scores(runs, median, points))
+        for name in ablations:
+            ablation = ABLATIONS[name]
+            trained, tested = (_shuffled(part, number) for part in (train, test)) if ablation.shuffled else (train, test)
+            other = Forecaster.fit(trained, replace(of_split, **ablation.change), methods=("ode",))
+            for points in seen:
+                runs = tested.rows(Forecaster.able(tested, points))
+                if len(runs):
+                    predicted = other.predict(runs, points, "ode")
+                    of_run = scores(runs, predicted.median, points, (predicted.low, predicted.high))
+                    results.setdefault((name, points), []).append(of_run)
+            progress(f"split {number + 1}: {name}")
+    return results
+
+
+def summary(results: Result) -> dict[tuple[str, int], dict[str, float]]:
+    """The means over splits."""
+    return {key: mean_scores(list(of_splits)) for key, of_splits in results.items()}
+
+
+def paired(results: Result, method: str, other: str, points: int, score: str) -> Estimate:
+    """How much higher a score of a method is than that of another one: mean over splits, and 95 % interval."""
+    return paired_difference(*([split[score] for split in results[name, points]] for name in (method, other)))
+
+
+def _shuffled(curves: CurveSet, seed: int) -> CurveSet:
+    """The same with the networks of the configurations exchanged at random."""
+    names = list(dict.fromkeys(curves.configurations))
+    first = [curves.configurations.index(name) for name in names]
+    order = np.random.Generator(np.random.PCG64([_STREAM, 1, seed])).permutation(len(names))
+    network = {name: curves.network[first[place]] for name, place in zip(names, order, strict=True)}
+    return replace(curves, network=np.array([network[name] for name in curves.configurations]))
+
+
+def floor_of(curves: CurveSet, points: int) -> dict[str, float] | None:
+    """Scores of a run on another seed as the forecast: what no method that knows nothing of the seed can beat by much."""
+    by_configuration: dict[tuple[str, bytes], list[int]] = {}
+    for row, name in enumerate(curves.configurations):
+        by_configuration.setdefault((name, curves.rates[row].tobytes()), []).append(row)
+    pairs = np.array([rows[:2] for rows in by_configuration.values() if len(rows) > 1])
+    if not len(pairs):
+        return None
+    truth, other = curves.rows(pairs[:, 0]), curves.rows(pairs[:, 1])
+    return {**scores(truth, other.values, points), "pairs": float(len(pairs))}
+
+
+def forecasts_of(forecaster: Forecaster, curves: CurveSet, points: int, methods: Sequence[str]) -> dict[str, Floats]:
+    """Forecasts of several methods, (curves, POINTS) each."""
+    return {method: forecaster.median(curves, points, method) for method in methods}

@@ -1,0 +1,197 @@
+"""The forecaster: a fitted model with the curves that it was fitted to, and the methods that it is combined with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lr_env.errors import UserError, find
+from lr_env.files import sha256_of
+from planners.forecaster.curves import POINTS, CurveSet, Floats
+from planners.forecaster.encoding import Encoding
+from planners.forecaster.fit import FittedODE, Fitting, fit
+from planners.forecaster.intervals import SEEN, Intervals, conformal, standardised
+from planners.forecaster.methods.learned import Boosting, NearestRuns
+from planners.forecaster.methods.parametric import ensemble, power_law
+from planners.forecaster.methods.simple import last_value
+from planners.forecaster.model.network import CurveODE, Sizes
+from planners.forecaster.tables import read_curves, write_curves
+from planners.weights import Tensors, WeightFiles
+
+METHODS = ("median", "ode", "boosting", "nearest", "ensemble", "power-law", "last-value")
+"""Names of the methods. "median" is that of the next four, or of the first three of them where nothing was seen."""
+
+_COMBINED = ("ode", "boosting", "nearest", "ensemble")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Forecasts of several runs.
+
+    Attributes:
+        median: (curves, POINTS); the values themselves at the points seen.
+        low: lower ends of the 90 % intervals, (curves, POINTS).
+        high: upper ends.
+    """
+
+    median: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(eq=False)
+class Forecaster:
+    """Forecasts learning curves.
+
+    Attributes:
+        ode: the fitted differential equations.
+        reference: the curves that it was fitted to, in which runs are looked up.
+        intervals: name of a method -> how wide its intervals are.
+        about: provenance.
+    """
+
+    ode: FittedODE
+    reference: CurveSet
+    intervals: Mapping[str, Intervals]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._fitted: dict[tuple[str, int], Callable[[CurveSet], Floats]] = {}
+
+    @classmethod
+    def fit(
+        cls,
+        curves: CurveSet,
+        fitting: Fitting = Fitting(),  # noqa: B008 (frozen)
+        about: Mapping[str, Any] | None = None,
+        methods: Sequence[str] = ("median", "ode"),
+    ) -> Forecaster:
+        """Fit to usable curves, and set the intervals of some methods by configurations that were held out.
+
+        Raises:
+            UserError: there are too few curves.
+        """
+        ode, validation = fit(curves, fitting)
+        held = set(validation.configurations)
+        train = curves.rows(np.array([name not in held for name in curves.configurations]))
+        forecaster = cls(ode, train, {}, about or {})
+        forecaster.intervals = {method: forecaster._calibrated(validation, method) for method in methods}
+        forecaster.reference, forecaster._fitted = curves, {}
+        return forecaster
+
+    def _calibrated(self, validation: CurveSet, method: str) -> Intervals:
+        errors = []
+        for points in SEEN:
+            able = self.able(validation, points)
+            runs = validation.rows(able)
+            if not len(runs):
+                errors.append(np.zeros((0, POINTS)))
+                continue
+            errors.append(standardised(runs, self.median(runs, points, method), self.ode(runs, points)[1], points))
+        return conformal(errors, "configuration")
+
+    @staticmethod
+    def able(curves: CurveSet, points: int) -> np.ndarray:
+        """Which runs can be forecast: those of which something was seen, or whose reference is known; (curves,)."""
+        index, _ = curves.last_seen(points)
+        return np.isfinite(curves.reference) if points == 0 else index >= 1
+
+    def median(self, curves: CurveSet, points: int, method: str = "median") -> Floats:
+        """Forecast the runs of which the first points are seen, (curves, POINTS); no meaning at the points seen.
+
+        Raises:
+            UserError: there is no such method, or it needs a run to have begun.
+        """
+        find("method", method, dict.fromkeys(METHODS))
+        seen = curves.seen(points)
+        if method == "median":
+            parts = _COMBINED if points >= 3 else _COMBINED[:3]
+            return np.median([self.median(curves, points, part) for part in parts], axis=0)
+        if method == "ode":
+            return self.ode(seen, points)[0]
+        if method in ("boosting", "nearest"):
+            key = method, points
+            if key not in self._fitted:
+                kind = Boosting if method == "boosting" else NearestRuns
+                self._fitted[key] = kind(self.reference.rows(self.able(self.reference, points)), points)
+            return self._fitted[key](seen)
+        if points == 0:
+            raise UserError(f"method {method!r} needs a run that has begun: ask for median, ode, boosting or nearest")
+        if method == "ensemble":
+            return ensemble(seen, points).mean
+        return power_law(seen, points) if method == "power-law" else last_value(seen, points)
+
+    def predict(self, curves: CurveSet, points: int, method: str = "median") -> Prediction:
+        """Forecast runs of which the first points are seen, with intervals."""
+        median = self.median(curves, points, method)
+        intervals = self.intervals.get(method) or self.intervals["ode"]
+        low, high = intervals(median, self.ode(curves.seen(points), points)[1], points)
+        seen = np.isfinite(curves.values) & (np.arange(POINTS) < points)
+        return Prediction(*(np.where(seen, curves.values, end) for end in (median, low, high)))
+
+    def save(self, path: Path) -> None:
+        """Write the model, and the curves beside it; see `curves_file`."""
+        write_curves(self.reference, curves_file(path))
+        header = {
+            "encoding": self.ode.encoding.to_json(),
+            "sizes": asdict(self.ode.network.sizes),
+            "metric": self.reference.metric,
+            "intervals": {name: intervals.to_json() for name, intervals in self.intervals.items()},
+            "curves": sha256_of(curves_file(path)),
+        }
+        header["about"] = dict(self.about)
+        weights = {name: weight.detach().numpy() for name, weight in self.ode.network.named_parameters()}
+        FORECASTERS.save(path, header, weights)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Forecaster:
+        """Read what `save` wrote, by its path or by the name of a shipped model.
+
+        Raises:
+            UserError: a file is missing, damaged, or not the one that was written with the other.
+        """
+        saved = FORECASTERS.find(str(path))
+        file = curves_file(FORECASTERS.path(str(path)))
+        reference = read_curves(file)
+        if sha256_of(file) != saved.curves or reference.metric != saved.metric:
+            raise UserError(
+                f"{str(file)!r} holds other curves than the forecaster beside it was fitted to: fit it anew"
+            )
+        return cls(saved.ode, reference, saved.intervals, saved.about)
+
+
+def curves_file(model: Path) -> Path:
+    """The file of the curves that lies beside a model."""
+    return model.with_suffix(".curves.parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    """What the file of a model holds."""
+
+    ode: FittedODE
+    intervals: Mapping[str, Intervals]
+    about: Mapping[str, Any]
+    metric: str
+    curves: str
+
+
+def _read(header: Mapping[str, Any], tensors: Tensors, what: str) -> _Saved:
+    encoding, sizes = Encoding.from_json(header["encoding"]), Sizes(**header["sizes"])
+    if sizes.known != encoding.size:
+        raise ValueError(f"its network reads {sizes.known} numbers, and {encoding.size} are told")
+    network = CurveODE(sizes)
+    network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+    intervals = {name: Intervals.from_json(saved) for name, saved in header["intervals"].items()}
+    if "ode" not in intervals:
+        raise ValueError("it has no intervals")
+    return _Saved(FittedODE(network, encoding), intervals, header["about"], header["metric"], header["curves"])
+
+
+FORECASTERS = WeightFiles("forecaster", "forecaster-", 1, "fit one with `lr-env forecast fit`", "fit it anew", _read)
+"""Files of forecasters."""

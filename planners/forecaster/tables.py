@@ -1,0 +1,84 @@
+"""Sets of curves in Parquet files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lr_env.architecture.graph import Architecture
+from lr_env.errors import UserError
+from lr_env.files import holds_seal, write_sealed
+from lr_env.records.tables import with_seal
+from lr_env.words import first_line
+from planners.forecaster.curves import POINTS, CurveSet
+
+_HEADER = "lr_env curves"
+"""Key of the rest in the metadata of a file."""
+
+_SETTING = "setting_"
+
+_TEXTS = ("tasks", "configurations", "run_ids")
+
+
+def write_curves(curves: CurveSet, file: Path) -> None:
+    """Write a set of curves, one row a run, in single precision, sealed."""
+    lists = pa.list_(pa.float32())
+    columns: dict[str, pa.Array] = {name: pa.array(getattr(curves, name)).dictionary_encode() for name in _TEXTS}
+    columns["network"] = pa.array(curves.network, pa.int32())
+    columns["reference"] = pa.array(curves.reference, pa.float32(), from_pandas=True)
+    for name, values in curves.settings.items():
+        columns[_SETTING + name] = pa.array(values, pa.float32(), from_pandas=True)
+    for name in ("values", "rates"):
+        columns[name] = pa.array(list(getattr(curves, name).astype(np.float32)), lists)
+    header = {"metric": curves.metric, "architectures": [graph.to_json() for graph in curves.architectures]}
+    out = io.BytesIO()
+    table = pa.table(columns).replace_schema_metadata({_HEADER: json.dumps(header, separators=(",", ":"))})
+    pq.write_table(table, out, compression="zstd", compression_level=12)
+    write_sealed(file, with_seal(out.getvalue()))
+
+
+def read_curves(file: Path) -> CurveSet:
+    """Read what `write_curves` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or holds something else.
+    """
+    try:
+        return _read(file.read_bytes())
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is no file {str(file)!r}: give a file of curves, see lr-env forecast collect") from None
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, MemoryError, RecursionError) as error:
+        raise UserError(f"{str(file)!r} is damaged or no file of curves ({first_line(error)}): make it again") from None
+
+
+def _read(content: bytes) -> CurveSet:
+    if not holds_seal(content):
+        raise ValueError("its seal is damaged")
+    table = pq.read_table(pa.BufferReader(content))
+    header: dict[str, Any] = json.loads(table.schema.metadata[_HEADER.encode()])
+    names = [name.removeprefix(_SETTING) for name in table.column_names if name.startswith(_SETTING)]
+
+    def numbers(name: str) -> np.ndarray:
+        return np.array(table[name].to_pylist(), dtype=np.float64)  # null is NaN
+
+    curves = CurveSet(
+        str(header["metric"]),
+        numbers("values").reshape(-1, POINTS),
+        numbers("rates").reshape(-1, POINTS),
+        {name: numbers(_SETTING + name) for name in names},
+        tuple(map(Architecture.from_json, header["architectures"])),
+        np.array(table["network"].to_pylist(), dtype=np.int64),
+        numbers("reference"),
+        *(tuple(map(str, table[name].to_pylist())) for name in _TEXTS),
+    )
+    if len(curves) and not -1 <= curves.network.min() <= curves.network.max() < len(curves.architectures):
+        raise ValueError("a run has a network that is not there")
+    return curves
