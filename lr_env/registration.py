@@ -19,12 +19,22 @@ TASKS = {
     "CIFAR10ResNet18": (3e-5, 0.3),
     "ShakespeareGPTLarge": (3e-6, 0.03),
 }
+FAMILIES = ("MLPFamily", "CNNFamily", "ResNetFamily", "GPTFamily", "MixedFamily")  # by name, too
 ACTIONS = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}
 
 
 def register() -> None:
-    """Register every task with every kind of action."""
+    """Register every task and task family with every kind of action."""
     import gymnasium
+
+    for family in FAMILIES:
+        for suffix, action in ACTIONS.items():
+            gymnasium.register(
+                id=f"lr_env/{family}{suffix}-v0",
+                entry_point="lr_env.env:LRFamilyEnv",
+                vector_entry_point="lr_env.env:LRFamilyVectorEnv",
+                kwargs={"family": family, **({"action": action, "score": ()} if suffix else {})},
+            )
 
     for task, rates in TASKS.items():
         for suffix, action in ACTIONS.items():

@@ -30,5 +30,13 @@ POLICY_TRAINING = range(1_000_000_000, 2**63)
 
 PER_POLICY = 1_000_000
 
+TASK_SPLITS = {
+    "train": range(1_000_000),
+    "val": range(1_000_000, 2_000_000),
+    "test": range(2_000_000, 3_000_000),
+    "shifted": range(3_000_000, 4_000_000),
+}
+"""Split of a task family -> seeds of its tasks. They choose tasks, not runs: they are never the seeds of children."""
+
 DISJOINT = (COMPARISON, TUNING, SWEEPS, TUNERS, CONDITIONS, POLICY_TRAINING)
 """Ranges of which no two share a seed."""

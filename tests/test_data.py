@@ -104,7 +104,9 @@ def at_hand(name: str) -> data.Data:
 
 
 def test_every_source_that_is_read_from_files_is_tested_on_them() -> None:
-    assert {*FILES, "digits"} == {name for name in SOURCES if not name.startswith("test-")}
+    assert {*FILES, "digits", "digits-8x8", "digits-tokens"} == {
+        name for name in SOURCES if not name.startswith("test-")
+    }
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,9 @@ class Episodes(Copied):
         ended: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
         loss_bound: the loss above which it diverges, nats per example.
+        longest: optimizer steps of the longest run.
+        last_step: step after which a run is truncated: `longest` for all, unless the owner sets one for each,
+            (num_envs,).
         child_seconds: wall time spent on starting, training, measuring and scoring children.
     """
 
@@ -115,10 +118,11 @@ class Episodes(Copied):
             segment=task.segment if segment is None else segment,
             lr_range=task.lr_range if lr_range is None else lr_range,  # type: ignore[arg-type] (made a tuple there)
         )
-        self.last_step = self.task.budget
+        self.longest = self.task.budget
         if max_episode_steps is not None:
             segments = whole("max_episode_steps", max_episode_steps)
-            self.last_step = min(self.task.budget, segments * self.task.segment)
+            self.longest = min(self.task.budget, segments * self.task.segment)
+        self.last_step: int | NDArray[np.int64] = self.longest
         self.num_envs = num_envs = whole("num_envs", num_envs)
         self.action = find_action(action, max_change)
         rates = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)

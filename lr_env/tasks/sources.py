@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -76,6 +76,13 @@ def _digits() -> Parts:
 
     inputs, labels = load_digits(return_X_y=True)
     return {("test", "val", "train"): (np.asarray(inputs, dtype=np.uint8), np.asarray(labels, dtype=np.int64))}
+
+
+def _digit_tokens() -> Parts:
+    """Turn each image into the text of its 64 grey levels, row by row: a network predicts each from those before."""
+    ((names, (pixels, _)),) = _digits().items()
+    levels = pixels.astype(np.int64)
+    return {names: (levels[:, :-1], levels[:, 1:])}
 
 
 # MNIST and Fashion-MNIST -------------------------------------------------------------------------------------------
@@ -237,16 +244,27 @@ def _shakespeare_source(context: int, train: int, val: int, test: int) -> DataSo
     )
 
 
+_DIGITS = DataSource(
+    "1,797 handwritten digits, 8x8, from scikit-learn (Alpaydin & Kaynak, UCI, 1998)",
+    {"train": 997, "val": 400, "test": 400},
+    (64,),
+    10,
+    _digits,
+    scale=16.0,
+    mean=(0.3053,),
+    std=(0.3760,),
+)
+
 SOURCES: Mapping[str, DataSource] = {
-    "digits": DataSource(
-        "1,797 handwritten digits, 8x8, from scikit-learn (Alpaydin & Kaynak, UCI, 1998)",
-        {"train": 997, "val": 400, "test": 400},
-        (64,),
-        10,
-        _digits,
-        scale=16.0,
-        mean=(0.3053,),
-        std=(0.3760,),
+    "digits": _DIGITS,
+    "digits-8x8": replace(_DIGITS, description=f"{_DIGITS.description}, as images", input_shape=(1, 8, 8)),
+    "digits-tokens": DataSource(
+        f"{_DIGITS.description}, as text of 17 grey levels (after Chen et al., Image GPT, ICML 2020)",
+        _DIGITS.sizes,
+        (63,),
+        17,
+        _digit_tokens,
+        tokens=True,
     ),
     "mnist": DataSource(
         "70,000 handwritten digits, 28x28 (LeCun, Bottou, Bengio & Haffner, Proc. IEEE, 1998)",
