@@ -89,14 +89,25 @@ def check_task(path: Path, task: Task) -> None:
     Raises:
         UserError: they are of another task, budget or optimizer.
     """
+    saved = task_of_runs(path)
+    with _refusing(path):
+        for name, value in _what(task.settings()).items():
+            if saved.get(name, value) != value:
+                raise UserError(f"the runs in {str(path)!r} are of {name} {saved[name]}, not {value}: give that one")
+
+
+def task_of_runs(path: Path) -> dict[str, Any]:
+    """Name, optimizer and budget of the task of the runs in a file; empty where it does not tell.
+
+    Raises:
+        UserError: the file is not there or is damaged.
+    """
     with _refusing(path):
         metadata = (pq.read_schema(_content(path)).metadata or {}).get(_TOLD.encode())
         saved = json.loads(metadata) if metadata else {}
         if not isinstance(saved, dict):
             raise ValueError("what it tells of its task is no object")
-        for name, value in _what(task.settings()).items():
-            if saved.get(name, value) != value:
-                raise UserError(f"the runs in {str(path)!r} are of {name} {saved[name]}, not {value}: give that one")
+        return saved
 
 
 def read_runs(path: Path, curves: Sequence[str] | None = None) -> list[RunRecord]:

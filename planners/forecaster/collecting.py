@@ -20,9 +20,9 @@ from lr_env.rollout import PlannedRun
 from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot
 from lr_env.search import SearchSpace
 from lr_env.tasks import Task
-from lr_env.tasks.architecture import of_task
 from lr_env.tasks.families import TaskFamily, find_family, split_seeds
-from planners.forecaster.from_runs import ARCHITECTURE, CLASSES, CONFIGURATION, TASK
+from planners.forecaster.facts import facts
+from planners.forecaster.from_runs import CONFIGURATION, TASK
 
 SCHEDULES = ("constant", "cosine", "wsd", "one-cycle", "step")
 """Schedules of the runs."""
@@ -162,32 +162,6 @@ def collect(
 def run_id(task: Task, number: int) -> str:
     """Name of a run of a task."""
     return f"{task.name}/{number}"
-
-
-def facts(task: Task) -> dict[str, Any]:
-    """What the config of a run says of its task: settings of the optimizer, sizes, and the architecture.
-
-    >>> from lr_env import TASKS
-    >>> about = facts(TASKS["DigitsMLP"])
-    >>> about["optimizer"], about["momentum"], about["batch_size"], about["classes"]
-    ('SGD', 0.9, 16, 10)
-    """
-    optimizer: dict[str, Any] = {
-        name: value for name, value in asdict(task.optimizer).items() if isinstance(value, bool | int | float)
-    }
-    betas = getattr(task.optimizer, "betas", None)
-    if betas is not None:
-        optimizer |= {"beta1": float(betas[0]), "beta2": float(betas[1])}
-    return {
-        **optimizer,
-        "optimizer": type(task.optimizer).__name__,
-        "batch_size": task.batch_size,
-        "budget": task.budget,
-        "train_size": task.train_size,
-        "label_noise": task.label_noise,
-        CLASSES: task.source.num_classes,
-        ARCHITECTURE: json.dumps(of_task(task).to_json(), separators=(",", ":")),
-    }
 
 
 class _CurveSink:

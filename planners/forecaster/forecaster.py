@@ -13,6 +13,7 @@ import torch
 from lr_env.errors import UserError, find
 from lr_env.files import sha256_of
 from planners.forecaster.curves import POINTS, CurveSet, Floats
+from planners.forecaster.description import Forecast, RunDescription
 from planners.forecaster.encoding import Encoding
 from planners.forecaster.fit import FittedODE, Fitting, fit
 from planners.forecaster.intervals import SEEN, Intervals, conformal, standardised
@@ -20,6 +21,7 @@ from planners.forecaster.methods.learned import Boosting, NearestRuns
 from planners.forecaster.methods.parametric import ensemble, power_law
 from planners.forecaster.methods.simple import last_value
 from planners.forecaster.model.network import CurveODE, Sizes
+from planners.forecaster.settings import rate_settings
 from planners.forecaster.tables import read_curves, write_curves
 from planners.weights import Tensors, WeightFiles
 
@@ -133,6 +135,57 @@ class Forecaster:
         low, high = intervals(median, self.ode(curves.seen(points), points)[1], points)
         seen = np.isfinite(curves.values) & (np.arange(POINTS) < points)
         return Prediction(*(np.where(seen, curves.values, end) for end in (median, low, high)))
+
+    def forecast(
+        self, run: RunDescription, at: Sequence[float] | Floats | None = None, method: str = "median"
+    ) -> Forecast:
+        """Forecast one run, from its beginning or before it.
+
+        Args:
+            run: what is known of it.
+            at: optimizer steps to forecast; by default all later points of the grid.
+            method: one of `METHODS`.
+
+        Raises:
+            UserError: the run has diverged, its values are none of the metric, or too little is known of it.
+
+        >>> from lr_env import TASKS
+        >>> from planners.forecaster.facts import describe
+        >>> forecaster = Forecaster.load("MLPFamily")
+        >>> forecast = forecaster.forecast(describe(TASKS["DigitsMLP"], lr=0.03))
+        >>> bool(forecast.low[-1] < forecast.median[-1] < forecast.high[-1])
+        True
+        """
+        if (step := run.diverged_at) is not None:
+            raise UserError(f"the run has diverged: its {self.reference.metric} at step {step:g} is not finite")
+        run.check_metric(self.reference.metric)
+        curves, points = run.curves(self.reference.metric), run.points
+        if not self.able(curves, points).all():
+            what = "its number of classes" if not points else "at least 2 values, the last one after the start"
+            raise UserError(f"too little is known of the run to forecast it: give {what}")
+        predicted = self.predict(curves, points, method)
+        grid = np.arange(POINTS) / (POINTS - 1) * run.budget
+        steps = grid[points:] if at is None else np.asarray(at, np.float64)
+        first = run.steps[-1] if points else 0
+        if not (np.isfinite(steps).all() and (steps >= first).all() and (steps <= run.budget).all()):
+            raise UserError(f"at: give steps from {first:g}, up to which the run is known, to {run.budget}")
+        ends = [np.interp(steps, grid[points:], part[0, points:]) for part in (predicted.median, predicted.low, predicted.high)]
+        return Forecast(steps, *ends, self._baselines(curves, points), self._notes(curves))
+
+    def _baselines(self, curves: CurveSet, points: int) -> dict[str, float]:
+        methods = ("ode", "boosting", "nearest", *(("ensemble", "power-law", "last-value") if points else ()))
+        return {method: float(self.median(curves, points, method)[0, -1]) for method in methods}
+
+    def _notes(self, curves: CurveSet) -> tuple[str, ...]:
+        encoding, known = self.ode.encoding, rate_settings(curves)
+        beyond = [f"beyond what was fitted to: {what}" for what in encoding.beyond(curves)]
+        optimizers = [name for name in known if name.startswith("optimizer=") and name not in self.reference.settings]
+        beyond += [f"{name.removeprefix('optimizer=')} is no optimizer that was fitted to" for name in optimizers]
+        missing = [name for name in encoding.settings.names if "=" not in name and name not in known]
+        beyond += [f"not known: {', '.join(missing)}"] if missing else []
+        if encoding.summary is not None and not curves.architectures:
+            beyond.append("not known: the architecture")
+        return tuple(beyond)
 
     def save(self, path: Path) -> None:
         """Write the model, and the curves beside it; see `curves_file`."""

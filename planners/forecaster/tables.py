@@ -43,6 +43,14 @@ def write_curves(curves: CurveSet, file: Path) -> None:
     write_sealed(file, with_seal(out.getvalue()))
 
 
+def is_curves(file: Path) -> bool:
+    """Whether a file is one that `write_curves` wrote, whole or damaged; another table, or no file, is not."""
+    try:
+        return _HEADER.encode() in (pq.read_schema(file).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def read_curves(file: Path) -> CurveSet:
     """Read what `write_curves` wrote.
 
