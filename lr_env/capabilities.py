@@ -140,7 +140,7 @@ class Rebudgetable(Protocol):
     """A planner that can plan anew where the budget of a run changes on the way."""
 
     def with_budget(self, state: State, run: RunSpec) -> State:
-        """The state of runs that are now to have the budget of `run`."""
+        """The state of runs that are now to have the budget of `run`, whose architecture may be missing here."""
         ...
 
 

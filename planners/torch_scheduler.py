@@ -8,7 +8,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,9 @@ from lr_env.planner import Planner, RunSpec, planner_settings
 from lr_env.session import PlannerSession
 from lr_env.signals import AGE
 from planners.observations import Observations, Observed, merged
+
+if TYPE_CHECKING:
+    from lr_env.architecture import Architecture
 
 _VERSION = 1
 
@@ -66,6 +69,7 @@ class PlannerLR(LRScheduler):
         seed: of the run; planners with random rates draw them from it.
         lr_range: smallest and largest rate that may be commanded.
         task: name of the task, for planners with a model of one.
+        architecture: of the network, for planners that read it; see `lr_env.architecture.architecture_of`.
         count_calls: count calls of `step` and not the optimizer's steps, for programs that update parameters without
             calling `optimizer.step`.
         process_group: of the distributed run; by default that of all processes.
@@ -106,6 +110,7 @@ class PlannerLR(LRScheduler):
         task: str = "",
         count_calls: bool = False,
         process_group: Any = None,
+        architecture: Architecture | None = None,
     ) -> None:
         optimizer = _inner(optimizer)
         if not isinstance(optimizer, Optimizer):
@@ -128,6 +133,7 @@ class PlannerLR(LRScheduler):
             optimizer=type(optimizer).__name__,
             num_parameters=sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
             groups=_names(optimizer),
+            architecture_source=architecture,
         )
         self._measured = planner.needs - _FILLED_IN
         self._optional = planner.may_be_missing if isinstance(planner, AllowsMissing) else frozenset()

@@ -33,6 +33,7 @@ CALLS = [
     ["tuners"],
     ["planners", "wsd"],
     ["preview", "cosine", "wsd"],
+    ["describe", "DigitsMLP", "--out", "network"],
     ["range-test", "DigitsMLP", "--steps", "20", "--seeds", "2"],
     ["sweep", "DigitsMLP", "--planners", "constant", *SWEPT],
     ["compare", "DigitsMLP", "--planners", "constant", "cosine", *SWEPT, "--seeds", "2"],
@@ -56,6 +57,8 @@ CALLS = [
 
 FILES = {
     "preview.png",
+    "network/architecture.png",
+    "network/architecture.json",
     "explain.png",
     "exported.csv",
     "results/DigitsMLP/scores.png",

@@ -26,28 +26,29 @@ def contracted(operations: Sequence[Operation], weights: Sequence[tuple[int, ...
     home: dict[int, tuple[int, ...]] = {}  # operation -> the nodes whose results it passes on
     nodes: list[Node] = []
     edges: list[tuple[int, int]] = []
-    joins: dict[int, str] = {}  # node -> operation of the join
+    scores = _scores(operations)
     seen: set[int] = set()  # weights of earlier nodes
     for number, operation in enumerate(operations):
         if number not in needed:
             continue
         sources = tuple(dict.fromkeys(node for source in operation.sources for node in home[source]))
+        if number in scores:
+            home[number] = sources
+            continue
         if not operation.kind and not operation.weights and len(sources) == 1:
             home[number] = sources
             nodes[sources[0]] = _with(nodes[sources[0]], operation, batch)
             continue
-        if operation.kind == "attention":
-            sources = tuple(dict.fromkeys(s for source in sources for s in _before_scores(source, joins, edges)))
         node = _node(operation, [nodes[source] for source in sources], weights, batch)
+        for part in (n for n, attention in scores.items() if attention == number):
+            node = _with(node, operations[part], batch)
         mine = set(operation.weights)
         fresh = sum(math.prod(weights[weight]) for weight in mine - seen)
         nodes.append(replace(node, parameters=fresh, tied=bool(mine & seen)))
         seen |= mine
         home[number] = (len(nodes) - 1,)
         edges += [(source, len(nodes) - 1) for source in sources]
-        if not operation.kind:
-            joins[len(nodes) - 1] = operation.operation
-    return _without_dead_ends(nodes, edges)
+    return Architecture(tuple(nodes), tuple(edges))
 
 
 def _needed(operations: Sequence[Operation]) -> set[int]:
@@ -70,9 +71,29 @@ def _with(node: Node, operation: Operation, batch: int) -> Node:
     )
 
 
-def _before_scores(source: int, joins: dict[int, str], edges: list[tuple[int, int]]) -> list[int]:
-    """The queries and keys instead of the join that multiplies them: attention is one node, however it is written."""
-    return [start for start, end in edges if end == source] if joins.get(source) in MULTIPLY else [source]
+def _scores(operations: Sequence[Operation]) -> dict[int, int]:
+    """Operation -> the attention that it is part of: where attention is spelled out, it is still one node.
+
+    These are the operations from the product of queries and keys to the softmax and the dropout after it.
+    """
+    found: dict[int, int] = {}
+    for number, operation in enumerate(operations):
+        if operation.kind == "attention":
+            for source in operation.sources:
+                if operations[source].softmaxed:
+                    found |= dict.fromkeys(_back_to_product(operations, source), number)
+    return found
+
+
+def _back_to_product(operations: Sequence[Operation], number: int, most: int = 8) -> list[int]:
+    """The operations from one back to a product of two results, at most so many; none where there is no product."""
+    operation = operations[number]
+    if operation.kind or operation.weights or not most:
+        return []
+    if operation.operation in MULTIPLY:
+        return [number]
+    paths = (_back_to_product(operations, source, most - 1) for source in operation.sources)
+    return next(([number, *path] for path in paths if path), [])
 
 
 def _node(operation: Operation, sources: Sequence[Node], weights: Sequence[tuple[int, ...]], batch: int) -> Node:
@@ -127,14 +148,3 @@ def _width(kind: str, operation: Operation, sources: Sequence[Node], largest: tu
         if width and width in shape[1:]:
             return width
     return shape[1] if len(shape) > 3 else shape[-1] if shape else 1
-
-
-def _without_dead_ends(nodes: Sequence[Node], edges: Sequence[tuple[int, int]]) -> Architecture:
-    """The graph without joins that feed nothing, such as one that was part of an attention."""
-    feeding = {start for start, _ in edges}
-    kept = [n for n, node in enumerate(nodes) if node.kind in ("input", "output") or n in feeding]
-    place = {number: at for at, number in enumerate(kept)}
-    return Architecture(
-        tuple(nodes[number] for number in kept),
-        tuple((place[start], place[end]) for start, end in edges if start in place and end in place),
-    )

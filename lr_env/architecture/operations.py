@@ -40,7 +40,7 @@ def operation_name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", type(function).__name__)
     if operator := _OPERATOR.fullmatch(name):
         return operator[1]
-    return name.strip("_").removeprefix("native_")
+    return name.partition(".")[0].strip("_").removeprefix("native_")
 
 
 def kind_of(operation: str, weighted: bool) -> str:
@@ -72,7 +72,8 @@ def pooling_of(operation: str, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """Return "max" or "mean" for an operation that pools positions or features; "" for another."""
     if "pool" in operation:
         return "max" if "max" in operation else "mean"
-    if operation in ("mean", "amax") and (len(args) > 1 or "dim" in kwargs):
+    kept = kwargs.get("keepdim", args[2] if len(args) > 2 else False)  # then it is part of a formula, e.g. of a norm
+    if operation in ("mean", "amax") and (len(args) > 1 or "dim" in kwargs) and not kept:
         return "mean" if operation == "mean" else "max"
     return ""
 

@@ -197,7 +197,7 @@ class Recorder(TorchFunctionMode):
             return
         sources, weights = self._used(tensors((args, kwargs)))
         kind = kind_of(operation, bool(weights))
-        if not sources and (kind in ("", "other") or not weights):
+        if not sources and not (kind == "embedding" and weights):  # of constants, or of weights, e.g. their norm
             if weights:
                 self._set(outs, _Origin((), weights))
             return

@@ -116,7 +116,8 @@ def _recorded(
         if not isinstance(clone, torch.jit.ScriptModule):
             clone.__dict__["forward"] = partial(recorder.call, clone, clone.forward)
     try:
-        with mode, sdpa_kernel([SDPBackend.MATH]):  # the only kernel of attention whose products are counted everywhere
+        # Of attention and recurrent layers, only these kernels have products that torch's formulas count.
+        with mode, sdpa_kernel([SDPBackend.MATH]), _without_onednn():
             recorder.run(copy, args, kwargs)
         return contracted(recorder.operations, [tuple(weight.shape) for weight in weights], batch)
     except StoppedIn as stopped:
@@ -157,6 +158,16 @@ def _generators_kept() -> Iterator[None]:
         torch.random.set_rng_state(before[0])
         np.random.set_state(before[1])
         random.setstate(before[2])
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 _LISTED = {

@@ -53,7 +53,7 @@ def of_task(task: Task) -> Architecture:
 
     >>> from lr_env.tasks import TASKS
     >>> [node.fan_out for node in of_task(TASKS["DigitsMLP"]).nodes]
-    [1, 32, 32, 10, 10]
+    [64, 32, 32, 10, 10]
     """
     return source_of_task(task)()
 
