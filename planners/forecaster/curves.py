@@ -24,6 +24,10 @@ GROWTH = 2.0
 """A run whose metric ever exceeds so many times its first value has diverged."""
 
 
+_NAMES = ("tasks", "configurations", "run_ids")
+"""Fields of a `CurveSet` that hold a name of each run."""
+
+
 @dataclass(frozen=True, eq=False)
 class CurveSet:
     """Learning curves of one metric, of which lower is better.
@@ -75,7 +79,7 @@ class CurveSet:
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
                 changed[field.name] = value[index]
-            elif field.name in ("tasks", "configurations", "run_ids"):
+            elif field.name in _NAMES:
                 changed[field.name] = tuple(value[row] for row in index)
         return replace(self, settings={name: values[index] for name, values in self.settings.items()}, **changed)
 
@@ -137,19 +141,19 @@ def join(sets: Sequence[CurveSet]) -> CurveSet:
     for one in sets:
         places = np.array([architectures.setdefault(graph, len(architectures)) for graph in one.architectures] + [-1])
         networks.append(places[one.network])
-    names = dict.fromkeys(name for one in sets for name in one.settings)
-    unknown = {name: [np.full(len(one), np.nan) for one in sets] for name in names}
+    together = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("values", "rates", "reference")}
+    settings = {
+        name: np.concatenate([one.settings.get(name, np.full(len(one), np.nan)) for one in sets])
+        for name in dict.fromkeys(name for one in sets for name in one.settings)
+    }
+    names = {name: sum((getattr(one, name) for one in sets), ()) for name in _NAMES}
     return CurveSet(
         sets[0].metric,
-        *(np.concatenate([getattr(one, name) for one in sets]) for name in ("values", "rates")),
-        {
-            name: np.concatenate([one.settings.get(name, nan) for one, nan in zip(sets, unknown[name], strict=True)])
-            for name in names
-        },
-        tuple(architectures),
-        np.concatenate(networks),
-        np.concatenate([one.reference for one in sets]),
-        *(sum((getattr(one, name) for one in sets), ()) for name in ("tasks", "configurations", "run_ids")),
+        settings=settings,
+        architectures=tuple(architectures),
+        network=np.concatenate(networks),
+        **together,
+        **names,
     )
 
 

@@ -22,7 +22,7 @@ class RunDescription:
         budget: optimizer steps of the whole run.
         lr: learning rate: one for the whole run, or one for each of equal parts of it, past and planned, (parts,). None
             where it is not known.
-        settings: name -> number, or name of the optimizer, e.g. {"batch_size": 64, "optimizer": "SGD", "momentum": 0.9}.
+        settings: name -> number, or name of the optimizer, e.g. {"batch_size": 64, "optimizer": "SGD"}.
         architecture: of the network; see `lr_env.architecture.architecture_of`.
         classes: number of classes, by which a run is forecast that has not begun.
         steps: optimizer steps at which the metric was measured, rising, (points,).
@@ -50,10 +50,16 @@ class RunDescription:
         if not np.isfinite(steps).all() or (np.diff(steps) <= 0).any() or (len(steps) and steps[0] < 0):
             raise UserError("the steps of the curve do not rise: give each step once, in order, from 0 up")
         if len(steps) and steps[-1] > self.budget:
-            raise UserError(f"the curve goes to step {steps[-1]:g}, and the budget is {self.budget}: give a larger budget")
+            raise UserError(
+                f"the curve goes to step {steps[-1]:g}, and the budget is {self.budget}: give a larger budget"
+            )
         if self.lr is not None:
             rates = np.atleast_1d(np.asarray(self.lr, np.float64))
-            if rates.ndim != 1 or not len(rates) or not (np.isfinite(rates).all() and (rates >= 0).all() and rates.max() > 0):
+            if (
+                rates.ndim != 1
+                or not len(rates)
+                or not (np.isfinite(rates).all() and (rates >= 0).all() and rates.max() > 0)
+            ):
                 raise UserError("lr: give one rate above 0, or one for each of equal parts of the run")
 
     @property
@@ -81,7 +87,9 @@ class RunDescription:
             raise UserError(f"{metric} is {values[below[0]]:g} at step {self.steps[below[0]]:g}: it must be above 0")
         half = len(values) // 2
         if len(values) >= 4 and values.max() <= 1 and values[half:].mean() > values[:half].mean() + 0.05:
-            raise UserError(f"the values rise and are at most 1, as an accuracy: give {metric}, of which lower is better")
+            raise UserError(
+                f"the values rise and are at most 1, as an accuracy: give {metric}, of which lower is better"
+            )
 
     def curves(self, metric: str) -> CurveSet:
         """The run as a set of one curve."""

@@ -57,8 +57,39 @@ BASELINES: Mapping[str, tuple[type, Mapping[str, bool]]] = {
 }
 """Name -> method, and what it is told."""
 
-Result = Mapping[tuple[str, int], Sequence[Mapping[str, float]]]
+Results = dict[tuple[str, int], list[dict[str, float]]]
 """(method, points seen) -> scores of each split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of all methods, and an example.
+
+    Attributes:
+        results: (method, points seen) -> scores of each split.
+        forecaster: that of the first split.
+        test: the runs of the first split that it was not fitted to.
+        seconds: CPU time of each fit of a forecaster, (splits,).
+    """
+
+    results: Results
+    forecaster: Forecaster
+    test: CurveSet
+    seconds: Floats
+
+    def summary(self) -> dict[tuple[str, int], dict[str, float]]:
+        """The means over splits."""
+        return {key: mean_scores(of_splits) for key, of_splits in self.results.items()}
+
+    def paired(self, method: str, other: str, points: int, score: str) -> Estimate | None:
+        """How much higher a score of a method is than that of another: mean over splits, and 95 % interval.
+
+        None where there are fewer than 3 splits, or a split has no such score.
+        """
+        pair = [[split.get(score, np.nan) for split in self.results[name, points]] for name in (method, other)]
+        if len(pair[0]) < 3 or not np.isfinite(pair).all():
+            return None
+        return paired_difference(*pair)
 
 
 def splits_of(curves: CurveSet, hold_out: str, count: int, seed: int = 0) -> list[Split]:
@@ -109,19 +140,25 @@ def evaluate(
     baselines: Sequence[str] = (),
     fitting: Fitting = Fitting(),  # noqa: B008 (frozen)
     progress: Callable[[str], None] = lambda what: None,
-) -> dict[tuple[str, int], list[dict[str, float]]]:
+) -> Evaluation:
     """Fit and score every method in every split; curves that are not usable are left out.
 
     Raises:
         UserError: there is no such method, or there are too few curves.
     """
-    results: dict[tuple[str, int], list[dict[str, float]]] = {}
+    results: Results = {}
+    example: tuple[Forecaster, CurveSet] | None = None
+    seconds = []
     for number, (train_rows, test_rows) in enumerate(splits):
         train, test = curves.rows(train_rows & curves.usable), curves.rows(test_rows & curves.usable)
         of_split = replace(fitting, seed=fitting.seed + number)
         began = time.process_time()
-        forecaster = Forecaster.fit(train, of_split, methods=[m for m in ("median", "ode") if m in methods or m == "ode"])
-        progress(f"split {number + 1} of {len(splits)}: fitted to {len(train)} curves, {time.process_time() - began:.0f} s")
+        forecaster = Forecaster.fit(
+            train, of_split, methods=[m for m in ("median", "ode") if m in methods or m == "ode"]
+        )
+        seconds.append(time.process_time() - began)
+        example = example or (forecaster, test)
+        progress(f"split {number + 1} of {len(splits)}: fitted to {len(train)} curves, {seconds[-1]:.0f} s")
         for points in seen:
             runs = test.rows(Forecaster.able(test, points))
             if not len(runs):
@@ -139,7 +176,9 @@ def evaluate(
                 results.setdefault((name, points), []).append(scores(runs, median, points))
         for name in ablations:
             ablation = ABLATIONS[name]
-            trained, tested = (_shuffled(part, number) for part in (train, test)) if ablation.shuffled else (train, test)
+            trained, tested = (
+                (_shuffled(part, number) for part in (train, test)) if ablation.shuffled else (train, test)
+            )
             other = Forecaster.fit(trained, replace(of_split, **ablation.change), methods=("ode",))
             for points in seen:
                 runs = tested.rows(Forecaster.able(tested, points))
@@ -148,17 +187,9 @@ def evaluate(
                     of_run = scores(runs, predicted.median, points, (predicted.low, predicted.high))
                     results.setdefault((name, points), []).append(of_run)
             progress(f"split {number + 1}: {name}")
-    return results
-
-
-def summary(results: Result) -> dict[tuple[str, int], dict[str, float]]:
-    """The means over splits."""
-    return {key: mean_scores(list(of_splits)) for key, of_splits in results.items()}
-
-
-def paired(results: Result, method: str, other: str, points: int, score: str) -> Estimate:
-    """How much higher a score of a method is than that of another one: mean over splits, and 95 % interval."""
-    return paired_difference(*([split[score] for split in results[name, points]] for name in (method, other)))
+    if example is None:
+        raise UserError("there is nothing to hold out")
+    return Evaluation(results, *example, np.array(seconds))
 
 
 def _shuffled(curves: CurveSet, seed: int) -> CurveSet:
@@ -171,7 +202,7 @@ def _shuffled(curves: CurveSet, seed: int) -> CurveSet:
 
 
 def floor_of(curves: CurveSet, points: int) -> dict[str, float] | None:
-    """Scores of a run on another seed as the forecast: what no method that knows nothing of the seed can beat by much."""
+    """Scores of a run on another seed as the forecast, which no method can beat by much that ignores seeds."""
     by_configuration: dict[tuple[str, bytes], list[int]] = {}
     for row, name in enumerate(curves.configurations):
         by_configuration.setdefault((name, curves.rates[row].tobytes()), []).append(row)
@@ -180,8 +211,3 @@ def floor_of(curves: CurveSet, points: int) -> dict[str, float] | None:
         return None
     truth, other = curves.rows(pairs[:, 0]), curves.rows(pairs[:, 1])
     return {**scores(truth, other.values, points), "pairs": float(len(pairs))}
-
-
-def forecasts_of(forecaster: Forecaster, curves: CurveSet, points: int, methods: Sequence[str]) -> dict[str, Floats]:
-    """Forecasts of several methods, (curves, POINTS) each."""
-    return {method: forecaster.median(curves, points, method) for method in methods}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -24,7 +23,7 @@ def facts(task: Task) -> dict[str, Any]:
     ('SGD', 0.9, 16, 10)
     """
     optimizer: dict[str, Any] = {
-        name: value for name, value in asdict(task.optimizer).items() if isinstance(value, bool | int | float)
+        name: value for name, value in vars(task.optimizer).items() if isinstance(value, bool | int | float)
     }
     betas = getattr(task.optimizer, "betas", None)
     if betas is not None:

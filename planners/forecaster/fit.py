@@ -71,8 +71,8 @@ class FittedODE:
         """Forecast runs of which the first points are seen.
 
         Returns:
-            Medians in units of the metric, (curves, POINTS), and scales of the error of their logarithm below and above,
-            (2, curves, POINTS). They have no meaning at the points seen.
+            Medians in units of the metric, (curves, POINTS), and scales of the error of their logarithms below and
+            above, (2, curves, POINTS). They have no meaning at the points seen.
         """
         seen = curves.seen(points)
         encoded = encode(self.encoding, seen, [points])
@@ -86,7 +86,7 @@ class FittedODE:
 
 
 @isolating
-def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, CurveSet]:  # noqa: B008 (frozen)
+def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, CurveSet]:
     """Fit an ensemble; return it and the curves that were held out.
 
     Raises:

@@ -169,14 +169,19 @@ class Forecaster:
         first = run.steps[-1] if points else 0
         if not (np.isfinite(steps).all() and (steps >= first).all() and (steps <= run.budget).all()):
             raise UserError(f"at: give steps from {first:g}, up to which the run is known, to {run.budget}")
-        ends = [np.interp(steps, grid[points:], part[0, points:]) for part in (predicted.median, predicted.low, predicted.high)]
-        return Forecast(steps, *ends, self._baselines(curves, points), self._notes(curves))
+        ends = [
+            np.interp(steps, grid[points:], part[0, points:])
+            for part in (predicted.median, predicted.low, predicted.high)
+        ]
+        median, low, high = ends
+        return Forecast(steps, median, low, high, self._baselines(curves, points), self.notes(curves))
 
     def _baselines(self, curves: CurveSet, points: int) -> dict[str, float]:
         methods = ("ode", "boosting", "nearest", *(("ensemble", "power-law", "last-value") if points else ()))
         return {method: float(self.median(curves, points, method)[0, -1]) for method in methods}
 
-    def _notes(self, curves: CurveSet) -> tuple[str, ...]:
+    def notes(self, curves: CurveSet) -> tuple[str, ...]:
+        """What makes a forecast of the first run doubtful: what is not known of it, and what was never fitted to."""
         encoding, known = self.ode.encoding, rate_settings(curves)
         beyond = [f"beyond what was fitted to: {what}" for what in encoding.beyond(curves)]
         optimizers = [name for name in known if name.startswith("optimizer=") and name not in self.reference.settings]

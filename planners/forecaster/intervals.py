@@ -69,7 +69,7 @@ def thirds(points: int) -> NDArray[np.int64]:
 
 
 def standardised(curves: CurveSet, median: Floats, scales: Floats, points: int) -> Floats:
-    """|log error| in units of the scale on its side, (curves, POINTS); NaN at the points seen and where not measured."""
+    """|log error| in units of the scale on its side, (curves, POINTS); NaN at the points seen."""
     error = log_ratios(curves.values, np.ones(len(curves))) - np.log(np.maximum(median, 1e-300))
     error[:, :points] = np.nan
     return np.abs(error) / np.where(error < 0, scales[0], scales[1])

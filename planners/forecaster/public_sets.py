@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def read_deepobs(path: Path | str) -> list[CurveSet]:
     runs = _read(path)
     problems = _refusing(path, lambda: sorted({run["testproblem"] for run in runs}))
     return [
-        _refusing(path, lambda of=[run for run in runs if run["testproblem"] == problem]: _deepobs(problem, of))
+        _refusing(path, partial(_deepobs, problem, [run for run in runs if run["testproblem"] == problem]))
         for problem in problems
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -70,11 +70,11 @@ def _tau(forecast: Floats, truth: Floats) -> float:
     both = np.isfinite(forecast) & np.isfinite(truth)
     if both.sum() < 3:
         return np.nan
-    tau = float(kendalltau(forecast[both], truth[both]).statistic)
-    return 0.0 if np.isnan(tau) else tau
+    tau, _ = kendalltau(forecast[both], truth[both])
+    return 0.0 if np.isnan(tau) else float(tau)
 
 
-def mean_scores(of_folds: list[Mapping[str, float]]) -> dict[str, float]:
+def mean_scores(of_folds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each score over folds, leaving out those that do not have it."""
     names = dict.fromkeys(name for fold in of_folds for name in fold)
     return {

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lr_env.errors import UserError
 from planners.forecaster.curves import CurveSet, Floats
 
 _WIDE = 30.0
@@ -64,7 +65,7 @@ class Scaler:
         return np.clip(np.where(known, values, 0.0), -_LIMIT, _LIMIT), known.astype(np.float64)
 
     def beyond(self, columns: Mapping[str, Floats]) -> list[str]:
-        """Say which columns of the first row lie outside of what was fitted to, e.g. "learning_rate 3 (0.001 to 0.5)"."""
+        """Say which columns of the first row lie outside of what was fitted to, e.g. "peak_rate 3 (0.001 to 0.5)"."""
         found = []
         for name, low, high in zip(self.names, self.lows, self.highs, strict=True):
             value = float(columns[name][0]) if name in columns else np.nan
@@ -108,3 +109,29 @@ def summaries(curves: CurveSet) -> dict[str, Floats]:
         return {}
     tables = [graph.summary() for graph in curves.architectures]
     return {name: np.append([table[name] for table in tables], np.nan)[curves.network] for name in tables[0]}
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, float | str]:
+    """Settings that were given as NAME=VALUE; numbers where they are numbers.
+
+    >>> parse_settings(["batch_size=64", "optimizer=SGD"])
+    {'batch_size': 64.0, 'optimizer': 'SGD'}
+
+    Raises:
+        UserError: one is not of that form.
+    """
+    settings: dict[str, float | str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UserError(f"setting {text!r}: give NAME=VALUE, e.g. batch_size=64")
+        settings[name] = setting_value(value)
+    return settings
+
+
+def setting_value(text: str) -> float | str:
+    """A number, if the text is one, or the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -36,15 +36,15 @@ class Found:
     """
 
     curves: CurveSet
-    left_out: tuple[str, ...]
+    left_out: Sequence[str]
 
 
 def read_sources(sources: Sequence[str], store: Path, metric: str = "val_loss") -> Found:
     """Read and join the curves of several sources.
 
     Args:
-        sources: each is a file that `lr-env forecast` wrote, runs.parquet of a comparison or a fit, a file of TaskSet or
-            DeepOBS (.json or .json.gz), or a name in the record store, of an import, a collection or an experiment.
+        sources: each is a file that `lr-env forecast` wrote, runs.parquet of a comparison or a fit, a file of TaskSet
+            or DeepOBS (.json or .json.gz), or a name in the record store: of an import or an experiment.
         store: the record store.
         metric: "val_loss", "train_loss" or "val_error".
 

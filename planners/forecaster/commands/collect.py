@@ -83,7 +83,7 @@ class Collect:
         engine = load(ENGINES, "engine", self.engine)()
         with closing(Store(self.store)) as store, exclusive_lock(lock_of(store, name), f"{name!r}"):
             if self.fresh:
-                store.delete_import(name)
+                store.delete_imported(name)
             with progress_bar(self.runs) as progress:
                 execution = Execution(self.device, backend)
                 trained = collect(

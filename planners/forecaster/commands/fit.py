@@ -13,7 +13,7 @@ from planners.forecaster.commands.options import SourceOptions
 
 @dataclass(frozen=True)
 class Fit(SourceOptions):
-    """Fit a forecaster to curves, and write it with them into a folder. `lr-env forecast evaluate` says how good it is."""
+    """Fit a forecaster to curves, and write both. `lr-env forecast evaluate` says how good forecasts are."""
 
     out: Annotated[Path, arg(metavar="FILE")] = Path("results/forecast/model.safetensors")
     """File of the model; the curves are written beside it."""
@@ -37,10 +37,17 @@ class Fit(SourceOptions):
 
         if self.out.suffix != ".safetensors":
             raise UserError(f"out {str(self.out)!r}: give the name of a .safetensors file")
-        fitting = Fitting(whole("members", self.members), whole("updates", self.updates), seed=whole("seed", self.seed, 0))
+        fitting = Fitting(
+            whole("members", self.members), whole("updates", self.updates), seed=whole("seed", self.seed, 0)
+        )
         writable(self.out.parent, "--out")
         curves = self.curves()
-        about = {"command": command_line(), "versions": versions(), "sources": list(self.sources), "curves": len(curves)}
+        about = {
+            "command": command_line(),
+            "versions": versions(),
+            "sources": list(self.sources),
+            "curves": len(curves),
+        }
         forecaster = Forecaster.fit(curves, fitting, about)
         forecaster.save(self.out)
         print(f"Fitted to {counted(len(curves), 'curve')} of {counted(len(set(curves.tasks)), 'task')}.")

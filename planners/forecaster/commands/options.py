@@ -19,8 +19,8 @@ class SourceOptions:
     """Where curves come from."""
 
     sources: Annotated[tuple[str, ...], Positional, arg(metavar="SOURCE")] = ()
-    """Curves: files (.parquet of lr-env forecast, compare or fit; .json.gz of TaskSet or DeepOBS), or names in the record
-    store (collections, imports, experiments; see lr-env runs)."""
+    """Curves: files (.parquet of lr-env forecast, compare or fit; .json.gz of TaskSet or DeepOBS), or names in the
+    record store (collections, imports, experiments; see lr-env runs)."""
     metric: Annotated[str, arg(metavar="NAME")] = "val_loss"
     """What is forecast: val_loss, train_loss or val_error (1 - accuracy)."""
     store: Path = Path("results/records.sqlite")
@@ -52,10 +52,12 @@ class SourceOptions:
         if len(found.left_out) > 5:
             print(f"left out: {len(found.left_out) - 5} more")
         left = len(usable) - int(usable.sum())
-        what = f"; {counted(left, 'run')} of which a value is missing at the end or above twice the first" if left else ""
+        what = (
+            f"; {counted(left, 'run')} of which a value is missing at the end or above twice the first" if left else ""
+        )
         print(f"{counted(int(usable.sum()), 'curve')} of {self.metric}{what}")
         curves = found.curves.rows(usable)
         unknown = int((curves.network < 0).sum())
-        if 0 < unknown:
+        if unknown > 0:
             print(f"the architecture of {'all' if unknown == len(curves) else unknown} of them is not known")
         return curves

@@ -35,7 +35,7 @@ class Rank:
         import numpy as np
 
         from lr_env.errors import whole
-        from lr_env.report.document import Document, Text, plain_table
+        from lr_env.report.document import Block, Document, Text, plain_table
         from lr_env.report.terminal import print_document
         from lr_env.terminal import console
         from lr_env.words import counted
@@ -50,11 +50,15 @@ class Rank:
         predicted = forecaster.predict(curves, 0, self.method)
         order = np.argsort(predicted.median[:, -1], kind="stable")[: self.best]
         rows = [
-            (str(place + 1), names[row], *(f"{end[row, -1]:.4g}" for end in (predicted.median, predicted.low, predicted.high)))
+            (
+                str(place + 1),
+                names[row],
+                *(f"{end[row, -1]:.4g}" for end in (predicted.median, predicted.low, predicted.high)),
+            )
             for place, row in enumerate(order)
         ]
         metric = forecaster.reference.metric
-        blocks = [plain_table(("rank", "candidate", f"final {metric}", "low", "high"), rows, words=2)]
+        blocks: list[Block] = [plain_table(("rank", "candidate", f"final {metric}", "low", "high"), rows, words=2)]
         notes = dict.fromkeys(note for row in order for note in forecaster.notes(curves.rows([row])))
         if notes:
             blocks.append(Text(points=tuple(list(notes)[:10])))

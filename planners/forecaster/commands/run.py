@@ -49,7 +49,7 @@ class Run:
         """
         from lr_env.cli.parsing import writable
         from lr_env.files import write_json
-        from lr_env.report.document import Document, Text, plain_table
+        from lr_env.report.document import Block, Document, Text, plain_table
         from lr_env.report.files import draw_into
         from lr_env.report.terminal import print_document
         from lr_env.terminal import console
@@ -65,7 +65,7 @@ class Run:
         end = f"{forecast.median[-1]:.4g}, with 90 % between {forecast.low[-1]:.4g} and {forecast.high[-1]:.4g}"
         seen = f"after step {run.steps[-1]:g}" if len(run.steps) else "before the first step"
         rows = [(self.method, f"{forecast.median[-1]:.4g}"), *((n, f"{v:.4g}") for n, v in forecast.baselines.items())]
-        blocks = [
+        blocks: list[Block] = [
             Text(f"{metric} at step {run.budget:,}, as forecast {seen}: {end}"),
             plain_table(("method", "forecast"), rows),
         ]
@@ -111,7 +111,7 @@ class Run:
             values=values,
         )
 
-    def _logged(self, metric: str):  # noqa: ANN202 (three arrays)
+    def _logged(self, metric: str):
         """Steps and values of the metric in the log, and its rates over steps; empty without a log."""
         import numpy as np
 
@@ -133,7 +133,7 @@ class Run:
         curve = runs[0].curves[signal]
         return curve.at, convert(curve.values), runs[0].curves.get("lr")
 
-    def _rates(self, logged, budget: int):  # noqa: ANN001, ANN202
+    def _rates(self, logged, budget: int):
         """Rates of the whole run: those of the log, then the planner's; None where nothing is known of them."""
         import numpy as np
 

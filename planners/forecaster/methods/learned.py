@@ -71,8 +71,8 @@ _SETTINGS = 0.03
 class Boosting:
     """Gradient-boosted trees (scikit-learn) on the points seen, what parametric curves forecast, settings and networks.
 
-    They forecast the log ratio to the parametric ensemble's forecast, which carries over to tasks of another kind better
-    than the ratio to the last value. Where nothing was seen they forecast the ratio to the reference.
+    They forecast the log ratio to the parametric ensemble's forecast, which carries over to tasks of another kind
+    better than the ratio to the last value. Where nothing was seen they forecast the ratio to the reference.
 
     Args:
         train: whole curves.

@@ -1,6 +1,6 @@
 """Forecasts by parametric curves: a power law, and a weighted ensemble of six families.
 
-All are y = a + b f(t), with a shape f from a grid. For each shape a and b follow in closed form, for all curves at once.
+All are y = a + b f(t), with a shape f from a grid. For each shape a and b follow in closed form.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class CurveODE(Members):
     """dz/ds = exp(W c + w r(s)) F(z, c, r(s), s), in the time s = log(1 + t).
 
     c is made of what is known of the run, and r is the log of its rate, relative to the peak. The state starts, at the
-    last point seen, from c and from the window. What is read from it, with c, r and s, is the log ratio of the metric to
-    the last value seen, and the two scales of a two-piece Laplace distribution around it.
+    last point seen, from c and from the window. What is read from it, with c, r and s, is the log ratio of the metric
+    to the last value seen, and the two scales of a two-piece Laplace distribution around it.
     """
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
@@ -90,7 +90,8 @@ class CurveODE(Members):
             at: points that are forecast, int64 (members or 1, batch, horizons).
 
         Returns:
-            Medians of the log ratio, (members, batch, horizons), and scales below and above, (2, members, batch, horizons).
+            Medians of the log ratio, (members, batch, horizons), and scales below and above, (2, members, batch,
+            horizons).
         """
         members = self.sizes.members
         known, window, start, rates = (
