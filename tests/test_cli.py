@@ -19,7 +19,7 @@ from lr_env.cli.catalogue import FEEDBACK_KINDS
 from lr_env.cli.commands import commands
 from lr_env.cli.main import main
 from lr_env.cli.study import StudyCommand
-from lr_env.tasks import TASKS
+from lr_env.tasks import FAMILIES, TASKS
 from lr_env.tasks.data import forget
 from tests.helpers import PLANNERS
 
@@ -59,7 +59,7 @@ def timeless(path: Path) -> list[dict[str, str]]:
 
 def test_lists(tmp_path):
     tasks = lr_env("tasks", cwd=tmp_path)
-    assert [line.split()[0] for line in tasks.stdout.splitlines()] == list(TASKS)
+    assert [line.split()[0] for line in tasks.stdout.splitlines()] == [*TASKS, *FAMILIES]
     planners = lr_env("planners", cwd=tmp_path)
     names, loops = zip(*(line.split()[:2] for line in planners.stdout.splitlines()[:-3]), strict=True)
     assert set(names) >= set(PLANNERS)

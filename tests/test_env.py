@@ -14,7 +14,7 @@ import lr_env
 from lr_env import FEATURES, TASKS, LREnv, LRVectorEnv, UserError
 from lr_env.env import NOT_YET
 from lr_env.env.episodes import DIVERGED_MULTIPLE
-from lr_env.tasks import CNN, GPT, ResNet, Task
+from lr_env.tasks import CNN, FAMILIES, GPT, ResNet, Task
 from lr_env.tasks.data import load
 
 IDS = [f"lr_env/{name}-v0" for name in TASKS]
@@ -39,7 +39,7 @@ def small(name: str) -> Task:
 def test_every_task_is_registered():
     suffixes = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}
     registered = {name: spec.kwargs for name, spec in gymnasium.registry.items() if name.startswith("lr_env/")}
-    assert registered.keys() == {f"lr_env/{name}{suffix}-v0" for name in TASKS for suffix in suffixes}
+    assert registered.keys() == {f"lr_env/{name}{suffix}-v0" for name in (*TASKS, *FAMILIES) for suffix in suffixes}
     for name, task in TASKS.items():
         for suffix, action in suffixes.items():
             kwargs = registered[f"lr_env/{name}{suffix}-v0"]

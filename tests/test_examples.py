@@ -20,6 +20,7 @@ DOCTESTS += [
     for name in ("beside", "clocks", "delimited", "importing", "lines", "names", "rows", "text_log")
 ]
 DOCTESTS += ["lr_env.search", "lr_env.capabilities", "lr_env.cli.task_options", "planners.tuning.search.procedure"]
+DOCTESTS += [f"lr_env.tasks.{name}" for name in ("distributions", "draws", "families", "layered")]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -1,4 +1,4 @@
-"""`lr-env tasks` and `lr-env planners`: list what is installed."""
+"""`lr-env tasks`, `lr-env tuners` and `lr-env planners`: list what is installed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ _SETTINGS = re.compile(r"^Attributes:\n(?: {4}.*\n?)*", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Tasks:
-    """List the tasks that can be trained: network, optimizer, batch size, budget and data set."""
+    """List the tasks (network, optimizer, batch size, budget and data set), and the task families."""
 
     def run(self) -> None:
-        """Print one line for each task."""
-        from lr_env.tasks import find_task
+        """Print one line for each task and each task family."""
+        from lr_env.tasks import find_family, find_task
         from lr_env.tasks.catalogue import task_names
+        from lr_env.tasks.families import family_names
 
         for task in map(find_task, task_names()):
             print(
                 f"{task.name:19} {task.network}, {type(task.optimizer).__name__}, batch {task.batch_size}, "
                 f"{task.budget} steps; {task.source.description}"
             )
+        for family in map(find_family, family_names()):
+            print(f"{family.name:19} family: {family.description}")
 
 
 @dataclass(frozen=True)
