@@ -146,7 +146,7 @@ def join(sets: Sequence[CurveSet]) -> CurveSet:
         name: np.concatenate([one.settings.get(name, np.full(len(one), np.nan)) for one in sets])
         for name in dict.fromkeys(name for one in sets for name in one.settings)
     }
-    names = {name: sum((getattr(one, name) for one in sets), ()) for name in _NAMES}
+    names: dict[str, Any] = {name: sum((getattr(one, name) for one in sets), ()) for name in _NAMES}
     return CurveSet(
         sets[0].metric,
         settings=settings,

@@ -41,14 +41,15 @@ class Encoding:
     @property
     def size(self) -> int:
         """Numbers that describe a run."""
-        return 2 * len(self.settings.names) + (len(self.summary.names) + 1 if self.summary else 0)
+        return 2 * len(self.settings.names) + (len(self.summary.names) if self.summary else 0) + 1
 
     def known(self, curves: CurveSet) -> Floats:
-        """Numbers that describe the runs, (curves, size): settings, which of them are known, summary, whether known."""
+        """Numbers that describe the runs, (curves, size): settings, which of them are known, summary, whether that is known."""
         parts = [*self.settings(rate_settings(curves), len(curves))]
         if self.summary is not None:
-            values, _ = self.summary(summaries(curves), len(curves))
-            parts += [values, (curves.network >= 0)[:, None].astype(np.float64)]
+            parts.append(self.summary(summaries(curves), len(curves))[0])
+        is_known = (curves.network >= 0) & (self.summary is not None)
+        parts.append(is_known[:, None].astype(np.float64))
         return np.concatenate(parts, 1)
 
     def beyond(self, curves: CurveSet) -> list[str]:

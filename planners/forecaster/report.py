@@ -158,13 +158,12 @@ def write_report(
                 error = np.abs(log_ratios(able.values, np.ones(len(able))) - np.log(np.maximum(median, 1e-12)))
                 errors.setdefault(method, {})[points] = np.nanmean(error, axis=0)
     draw_into(folder / "errors.png", lambda path: draw_errors(errors, path))
-    draw_into(
-        folder / "reliability.png", lambda path: draw_reliability(_LEVELS, _covered(evaluation, able, seen), path)
-    )
+    covered = _covered(evaluation, able, seen)
+    draw_into(folder / "reliability.png", lambda path: draw_reliability(_LEVELS, covered, path))
 
 
 def _covered(evaluation: Evaluation, test: CurveSet, seen: Sequence[int]) -> dict[str, Floats]:
-    """Share of the values inside intervals of each level: the 90 % ones, narrowed as those of a Laplace distribution."""
+    """Share of the values inside intervals of each level: the 90 % ones, scaled as a Laplace distribution's."""
     covered: dict[str, Any] = {}
     for points in seen:
         prediction = evaluation.forecaster.predict(test, points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -70,8 +71,9 @@ def _tau(forecast: Floats, truth: Floats) -> float:
     both = np.isfinite(forecast) & np.isfinite(truth)
     if both.sum() < 3:
         return np.nan
-    tau, _ = kendalltau(forecast[both], truth[both])
-    return 0.0 if np.isnan(tau) else float(tau)
+    result: Any = kendalltau(forecast[both], truth[both])
+    tau = float(result.statistic)
+    return 0.0 if np.isnan(tau) else tau
 
 
 def mean_scores(of_folds: Sequence[Mapping[str, float]]) -> dict[str, float]:
