@@ -182,7 +182,15 @@ FAMILIES: Mapping[str, Family] = {
             "CNNFamily",
             "convolutional networks with 1 to 3 convolutions on digits; shifted: with 4 or 5 on Fashion-MNIST",
             (_CNNS,),
-            (replace(_CNNS, **_FASHION, networks=LayeredCNNs((4, 5), (4, 8), kernels=(3,), pools=3)),),
+            (
+                replace(
+                    _CNNS,
+                    **_FASHION,
+                    networks=LayeredCNNs((4, 5), (4, 8), kernels=(3,), pools=3),
+                    segment=(3, 6),
+                    batch_sizes=(16, 32),
+                ),
+            ),
         ),
         Family(
             "ResNetFamily",
