@@ -21,7 +21,7 @@ from lr_env.jsonable import pack, unpack
 from lr_env.planner import Planner, RunSpec, planner_settings
 from lr_env.session import PlannerSession
 from lr_env.signals import AGE
-from planners.observations import Observations, Observed, merged
+from planners.observations import Observations, Observed
 
 if TYPE_CHECKING:
     from lr_env.architecture import Architecture
@@ -58,7 +58,8 @@ class PlannerLR(LRScheduler):
     of them; where all are 0, each gets it whole. Planners that give each group a rate of its own do so by the
     groups' names.
 
-    In a distributed run the first process plans, and the others take its answer; what they observe is averaged.
+    In a distributed run the first process plans, and the others take its answer. Training losses are averaged over all
+    that the processes observe, others over the processes that observed them last.
 
     Args:
         optimizer: its rates are set.
@@ -156,6 +157,8 @@ class PlannerLR(LRScheduler):
         self.last_epoch, self._stepped = 0, 0
         self._session = PlannerSession(self.planner, self._run, [self.seed])
         self._rates: list[list[float]] | None = None
+        if self._measured and _distributed():
+            self._untrained.gather(self._group)
         try:
             self._plan()
         except UserError:
@@ -165,6 +168,8 @@ class PlannerLR(LRScheduler):
 
     def observe(self, **signals: SupportsFloat | torch.Tensor) -> None:
         """Take note of signals: numbers, or tensors of one element, which are not waited for.
+
+        A `DTensor` is put together from its parts, so that all of its processes have to observe it.
 
         `lr_env.signals` lists the names that planners know, such as train_loss, val_loss and val_accuracy (a fraction).
 
@@ -227,6 +232,19 @@ class PlannerLR(LRScheduler):
         self._plan_where_due()
         self._write()
 
+    def synchronize(self) -> None:
+        """Share among the processes of a distributed run what each has observed since the last plan.
+
+        All of them have to call it, between two calls of `step`: before the first step, so that it has the rate that is
+        planned by what was observed of the untrained network (otherwise the second has), and before a state is saved,
+        so that `state_dict` is complete in each and one can be saved for all. With one process it does nothing.
+        """
+        if self._measured and _distributed():
+            if self.last_epoch + self._stepped:
+                self._observations.gather(self._group)
+            else:
+                self._start()
+
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rates of the next optimizer step, one for each parameter group."""
         return list(self._last_lr)
@@ -255,6 +273,9 @@ class PlannerLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on: numbers, lists, and one text in JSON.
 
+        In a distributed run either each process saves its own and loads it, or all call `synchronize` before one is
+        saved for all. Without that call, what this one has observed since the last plan stands for what each has.
+
         Its keys and types are always the same, so that `torch.distributed.checkpoint` can load into it.
         """
         state = {
@@ -265,6 +286,7 @@ class PlannerLR(LRScheduler):
             "rates": self._rates,
             "latest": {name: [it.total, it.count, it.step] for name, it in self._latest.items()},
             "observations": self._observations.state_dict(),
+            "untrained": self._untrained.state_dict(),
             "seconds": float(self._session.seconds[0]),
             "largest": self._largest,
         }
@@ -292,6 +314,7 @@ class PlannerLR(LRScheduler):
             last_epoch, base_lrs = int(state_dict["last_epoch"]), [float(rate) for rate in state_dict["base_lrs"]]
             latest = {name: Observed(*it) for name, it in state["latest"].items()}
             observations, rates, seconds = state["observations"], state["rates"], float(state["seconds"])
+            untrained = state.get("untrained")  # not in older files
             largest = float(state["largest"])  # of the groups that there were at the start
         except UserError:
             raise
@@ -305,6 +328,8 @@ class PlannerLR(LRScheduler):
         self._session.seconds[:] = seconds
         self._latest, self._rates, self._stepped, self._idle = latest, rates, 0, 0
         self._observations.load_state_dict(observations)
+        if untrained is not None:
+            self._untrained.load_state_dict(untrained)
         self._write()
 
     def _identity(self) -> dict[str, Any]:
@@ -348,33 +373,29 @@ class PlannerLR(LRScheduler):
         """Ask the planner for every segment that has begun, once its signals are there; whether it was asked."""
         before = self._session.segment
         while (begin := self._session.segment * self.segment) <= self.last_epoch and begin < self._session.run.budget:
+            if self._measured and _distributed():
+                self._observations.gather(self._group)
             if begin == self.last_epoch and not self._all_observed():
                 break
             self._plan()
         return self._session.segment > before
 
     def _all_observed(self) -> bool:
-        """Whether no signal can be waited for: all that are read were observed at this very step."""
-        if self._measured and _distributed():
-            return False  # what one process has observed the others may not have
+        """Whether no signal can be waited for: all that are read were observed at this very step, by any process."""
         return all(self._observations.step(name) == self.last_epoch for name in self._measured)
 
     def _plan(self) -> None:
         """Ask the planner for the rates of the next segment."""
         commanded = float(self.optimizer.param_groups[0]["lr"]) / (self._shares()[0] or 1.0)
         taken = (self._observations if self._session.segment else self._untrained).take()
+        self._latest |= taken
         if not _distributed():
-            self._latest |= taken
             self._rates = self._asked(taken, commanded)
             return
-        parts: list[Any] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(parts, taken, self._group)
-        together = merged(parts)
-        self._latest |= together
         answer: list[Any] = [None, None, None]
         if dist.get_rank(self._group) == 0:
             try:
-                answer[:2] = self._asked(together, commanded), self._session.state_dict()
+                answer[:2] = self._asked(taken, commanded), self._session.state_dict()
             except UserError as error:
                 answer[2] = str(error)
         dist.broadcast_object_list(answer, group=self._group, group_src=0)

@@ -18,6 +18,7 @@ from planners.callbacks.metrics import Metrics
 from planners.reactive import Plateau
 from planners.schedules import Cosine
 from planners.torch_scheduler import PlannerLR
+from tests.processes import Losses, torchrun
 
 EXAMPLES, BATCH = 64, 8
 
@@ -48,7 +49,7 @@ def _lightning():
     return pytest.importorskip("lightning.pytorch")
 
 
-def lightning_parts(automatic, max_steps=32):
+def lightning_parts(automatic, segment=4):
     pl = _lightning()
     from planners.callbacks.lightning import PlannerCallback
 
@@ -78,9 +79,9 @@ def lightning_parts(automatic, max_steps=32):
         def validation_step(self, batch, index):
             self.log("val_loss", self.loss(batch) * (1 + 0.1 * (self.global_step > 10)))
 
-    def fit(folder, steps, checkpoint=None, planner=None):
+    def fit(folder, steps, checkpoint=None, planner=None, **settings):
         module = Module()
-        callback = PlannerCallback(planner or Plateau(0.5, patience=0, factor=0.5, threshold=0.15), segment=4)
+        callback = PlannerCallback(planner or Plateau(0.5, patience=0, factor=0.5, threshold=0.15), segment)
         examples = torch.utils.data.TensorDataset(*data())
         trainer = pl.Trainer(
             max_steps=steps,
@@ -90,7 +91,7 @@ def lightning_parts(automatic, max_steps=32):
             accelerator="cpu",
             enable_progress_bar=False,
             enable_model_summary=False,
-            val_check_interval=4,
+            **{"val_check_interval": 4, **settings},
         )
         loaders = [torch.utils.data.DataLoader(examples, BATCH) for _ in range(2)]
         trainer.fit(module, *loaders, ckpt_path=checkpoint)
@@ -115,6 +116,33 @@ def test_lightning_goes_on_to_the_same_rates(automatic, tmp_path, global_generat
     assert scheduler.budget == 32
 
 
+def _lightning_in_two(folder):
+    two = {"strategy": "ddp", "devices": 2, "planner": Losses(), "val_check_interval": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = lightning_parts(True, segment=5)
+        equal, _ = fit(f"{folder}/equal", 32, use_distributed_sampler=False, **two)
+        whole, _ = fit(f"{folder}/whole", 32, **two)
+        begun, _ = fit(f"{folder}/part", 12, **two)  # the end of an epoch: within one Lightning begins it anew
+        rest, scheduler = fit(f"{folder}/part", 32, checkpoint=f"{folder}/part/last.ckpt", **two)
+    return equal, whole, begun + rest, scheduler.last_epoch
+
+
+def test_lightning_in_two_processes(tmp_path, global_generators_kept):
+    fit = lightning_parts(True, segment=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        single, _ = fit(tmp_path / "single", 32, planner=Losses(), val_check_interval=2)
+    one, other = torchrun(_lightning_in_two, str(tmp_path))
+    assert one == other
+    equal, whole, resumed, steps = one
+    assert steps == 32
+    assert equal == pytest.approx(single, rel=1e-5)  # where both have the same examples
+    assert len(set(whole)) == 7
+    assert whole != pytest.approx(equal, rel=1e-3)
+    assert resumed == pytest.approx(whole, rel=1e-12)  # sums in another order
+
+
 def test_lightning_says_what_is_wrong(tmp_path, global_generators_kept):
     fit = lightning_parts(True)
     with warnings.catch_warnings():
@@ -129,7 +157,7 @@ class KilledError(Exception):
     """In place of a signal from outside."""
 
 
-def hugging_face(folder, planner, steps=32, kill_at=None, resume=False, accumulate=1, **arguments):
+def hugging_face(folder, planner, steps=32, kill_at=None, resume=False, accumulate=1, save_steps=3, **arguments):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     from planners.callbacks.huggingface import use_planner
@@ -159,13 +187,13 @@ def hugging_face(folder, planner, steps=32, kill_at=None, resume=False, accumula
     settings = transformers.TrainingArguments(
         str(folder),
         max_steps=steps,
-        per_device_train_batch_size=BATCH // accumulate,
+        per_device_train_batch_size=arguments.pop("batch", BATCH) // accumulate,
         gradient_accumulation_steps=accumulate,
         learning_rate=1.0,
         logging_steps=2,
         eval_strategy="steps",
         eval_steps=4,
-        save_steps=3,
+        save_steps=save_steps,
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
@@ -201,3 +229,80 @@ def test_hugging_face_with_another_length_and_with_a_schedule(tmp_path, global_g
     assert scheduler.budget == 16
     # It was planned for 32 steps up to the next segment, which begins at step 12 itself.
     assert rest == pytest.approx([0.25 * (1 + math.cos(math.pi * 3 / 8))] * 4)
+
+
+def _hugging_face_in_two(folder):
+    two = {"batch": BATCH // 2, "ddp_backend": "gloo", "save_steps": 7}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole, _ = hugging_face(f"{folder}/whole", Losses(), **two)
+        begun, _ = hugging_face(f"{folder}/part", Losses(), kill_at=16, **two)
+        rest, scheduler = hugging_face(f"{folder}/part", Losses(), resume=True, **two)
+    return whole, begun[:14] + rest, scheduler.last_epoch
+
+
+def test_hugging_face_in_two_processes(tmp_path, global_generators_kept):
+    pytest.importorskip("transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        single, _ = hugging_face(tmp_path / "single", Losses())
+    one, other = torchrun(_hugging_face_in_two, str(tmp_path))
+    assert one == other
+    whole, resumed, steps = one
+    assert steps == 32
+    assert len(set(whole)) == 8
+    assert whole == pytest.approx(single, rel=1e-4)  # of batches that are twice as large
+    assert resumed == whole
+
+
+def _accelerate(folder, kill=None):
+    """Rates of a loop of one's own, whose processes observe losses of their own."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+
+    def made():
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        planned = PlannerLR(optimizer, Losses(), 20, 4)
+        return planned, *accelerator.prepare(model, optimizer, planned)
+
+    planned, model, optimizer, scheduler = made()
+    inputs, labels = data()
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    planned.observe(train_loss=1.0, val_loss=1.0)
+    planned.synchronize()
+    rates = []
+    for step in range(16):
+        if step == kill:
+            planned.synchronize()
+            accelerator.save_state(folder)
+            accelerator.free_memory()
+            planned, model, optimizer, scheduler = made()
+            accelerator.load_state(folder)
+        rates.append(scheduler.get_last_lr()[0])
+        rows = slice(step * 4, step * 4 + 4)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(inputs[rows][mine]), labels[rows][mine])
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        optimizer.step()
+        planned.observe(train_loss=loss)
+        if step % 4 == 3:
+            planned.observe(val_loss=loss)
+        scheduler.step()
+    return rates
+
+
+def _accelerate_in_two(folder):
+    return _accelerate(folder), _accelerate(folder, kill=6)
+
+
+def test_accelerate_in_two_processes(tmp_path, global_generators_kept):
+    pytest.importorskip("accelerate")
+    single = _accelerate(str(tmp_path))
+    assert len(set(single)) == 4
+    one, other = torchrun(_accelerate_in_two, str(tmp_path))
+    assert one == other
+    whole, resumed = one
+    assert whole == pytest.approx(single, rel=1e-5)
+    assert resumed == pytest.approx(whole, rel=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from contextlib import closing
@@ -63,9 +64,31 @@ def test_what_is_stored_is_added_to_or_replaced_where_that_is_asked_for(lr_env, 
     code, out, _ = lr_env("import", "run_0.csv", "run_1.csv", "--name", "mine", "--add")
     assert "it is stored already, as 'run_0.csv'" in out
     assert "1 run imported" in out
+    listed = " ".join(lr_env("runs", "mine")[1].split())
+    assert f"imported from {tmp_path / 'run_0.csv'}, {tmp_path / 'run_1.csv'}" in listed
     code, out, _ = lr_env("import", "run_1.csv", "--name", "mine", "--fresh")
     with closing(Store(tmp_path / "results" / "records.sqlite")) as store:
         assert [run.run_id for run in store.imported("mine")] == ["run_1.csv"]
+
+
+def test_a_run_that_went_on_after_it_was_stored_is_told(lr_env, tmp_path):
+    write_csv(tmp_path / "run.csv", rows()[:-4])
+    assert lr_env("import", "run.csv", "--name", "mine")[0] == 0
+    write_csv(tmp_path / "run.csv", rows())
+    write_csv(tmp_path / "other.csv", rows(1))
+    code, out, _ = lr_env("import", "run.csv", "other.csv", "--name", "mine", "--add")
+    assert code == 0
+    assert "steps are stored already, as 'run.csv': replace all runs with --fresh to have the rest" in out
+
+
+def test_names_of_files_may_be_of_any_bytes(lr_env, tmp_path):
+    (tmp_path / "logs").mkdir()
+    for seed, name in enumerate((b"a\xff b.csv", b"two\nlines.csv", "l\u00e4uf [1].csv".encode())):
+        write_csv(tmp_path / "logs" / os.fsdecode(name), rows(seed))
+    code, out, _ = lr_env("import", "logs", "--name", "mine")
+    assert (code, "3 runs imported" in out) == (0, True)
+    assert lr_env("export", "mine", "--out", "out.csv")[0] == 0
+    assert "3 runs imported" in lr_env("import", "out.csv", "--name", "again")[1]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

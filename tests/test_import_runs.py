@@ -193,6 +193,10 @@ def test_of_the_rates_of_groups_the_commanded_one_counts():
     assert choose(series(**layers), {}).names["lr"] == ("lr-Adam/pg2",)
     assert choose(series(lr=[0.1, 0.2], base_lr=[1.0, 2.0]), {}).names["lr"] == ("base_lr",)
     assert choose(series(lr=[0.1, 0.2], base_lr=[0.2, 0.2]), {}).names["lr"] == ("lr",)
+    # MMEngine's cosine to eta_min, whose quotient changes, and schedules that begin or end at zero
+    assert choose(series(lr=[0.01, 0.006, 0.001], base_lr=[0.1, 0.05, 0.001]), {}).names["lr"] == ("base_lr",)
+    assert choose(series(lr=[0.0, 0.01, 0.0], base_lr=[0.0, 0.1, 0.0]), {}).names["lr"] == ("base_lr",)
+    assert choose(series(lr=[0.0, 0.1, 0.0], base_lr=[0.0, 0.1, 0.0]), {}).names["lr"] == ("lr",)
 
 
 def test_epochs_become_steps(log):
@@ -294,6 +298,23 @@ def test_of_a_repeated_step_the_last_value_counts(log):
     assert curve(run, "val_loss") == PLAIN
 
 
+def test_points_before_step_0_are_left_out(log):
+    run, report = one(log(HEADER + "-1,0.1,9,9\n1,0.1,2,2.5\n2,0.01,1,1.5\n"))
+    assert curve(run, "val_loss") == PLAIN
+    assert "3 points before step 0 left out" in report.notes["log.csv"]
+
+
+@pytest.mark.parametrize("last", ["1,000", "1k"])
+def test_a_clock_does_not_stand_still_where_it_cannot_be_read(log, last):
+    run, report = one(log(HEADER + f'1,0.1,2,2.5\n2,0.01,1,1.5\n"{last}",0.01,0.5,0.5\n'))
+    assert curve(run, "val_loss") == PLAIN
+    assert f"1 value of 'step' could not be read as a number, such as '{last}'" in report.notes["log.csv"]
+    names = ("step", "lr", "train_loss", "val_loss")
+    lines = [dict(zip(names, row, strict=True)) for row in ((1, 0.1, 2, 2.5), (2, 0.01, 1, 1.5), (last, 0.01, 0, 0))]
+    run, _ = one(log("".join(json.dumps(line) + "\n" for line in lines), "log.jsonl"))
+    assert curve(run, "val_loss") == PLAIN
+
+
 def test_trainings_in_one_file_are_runs_of_their_own(log):
     lines = [f"{step},{lr},{lr * step},1" for lr in (0.1, 0.2) for step in (1, 2, 3)]
     runs, _ = import_runs([log(HEADER + "\n".join(lines) + "\n")])
@@ -367,6 +388,8 @@ def test_nan_where_a_row_has_no_value_is_no_divergence(log):
         (HEADER + "1,0.1,nan,nan\n2,0.1,nan,nan\n", "diverged before one"),
         (HEADER + "1,-0.1,1,1\n2,0.1,1,1\n", "negative"),
         ("lr,val_loss\n1,2\n2,2\n", "step=row"),
+        (HEADER + "1e17,0.1,1,1\n2e17,0.1,1,1\n", "its clock 'step' shows 2e+17, which is no number of steps"),
+        (HEADER + "1,0.1,1,1\ninf,0.1,1,1\n", "its clock 'step' shows inf, which is no number of steps"),
         ("", "empty"),
     ],
 )

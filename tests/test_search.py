@@ -6,6 +6,7 @@ import json
 import random
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,10 +251,29 @@ def test_the_file_of_trials_may_be_sqlite_moved_or_of_another_search(lab_in, tmp
     other = replace(lab_in("other"), progress=lambda *_: None)
     with pytest.raises(UserError, match=r"trial 0 of 'x' in .* is of another search: choose another file"):
         replace(search, seed=5, storage=default_path(lab.store.path, "x")).run(other)
-    (tmp_path / "text").write_text("no journal\n")
-    for file, words in (("text", "cannot be read or written"), (".", "is a folder")):
-        with pytest.raises(UserError, match=words):
-            replace(search, storage=tmp_path / file).run(lab)
+    with pytest.raises(UserError, match="is a folder"):
+        replace(search, storage=tmp_path).run(lab)
+    (tmp_path / "damaged").write_text('{"op_code":0,\n')
+    with pytest.raises(UserError, match="cannot be read or written"):
+        replace(search, storage=tmp_path / "damaged").run(lab)
+
+
+def test_a_file_of_other_software_is_no_file_of_trials(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with closing(Store(tmp_path / "records.sqlite")):  # a database
+        pass
+    Path("notes").write_bytes(b"weights without a line's end")
+    Path("table.csv").write_text("a,b\n1,2\n3,4")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("notes", "table.csv", "records.sqlite"):
+        with pytest.raises(UserError, match=f"storage '{name}' is a file of other software, not of Optuna"):
+            TrialStorage(Path(name), "x")
+    with pytest.raises(UserError, match=r"storage 'sqlite:/trials\.db' is a URL: give the name of a file"):
+        TrialStorage(Path("sqlite:///trials.db"), "x")
+    assert {name: Path(name).read_bytes() for name in before} == before
+    for name, head in (("empty", b""), ("begun", b'{"op_c'), ("empty.db", b"")):
+        Path(name).write_bytes(head)
+        TrialStorage(Path(name), "x")
 
 
 def test_other_proposals_than_those_that_are_stored_are_refused(lab_in, monkeypatch):

@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
 
 from lr_env.capabilities import Forking, OwnOptimizer
@@ -502,30 +500,3 @@ def test_a_checkpoint_of_torch_distributed(tmp_path):
     fresh.load_state_dict(state["scheduler"])
     assert fresh.get_last_lr() == scheduler.get_last_lr()
     assert fresh.state_dict() == scheduler.state_dict()
-
-
-def _process(rank: int, folder: str) -> None:
-    """One of two processes: they see different losses, and only the second one validates."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    optimizer = parts()
-    planner = Watcher()
-    scheduler = PlannerLR(optimizer, planner, 12, 3)
-    if rank == 1:
-        scheduler.observe(val_loss=0.7, train_loss=1.0)
-    rates = []
-    for step in range(10):
-        optimizer.step()
-        scheduler.observe(train_loss=torch.tensor(float(step + rank)))
-        if rank == 1 and step % 3 == 2:
-            scheduler.observe(val_loss=0.1 * (step + 1))
-        scheduler.step()
-        rates.append(scheduler.get_last_lr()[0])
-    torch.save({"rates": rates, "state": scheduler.state_dict()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_have_one_rate(tmp_path):
-    mp.spawn(_process, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert first["rates"] == second["rates"]
-    assert first["rates"] == pytest.approx([0.7] * 3 + [0.3] * 3 + [0.6] * 3 + [0.9])

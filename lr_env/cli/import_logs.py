@@ -113,7 +113,10 @@ def _new_runs(
     for run in runs:
         same = next((other for other in there if is_same(run, other)), None)
         if same is not None:
-            left_out.append(LeftOut(run.source, run.run_id, f"it is stored already, as {same.run_id!r}"))
+            grown = same.steps < run.steps
+            why = f"its first {same.steps:,} steps are" if grown else "it is"
+            fix = ": replace all runs with --fresh to have the rest" if grown else ""
+            left_out.append(LeftOut(run.source, run.run_id, f"{why} stored already, as {same.run_id!r}{fix}"))
             continue
         run_id, number = run.run_id, 2
         while run_id in taken:
@@ -202,4 +205,9 @@ def _at_most(lines: Sequence[str]) -> tuple[str, ...]:
 
 def spec_text(spec: Mapping[str, Any]) -> str:
     """What an import was made with, in one line."""
-    return f"imported from {', '.join(map(str, spec.get('sources', ())))}" if spec.get("sources") else "imported"
+    sources: list[str] = []
+    part: Any = spec
+    while isinstance(part, Mapping):  # of each time that runs were added, the last first
+        sources = [*map(str, part.get("sources", ())), *sources]
+        part = part.get("added_to")
+    return f"imported from {', '.join(dict.fromkeys(sources))}" if sources else "imported"

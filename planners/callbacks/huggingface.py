@@ -77,6 +77,13 @@ class Observer(TrainerCallback):
         if self.scheduler.budget != state.max_steps:
             self.scheduler.extend(state.max_steps)
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Plan the first steps by what all processes observed of the untrained network."""
+        if state.global_step == 0:
+            self.scheduler.synchronize()
+
     def on_log(
         self,
         args: TrainingArguments,

@@ -49,6 +49,7 @@ class PlannerCallback(Callback):
         self.settings = settings
         self.scheduler: PlannerLR | None = None
         self._metrics = Metrics(names)
+        self._trainer: Trainer | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the scheduler to the trainer, before it restores the states of a checkpoint.
@@ -65,14 +66,23 @@ class PlannerCallback(Callback):
         if any(config.scheduler.optimizer is optimizer for config in trainer.lr_scheduler_configs):
             raise UserError("configure_optimizers returns a scheduler: return the optimizer alone, the planner sets it")
         self.scheduler = PlannerLR(optimizer, self.planner, int(budget), self.segment, **self.settings)
+        self._trainer = trainer
         config = LRSchedulerConfig(self.scheduler, interval="step", name=f"lr-{self.planner.name}")
         trainer.strategy.lr_scheduler_configs.append(config)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give a restored scheduler the budget that the trainer has now."""
+        """Give a restored scheduler the budget that the trainer has now, and a new one what all processes observed."""
         budget = int(trainer.estimated_stepping_batches)
-        if self.scheduler is not None and self.scheduler.budget != budget:
-            self.scheduler.extend(budget)
+        if self.scheduler is not None:
+            if self.scheduler.budget != budget:
+                self.scheduler.extend(budget)
+            self.scheduler.synchronize()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Complete the state of the scheduler in every process; Lightning saves that of the first one, right after."""
+        if self.scheduler is not None and self._trainer is not None and not self._trainer.interrupted:
+            self.scheduler.synchronize()  # after an error in one process the others would not be there
+        return {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lr_env.errors import UserError
-from lr_env.records.readers.base import ImportedRun, LoggedRun, Series
+from lr_env.records.readers.base import Floats, ImportedRun, LoggedRun, Series
 from lr_env.records.readers.clocks import (
     Clock,
     ClockError,
@@ -24,8 +24,12 @@ from lr_env.records.readers.clocks import (
     steps_of_epochs,
 )
 from lr_env.records.readers.names import Choice, choose
+from lr_env.words import counted
 
 _LOSSES = ("train_loss", "val_loss")
+_LARGEST_STEP = 2**53
+"""Floats hold whole numbers up to this."""
+
 _SAME = 1e-6
 """Relative difference up to which two numbers are the same: some trackers have 32 bits a number."""
 
@@ -115,7 +119,10 @@ def assemble(parts: Sequence[LoggedRun], options: Options) -> Iterator[Assembled
         try:
             if not any(len(one.at) for one in part.series.values()):
                 raise LeftOutError("nothing was logged in it")
-            ready.append(_Part(part, clock_of(part, options.names, options.steps_per_epoch)))
+            clock = clock_of(part, options.names, options.steps_per_epoch)
+            if clock.readings is not None:
+                _check_steps(clock.readings.values, clock.name)
+            ready.append(_Part(part, clock))
         except UserError as error:  # another part may be whole
             if len(parts) == 1:
                 yield part, str(error)
@@ -180,7 +187,8 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
         *choice.notes,
         *dict.fromkeys(note for part in parts for note in (part.clock.note, *part.logged.notes) if note),
     ]
-    raw = _by_steps(raw, choice, parts, options, notes)
+    raw = _from_step_0(_by_steps(raw, choice, parts, options, notes), notes)
+    _check_steps(np.concatenate([curve.at for curve in raw.values()]), parts[0].clock.name)
     curves: dict[str, Series] = {}
     for signal, curve in raw.items():
         finite = np.isfinite(curve.values)
@@ -203,7 +211,8 @@ def _assembled(first: LoggedRun, parts: Sequence[_Part], options: Options) -> As
     said = config.get("global_step") if first.reader == "huggingface" else None
     steps = max(*logged_steps, said if isinstance(said, int) and said < 2**53 else 0, 1)
     names = {signal: choice.text(signal) for signal in curves if signal in choice.names}
-    run = ImportedRun(first.run_id, str(first.source), _ordered(curves), plain(config), int(steps), diverged)
+    run_id, source = _as_text(first.run_id), _as_text(str(first.source))
+    run = ImportedRun(run_id, source, _ordered(curves), plain(config), int(steps), diverged)
     return Assembled(run, names, tuple(notes))
 
 
@@ -306,6 +315,32 @@ def _by_steps(
             )
         converted[signal] = Series(np.round((curve.at + ended) * size), curve.values)
     return converted
+
+
+def _from_step_0(raw: Mapping[str, Series], notes: list[str]) -> dict[str, Series]:
+    """The signals without points before step 0: some log an untrained network as step -1."""
+    kept = {signal: curve.at >= 0 for signal, curve in raw.items()}
+    if lost := sum(int((~some).sum()) for some in kept.values()):
+        notes.append(f"{counted(lost, 'point')} before step 0 left out")
+    return {signal: Series(curve.at[kept[signal]], curve.values[kept[signal]]) for signal, curve in raw.items()}
+
+
+def _check_steps(steps: Floats, clock: str) -> None:
+    """See that what a clock shows can be a number of steps.
+
+    Raises:
+        ClockError: naming the clock.
+    """
+    largest = np.abs(steps[~np.isnan(steps)]).max(initial=0)
+    if largest >= _LARGEST_STEP:
+        raise ClockError(
+            f"its clock {clock!r} shows {largest:.3g}, which is no number of steps: give --names step=NAME of another"
+        )
+
+
+def _as_text(name: str) -> str:
+    """A name as text in one line that can be stored: ends of lines, and bytes that are no UTF-8, are written out."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def _scaled(signal: str, curve: Series) -> Series:

@@ -353,23 +353,24 @@ def _choose_rate(series: Mapping[str, Series], notes: list[str]) -> str | None:
 
 
 def _base_rate(series: Mapping[str, Series], name: str, notes: list[str]) -> str:
-    """MMEngine's "base_lr", where "lr" is the same rate times the multiplier of the first parameter group.
+    """MMEngine's "base_lr", beside which "lr" is the rate of the first parameter group, with its multiplier.
 
-    The commanded rate is the one without a multiplier. A setting "base_lr" of other logs, which "lr" rises to and falls
-    from, is none: there the quotient changes.
+    The commanded rate is the one without a multiplier: the schedule that is applied to the optimizer's default rate.
+    The quotient of the two changes where a schedule ends at a rate of its own ("eta_min"). A setting "base_lr" of other
+    logs, which "lr" rises to and falls from, is none: it stays the same.
     """
     base = next((other for other in series if _BASE_RATE.fullmatch(canonical(other))), None)
     if base is None:
         return name
     rates, commanded = _at_common(series[name], series[base])
-    if not len(rates) or not (commanded > 0).all():
+    finite = np.isfinite(rates) & np.isfinite(commanded)
+    rates, commanded = rates[finite], commanded[finite]
+    if not len(rates) or np.allclose(rates, commanded, rtol=1e-3, atol=0):
         return name
-    quotients = rates / commanded
-    if not np.allclose(quotients, quotients[0], rtol=1e-3) or np.isclose(quotients[0], 1, rtol=1e-3):
+    if np.ptp(commanded) == 0 and np.ptp(rates) != 0:
         return name
-    notes.append(
-        f"the rate is {base!r}; {name!r} is that of the first parameter group, {quotients[0]:.3g} times as high"
-    )
+    quotient = rates.max() / commanded.max() if commanded.max() > 0 else np.nan
+    notes.append(f"the rate is {base!r}; {name!r} is that of the first parameter group, {quotient:.3g} times as high")
     return base
 
 

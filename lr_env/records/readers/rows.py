@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.records.readers.base import LoggedRun, Series, UnreadableError
+from lr_env.words import counted
 
 RUN_COLUMNS = ("run_id", "run_name", "run", "trial_id", "trial")
 """Columns that tell the runs of one file apart; the first that is there counts."""
 
 _MISSING = frozenset(("", "-", "--", "none", "null", "n/a", "na", "nil", "undefined"))
 """Texts in place of a number that was not measured; NaN is a number that was."""
+
+_SPOILED = re.compile(r"\s*[-+]?\d.*")
+"""Texts that begin as a number, and are none that can be read for certain: "1,000", "12k"."""
 
 _LONGEST_NUMBER = 60
 """Characters."""
@@ -68,12 +73,16 @@ def flattened(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
 
 
 class Rows:
-    """Rows of a file, in order. Numbers become series over the number of the row, texts that never change config."""
+    """Rows of a file, in order. Numbers become series over the number of the row, texts that never change config.
+
+    In a column of numbers a text that begins as one is NaN: a clock does not stand still there.
+    """
 
     def __init__(self) -> None:
         self._row = 0
         self._numbers: dict[str, tuple[array[int], array[float]]] = {}
         self._texts: dict[str, str | bool | None] = {}
+        self._spoiled: dict[str, tuple[int, str]] = {}
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row of names and values, which may be nested; see `flattened`."""
@@ -101,6 +110,11 @@ class Rows:
             values.append(number)
         elif isinstance(value, str | bool):
             self._add_text(name, value)
+            if isinstance(value, str) and name in self._numbers and _SPOILED.fullmatch(value):
+                rows, values = self._numbers[name]
+                rows.append(self._row)
+                values.append(math.nan)
+                self._count_spoiled(name, 1, value)
 
     def add_columns(self, columns: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Add rows of texts, given as columns of the same length with a name each."""
@@ -124,6 +138,12 @@ class Rows:
         parsed = [to_number(cell) for cell in cells]
         for text in {cell for cell, number in zip(cells, parsed, strict=True) if number is None}:
             self._add_text(name, text)
+        if name in self._numbers or any(number is not None for number in parsed):
+            spoiled = [at for at, number in enumerate(parsed) if number is None and _SPOILED.fullmatch(cells[at])]
+            for at in spoiled:
+                parsed[at] = math.nan
+            if spoiled:
+                self._count_spoiled(name, len(spoiled), cells[spoiled[0]])
         places = [at for at, number in enumerate(parsed) if number is not None]
         return np.array(places, dtype=np.int64), np.array([parsed[at] for at in places], dtype=np.float64)
 
@@ -141,13 +161,25 @@ class Rows:
         if self._texts.setdefault(name, text) != text:
             self._texts[name] = None
 
+    def _count_spoiled(self, name: str, count: int, text: str) -> None:
+        before, first = self._spoiled.get(name, (0, text.strip()[:_LONGEST_NUMBER]))
+        self._spoiled[name] = before + count, first
+
     def __len__(self) -> int:
         return self._row
+
+    def _spoiled_notes(self) -> list[str]:
+        """What is said of numbers that could not be read, which count as NaN."""
+        return [
+            f"{counted(count, 'value')} of {name!r} could not be read as a number, such as {text!r}"
+            for name, (count, text) in self._spoiled.items()
+        ]
 
     def runs(
         self, reader: str, path: Path, config: Mapping[str, Any] | None = None, notes: Sequence[str] = ()
     ) -> Iterator[LoggedRun]:
         """Give the run that the rows are of, or several, where a column tells them apart."""
+        notes = [*notes, *self._spoiled_notes()]
         every_row = np.arange(self._row, dtype=np.float64)
         series = {}
         for name in list(self._numbers):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,12 @@ from planners.tuning.tuners import import_optuna
 
 _SQLITE = b"SQLite format 3\0"
 _SUFFIXES = (".db", ".sqlite", ".sqlite3")
+
+_JOURNAL = b'{"op_code":'
+"""Beginning of each line of Optuna's journal."""
+
+_URL = re.compile(r"[A-Za-z0-9+]{2,}:/.*")
+"""URLs of databases, which `Path` writes with one slash."""
 
 
 def default_path(store: Path, name: str) -> Path:
@@ -33,12 +42,14 @@ class TrialStorage:
         fresh: delete what the study has.
 
     Raises:
-        UserError: the file cannot be read or written.
+        UserError: the file is not of Optuna, or it cannot be read or written.
     """
 
     def __init__(self, path: Path, name: str, *, fresh: bool = False) -> None:
         self.path, self.name = path, name
         self._optuna = import_optuna("lr-env search")
+        if _URL.fullmatch(str(path)):
+            raise UserError(f"storage {str(path)!r} is a URL: give the name of a file, such as trials.db")
         if path.is_dir():
             raise UserError(f"storage {str(path)!r} is a folder: give the name of a file")
         try:
@@ -78,7 +89,11 @@ class TrialStorage:
                 )
 
     def _open(self) -> Any:
-        """Return Optuna's storage."""
+        """Return Optuna's storage. A file of other software stays as it is.
+
+        Raises:
+            UserError: the file is of other software.
+        """
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
@@ -87,10 +102,17 @@ class TrialStorage:
             with open(self.path, "rb") as file:
                 head = file.read(len(_SQLITE))
         if head == _SQLITE or (not head and self.path.suffix.lower() in _SUFFIXES):
+            if head and not _is_optunas(self.path):
+                raise self._of_other_software()
             return self._optuna.storages.RDBStorage(f"sqlite:///{self.path.absolute()}")
         if head:
+            if not (head.startswith(_JOURNAL) or _JOURNAL.startswith(head)):
+                raise self._of_other_software()
             _cut_off_unfinished_line(self.path)
         return JournalStorage(JournalFileBackend(str(self.path)))
+
+    def _of_other_software(self) -> UserError:
+        return UserError(f"storage {str(self.path)!r} is a file of other software, not of Optuna: give another name")
 
     def _copy(self, trial: Any, record: RunRecord) -> Any:
         """Return a finished trial with the curve of its validation loss, and where its run is."""
@@ -117,6 +139,13 @@ class TrialStorage:
                 f"{str(self.path)!r} has trials of {self.name!r} that other software asked for: choose another file "
                 "with --storage, or move that away"
             )
+
+
+def _is_optunas(path: Path) -> bool:
+    """Whether a SQLite database is one of Optuna, or has no tables yet."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return not tables or {"studies", "trials"} <= tables
 
 
 def _cut_off_unfinished_line(path: Path) -> None:
