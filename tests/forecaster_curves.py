@@ -24,6 +24,7 @@ def made_up(count: int = 120, seed: int = 0, tasks: int = 2, decayed: bool = Fal
     t = np.arange(POINTS)
     speed = rate * depth
     values = 0.2 + 2.1 * (1 + speed[:, None] * t) ** -0.7 * np.exp(0.01 * draw.normal(size=(count, POINTS)))
+    values = np.asarray(values, np.float64)
     rates = np.repeat(rate[:, None], POINTS, axis=1)
     if decayed:
         rates = rates * np.cos(0.5 * np.pi * t / POINTS) ** 2

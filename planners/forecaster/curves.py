@@ -27,6 +27,9 @@ GROWTH = 2.0
 _NAMES = ("tasks", "configurations", "run_ids")
 """Fields of a `CurveSet` that hold a name of each run."""
 
+_SINGLE = ("values", "rates", "reference")
+"""Fields that files keep in single precision, as they do settings."""
+
 
 @dataclass(frozen=True, eq=False)
 class CurveSet:
@@ -82,6 +85,13 @@ class CurveSet:
             elif field.name in _NAMES:
                 changed[field.name] = tuple(value[row] for row in index)
         return replace(self, settings={name: values[index] for name, values in self.settings.items()}, **changed)
+
+    @property
+    def rounded(self) -> CurveSet:
+        """The same in the single precision in which files keep it."""
+        single = {name: getattr(self, name).astype(np.float32).astype(np.float64) for name in _SINGLE}
+        settings = {name: values.astype(np.float32).astype(np.float64) for name, values in self.settings.items()}
+        return replace(self, settings=settings, **single)
 
     def seen(self, points: int) -> CurveSet:
         """The same with nothing but the first points, and with no rates of later ones hidden: a plan is known."""

@@ -44,7 +44,10 @@ class Encoding:
         return 2 * len(self.settings.names) + (len(self.summary.names) if self.summary else 0) + 1
 
     def known(self, curves: CurveSet) -> Floats:
-        """Numbers that describe the runs, (curves, size): settings, which of them are known, summary, whether that is known."""
+        """Numbers that describe the runs, (curves, size).
+
+        They are the settings, which of them are known, the summary, and whether that is known.
+        """
         parts = [*self.settings(rate_settings(curves), len(curves))]
         if self.summary is not None:
             parts.append(self.summary(summaries(curves), len(curves))[0])

@@ -13,7 +13,7 @@ from lr_env.errors import UserError, find
 from lr_env.stats.intervals import Estimate, paired_difference
 from planners.forecaster.curves import CurveSet, Floats
 from planners.forecaster.fit import Fitting
-from planners.forecaster.forecaster import METHODS, Forecaster
+from planners.forecaster.forecaster import BEFORE, METHODS, Forecaster
 from planners.forecaster.intervals import SEEN
 from planners.forecaster.methods.learned import Boosting, NearestRuns
 from planners.forecaster.scores import mean_scores, scores
@@ -153,9 +153,7 @@ def evaluate(
         train, test = curves.rows(train_rows & curves.usable), curves.rows(test_rows & curves.usable)
         of_split = replace(fitting, seed=fitting.seed + number)
         began = time.process_time()
-        forecaster = Forecaster.fit(
-            train, of_split, methods=[m for m in ("median", "ode") if m in methods or m == "ode"]
-        )
+        forecaster = Forecaster.fit(train, of_split)
         seconds.append(time.process_time() - began)
         example = example or (forecaster, test)
         progress(f"split {number + 1} of {len(splits)}: fitted to {len(train)} curves, {seconds[-1]:.0f} s")
@@ -164,7 +162,7 @@ def evaluate(
             if not len(runs):
                 continue
             for method in methods:
-                if points == 0 and method not in METHODS[:4]:
+                if points == 0 and method not in BEFORE:
                     continue
                 predicted = forecaster.predict(runs, points, method)
                 interval = (predicted.low, predicted.high) if method in forecaster.intervals else None
@@ -179,7 +177,7 @@ def evaluate(
             trained, tested = (
                 (_shuffled(part, number) for part in (train, test)) if ablation.shuffled else (train, test)
             )
-            other = Forecaster.fit(trained, replace(of_split, **ablation.change), methods=("ode",))
+            other = Forecaster.fit(trained, replace(of_split, **ablation.change), combined=False)
             for points in seen:
                 runs = tested.rows(Forecaster.able(tested, points))
                 if len(runs):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lr_env.errors import UserError
@@ -22,6 +23,9 @@ VIEWS = (0, 10, 2, 3, 4, 6, 8, 13, 17, 21, 25, 31, 38, 45)
 _OFTEN = (0.40, 0.30)
 """Shares of the first two views in the updates; the others share the rest."""
 
+MANY_TASKS = 4
+"""Fewest tasks of which whole ones are held out."""
+
 LEAST_CURVES = 30
 """Fewest curves that a model can be fitted to."""
 
@@ -36,7 +40,7 @@ class Fitting:
         batch: curves in an update, for each member.
         learning_rate: peak rate of AdamW.
         weight_decay: decoupled.
-        held_out: share of the configurations that stop the fit early and set the intervals.
+        held_out: share of the configurations, or tasks, that stop the fit early and set the intervals.
         forgetting: probability that a setting, or the architecture, of a run is hidden in an update.
         horizons: later points of a curve in an update.
         dynamics: see `Sizes`.
@@ -86,8 +90,8 @@ class FittedODE:
 
 
 @isolating
-def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, CurveSet]:
-    """Fit an ensemble; return it and the curves that were held out.
+def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, NDArray[np.bool_]]:
+    """Fit an ensemble; return it, and which curves were held out, (curves,).
 
     Raises:
         UserError: there are too few curves, or the fit diverged.
@@ -122,14 +126,20 @@ def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, Curv
     trainer.run(
         "curves", fitting.updates, fitting.learning_rate, list(network.parameters()), training_loss, validation_loss
     )
-    return FittedODE(network, encoding), validation
+    return FittedODE(network, encoding), held
 
 
-def held_out(curves: CurveSet, share: float, draw: np.random.Generator) -> np.ndarray:
-    """Choose configurations at random until they have a share of the curves: which curves are held out, (curves,)."""
-    names = list(dict.fromkeys(curves.configurations))
+def held_out_unit(curves: CurveSet) -> str:
+    """What is held out in a fit: whole tasks, where there are at least `MANY_TASKS`, or configurations."""
+    return "task" if len(set(curves.tasks)) >= MANY_TASKS else "configuration"
+
+
+def held_out(curves: CurveSet, share: float, draw: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose tasks or configurations at random until they are a share of all: which curves are held out, (curves,)."""
+    units = curves.tasks if held_out_unit(curves) == "task" else curves.configurations
+    names = list(dict.fromkeys(units))
     order = {names[place]: number for number, place in enumerate(draw.permutation(len(names)))}
-    rank = np.array([order[name] for name in curves.configurations])
+    rank = np.array([order[name] for name in units])
     return rank < max(1, round(share * len(names)))
 
 

@@ -15,18 +15,23 @@ from lr_env.files import sha256_of
 from planners.forecaster.curves import POINTS, CurveSet, Floats
 from planners.forecaster.description import Forecast, RunDescription
 from planners.forecaster.encoding import Encoding
-from planners.forecaster.fit import FittedODE, Fitting, fit
+from planners.forecaster.fit import FittedODE, Fitting, fit, held_out_unit
 from planners.forecaster.intervals import SEEN, Intervals, conformal, standardised
 from planners.forecaster.methods.learned import Boosting, NearestRuns
 from planners.forecaster.methods.parametric import ensemble, power_law
 from planners.forecaster.methods.simple import last_value
 from planners.forecaster.model.network import CurveODE, Sizes
+from planners.forecaster.scores import scores
 from planners.forecaster.settings import rate_settings
 from planners.forecaster.tables import read_curves, write_curves
 from planners.weights import Tensors, WeightFiles
 
-METHODS = ("median", "ode", "boosting", "nearest", "ensemble", "power-law", "last-value")
-"""Names of the methods. "median" is that of the next four, or of the first three of them where nothing was seen."""
+METHODS = ("auto", "median", "ode", "boosting", "nearest", "ensemble", "power-law", "last-value")
+"""Names of the methods. "auto" is "ode" or "median", whichever was better on runs that were held out, for each number
+of points seen. "median" is that of the next four, or of the first three of them where nothing was seen."""
+
+BEFORE = METHODS[:5]
+"""Methods for runs that have not begun."""
 
 _COMBINED = ("ode", "boosting", "nearest", "ensemble")
 
@@ -54,12 +59,14 @@ class Forecaster:
         ode: the fitted differential equations.
         reference: the curves that it was fitted to, in which runs are looked up.
         intervals: name of a method -> how wide its intervals are.
+        chosen: what "auto" is for each number of points in `SEEN`.
         about: provenance.
     """
 
     ode: FittedODE
     reference: CurveSet
     intervals: Mapping[str, Intervals]
+    chosen: tuple[str, ...] = ("ode",) * len(SEEN)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,31 +78,44 @@ class Forecaster:
         curves: CurveSet,
         fitting: Fitting = Fitting(),  # noqa: B008 (frozen)
         about: Mapping[str, Any] | None = None,
-        methods: Sequence[str] = ("median", "ode"),
+        *,
+        combined: bool = True,
     ) -> Forecaster:
-        """Fit to usable curves, and set the intervals of some methods by configurations that were held out.
+        """Fit to usable curves. What is held out stops the fit early, sets the intervals, and chooses what "auto" is.
+
+        Args:
+            curves: curves of one metric.
+            fitting: settings of the fit.
+            about: provenance.
+            combined: whether "auto" may be "median", which takes most of the time of a fit.
 
         Raises:
             UserError: there are too few curves.
         """
-        ode, validation = fit(curves, fitting)
-        held = set(validation.configurations)
-        train = curves.rows(np.array([name not in held for name in curves.configurations]))
-        forecaster = cls(ode, train, {}, about or {})
-        forecaster.intervals = {method: forecaster._calibrated(validation, method) for method in methods}
+        curves = curves.rounded
+        ode, held = fit(curves, fitting)
+        validation = curves.rows(held)
+        forecaster = cls(ode, curves.rows(~held), {}, about=about or {})
+        unit = held_out_unit(curves)
+        errors: dict[str, list[Floats]] = {"ode": [], "median": [], "auto": []}
+        chosen = []
+        for points in SEEN:
+            runs = validation.rows(forecaster.able(validation, points))
+            names = ("ode", "median") if combined else ("ode",)
+            forecasts = {name: forecaster.median(runs, points, name) for name in names} if len(runs) else {}
+            by_error = {name: scores(runs, forecast, points)["log_mae"] for name, forecast in forecasts.items()}
+            chosen.append(min(by_error, key=lambda name: by_error[name]) if by_error else "ode")
+            for name, of_method in errors.items():
+                forecast = forecasts.get(chosen[-1] if name == "auto" else name)
+                of_method.append(
+                    np.zeros((0, POINTS))
+                    if forecast is None
+                    else standardised(runs, forecast, ode(runs, points)[1], points)
+                )
+        forecaster.intervals = {name: conformal(of_method, unit) for name, of_method in errors.items()}
+        forecaster.chosen = tuple(chosen)
         forecaster.reference, forecaster._fitted = curves, {}
         return forecaster
-
-    def _calibrated(self, validation: CurveSet, method: str) -> Intervals:
-        errors = []
-        for points in SEEN:
-            able = self.able(validation, points)
-            runs = validation.rows(able)
-            if not len(runs):
-                errors.append(np.zeros((0, POINTS)))
-                continue
-            errors.append(standardised(runs, self.median(runs, points, method), self.ode(runs, points)[1], points))
-        return conformal(errors, "configuration")
 
     @staticmethod
     def able(curves: CurveSet, points: int) -> np.ndarray:
@@ -103,7 +123,7 @@ class Forecaster:
         index, _ = curves.last_seen(points)
         return np.isfinite(curves.reference) if points == 0 else index >= 1
 
-    def median(self, curves: CurveSet, points: int, method: str = "median") -> Floats:
+    def median(self, curves: CurveSet, points: int, method: str = "auto") -> Floats:
         """Forecast the runs of which the first points are seen, (curves, POINTS); no meaning at the points seen.
 
         Raises:
@@ -111,6 +131,8 @@ class Forecaster:
         """
         find("method", method, dict.fromkeys(METHODS))
         seen = curves.seen(points)
+        if method == "auto":
+            method = self.chosen[max(row for row, of_row in enumerate(SEEN) if of_row <= points)]
         if method == "median":
             parts = _COMBINED if points >= 3 else _COMBINED[:3]
             return np.median([self.median(curves, points, part) for part in parts], axis=0)
@@ -123,12 +145,12 @@ class Forecaster:
                 self._fitted[key] = kind(self.reference.rows(self.able(self.reference, points)), points)
             return self._fitted[key](seen)
         if points == 0:
-            raise UserError(f"method {method!r} needs a run that has begun: ask for median, ode, boosting or nearest")
+            raise UserError(f"method {method!r} needs a run that has begun: ask for {', '.join(BEFORE)}")
         if method == "ensemble":
             return ensemble(seen, points).mean
         return power_law(seen, points) if method == "power-law" else last_value(seen, points)
 
-    def predict(self, curves: CurveSet, points: int, method: str = "median") -> Prediction:
+    def predict(self, curves: CurveSet, points: int, method: str = "auto") -> Prediction:
         """Forecast runs of which the first points are seen, with intervals."""
         median = self.median(curves, points, method)
         intervals = self.intervals.get(method) or self.intervals["ode"]
@@ -137,7 +159,7 @@ class Forecaster:
         return Prediction(*(np.where(seen, curves.values, end) for end in (median, low, high)))
 
     def forecast(
-        self, run: RunDescription, at: Sequence[float] | Floats | None = None, method: str = "median"
+        self, run: RunDescription, at: Sequence[float] | Floats | None = None, method: str = "auto"
     ) -> Forecast:
         """Forecast one run, from its beginning or before it.
 
@@ -199,6 +221,7 @@ class Forecaster:
             "encoding": self.ode.encoding.to_json(),
             "sizes": asdict(self.ode.network.sizes),
             "metric": self.reference.metric,
+            "chosen": list(self.chosen),
             "intervals": {name: intervals.to_json() for name, intervals in self.intervals.items()},
             "curves": sha256_of(curves_file(path)),
         }
@@ -220,7 +243,7 @@ class Forecaster:
             raise UserError(
                 f"{str(file)!r} holds other curves than the forecaster beside it was fitted to: fit it anew"
             )
-        return cls(saved.ode, reference, saved.intervals, saved.about)
+        return cls(saved.ode, reference, saved.intervals, saved.chosen, saved.about)
 
 
 def curves_file(model: Path) -> Path:
@@ -234,6 +257,7 @@ class _Saved:
 
     ode: FittedODE
     intervals: Mapping[str, Intervals]
+    chosen: tuple[str, ...]
     about: Mapping[str, Any]
     metric: str
     curves: str
@@ -246,9 +270,10 @@ def _read(header: Mapping[str, Any], tensors: Tensors, what: str) -> _Saved:
     network = CurveODE(sizes)
     network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
     intervals = {name: Intervals.from_json(saved) for name, saved in header["intervals"].items()}
-    if "ode" not in intervals:
-        raise ValueError("it has no intervals")
-    return _Saved(FittedODE(network, encoding), intervals, header["about"], header["metric"], header["curves"])
+    chosen = tuple(header["chosen"])
+    if "ode" not in intervals or len(chosen) != len(SEEN) or not {*chosen} <= {"ode", "median"}:
+        raise ValueError("it does not say how its forecasts are made")
+    return _Saved(FittedODE(network, encoding), intervals, chosen, header["about"], header["metric"], header["curves"])
 
 
 FORECASTERS = WeightFiles("forecaster", "forecaster-", 1, "fit one with `lr-env forecast fit`", "fit it anew", _read)

@@ -16,12 +16,13 @@ from lr_env.stats.intervals import Estimate
 from lr_env.words import counted
 from planners.forecaster.curves import POINTS, CurveSet, Floats
 from planners.forecaster.evaluation import Evaluation, floor_of
+from planners.forecaster.forecaster import BEFORE
 from planners.forecaster.pictures import draw_errors, draw_fan, draw_reliability
 from planners.forecaster.window import log_ratios
 
 _LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
 
-_DRAWN = ("median", "ode", "boosting", "nearest", "ensemble", "last-value")
+_DRAWN = ("auto", "median", "ode", "boosting", "nearest", "ensemble", "last-value")
 """Methods in the picture of errors."""
 
 
@@ -33,7 +34,7 @@ class Row:
         points: number of points seen.
         method: its name.
         scores: means over splits.
-        worse: how much larger its mean absolute percentage error is than that of "median", paired; None where unknown.
+        worse: how much larger its mean absolute percentage error is than that of "auto", paired; None where unknown.
     """
 
     points: int
@@ -51,7 +52,7 @@ def rows_of(evaluation: Evaluation) -> list[Row]:
     """A row for each method and number of points seen."""
     summary = evaluation.summary()
     return [
-        Row(points, method, scores, None if method == "median" else evaluation.paired(method, "median", points, "mape"))
+        Row(points, method, scores, None if method == "auto" else evaluation.paired(method, "auto", points, "mape"))
         for (method, points), scores in sorted(summary.items(), key=lambda item: item[0][1])
     ]
 
@@ -71,11 +72,11 @@ def table_of(rows: Sequence[Row]) -> Table[Row]:
         Column("method", lambda row: row.method, rank=0, csv="method", words=True),
         _score("mape", "MAPE", 4, rank=0),
         Column(
-            "minus median's",
+            "minus auto's",
             lambda row: row.worse,
             lambda worse: f"{worse.value:+.4f} [{worse.low:+.4f}, {worse.high:+.4f}]",
             rank=2,
-            csv="mape_minus_median",
+            csv="mape_minus_auto",
             interval=True,
         ),
         _score("median_ape", "median APE", 4, rank=4),
@@ -87,9 +88,9 @@ def table_of(rows: Sequence[Row]) -> Table[Row]:
     ]
     meanings = {
         "seen": "share of the budget that was seen of each run",
-        "method": "see the README's section on forecasts; `median` is the default",
+        "method": "see the README's section on forecasts; `auto` is the default",
         "MAPE": "mean over runs of the mean |forecast / value - 1| over all later points",
-        "minus median's": "the same minus that of the default, paired over splits, with 95 % intervals",
+        "minus auto's": "the same minus that of the default, paired over splits, with 95 % intervals",
         "median APE": "its median over runs",
         "log MAE": "mean |log(forecast / value)|",
         "tau": "Kendall's tau of forecast and true last values",
@@ -153,7 +154,7 @@ def write_report(
     errors: dict[str, dict[int, Floats]] = {}
     for method in (name for name in _DRAWN if name in methods):
         for points in seen:
-            if points or method in _DRAWN[:4]:
+            if points or method in BEFORE:
                 median = forecaster.median(able, points, method)
                 error = np.abs(log_ratios(able.values, np.ones(len(able))) - np.log(np.maximum(median, 1e-12)))
                 errors.setdefault(method, {})[points] = np.nanmean(error, axis=0)

@@ -47,7 +47,7 @@ class Scaler:
             if not len(known) or (np.ptp(known) == 0 and len(known) == len(values)):
                 continue
             positive = known[known > 0]
-            log = len(positive) > 0 and known.min() >= 0 and positive.max() / positive.min() >= _WIDE
+            log = bool(len(positive) and known.min() >= 0 and positive.max() / positive.min() >= _WIDE)
             scaled = _logarithm(known, positive.min()) if log else known
             floor = float(positive.min()) if log else float(known.min())
             kept.append((name, log, float(scaled.mean()), float(max(scaled.std(), 1e-6)), floor, float(known.max())))

@@ -28,8 +28,8 @@ def window(curves: CurveSet, points: int) -> Floats:
 
     The features are the log ratios to the last value at evenly spaced points from `EARLIEST` of those seen up to the
     last one, read between the points measured; the time of the last one, as a share of the end's; the log ratio of the
-    first value to the last; the log ratio of the last value to the reference, or 0 where that is not known; the roughness
-    of the curve; and 1 where anything was seen. Without any point all are 0.
+    first value to the last; the log ratio of the last value to the reference, or 0 where that is not known; the
+    roughness of the curve; and 1 where anything was seen. Without any point all are 0.
 
     What lies before is left out: runs that began alike go on alike only where they are alike now.
     """

@@ -21,8 +21,8 @@ class Rank:
     """A .safetensors file of lr-env forecast fit, or the name of a shipped model."""
     candidates: Annotated[Path, arg(metavar="FILE")]
     """The candidates, a CSV file with a header."""
-    method: Annotated[str, arg(metavar="NAME")] = "median"
-    """median (of the others), ode, boosting or nearest."""
+    method: Annotated[str, arg(metavar="NAME")] = "auto"
+    """auto (ode or median, whichever was better on held-out runs), median, ode, boosting or nearest."""
     best: Annotated[int, arg(metavar="N")] = 20
     """How many to print."""
 

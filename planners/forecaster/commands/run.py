@@ -36,8 +36,9 @@ class Run:
     """Settings of the run, e.g. batch_size=64 momentum=0.9 optimizer=SGD classes=10."""
     observe: Annotated[float | None, arg(metavar="SHARE")] = None
     """Use the log up to this share of the budget only, e.g. 0.2; 0: nothing of it."""
-    method: Annotated[str, arg(metavar="NAME")] = "median"
-    """median (of the others), ode, boosting, nearest, ensemble, power-law or last-value."""
+    method: Annotated[str, arg(metavar="NAME")] = "auto"
+    """auto (ode or median, whichever was better on held-out runs), median (of the next four), ode, boosting, nearest,
+    ensemble, power-law or last-value."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Also write the forecast as forecast.json and a picture into this folder."""
 
