@@ -48,6 +48,7 @@ CALLS = [
     ["fit", "DigitsMLP", *TINY, "--design", "wsd", "--runs", "10", "--members", "2", "--backend", "loop"],
     ["explain", "DigitsMLP", "--segment", "100"],
     ["tuning-budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
+    ["forecast", "collect", "MLPFamily", "--runs", "2"],
     ["runs"],
     ["runs", "DigitsMLP"],
     ["export", "DigitsMLP", "--out", "exported.csv"],

@@ -170,13 +170,6 @@ class Forecaster:
 
         Raises:
             UserError: the run has diverged, its values are none of the metric, or too little is known of it.
-
-        >>> from lr_env import TASKS
-        >>> from planners.forecaster.facts import describe
-        >>> forecaster = Forecaster.load("MLPFamily")
-        >>> forecast = forecaster.forecast(describe(TASKS["DigitsMLP"], lr=0.03))
-        >>> bool(forecast.low[-1] < forecast.median[-1] < forecast.high[-1])
-        True
         """
         if (step := run.diverged_at) is not None:
             raise UserError(f"the run has diverged: its {self.reference.metric} at step {step:g} is not finite")
@@ -208,7 +201,8 @@ class Forecaster:
         beyond = [f"beyond what was fitted to: {what}" for what in encoding.beyond(curves)]
         optimizers = [name for name in known if name.startswith("optimizer=") and name not in self.reference.settings]
         beyond += [f"{name.removeprefix('optimizer=')} is no optimizer that was fitted to" for name in optimizers]
-        missing = [name for name in encoding.settings.names if "=" not in name and name not in known]
+        always = [name for name, values in rate_settings(self.reference).items() if np.isfinite(values).all()]
+        missing = [name for name in encoding.settings.names if name in always and "=" not in name and name not in known]
         beyond += [f"not known: {', '.join(missing)}"] if missing else []
         if encoding.summary is not None and not curves.architectures:
             beyond.append("not known: the architecture")

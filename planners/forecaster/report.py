@@ -157,7 +157,9 @@ def write_report(
             if points or method in BEFORE:
                 median = forecaster.median(able, points, method)
                 error = np.abs(log_ratios(able.values, np.ones(len(able))) - np.log(np.maximum(median, 1e-12)))
-                errors.setdefault(method, {})[points] = np.nanmean(error, axis=0)
+                count = np.isfinite(error).sum(0)
+                mean = np.nansum(error, axis=0) / np.maximum(count, 1)
+                errors.setdefault(method, {})[points] = np.where(count, mean, np.nan)
     draw_into(folder / "errors.png", lambda path: draw_errors(errors, path))
     covered = _covered(evaluation, able, seen)
     draw_into(folder / "reliability.png", lambda path: draw_reliability(_LEVELS, covered, path))

@@ -30,13 +30,15 @@ def write_curves(curves: CurveSet, file: Path) -> None:
     """Write a set of curves, one row a run, in single precision, sealed."""
     lists = pa.list_(pa.float32())
     columns: dict[str, pa.Array] = {name: pa.array(getattr(curves, name)).dictionary_encode() for name in _TEXTS}
-    columns["network"] = pa.array(curves.network, pa.int32())
     columns["reference"] = pa.array(curves.reference, pa.float32(), from_pandas=True)
     for name, values in curves.settings.items():
         columns[_SETTING + name] = pa.array(values, pa.float32(), from_pandas=True)
     for name in ("values", "rates"):
         columns[name] = pa.array(list(getattr(curves, name).astype(np.float32)), lists)
-    header = {"metric": curves.metric, "architectures": [graph.to_json() for graph in curves.architectures]}
+    graphs = [json.dumps(graph.to_json(), separators=(",", ":")) for graph in curves.architectures]
+    columns["architecture"] = pa.array([graphs[place] if place >= 0 else None for place in curves.network])
+    columns["architecture"] = columns["architecture"].dictionary_encode()
+    header = {"metric": curves.metric}
     out = io.BytesIO()
     table = pa.table(columns).replace_schema_metadata({_HEADER: json.dumps(header, separators=(",", ":"))})
     pq.write_table(table, out, compression="zstd", compression_level=12)
@@ -77,16 +79,16 @@ def _read(content: bytes) -> CurveSet:
     def numbers(name: str) -> np.ndarray:
         return np.array(table[name].to_pylist(), dtype=np.float64)  # null is NaN
 
-    curves = CurveSet(
+    graphs: dict[str, int] = {}
+    texts = table["architecture"].to_pylist()
+    network = [-1 if text is None else graphs.setdefault(text, len(graphs)) for text in texts]
+    return CurveSet(
         str(header["metric"]),
         numbers("values").reshape(-1, POINTS),
         numbers("rates").reshape(-1, POINTS),
         {name: numbers(_SETTING + name) for name in names},
-        tuple(map(Architecture.from_json, header["architectures"])),
-        np.array(table["network"].to_pylist(), dtype=np.int64),
+        tuple(Architecture.from_json(json.loads(graph)) for graph in graphs),
+        np.array(network, dtype=np.int64),
         numbers("reference"),
         *(tuple(map(str, table[name].to_pylist())) for name in _TEXTS),
     )
-    if len(curves) and not -1 <= curves.network.min() <= curves.network.max() < len(curves.architectures):
-        raise ValueError("a run has a network that is not there")
-    return curves

@@ -61,7 +61,11 @@ class NearestRuns:
         """Forecast, (curves, POINTS)."""
         distance = ((self._coordinates(curves)[:, None] - self._train[None]) ** 2).sum(-1)
         nearest = np.argpartition(distance, self.neighbours - 1, axis=1)[:, : self.neighbours]
-        return np.exp(np.nanmedian(self._futures[nearest], axis=1)) * scale_of(curves, self.points)[:, None]
+        futures = self._futures[nearest]
+        measured = np.any(np.isfinite(futures), axis=1)
+        assert isinstance(measured, np.ndarray)
+        median = np.nanmedian(np.where(measured[:, None], futures, 0.0), axis=1)
+        return np.where(measured, np.exp(median), np.nan) * scale_of(curves, self.points)[:, None]
 
 
 _SETTINGS = 0.03
