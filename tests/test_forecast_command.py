@@ -89,7 +89,8 @@ def test_an_evaluation_writes_a_table_and_pictures(tmp_path: Path, monkeypatch: 
     )
     lr_env(monkeypatch, "evaluate", tmp_path / "curves.parquet", *options)
     folder = tmp_path / "forecast" / "evaluation"
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    with (folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
     methods = {row["method"] for row in rows if row["seen"] == "20 %"}
     assert methods >= {"auto", "median", "ode", "boosting", "nearest", "ensemble", "last-value", "direct decoder"}
     assert all(float(row["mape"]) > 0 for row in rows)
