@@ -92,7 +92,17 @@ def test_an_evaluation_writes_a_table_and_pictures(tmp_path: Path, monkeypatch: 
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     methods = {row["method"] for row in rows if row["seen"] == "20 %"}
-    assert methods >= {"auto", "median", "ode", "boosting", "nearest", "ensemble", "last-value", "direct decoder"}
+    assert methods >= {
+        "auto",
+        "both",
+        "blend",
+        "ode",
+        "boosting",
+        "nearest",
+        "ensemble",
+        "last-value",
+        "direct decoder",
+    }
     assert all(float(row["mape"]) > 0 for row in rows)
     text = (folder / "README.md").read_text()
     assert "Another seed as the forecast" in text

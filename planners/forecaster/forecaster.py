@@ -24,16 +24,24 @@ from planners.forecaster.model.network import CurveODE, Sizes
 from planners.forecaster.scores import scores
 from planners.forecaster.settings import rate_settings
 from planners.forecaster.tables import read_curves, write_curves
+from planners.forecaster.window import scale_of
 from planners.weights import Tensors, WeightFiles
 
-METHODS = ("auto", "median", "ode", "boosting", "nearest", "ensemble", "power-law", "last-value")
-"""Names of the methods. "auto" is "ode" or "median", whichever was better on runs that were held out, for each number
-of points seen. "median" is that of the next four, or of the first three of them where nothing was seen."""
+METHODS = ("auto", "both", "blend", "ode", "boosting", "nearest", "ensemble", "power-law", "last-value")
+"""Names of the methods. "blend" is a weighted geometric mean of `BLENDED`, "both" that of "ode" and "blend", and "auto"
+the best of these three on runs that were held out, for each number of points seen."""
 
-BEFORE = METHODS[:5]
+CHOICES = ("ode", "blend", "both")
+"""What "auto" may be."""
+
+BLENDED = {"boosting": 2.0, "nearest": 2.0, "power-law": 1.0}
+"""Weights of the blend; where nothing was seen there is no power law."""
+
+_LEAST = 0.02
+"""Smallest part of a blend, as a share of the last value: a power law may reach 0."""
+
+BEFORE = METHODS[:6]
 """Methods for runs that have not begun."""
-
-_COMBINED = ("ode", "boosting", "nearest", "ensemble")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +95,7 @@ class Forecaster:
             curves: curves of one metric.
             fitting: settings of the fit.
             about: provenance.
-            combined: whether "auto" may be "median", which takes most of the time of a fit.
+            combined: whether "auto" may be more than "ode"; the blend takes most of the time of a fit.
 
         Raises:
             UserError: there are too few curves.
@@ -97,11 +105,11 @@ class Forecaster:
         validation = curves.rows(held)
         forecaster = cls(ode, curves.rows(~held), {}, about=about or {})
         unit = held_out_unit(curves)
-        errors: dict[str, list[Floats]] = {"ode": [], "median": [], "auto": []}
+        errors: dict[str, list[Floats]] = {name: [] for name in (*CHOICES, "auto")}
         chosen = []
         for points in SEEN:
             runs = validation.rows(forecaster.able(validation, points))
-            names = ("ode", "median") if combined else ("ode",)
+            names = CHOICES if combined else CHOICES[:1]
             forecasts = {name: forecaster.median(runs, points, name) for name in names} if len(runs) else {}
             by_error = {name: scores(runs, forecast, points)["log_mae"] for name, forecast in forecasts.items()}
             chosen.append(min(by_error, key=lambda name: by_error[name]) if by_error else "ode")
@@ -133,9 +141,15 @@ class Forecaster:
         seen = curves.seen(points)
         if method == "auto":
             method = self.chosen[max(row for row, of_row in enumerate(SEEN) if of_row <= points)]
-        if method == "median":
-            parts = _COMBINED if points >= 3 else _COMBINED[:3]
-            return np.median([self.median(curves, points, part) for part in parts], axis=0)
+        if method == "both":
+            return np.sqrt(self.median(curves, points, "ode") * self.median(curves, points, "blend"))
+        if method == "blend":
+            parts = {name: weight for name, weight in BLENDED.items() if points or name in BEFORE}
+            least = _LEAST * scale_of(seen, points)[:, None]
+            logs = [
+                weight * np.log(np.maximum(self.median(curves, points, name), least)) for name, weight in parts.items()
+            ]
+            return np.exp(np.sum(logs, axis=0) / sum(parts.values()))
         if method == "ode":
             return self.ode(seen, points)[0]
         if method in ("boosting", "nearest"):
@@ -265,7 +279,7 @@ def _read(header: Mapping[str, Any], tensors: Tensors, what: str) -> _Saved:
     network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
     intervals = {name: Intervals.from_json(saved) for name, saved in header["intervals"].items()}
     chosen = tuple(header["chosen"])
-    if "ode" not in intervals or len(chosen) != len(SEEN) or not {*chosen} <= {"ode", "median"}:
+    if "ode" not in intervals or len(chosen) != len(SEEN) or not {*chosen} <= {*CHOICES}:
         raise ValueError("it does not say how its forecasts are made")
     return _Saved(FittedODE(network, encoding), intervals, chosen, header["about"], header["metric"], header["curves"])
 

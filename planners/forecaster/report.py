@@ -22,7 +22,7 @@ from planners.forecaster.window import log_ratios
 
 _LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
 
-_DRAWN = ("auto", "median", "ode", "boosting", "nearest", "ensemble", "last-value")
+_DRAWN = ("auto", "blend", "ode", "boosting", "nearest", "ensemble", "last-value")
 """Methods in the picture of errors."""
 
 

@@ -37,8 +37,8 @@ class Run:
     observe: Annotated[float | None, arg(metavar="SHARE")] = None
     """Use the log up to this share of the budget only, e.g. 0.2; 0: nothing of it."""
     method: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto (ode or median, whichever was better on held-out runs), median (of the next four), ode, boosting, nearest,
-    ensemble, power-law or last-value."""
+    """auto (the best of the next three on held-out runs), both, blend, ode, boosting, nearest, ensemble, power-law or
+    last-value."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Also write the forecast as forecast.json and a picture into this folder."""
 
