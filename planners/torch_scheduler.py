@@ -509,8 +509,10 @@ def _check_usable(planner: Planner) -> None:
     """Check that a planner can be used in a training loop of one's own.
 
     Raises:
-        UserError: it needs forks, or has an optimizer of its own.
+        UserError: it is no planner, needs forks, or has an optimizer of its own.
     """
+    if isinstance(planner, type) or not all(hasattr(planner, part) for part in ("name", "needs", "start", "plan")):
+        raise UserError(f"{planner!r} is no planner: give an object, such as WSD(peak=0.1) of planners.schedules")
     if isinstance(planner, Forking):
         raise UserError(f"planner {planner.name!r} tries rates on forks of the run, which this loop does not have")
     if isinstance(planner, OwnOptimizer):

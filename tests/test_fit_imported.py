@@ -221,6 +221,47 @@ def test_what_runs_that_are_too_much_alike_can_show(records):
     assert limit_of(imported_data([logged(record) for record in records])) == ""
 
 
+def test_losses_from_which_nothing_can_be_learned_are_refused(sparse):
+    def with_losses(change):
+        return [changed(run, val_loss=Series(at := run.curves["val_loss"].at, change(at))) for run in sparse]
+
+    with pytest.raises(UserError, match=r"the validation loss of 24 of 24 runs falls below 0, .* above 0"):
+        imported_data(with_losses(lambda at: 1 - at / 100))
+    with pytest.raises(UserError, match=r"all 24 whole runs end with the validation loss 2.3, so that no rate is"):
+        limit_of(imported_data(with_losses(lambda at: np.full(len(at), 2.3))))
+    # what stands for a loss that was not measured yet
+    assert len(imported_data(with_losses(lambda at: np.where(at < 200, -1.0, 2.3))).run_ids) == 24
+
+
+def test_runs_of_very_different_lengths(sparse):
+    def longer(times, count):
+        return [
+            replace(
+                run,
+                steps=times * run.steps,
+                curves={name: Series(curve.at * times, curve.values) for name, curve in run.curves.items()},
+            )
+            if number < count
+            else run
+            for number, run in enumerate(sparse[:14])
+        ]
+
+    with pytest.raises(UserError, match="7 runs are longer than two segments of 10,000 steps: the others end long"):
+        imported_data(longer(1000, 7))
+    with pytest.raises(
+        UserError, match="7 runs are longer than two segments of 500 steps: give a --segment of at mo"
+    ) as no:
+        imported_data(longer(50, 7), segment=500)
+    segment = int(str(no.value).rpartition(" ")[2])
+    assert len(imported_data(longer(50, 7), segment=segment).run_ids) >= 10
+
+
+def test_a_report_without_runs_held_out(report):
+    none = replace(report, final=np.zeros(0), forecasts={name: rows[:, :0] for name, rows in report.forecasts.items()})
+    assert "No run that ended near the best was held out: forecasts are not measured." in none.text()
+    assert "nan" not in none.text()
+
+
 def test_logs_of_constant_rates_give_the_same_model_as_the_records(monkeypatch):
     """Rates between their points are known then, and nothing is lost."""
     monkeypatch.setattr(fit_report, "Fitting", Quick)

@@ -379,6 +379,8 @@ def test_a_signal_that_never_comes_is_named(planner, signals, message):
         (lambda: PlannerLR(parts(), Cosine(0.1), 0), "budget 0: it must be a whole number of at least 1"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 10.5), "budget 10.5: it must be a whole number"),
         (lambda: PlannerLR(parts(), Cosine(0.1), 10, 20), "segment 20: it is longer than the budget of 10 steps"),
+        (lambda: PlannerLR(parts(), "wsd", 10), r"'wsd' is no planner: give an object, such as WSD\(peak=0.1\)"),
+        (lambda: PlannerLR(parts(), Cosine, 10), "Cosine'> is no planner: give an object"),
         (lambda: PlannerLR(torch.nn.Identity(), Cosine(0.1), 10), "Identity is no torch.optim.Optimizer"),
         (lambda: PlannerLR(parts(), Cosine(20.0), 10), "asks for the learning rate 20, outside the task's range"),
         (lambda: PlannerLR(parts(), Plateau(0.1), 10).observe(val_loss="low"), "signal 'val_loss' is 'low'"),

@@ -19,6 +19,9 @@ from planners.latent_ode.data.imported import SAME_RATE, ImportedData, imported_
 from planners.latent_ode.fit_report import FITS, Report, check_kind
 from planners.latent_ode.sweep.sweep import check_seed
 
+SAME_LOSS = 1e-6
+"""Runs end with the same loss if all its logs differ by less than this."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImportedReport(Report):
@@ -131,7 +134,8 @@ def limit_of(data: ImportedData) -> str:
     """Say what runs cannot show because their schedules are too much alike; empty where they are not.
 
     Raises:
-        UserError: all whole runs have the same schedule, so that no plan could differ from it.
+        UserError: all whole runs have the same schedule, so that no plan could differ from it, or end with the same
+            loss, so that none could be better.
     """
     schedules, count = data.schedules, int(data.whole.sum())
     peaks = np.exp(schedules.max(1))
@@ -143,6 +147,13 @@ def limit_of(data: ImportedData) -> str:
             f"all {count} whole runs have one {'constant rate' if constant else 'schedule, with the peak'} "
             f"{peaks[0]:.3g}: they show how such runs end (at {spread}), but not what another rate would do, so no "
             "model is written: log runs with other rates and schedules"
+        )
+    final = data.dataset.final[np.isfinite(data.dataset.final)]
+    if len(final) > 1 and np.ptp(final) < SAME_LOSS:
+        raise UserError(
+            f"all {count} whole runs end with the validation loss {np.exp(final[0]):.4g}, so that no rate is better "
+            "than another, and no model is written: if another number is the loss, import the runs anew with --names "
+            "val_loss=NAME"
         )
     shapes = schedules - schedules.mean(1, keepdims=True)
     if np.abs(shapes - shapes[0]).max() < SAME_RATE:

@@ -107,10 +107,14 @@ class Report:
     def text(self) -> str:
         """Return the table of forecasts."""
         left_out = [f"{count} {'run' if count == 1 else 'runs'}: {why}" for why, count in self.left_out.items()]
-        lines = [
-            *([f"Left out {'; '.join(left_out)}."] if left_out else []),
-            f"Fitted to {self.usable} runs ({self.diverged} diverged). Forecasts of the log final validation loss of "
-            f"{len(self.final)} runs held out,",
+        fitted_to = f"Fitted to {self.usable} runs ({self.diverged} diverged)."
+        lines = [f"Left out {'; '.join(left_out)}."] if left_out else []
+        if not len(self.final):
+            return "\n".join(
+                [*lines, f"{fitted_to} No run that ended near the best was held out: forecasts are not measured."]
+            )
+        lines += [
+            f"{fitted_to} Forecasts of the log final validation loss of {len(self.final)} runs held out,",
             "made after a share of the run: root mean square error, and rank correlation with the true losses.",
             f"{'':14}" + "".join(f"{f'after {100 * share:.0f} %':>16}" for share in SHARES),
         ]

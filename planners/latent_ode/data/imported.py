@@ -111,7 +111,8 @@ def imported_data(runs: Sequence[ImportedRun], budget: int | None = None, segmen
         segment: optimizer steps between two points; None: what the logs allow, for 20 to 100 points in a run.
 
     Raises:
-        UserError: too few runs are usable, or last for the budget; or there are too few or too many segments.
+        UserError: too few runs are usable, or last for the budget; losses are below 0; or there are too few or too many
+            segments.
     """
     for option, value in (("budget", budget), ("segment", segment)):
         if value is not None and value < 1:
@@ -123,6 +124,11 @@ def imported_data(runs: Sequence[ImportedRun], budget: int | None = None, segmen
             left_out[reason] += 1
         else:
             curves.append(_curves(run))
+    if below := sum(_falls_below_0(run) for run in runs):
+        raise UserError(
+            f"the validation loss of {below} of {len(runs)} runs falls below 0, and models see the log of a loss: "
+            "import the runs anew with --names val_loss=NAME of a loss above 0"
+        )
     completed = sum(not of_run.diverged for of_run in curves)
     if len(curves) < MIN_RUNS or completed < MIN_WHOLE:
         raise UserError(
@@ -150,10 +156,25 @@ def imported_data(runs: Sequence[ImportedRun], budget: int | None = None, segmen
         left_out["shorter than two segments"] += short
     if len(long_enough) < MIN_RUNS:
         raise UserError(
-            f"{len(long_enough)} runs are longer than two segments of {segment:,} steps: give a shorter --segment"
+            f"{len(long_enough)} runs are longer than two segments of {segment:,} steps: {_remedy(curves, budget)}"
         )
     dataset = _dataset(long_enough, budget, segment)
     return ImportedData(dataset, tuple(of_run.run_id for of_run in long_enough), segment, dict(left_out), tuple(notes))
+
+
+def _remedy(curves: Sequence[_Curves], budget: int) -> str:
+    """Say what to do where too few runs are longer than two segments."""
+    ends = sorted((np.inf if of_run.diverged else of_run.end for of_run in curves), reverse=True)
+    segment = int(ends[MIN_RUNS - 1] // 2)
+    if segment > 0 and budget // segment <= MOST_SEGMENTS:
+        return f"give a --segment of at most {segment:,}"
+    return f"the others end long before the budget of {budget:,} steps; import runs of like lengths under one name"
+
+
+def _falls_below_0(run: ImportedRun) -> bool:
+    """Whether a validation loss is above 0, and in the end below. A number below 0 at the start is often none."""
+    losses = run.curves["val_loss"].values if "val_loss" in run.curves else np.empty(0)
+    return len(losses) > 0 and bool(losses[-1] < 0 < losses.max())
 
 
 def _unusable(run: ImportedRun) -> str:
