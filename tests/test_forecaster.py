@@ -11,6 +11,7 @@ import torch
 from torchdiffeq import odeint
 
 from lr_env import UserError
+from lr_env.architecture import Architecture
 from planners.forecaster.curves import POINTS, CurveSet, join, on_grid
 from planners.forecaster.description import RunDescription
 from planners.forecaster.evaluation import evaluate, floor_of, splits_of
@@ -19,12 +20,14 @@ from planners.forecaster.forecaster import Forecaster, curves_file
 from planners.forecaster.intervals import SEEN, conformal, standardised
 from planners.forecaster.methods.parametric import ensemble, power_law
 from planners.forecaster.methods.simple import last_value
+from planners.forecaster.model.encoders import GraphEncoder, Graphs, graphs_of
 from planners.forecaster.model.network import CurveODE, Inputs, Sizes, two_piece_laplace
 from planners.forecaster.scores import scores
 from planners.forecaster.settings import Scaler
 from planners.forecaster.tables import read_curves, write_curves
 from planners.forecaster.times import END, TIMES
 from planners.forecaster.window import FEATURES
+from planners.latent_ode.model.layers import generators
 from tests.made_up_curves import chain, made_up
 
 SHORT = Fitting(members=2, updates=150, batch=64)
@@ -254,3 +257,55 @@ def test_the_scores_are_those_of_their_formulas() -> None:
     assert perfect["interval_score"] == pytest.approx(np.log(1.1 / 0.9))
     assert scores(curves, 1.1 * curves.values, 10)["mape"] == pytest.approx(0.1)
     assert scores(curves, last_value(curves, 10), 10)["tau"] > 0.5
+
+
+def relabelled(graph: Architecture, order: list[int]) -> Architecture:
+    """The same graph with its nodes in another order."""
+    place = {old: new for new, old in enumerate(order)}
+    edges = tuple((place[start], place[end]) for start, end in graph.edges)
+    return Architecture(tuple(graph.nodes[old] for old in order), edges)
+
+
+def encoded(kind: str, *graphs: Architecture) -> torch.Tensor:
+    """Vectors of graphs by an encoder with random weights, (graphs, size)."""
+    encoder = GraphEncoder(kind, generators(1, 0))
+    with torch.no_grad():
+        return encoder(graphs_of(graphs)[torch.arange(len(graphs))[None]])[0]
+
+
+@pytest.mark.parametrize("kind", ["gcn", "set", "gru", "paper"])
+def test_encoders_see_the_graph_and_not_the_order_of_its_nodes(kind: str) -> None:
+    short, long = chain(2), chain(6)
+    first, mixed, longer, alone = encoded(kind, short, relabelled(short, [3, 1, 0, 2]), long, short)
+    torch.testing.assert_close(first, mixed)
+    torch.testing.assert_close(first, encoded(kind, short)[0])  # nodes that fill up a batch change nothing
+    torch.testing.assert_close(first, alone)
+    change = float((first - longer).norm() / first.norm())
+    assert change < 0.15 if kind == "paper" else change > 0.15  # that of the paper is nearly blind to depth
+
+
+def test_a_graph_convolution_is_that_of_its_formula() -> None:
+    graph = Architecture(chain(2).nodes, ((0, 1), (1, 2), (0, 2), (2, 3)))
+    encoder = GraphEncoder("paper", generators(1, 3)).double()
+    nodes = graphs_of([graph])
+    with torch.no_grad():
+        found = encoder(
+            Graphs(nodes.nodes[None, :1].double(), nodes.edges[None, :1].double(), nodes.there[None, :1].double())
+        )
+        a = torch.from_numpy(graph.adjacency() + graph.adjacency().T) + torch.eye(4)
+        scale = torch.diag(a.sum(1) ** -0.5)
+        x = torch.tensor([[16.0], [16.0], [16.0], [10.0]], dtype=torch.float64) / 16
+        hidden = scale @ a @ scale @ encoder.second((scale @ a @ scale @ encoder.first(x[None]))[0][None])[0]
+        share = torch.softmax(scale @ a @ scale @ encoder.score(hidden[None])[0], 0)
+        expected = encoder.out((share * torch.relu(hidden)).sum(0)[None, None])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_graph_that_is_read_makes_up_for_the_summary() -> None:
+    curves = made_up(160)
+    ((train, test),) = splits_of(curves, "configuration", 1)
+    error = {}
+    for encoder in ("none", "gcn"):
+        ode, _ = fit(curves.rows(train), replace(SHORT, encoder=encoder, updates=200))
+        error[encoder] = scores(curves.rows(test), ode(curves.rows(test), 0)[0], 0)["log_mae"]
+    assert error["gcn"] < 0.7 * error["none"]

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_env.errors import find
 from planners.forecaster.curves import CurveSet, Floats
+from planners.forecaster.model.encoders import ENCODERS, Graphs, graphs_of
 from planners.forecaster.settings import Scaler, rate_settings, summaries
 from planners.forecaster.times import TIMES
 from planners.forecaster.window import log_ratios, scale_of, window
@@ -26,17 +28,19 @@ class Encoding:
     Attributes:
         settings: scaler of the settings.
         summary: scaler of what is read off the architecture; None where the model does not read it.
+        graphs: whether the model reads the graph of the architecture.
     """
 
     settings: Scaler
     summary: Scaler | None
+    graphs: bool = False
 
     @classmethod
-    def of(cls, train: CurveSet, *, settings: bool = True, architecture: bool = True) -> Encoding:
-        """The encoding that suits the runs which a model is fitted to."""
-        return cls(
-            Scaler.of(rate_settings(train) if settings else {}), Scaler.of(summaries(train)) if architecture else None
-        )
+    def of(cls, train: CurveSet, *, settings: bool = True, encoder: str = "summary") -> Encoding:
+        """The encoding that suits the runs which a model is fitted to; `encoder` is one of `ENCODERS`."""
+        find("encoder", encoder, dict.fromkeys(ENCODERS))
+        summary = Scaler.of(summaries(train)) if encoder.startswith("summary") else None
+        return cls(Scaler.of(rate_settings(train) if settings else {}), summary, encoder not in ("summary", "none"))
 
     @property
     def size(self) -> int:
@@ -51,7 +55,7 @@ class Encoding:
         parts = [*self.settings(rate_settings(curves), len(curves))]
         if self.summary is not None:
             parts.append(self.summary(summaries(curves), len(curves))[0])
-        is_known = (curves.network >= 0) & (self.summary is not None)
+        is_known = (curves.network >= 0) & (self.summary is not None or self.graphs)
         parts.append(is_known[:, None].astype(np.float64))
         return np.concatenate(parts, 1)
 
@@ -62,12 +66,17 @@ class Encoding:
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
-        return {"settings": self.settings.to_json(), "summary": self.summary and self.summary.to_json()}
+        summary = self.summary and self.summary.to_json()
+        return {"settings": self.settings.to_json(), "summary": summary, "graphs": self.graphs}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Encoding:
         """What `to_json` gave."""
-        return cls(Scaler.from_json(saved["settings"]), saved["summary"] and Scaler.from_json(saved["summary"]))
+        return cls(
+            Scaler.from_json(saved["settings"]),
+            saved["summary"] and Scaler.from_json(saved["summary"]),
+            saved["graphs"],
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Encoded:
         starts: time of the last point seen, (views, curves).
         targets: log ratio to the last value seen, (views, curves, POINTS); NaN where it was seen or not measured.
         valid: whether a run can be forecast from a view: it has points seen or a reference, (views, curves).
+        graphs: the architectures, and an empty one, where they are read.
+        network: index of each run's among them, (curves,).
     """
 
     known: Tensor
@@ -89,6 +100,8 @@ class Encoded:
     starts: Tensor
     targets: Tensor
     valid: Tensor
+    graphs: Graphs | None
+    network: Tensor
 
 
 def encode(encoding: Encoding, curves: CurveSet, views: Sequence[int]) -> Encoded:
@@ -112,5 +125,12 @@ def encode(encoding: Encoding, curves: CurveSet, views: Sequence[int]) -> Encode
         valid.append(np.isfinite(scale) & ((index >= 1) | (points == 0)))
     to = lambda array: torch.tensor(np.array(array), dtype=torch.float32)  # noqa: E731
     return Encoded(
-        to(encoding.known(curves)), to(relative), to(windows), to(starts), to(targets), torch.tensor(np.array(valid))
+        to(encoding.known(curves)),
+        to(relative),
+        to(windows),
+        to(starts),
+        to(targets),
+        torch.tensor(np.array(valid)),
+        graphs_of(curves.architectures) if encoding.graphs else None,
+        torch.tensor(np.where(curves.network >= 0, curves.network, len(curves.architectures))),
     )

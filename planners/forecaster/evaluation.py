@@ -16,6 +16,7 @@ from planners.forecaster.fit import Fitting
 from planners.forecaster.forecaster import BEFORE, METHODS, Forecaster
 from planners.forecaster.intervals import SEEN
 from planners.forecaster.methods.learned import Boosting, NearestRuns
+from planners.forecaster.model.encoders import ENCODERS
 from planners.forecaster.scores import mean_scores, scores
 from planners.forecaster.settings import summaries
 
@@ -42,10 +43,12 @@ class Ablation:
 
 
 ABLATIONS: Mapping[str, Ablation] = {
-    "ode, no architecture": Ablation({"architecture": False}),
+    "ode, no architecture": Ablation({"encoder": "none"}),
     "ode, architectures shuffled": Ablation(shuffled=True),
     "ode, no settings": Ablation({"settings": False}),
-    "ode, curve alone": Ablation({"settings": False, "architecture": False}),
+    "ode, curve alone": Ablation({"settings": False, "encoder": "none"}),
+    **{f"ode, {kind}": Ablation({"encoder": kind}) for kind in ENCODERS if kind not in ("summary", "none")},
+    "ode, gcn, architectures shuffled": Ablation({"encoder": "gcn"}, shuffled=True),
     "direct decoder": Ablation({"dynamics": "direct"}),
 }
 """Name -> forecaster without a part, or with another one."""

@@ -45,7 +45,7 @@ class Fitting:
         horizons: later points of a curve in an update.
         dynamics: see `Sizes`.
         settings: whether settings and rates are read.
-        architecture: whether the architecture is read.
+        encoder: how the architecture is read, one of `ENCODERS`.
         seed: of everything that is drawn.
     """
 
@@ -59,7 +59,7 @@ class Fitting:
     horizons: int = 10
     dynamics: str = "ode"
     settings: bool = True
-    architecture: bool = True
+    encoder: str = "summary"
     seed: int = 0
 
 
@@ -101,8 +101,10 @@ def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, NDAr
     draw = np.random.Generator(np.random.PCG64([0xF0CA, fitting.seed]))
     held = held_out(curves, fitting.held_out, draw)
     train, validation = curves.rows(~held), curves.rows(held)
-    encoding = Encoding.of(train, settings=fitting.settings, architecture=fitting.architecture)
-    network = CurveODE(Sizes(encoding.size, fitting.members, dynamics=fitting.dynamics), fitting.seed)
+    encoding = Encoding.of(train, settings=fitting.settings, encoder=fitting.encoder)
+    network = CurveODE(
+        Sizes(encoding.size, fitting.members, dynamics=fitting.dynamics, encoder=fitting.encoder), fitting.seed
+    )
     encoded, checked = encode(encoding, train, VIEWS), encode(encoding, validation, VIEWS[:2])
     random = torch.Generator().manual_seed(fitting.seed)
 
@@ -147,7 +149,10 @@ def _inputs(encoded: Encoded, rows: Tensor | None, view: Tensor) -> Inputs:
     """Inputs of the rows of each member, (members or 1, batch); of all rows in their order without `rows`."""
     if rows is None:
         rows = torch.arange(len(encoded.known))[None].expand(view.shape)
-    return Inputs(encoded.known[rows], encoded.windows[view, rows], encoded.starts[view, rows], encoded.rates[rows])
+    graphs = None if encoded.graphs is None else encoded.graphs[encoded.network[rows]]
+    return Inputs(
+        encoded.known[rows], encoded.windows[view, rows], encoded.starts[view, rows], encoded.rates[rows], graphs
+    )
 
 
 def _draw(encoded: Encoded, fitting: Fitting, random: torch.Generator) -> tuple[Tensor, Tensor]:

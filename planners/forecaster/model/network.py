@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from planners.forecaster.curves import POINTS
+from planners.forecaster.model.encoders import GraphEncoder, Graphs
 from planners.forecaster.times import END, TIMES
 from planners.forecaster.window import FEATURES
 from planners.latent_ode.model.layers import Linear, Members, generators
 
 _FASTEST = 4.0
 """Largest logarithm of the speed, and minus the smallest one."""
+
+_ENCODED = 12
+"""Size of what a learned encoder makes of an architecture."""
 
 _NARROWEST = 3e-3
 """Smallest scale of a forecast's error, as a log ratio."""
@@ -32,6 +36,7 @@ class Sizes:
         context: size of what is made of the known numbers.
         width: units of the field's hidden layer.
         steps: of the midpoint rule, from the last point seen to the end.
+        encoder: of the architecture, one of `ENCODERS`.
         dynamics: "ode"; or "direct", a decoder of the same context without a differential equation, to compare with.
     """
 
@@ -42,6 +47,13 @@ class Sizes:
     width: int = 44
     steps: int = 8
     dynamics: str = "ode"
+    encoder: str = "summary"
+
+    @property
+    def learned(self) -> str:
+        """The learned encoder of the architecture; empty without one."""
+        learned = self.encoder.removeprefix("summary+")
+        return "" if learned in ("summary", "none") else learned
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,14 @@ class Inputs:
         window: what was seen, see `planners.forecaster.window`, (members or 1, batch, FEATURES).
         start: time of the last point seen, 0 where none was, (members or 1, batch).
         rates: log of rate / peak rate at each point, in units of 3, (members or 1, batch, POINTS).
+        graphs: architectures of the runs, (members or 1, batch, ...), where they are read.
     """
 
     known: Tensor
     window: Tensor
     start: Tensor
     rates: Tensor
+    graphs: Graphs | None = None
 
 
 class CurveODE(Members):
@@ -74,7 +88,10 @@ class CurveODE(Members):
         self.sizes = sizes
         draws = generators(sizes.members, seed)
         context, latent, width = sizes.context, sizes.latent, sizes.width
-        self.know_1, self.know_2 = Linear(draws, sizes.known, 24), Linear(draws, 24, context)
+        encoded = _ENCODED if sizes.learned else 0
+        if sizes.learned:
+            self.graph = GraphEncoder(sizes.learned, draws, _ENCODED)
+        self.know_1, self.know_2 = Linear(draws, sizes.known + encoded, 24), Linear(draws, 24, context)
         self.see_1, self.see_2 = Linear(draws, FEATURES + context, 24), Linear(draws, 24, latent)
         self.begin = Linear(draws, context, latent)
         self.speed = Linear(draws, context + 1, 1, scale=0.1)
@@ -98,6 +115,8 @@ class CurveODE(Members):
             part.expand(members, *part.shape[1:]) for part in (inputs.known, inputs.window, inputs.start, inputs.rates)
         )
         at = at.expand(members, *at.shape[1:])
+        if inputs.graphs is not None:
+            known = torch.cat([known, self.graph(inputs.graphs.expand(members))], -1)
         context = self.know_2(gelu(self.know_1(known)))
         state = self.begin(context) + self.see_2(gelu(self.see_1(torch.cat([window, context], -1))))
         times = torch.as_tensor(TIMES, dtype=state.dtype)[at]
