@@ -39,7 +39,8 @@ class Intervals:
 
     def __call__(self, median: Floats, scales: Floats, points: int) -> tuple[Floats, Floats]:
         """Lower and upper ends, (curves, POINTS) each."""
-        factors = self._of(points)[thirds(points)]
+        share = (np.arange(POINTS) - points + 0.5) / max(1, POINTS - points)
+        factors = np.interp(share, (np.arange(_THIRDS) + 0.5) / _THIRDS, self._of(points))  # without steps in between
         return median * np.exp(-factors * scales[0]), median * np.exp(factors * scales[1])
 
     def _of(self, points: int) -> Floats:

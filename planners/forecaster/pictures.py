@@ -59,7 +59,7 @@ def draw_errors(errors: Mapping[str, Mapping[int, Floats]], path: Path) -> None:
     """Draw the mean absolute log error of each method at each point: one picture for each number of points seen."""
     seen = list(dict.fromkeys(points for of_method in errors.values() for points in of_method))
     with own_style():
-        figure = new_figure(4.2 * len(seen), 3.6, "Error by horizon: mean |log(forecast / value)|")
+        figure = new_figure(4.2 * len(seen), 3.6, "Error by horizon")
         grid = figure.subplots(1, len(seen), squeeze=False)[0]
         for axes, points in zip(grid, seen, strict=True):
             plain(axes)
@@ -69,6 +69,7 @@ def draw_errors(errors: Mapping[str, Mapping[int, Floats]], path: Path) -> None:
                     axes.plot(at, of_method[points][points:], label=method, **_line(number))
             caption(axes, f"{round(100 * points / (POINTS - 1))} % seen" if points else "nothing seen")
             axes.set_xlabel("share of the budget")
+        grid[0].set_ylabel("mean |log(forecast / value)|")
         grid[0].legend(frameon=False, fontsize=8)
         save(figure, path)
 
