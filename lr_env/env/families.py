@@ -95,6 +95,16 @@ class _TaskDraws(Copied):
             "generator": None if self._generator is None else self._generator.bit_generator.state,
         }
 
+    def restored(self, state: Mapping[str, Any], episodes: Episodes) -> Episodes:
+        """Continue with the draws that `state` described, and return runs of their task: these ones, if they are.
+
+        Raises:
+            UserError: see `set_state`.
+        """
+        before = self.seed
+        self.set_state(state)
+        return episodes if self.seed == before else self.episodes()
+
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue with the draws that `state` described.
 
@@ -190,10 +200,7 @@ class LRFamilyEnv(LREnv):
         """
         check_keys(snapshot, ("tasks",), "an LRFamilyEnv")
         with _unchanged_by_errors(self):
-            before = self._tasks.seed
-            self._tasks.set_state(snapshot["tasks"])
-            if self._tasks.seed != before:
-                self.episodes = self._tasks.episodes()
+            self.episodes = self._tasks.restored(snapshot["tasks"], self.episodes)
             super().restore(snapshot)
 
 
@@ -335,10 +342,7 @@ class LRFamilyVectorEnv(LRVectorEnv):
         """
         check_keys(snapshot, ("tasks", "round"), "an LRFamilyVectorEnv")
         with _unchanged_by_errors(self):
-            before = self._tasks.seed
-            self._tasks.set_state(snapshot["tasks"])
-            if self._tasks.seed != before:
-                self.episodes = self._tasks.episodes()
+            self.episodes = self._tasks.restored(snapshot["tasks"], self.episodes)
             super().restore(snapshot)
             self._trained = snapshot["round"]["trained"]
             self.episodes.last_step = snapshot["round"]["last_step"].copy()

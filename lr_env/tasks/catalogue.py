@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.entry_points import declared, load
-from lr_env.errors import UserError, unknown, whole
+from lr_env.entry_points import find_with, names_with
+from lr_env.errors import UserError, whole
 from lr_env.jsonable import to_plain
 from lr_env.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.tasks.augment import Augment, CropFlip
@@ -141,19 +141,12 @@ def find_task(name: str) -> Task:
     Raises:
         UserError: there is none, with a similar name if there is one; or what a package declares is no such task.
     """
-    if name in TASKS:
-        return TASKS[name]
-    if name not in task_names():
-        raise unknown("task", name, task_names())
-    task = load(GROUP, "task", name)
-    if not isinstance(task, Task) or task.name != name:
-        raise UserError(f"task {name!r} is no lr_env.Task of that name: repair the package that declares it")
-    return task
+    return find_with(GROUP, "task", name, TASKS, Task, "lr_env.Task")
 
 
 def task_names() -> list[str]:
     """Return the names of all tasks: those of lr_env, then those of other packages."""
-    return [*TASKS, *sorted(declared(GROUP).keys() - TASKS.keys())]
+    return names_with(GROUP, TASKS)
 
 
 def _task(name: str, data: str, network: Network, optimizer: Optimizer, budget: int, **fields: Any) -> Task:

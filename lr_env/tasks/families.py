@@ -22,8 +22,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from lr_env import seeds
-from lr_env.entry_points import declared, load
-from lr_env.errors import UserError, find, unknown
+from lr_env.entry_points import find_with, names_with
+from lr_env.errors import UserError, find
 from lr_env.tasks.catalogue import Task
 from lr_env.tasks.distributions import GPTs, LayeredCNNs, LayeredMLPs, Optimizers, ResNets, Tasks
 from lr_env.tasks.draws import Draws
@@ -130,22 +130,13 @@ def find_family(name: str) -> TaskFamily:
     Raises:
         UserError: there is none, with a similar name if there is one; or what a package declares is no such family.
     """
-    if name in FAMILIES:
-        return FAMILIES[name]
-    if name not in family_names():
-        raise unknown("task family", name, family_names())
-    family = load(GROUP, "task family", name)
-    if not isinstance(family, TaskFamily) or family.name != name:
-        raise UserError(
-            f"task family {name!r} is no lr_env.tasks.families.TaskFamily of that name: repair the package that "
-            "declares it"
-        )
-    return family
+    kind: type[Any] = TaskFamily  # a protocol
+    return find_with(GROUP, "task family", name, FAMILIES, kind, "lr_env.tasks.families.TaskFamily")
 
 
 def family_names() -> list[str]:
     """Return the names of all task families: those of lr_env, then those of other packages."""
-    return [*FAMILIES, *sorted(declared(GROUP).keys() - FAMILIES.keys())]
+    return names_with(GROUP, FAMILIES)
 
 
 _ADAPTIVE = Optimizers(("adam", "adamw"))

@@ -109,27 +109,23 @@ class CurveSet:
         return replace(self, **changed)
 
     @property
-    def first(self) -> Floats:
-        """First measured value, (curves,); NaN where there is none."""
-        return first_finite(self.values)
-
-    @property
     def usable(self) -> NDArray[np.bool_]:
         """Runs that end, whose values are finite and above 0, and that never exceed `GROWTH` times the first."""
+        first = _first_finite(self.values)
         with np.errstate(invalid="ignore"):
-            wrong = (self.values <= 0) | (self.values > GROWTH * self.first[:, None]) | np.isinf(self.values)
-        return ~wrong.any(1) & np.isfinite(self.values[:, -1]) & np.isfinite(self.first)
+            wrong = (self.values <= 0) | (self.values > GROWTH * first[:, None]) | np.isinf(self.values)
+        return ~wrong.any(1) & np.isfinite(self.values[:, -1]) & np.isfinite(first)
 
     def last_seen(self, points: int) -> tuple[NDArray[np.int64], Floats]:
         """Index of the last measured of the first points, and its value, (curves,); -1 and NaN where there is none."""
-        seen = np.isfinite(self.values[:, :points])
-        index = np.where(seen.any(1), points - 1 - np.argmax(seen[:, ::-1], axis=1), -1) if points else None
-        if index is None:
+        if not points:
             return np.full(len(self), -1), np.full(len(self), np.nan)
+        seen = np.isfinite(self.values[:, :points])
+        index = np.where(seen.any(1), points - 1 - np.argmax(seen[:, ::-1], axis=1), -1)
         return index, np.where(index >= 0, self.values[np.arange(len(self)), index], np.nan)
 
 
-def first_finite(values: Floats) -> Floats:
+def _first_finite(values: Floats) -> Floats:
     """First finite value of each row, (rows,); NaN where there is none."""
     finite = np.isfinite(values)
     found = values[np.arange(len(values)), np.argmax(finite, axis=1)]
@@ -151,7 +147,7 @@ def join(sets: Sequence[CurveSet]) -> CurveSet:
     for one in sets:
         places = np.array([architectures.setdefault(graph, len(architectures)) for graph in one.architectures] + [-1])
         networks.append(places[one.network])
-    together = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("values", "rates", "reference")}
+    together = {name: np.concatenate([getattr(one, name) for one in sets]) for name in _SINGLE}
     settings = {
         name: np.concatenate([one.settings.get(name, np.full(len(one), np.nan)) for one in sets])
         for name in dict.fromkeys(name for one in sets for name in one.settings)

@@ -113,13 +113,13 @@ class Forecaster:
             forecasts = {name: forecaster.median(runs, points, name) for name in names} if len(runs) else {}
             by_error = {name: scores(runs, forecast, points)["log_mae"] for name, forecast in forecasts.items()}
             chosen.append(min(by_error, key=lambda name: by_error[name]) if by_error else "ode")
+            scales = ode(runs, points)[1] if len(runs) else None
+            found = {
+                name: np.zeros((0, POINTS)) if scales is None else standardised(runs, forecast, scales, points)
+                for name, forecast in forecasts.items()
+            }
             for name, of_method in errors.items():
-                forecast = forecasts.get(chosen[-1] if name == "auto" else name)
-                of_method.append(
-                    np.zeros((0, POINTS))
-                    if forecast is None
-                    else standardised(runs, forecast, ode(runs, points)[1], points)
-                )
+                of_method.append(found.get(chosen[-1] if name == "auto" else name, np.zeros((0, POINTS))))
         forecaster.intervals = {name: conformal(of_method, unit) for name, of_method in errors.items()}
         forecaster.chosen = tuple(chosen)
         forecaster.reference, forecaster._fitted = curves, {}
@@ -232,8 +232,8 @@ class Forecaster:
             "chosen": list(self.chosen),
             "intervals": {name: intervals.to_json() for name, intervals in self.intervals.items()},
             "curves": sha256_of(curves_file(path)),
+            "about": dict(self.about),
         }
-        header["about"] = dict(self.about)
         weights = {name: weight.detach().numpy() for name, weight in self.ode.network.named_parameters()}
         FORECASTERS.save(path, header, weights)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -172,8 +171,3 @@ def two_piece_laplace(error: Tensor, scales: Tensor) -> Tensor:
     """
     below, above = scales
     return torch.log(below + above) + error.abs() / torch.where(error < 0, below, above)
-
-
-def sizes_from_json(saved: dict[str, Any]) -> Sizes:
-    """The sizes in the header of a file."""
-    return Sizes(**saved)
