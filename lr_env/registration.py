@@ -19,7 +19,7 @@ TASKS = {
     "CIFAR10ResNet18": (3e-5, 0.3),
     "ShakespeareGPTLarge": (3e-6, 0.03),
 }
-FAMILIES = ("MLPFamily", "CNNFamily", "ResNetFamily", "GPTFamily", "MixedFamily")  # by name, too
+FAMILIES = ("MLPFamily", "PlainMLPFamily", "CNNFamily", "ResNetFamily", "GPTFamily", "MixedFamily")  # by name, too
 ACTIONS = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}
 
 

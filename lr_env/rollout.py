@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -23,20 +23,13 @@ from lr_env.env.forks import Forks
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import ForkMeasurements, Planner, planner_settings
+from lr_env.pruning import Pruner
 from lr_env.records.record import SCORES, RunRecord, run_key
 from lr_env.session import PlannerSession
 from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
-
-
-class Pruner(Protocol):
-    """Ends runs early that promise little. It can be pickled."""
-
-    def stops(self, losses: Floats) -> bool:
-        """Whether a run ends now, by its validation losses at the ends of all segments so far, (segments,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Rollout(Copied):
     # Attributes that change, and what snapshots hold of the sessions.
     _CHANGING = ("segment", "_infos", "_scores", "_ended", "_extra_steps")
     _OF_SESSIONS = ("_states", "_seconds")
-    _OF_PRUNING = ("_losses", "pruned")
+    _OF_PRUNING = ("_losses", "_rates", "pruned")
 
     @isolating
     def __init__(
@@ -132,7 +125,7 @@ class Rollout(Copied):
         self._ended = np.zeros(len(self.runs), dtype=bool)
         self._pruner = pruner
         self.pruned = np.zeros(len(self.runs), dtype=bool)
-        self._losses = np.full((len(self.runs), task.num_segments), np.nan)
+        self._losses, self._rates = (np.full((len(self.runs), task.num_segments), np.nan) for _ in range(2))
         self._changing = self._CHANGING if pruner is None else (*self._CHANGING, *self._OF_PRUNING)
         _, infos = self.env.reset(seed=[run.seed for run in self.runs])
         self._infos = self._measured(infos)
@@ -176,7 +169,9 @@ class Rollout(Copied):
     def _prune(self, pruner: Pruner, trained: Sequence[int]) -> None:
         """End the runs that the pruner gives up, of those that were trained in the last segment."""
         self._losses[trained, self.segment - 1] = self._infos["val_loss"][trained]
-        rows = [row for row in self.live if pruner.stops(self._losses[row, : self.segment])]
+        self._rates[trained, self.segment - 1] = self._infos["lr"][trained]
+        losses, rates = (of_all[:, : self.segment] for of_all in (self._losses, self._rates))
+        rows = [row for row in self.live if pruner.stops(self.runs[row].planner, losses[row], rates[row])]
         self.env.truncate(rows)
         self._ended[rows] = self.pruned[rows] = True
 

@@ -21,6 +21,9 @@ PER_REPEAT = 10_000
 CONDITIONS = range(4_000_000, 5_000_000)
 """Seeds of the runs by which a schedule is tuned for a condition."""
 
+COLLECTIONS = range(5_000_000, 6_000_000)
+"""Seeds of the runs that forecasters are fitted to; see `planners.forecaster.collecting`."""
+
 POLICY_EVALUATION = SWEEPS[:PER_SWEEP]
 """Seeds of the runs by which the policies of a training are compared. They are those of the sweep with seed 0, as in
 trainings that were begun before; nothing is judged on either."""
@@ -38,5 +41,5 @@ TASK_SPLITS = {
 }
 """Split of a task family -> seeds of its tasks. They choose tasks, not runs: they are never the seeds of children."""
 
-DISJOINT = (COMPARISON, TUNING, SWEEPS, TUNERS, CONDITIONS, POLICY_TRAINING)
+DISJOINT = (COMPARISON, TUNING, SWEEPS, TUNERS, CONDITIONS, COLLECTIONS, POLICY_TRAINING)
 """Ranges of which no two share a seed."""

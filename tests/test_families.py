@@ -31,6 +31,7 @@ SHORT = {"budget": 6, "segment": 2}
 EXPECTED_WARNING = "a symmetric and normalized"  # which the rates of the action "lr" are not
 KINDS = {
     "MLPFamily": {LayeredMLP},
+    "PlainMLPFamily": {LayeredMLP},
     "CNNFamily": {LayeredCNN},
     "ResNetFamily": {ResNet},
     "GPTFamily": {GPT},
@@ -56,7 +57,7 @@ def samples(family: Family, split: str, count: int):
 def test_a_seed_has_the_same_task_everywhere(no_data):
     tasks = [f.sample(s).settings() for f in FAMILIES.values() for s in (0, 17, 1_234_567, 2_000_000, 3_999_999)]
     digest = hashlib.sha256(json.dumps(tasks, sort_keys=True).encode()).hexdigest()
-    assert digest[:16] == "99bedeb57361a0dd"
+    assert digest[:16] == "f932323f50140471"
     task = find_family("MLPFamily").sample(17)
     assert task == find_family("MLPFamily").sample(np.int64(17)) == pickle.loads(pickle.dumps(task))
     assert from_plain(json.loads(json.dumps(to_plain(task)))) == task
@@ -97,6 +98,9 @@ def test_tasks_keep_to_the_bounds_and_use_them(family, no_data):
         assert task.tuning_range[0] < task.lr_start < task.tuning_range[1]
         assert task.lr_range == (1e-10, 10.0)
         assert task.tuning_range[1] <= 3.0
+    if family.name == "PlainMLPFamily":
+        check_plain(tasks)
+        return
     optimizers = [task.optimizer for task in tasks]
     kinds = {"Adam", "AdamW"} | (set() if family.name == "GPTFamily" else {"SGD"})
     assert {type(optimizer).__name__ for optimizer in optimizers} == kinds
@@ -113,6 +117,21 @@ def test_tasks_keep_to_the_bounds_and_use_them(family, no_data):
         assert 0.2 < np.mean(np.concatenate([network.norms for network in networks])) < 0.4
         assert any(network.dropout for network in networks)
         assert {type(skip) for network in networks for skip in network.skips} == {int, type(None)}
+
+
+def check_plain(tasks):
+    """Nothing varies but what varies in LCBench, and the width of each layer."""
+    assert {(task.budget, task.data, task.train_fraction, task.label_noise) for task in tasks} == {
+        (500, "digits", 1, 0)
+    }
+    momenta = [task.optimizer.momentum for task in tasks]
+    assert min(momenta) < 0.1 < 0.9 < max(momenta) <= 0.95
+    assert {len(task.network.hidden) for task in tasks} == {1, 2, 3, 4, 5}
+    for task in tasks:
+        assert set(task.network.activations) == {"relu"}
+        assert not any(task.network.norms)
+        assert not any(skip is not None for skip in task.network.skips)
+        assert 1e-5 <= task.optimizer.weight_decay <= 1e-2
 
 
 def test_bad_networks_are_refused():

@@ -17,7 +17,7 @@ from planners.forecaster.description import RunDescription
 from planners.forecaster.evaluation import evaluate, floor_of, splits_of
 from planners.forecaster.fit import Fitting, fit
 from planners.forecaster.forecaster import Forecaster, curves_file
-from planners.forecaster.intervals import SEEN, conformal, standardised
+from planners.forecaster.intervals import SEEN, Case, conformal
 from planners.forecaster.methods.parametric import ensemble, power_law
 from planners.forecaster.methods.simple import last_value
 from planners.forecaster.model.encoders import GraphEncoder, Graphs, graphs_of
@@ -107,11 +107,11 @@ def test_the_distribution_of_errors_integrates_to_one() -> None:
 def test_conformal_intervals_cover_runs_like_those_that_set_them() -> None:
     draw = np.random.Generator(np.random.PCG64(1))
     curves = made_up(800, seed=2)
-    median, scales = np.full_like(curves.values, 1.0), np.ones((2, 800, POINTS))
+    median, spreads = np.full_like(curves.values, 1.0), {"ode": np.ones((2, 800, POINTS))}
     values = np.exp(draw.standard_t(3, size=curves.values.shape))
     curves = replace(curves, values=values)
-    errors = [standardised(curves, median, scales, points)[:400] for points in SEEN]
-    low, high = conformal(errors, "configuration")(median, scales, 10)
+    case = Case(curves.rows(range(400)), median[:400], {"ode": spreads["ode"][:, :400]})
+    low, high = conformal([[case]] * len(SEEN), "configuration")(median, spreads, 10)
     later = (slice(400, None), slice(10, None))
     assert 0.88 < ((low <= values) & (values <= high))[later].mean() < 0.92
 
@@ -239,7 +239,7 @@ def test_a_run_is_forecast_from_its_first_points_with_notes_on_what_is_doubtful(
     steps = np.linspace(0, 200, 11)
     known = {"batch_size": 32.0, "optimizer": "Adam"}
     run = RunDescription(1000, truth.rates[0, 0], known, chain(3), 10, steps, truth.values[0, :11])
-    forecast = forecaster.forecast(run, at=[500, 1000])
+    forecast = forecaster.forecast(run, at=[500, 1000], baselines=True)
     assert (forecast.low < forecast.median).all()
     assert (forecast.median < forecast.high).all()
     assert forecast.median[-1] == pytest.approx(truth.values[0, -1], rel=0.5)

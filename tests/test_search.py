@@ -170,7 +170,7 @@ def test_a_search_that_is_killed_again_and_again_is_the_same(whole, lab_in, monk
 
 
 FINE = replace(TASK, segment=2)
-PRUNED = replace(SEARCH, pruner="median", runs=20, rates="0.003:1", planners=("wsd", "constant"))
+PRUNED = replace(SEARCH, stop="median", runs=20, rates="0.003:1", planners=("wsd", "constant"))
 
 
 def test_pruned_runs_are_those_that_optunas_median_pruner_ends(lab_in, tmp_path):
@@ -371,7 +371,7 @@ def test_bad_families_and_ranges(given, words):
         ({"runs": 0}, "0 runs"),
         ({"round": 0}, "round 0"),
         ({"sampler": "tpo"}, "unknown sampler 'tpo'; did you mean 'tpe'"),
-        ({"pruner": "median-ish"}, "unknown pruner 'median-ish'"),
+        ({"stop": "median-ish"}, "unknown rule for stopping 'median-ish'"),
         ({"seed": -1}, "seed -1"),
     ],
 )

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from lr_env.children import Execution
 from lr_env.provenance import provenance
+from lr_env.pruning import Pruner
 from lr_env.records.checkpoint import check_fit
 from lr_env.records.record import PRUNED, RunRecord
-from lr_env.rollout import PlannedRun, Pruner, Rollout
+from lr_env.rollout import PlannedRun, Rollout
 from lr_env.tasks import Task
 
 Snapshot = Mapping[str, Any]

@@ -18,11 +18,12 @@ from lr_env.capabilities import optimizer_of
 from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.files import remove_leftovers
+from lr_env.pruning import Pruner
 from lr_env.records.checkpoint import fitting, load_tree, save_tree
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store, StoredKey
 from lr_env.registry import current_settings
-from lr_env.rollout import PlannedRun, Pruner
+from lr_env.rollout import PlannedRun
 from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot, SnapshotError
 from lr_env.runs.spec import ExperimentSpec, Extends, never
 from lr_env.tasks import Task

@@ -6,6 +6,7 @@ draw changes all that is drawn after it: tests pin a few tasks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,7 @@ class LayeredMLPs:
     Attributes:
         depth: fewest and most hidden layers, uniform.
         width: narrowest and widest layer, log-uniform for each layer.
+        activations: names of those that are drawn from.
         norms: share of the layers with layer norm, in networks that have some.
         skips: share of the layers, from the second on, with a skip from a random earlier layer, in networks that have
             some. Skips between layers of different width are projected, see `LayeredMLP`.
@@ -53,6 +55,7 @@ class LayeredMLPs:
 
     depth: tuple[int, int] = (1, 7)
     width: tuple[int, int] = (8, 128)
+    activations: tuple[str, ...] = tuple(ACTIVATIONS)
     norms: float = 0.6
     skips: float = 0.5
     dropout_share: float = 0.3
@@ -63,9 +66,8 @@ class LayeredMLPs:
         depth = draws.whole(self.depth)
         layers = range(1, depth + 1)
         hidden = tuple(draws.log_whole(self.width) for _ in layers)
-        names = tuple(ACTIVATIONS)
-        mixed, activation = draws.chance(0.5), draws.choice(names)
-        activations = tuple(draws.choice(names) if mixed else activation for _ in layers)
+        mixed, activation = draws.chance(0.5), draws.choice(self.activations)
+        activations = tuple(draws.choice(self.activations) if mixed else activation for _ in layers)
         normed = draws.chance(0.5)
         norms = tuple(draws.chance(self.norms if normed else 0) for _ in layers)
         skipping = draws.chance(0.5)
@@ -243,6 +245,7 @@ class Tasks:
         noise_share, noise: share of the tasks with wrong labels; bounds of the share of the labels, uniform.
         clip_norm: largest norm of a gradient, if any.
         rate_scale: factor on the rates of `rates_of`.
+        tuning_range: peak rates to tune over, whatever the optimizer; by default those of `rates_of`.
     """
 
     data: tuple[str, ...]
@@ -257,6 +260,7 @@ class Tasks:
     noise: tuple[float, float] = (0.02, 0.4)
     clip_norm: float | None = None
     rate_scale: float = 1.0
+    tuning_range: tuple[float, float] | None = None
 
     def draw(self, name: str, draws: Draws) -> Task:
         """Draw a task, and give it a name."""
@@ -267,6 +271,9 @@ class Tasks:
         optimizer = self.optimizers.draw(draws)
         network = self.networks.draw(draws)
         lr_start, tuning_range = rates_of(optimizer, self.rate_scale)
+        if self.tuning_range is not None:
+            tuning_range = self.tuning_range
+            lr_start = rounded(math.sqrt(tuning_range[0] * tuning_range[1]))
         return Task(
             name,
             data,

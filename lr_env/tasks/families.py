@@ -157,6 +157,18 @@ _GPTS = Tasks(
     rate_scale=3.0,
 )
 
+_PLAIN_MLPS = LayeredMLPs((1, 5), activations=("relu",), norms=0, skips=0, dropout_share=0.5, dropout=(0.05, 0.6))
+_PLAIN = Tasks(
+    ("digits",),
+    _PLAIN_MLPS,
+    Optimizers(("momentum",), friction=(0.05, 1.0), decay_share=1.0),
+    segment=(10, 10),
+    fraction_share=0,
+    noise_share=0,
+    tuning_range=(0.003, 0.167),
+)
+"""The set of LCBench (Zimmer et al., arXiv 2006.13799) made small, with a width of its own for each layer."""
+
 _FASHION: dict[str, Any] = {"data": ("fashion-mnist",), "fraction": (0.02, 1.0)}
 _PLAYS: dict[str, Any] = {"data": ("tiny-shakespeare-64",), "fraction": (0.02, 1.0)}
 
@@ -168,6 +180,12 @@ FAMILIES: Mapping[str, Family] = {
             "MLPs of 1 to 7 layers on digits; shifted: 8 to 10 layers of up to 192 units on Fashion-MNIST",
             (_MLPS,),
             (replace(_MLPS, **_FASHION, networks=LayeredMLPs((8, 10), (64, 192))),),
+        ),
+        Family(
+            "PlainMLPFamily",
+            "ReLU MLPs of 1 to 5 layers with SGD for 500 steps on digits; shifted: 6 or 7 layers on Fashion-MNIST",
+            (_PLAIN,),
+            (replace(_PLAIN, **_FASHION, networks=replace(_PLAIN_MLPS, depth=(6, 7))),),
         ),
         Family(
             "CNNFamily",

@@ -19,6 +19,7 @@ from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun
 from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot
 from lr_env.search import SearchSpace
+from lr_env.seeds import COLLECTIONS
 from lr_env.tasks import Task
 from lr_env.tasks.families import TaskFamily, find_family, split_seeds
 from planners.forecaster.facts import facts
@@ -31,7 +32,7 @@ CONSTANT = 0.5
 """Share of the runs at a constant rate."""
 
 REPEATED = 0.1
-"""Share of the tasks whose first run is made again on another seed: how far runs differ by luck alone."""
+"""Default of `Collection.repeated`."""
 
 _BEYOND = 3.0
 """Rates reach beyond the range in which tasks are tuned by this factor, so that runs that fail are among them."""
@@ -51,6 +52,7 @@ class Collection:
         split: of the family's tasks.
         per_task: runs of each task, in lockstep.
         schedules: names of planners that are drawn from.
+        repeated: share of the tasks whose first run is made again on another seed: how far runs differ by luck alone.
         seed: of all that is drawn; another seed has other tasks.
 
     Raises:
@@ -62,16 +64,19 @@ class Collection:
     split: str = "train"
     per_task: int = 2
     schedules: tuple[str, ...] = SCHEDULES
+    repeated: float = REPEATED
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("runs", "per_task"):
             whole(name, getattr(self, name))
         whole("seed", self.seed, 0)
-        if self._first + self.num_tasks > len(self._seeds):
+        if self._first + self.num_tasks > len(self._seeds) or self.runs > len(COLLECTIONS):
             raise UserError(
                 f"the split {self.split!r} has {len(self._seeds):,} tasks: ask for fewer runs or another seed"
             )
+        if not 0 <= self.repeated <= 1:
+            raise UserError(f"repeated {self.repeated:g}: give a share, from 0 to 1")
         _ = SearchSpace(self.schedules, (1e-3, 1.0))
 
     @property
@@ -113,9 +118,10 @@ class Collection:
             family = "constant" if constant else others[int(draw.integers(len(others)))]
             peak = float(np.exp(draw.uniform(*np.log(space.lr_range))))
             planners.append(space.at(family, peak, float(draw.random())))
-        if self.per_task > 1 and draw.random() < REPEATED:
+        if self.per_task > 1 and draw.random() < self.repeated:
             planners[1] = planners[0]
-        return [PlannedRun(planner, number * self.per_task + place) for place, planner in enumerate(planners)]
+        first = number * self.per_task
+        return [PlannedRun(planner, COLLECTIONS[first + place]) for place, planner in enumerate(planners)]
 
 
 def collect(

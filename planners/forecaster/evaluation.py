@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from lr_env.errors import UserError, find
 from lr_env.stats.intervals import Estimate, paired_difference
+from planners.forecaster.combining import BEFORE, METHODS, can_forecast
 from planners.forecaster.curves import CurveSet, Floats
 from planners.forecaster.fit import Fitting
-from planners.forecaster.forecaster import BEFORE, METHODS, Forecaster
-from planners.forecaster.intervals import SEEN
+from planners.forecaster.forecaster import Forecaster
+from planners.forecaster.intervals import SEEN, rows_of
 from planners.forecaster.methods.learned import Boosting, NearestRuns
 from planners.forecaster.model.encoders import ENCODERS
 from planners.forecaster.scores import mean_scores, scores
@@ -156,23 +157,24 @@ def evaluate(
         train, test = curves.rows(train_rows & curves.usable), curves.rows(test_rows & curves.usable)
         of_split = replace(fitting, seed=fitting.seed + number)
         began = time.process_time()
-        forecaster = Forecaster.fit(train, of_split)
+        forecaster = Forecaster.fit(train, of_split, seen=rows_of(seen))
         seconds.append(time.process_time() - began)
         example = example or (forecaster, test)
         progress(f"split {number + 1} of {len(splits)}: fitted to {len(train)} curves, {seconds[-1]:.0f} s")
         for points in seen:
-            runs = test.rows(Forecaster.able(test, points))
+            runs = test.rows(can_forecast(test, points))
             if not len(runs):
                 continue
+            forecasts = forecaster.forecasts(runs, points)
             for method in methods:
                 if points == 0 and method not in BEFORE:
                     continue
-                predicted = forecaster.predict(runs, points, method)
+                predicted = forecaster.prediction(forecasts, method)
                 interval = (predicted.low, predicted.high) if method in forecaster.intervals else None
                 results.setdefault((method, points), []).append(scores(runs, predicted.median, points, interval))
             for name in baselines:
                 kind, told = BASELINES[name]
-                able = train.rows(Forecaster.able(train, points))
+                able = train.rows(can_forecast(train, points))
                 median = kind(able, points, **told)(runs.seen(points))
                 results.setdefault((name, points), []).append(scores(runs, median, points))
         for name in ablations:
@@ -180,9 +182,9 @@ def evaluate(
             trained, tested = (
                 (_shuffled(part, number) for part in (train, test)) if ablation.shuffled else (train, test)
             )
-            other = Forecaster.fit(trained, replace(of_split, **ablation.change), combined=False)
+            other = Forecaster.fit(trained, replace(of_split, **ablation.change), combined=False, seen=rows_of(seen))
             for points in seen:
-                runs = tested.rows(Forecaster.able(tested, points))
+                runs = tested.rows(can_forecast(tested, points))
                 if len(runs):
                     predicted = other.predict(runs, points, "ode")
                     of_run = scores(runs, predicted.median, points, (predicted.low, predicted.high))

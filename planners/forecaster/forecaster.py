@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,23 @@ import torch
 
 from lr_env.errors import UserError, find
 from lr_env.files import sha256_of
+from planners.forecaster.combining import BEFORE, CHOICES, METHODS, SINGLE, Forecasts, can_forecast
 from planners.forecaster.curves import POINTS, CurveSet, Floats
 from planners.forecaster.description import Forecast, RunDescription
 from planners.forecaster.encoding import Encoding
-from planners.forecaster.fit import FittedODE, Fitting, fit, held_out_unit
-from planners.forecaster.intervals import SEEN, Intervals, conformal, standardised
+from planners.forecaster.fit import LEAST_CURVES, FittedODE, Fitting, fit, held_out_unit
+from planners.forecaster.intervals import SEEN, Case, Intervals, conformal
 from planners.forecaster.methods.learned import Boosting, NearestRuns
-from planners.forecaster.methods.parametric import ensemble, power_law
-from planners.forecaster.methods.simple import last_value
 from planners.forecaster.model.network import CurveODE, Sizes
 from planners.forecaster.scores import scores
 from planners.forecaster.settings import rate_settings
 from planners.forecaster.tables import read_curves, write_curves
-from planners.forecaster.window import scale_of
 from planners.weights import Tensors, WeightFiles
 
-METHODS = ("auto", "both", "blend", "ode", "boosting", "nearest", "ensemble", "power-law", "last-value")
-"""Names of the methods. "blend" is a weighted geometric mean of `BLENDED`, "both" that of "ode" and "blend", and "auto"
-the best of these three on runs that were held out, for each number of points seen."""
+FOLDS = 5
+"""Most groups of tasks that are left out in turn."""
 
-CHOICES = ("ode", "blend", "both")
-"""What "auto" may be."""
-
-BLENDED = {"boosting": 2.0, "nearest": 2.0, "power-law": 1.0}
-"""Weights of the blend; where nothing was seen there is no power law."""
-
-_LEAST = 0.02
-"""Smallest part of a blend, as a share of the last value: a power law may reach 0."""
-
-BEFORE = METHODS[:6]
-"""Methods for runs that have not begun."""
+_STREAM = 0xF01D
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,48 +75,87 @@ class Forecaster:
         about: Mapping[str, Any] | None = None,
         *,
         combined: bool = True,
+        seen: Sequence[int] = SEEN,
     ) -> Forecaster:
         """Fit to usable curves. What is held out stops the fit early, sets the intervals, and chooses what "auto" is.
+
+        Where there are several tasks, the last two are done by leaving out one after the other, or one group of them.
 
         Args:
             curves: curves of one metric.
             fitting: settings of the fit.
             about: provenance.
-            combined: whether "auto" may be more than "ode"; the blend takes most of the time of a fit.
+            combined: whether "auto" may be more than "ode"; the other methods take most of the time of a fit.
+            seen: numbers of points seen, of `SEEN`, for which the last two are done.
 
         Raises:
             UserError: there are too few curves.
         """
         curves = curves.rounded
         ode, held = fit(curves, fitting)
-        validation = curves.rows(held)
         forecaster = cls(ode, curves.rows(~held), {}, about=about or {})
-        unit = held_out_unit(curves)
-        errors: dict[str, list[Floats]] = {name: [] for name in (*CHOICES, "auto")}
+        unit, trials = held_out_unit(curves), [(forecaster, curves.rows(held))]
+        if unit == "task":
+            parts = list(_leaving_out_tasks(curves, fitting))
+            trials = [(cls(other, rest, {}), left_out) for other, rest, left_out in parts] or trials
+        names = CHOICES if combined else CHOICES[:1]
+        cases: dict[str, list[list[Case]]] = {name: [] for name in (*names, "auto")}
         chosen = []
         for points in SEEN:
-            runs = validation.rows(forecaster.able(validation, points))
-            names = CHOICES if combined else CHOICES[:1]
-            forecasts = {name: forecaster.median(runs, points, name) for name in names} if len(runs) else {}
-            by_error = {name: scores(runs, forecast, points)["log_mae"] for name, forecast in forecasts.items()}
-            chosen.append(min(by_error, key=lambda name: by_error[name]) if by_error else "ode")
-            scales = ode(runs, points)[1] if len(runs) else None
-            found = {
-                name: np.zeros((0, POINTS)) if scales is None else standardised(runs, forecast, scales, points)
-                for name, forecast in forecasts.items()
+            found: dict[str, list[Case]] = {name: [] for name in names if points or name in BEFORE}
+            for other, left_out in trials if points in seen else ():
+                runs = left_out.rows(can_forecast(left_out, points))
+                if len(runs):
+                    forecasts = Forecasts(other.ode, other.single, runs, points)
+                    for name, of_name in found.items():
+                        of_name.append(Case(runs, forecasts.median(name), forecasts.spreads(name)))
+            by_error = {
+                name: np.mean([scores(case.curves, case.median, points)["log_mae"] for case in of_name])
+                for name, of_name in found.items()
+                if of_name
             }
-            for name, of_method in errors.items():
-                of_method.append(found.get(chosen[-1] if name == "auto" else name, np.zeros((0, POINTS))))
-        forecaster.intervals = {name: conformal(of_method, unit) for name, of_method in errors.items()}
+            chosen.append(min(by_error, key=lambda name: by_error[name]) if by_error else "ode")
+            for name, of_name in cases.items():
+                of_name.append(found.get(chosen[-1] if name == "auto" else name, []))
+        forecaster.intervals = {name: conformal(of_name, unit) for name, of_name in cases.items()}
         forecaster.chosen = tuple(chosen)
         forecaster.reference, forecaster._fitted = curves, {}
         return forecaster
 
-    @staticmethod
-    def able(curves: CurveSet, points: int) -> np.ndarray:
-        """Which runs can be forecast: those of which something was seen, or whose reference is known; (curves,)."""
-        index, _ = curves.last_seen(points)
-        return np.isfinite(curves.reference) if points == 0 else index >= 1
+    def single(self, method: str, seen: CurveSet, points: int) -> Floats:
+        """Forecast runs by a method that looks other runs up, "boosting" or "nearest", (curves, POINTS)."""
+        key = method, points
+        if key not in self._fitted:
+            kind = Boosting if method == "boosting" else NearestRuns
+            self._fitted[key] = kind(self.reference.rows(can_forecast(self.reference, points)), points)
+        return self._fitted[key](seen)
+
+    def forecasts(self, curves: CurveSet, points: int) -> Forecasts:
+        """Forecasts by all methods of runs of which the first points are seen."""
+        return Forecasts(self.ode, self.single, curves, points)
+
+    def predict(self, curves: CurveSet, points: int, method: str = "auto") -> Prediction:
+        """Forecast runs of which the first points are seen, with intervals."""
+        return self.prediction(self.forecasts(curves, points), method)
+
+    def prediction(self, forecasts: Forecasts, method: str = "auto") -> Prediction:
+        """The forecasts by one method, with intervals.
+
+        Raises:
+            UserError: there is no such method, or it needs a run to have begun.
+        """
+        find("method", method, dict.fromkeys(METHODS))
+        points, curves = forecasts.points, forecasts.curves
+        intervals = self.intervals.get(method) or self.intervals["ode"]
+        name = self.chosen_for(points) if method == "auto" else method
+        median = forecasts.median(name)
+        low, high = intervals(median, forecasts.spreads(name if method in self.intervals else "ode"), points)
+        seen = np.isfinite(curves.values) & (np.arange(POINTS) < points)
+        return Prediction(*(np.where(seen, curves.values, end) for end in (median, low, high)))
+
+    def chosen_for(self, points: int) -> str:
+        """What "auto" is after so many points seen."""
+        return self.chosen[max(row for row, of_row in enumerate(SEEN) if of_row <= points)]
 
     def median(self, curves: CurveSet, points: int, method: str = "auto") -> Floats:
         """Forecast the runs of which the first points are seen, (curves, POINTS); no meaning at the points seen.
@@ -137,43 +163,15 @@ class Forecaster:
         Raises:
             UserError: there is no such method, or it needs a run to have begun.
         """
-        find("method", method, dict.fromkeys(METHODS))
-        seen = curves.seen(points)
-        if method == "auto":
-            method = self.chosen[max(row for row, of_row in enumerate(SEEN) if of_row <= points)]
-        if method == "both":
-            return np.sqrt(self.median(curves, points, "ode") * self.median(curves, points, "blend"))
-        if method == "blend":
-            parts = {name: weight for name, weight in BLENDED.items() if points or name in BEFORE}
-            least = _LEAST * scale_of(seen, points)[:, None]
-            logs = [
-                weight * np.log(np.maximum(self.median(curves, points, name), least)) for name, weight in parts.items()
-            ]
-            return np.exp(np.sum(logs, axis=0) / sum(parts.values()))
-        if method == "ode":
-            return self.ode(seen, points)[0]
-        if method in ("boosting", "nearest"):
-            key = method, points
-            if key not in self._fitted:
-                kind = Boosting if method == "boosting" else NearestRuns
-                self._fitted[key] = kind(self.reference.rows(self.able(self.reference, points)), points)
-            return self._fitted[key](seen)
-        if points == 0:
-            raise UserError(f"method {method!r} needs a run that has begun: ask for {', '.join(BEFORE)}")
-        if method == "ensemble":
-            return ensemble(seen, points).mean
-        return power_law(seen, points) if method == "power-law" else last_value(seen, points)
-
-    def predict(self, curves: CurveSet, points: int, method: str = "auto") -> Prediction:
-        """Forecast runs of which the first points are seen, with intervals."""
-        median = self.median(curves, points, method)
-        intervals = self.intervals.get(method) or self.intervals["ode"]
-        low, high = intervals(median, self.ode(curves.seen(points), points)[1], points)
-        seen = np.isfinite(curves.values) & (np.arange(POINTS) < points)
-        return Prediction(*(np.where(seen, curves.values, end) for end in (median, low, high)))
+        return self.forecasts(curves, points).median(self.chosen_for(points) if method == "auto" else method)
 
     def forecast(
-        self, run: RunDescription, at: Sequence[float] | Floats | None = None, method: str = "auto"
+        self,
+        run: RunDescription,
+        at: Sequence[float] | Floats | None = None,
+        method: str = "auto",
+        *,
+        baselines: bool = False,
     ) -> Forecast:
         """Forecast one run, from its beginning or before it.
 
@@ -181,6 +179,7 @@ class Forecaster:
             run: what is known of it.
             at: optimizer steps to forecast; by default all later points of the grid.
             method: one of `METHODS`.
+            baselines: whether to forecast by the other methods too, of which trees take seconds the first time.
 
         Raises:
             UserError: the run has diverged, its values are none of the metric, or too little is known of it.
@@ -189,10 +188,11 @@ class Forecaster:
             raise UserError(f"the run has diverged: its {self.reference.metric} at step {step:g} is not finite")
         run.check_metric(self.reference.metric)
         curves, points = run.curves(self.reference.metric), run.points
-        if not self.able(curves, points).all():
+        if not can_forecast(curves, points).all():
             what = "its number of classes" if not points else "at least 2 values, the last one after the start"
             raise UserError(f"too little is known of the run to forecast it: give {what}")
-        predicted = self.predict(curves, points, method)
+        forecasts = self.forecasts(curves, points)
+        predicted = self.prediction(forecasts, method)
         grid = np.arange(POINTS) / (POINTS - 1) * run.budget
         steps = grid[points:] if at is None else np.asarray(at, np.float64)
         first = run.steps[-1] if points else 0
@@ -203,11 +203,11 @@ class Forecaster:
             for part in (predicted.median, predicted.low, predicted.high)
         ]
         median, low, high = ends
-        return Forecast(steps, median, low, high, self._baselines(curves, points), self.notes(curves))
-
-    def _baselines(self, curves: CurveSet, points: int) -> dict[str, float]:
-        methods = ("ode", "boosting", "nearest", *(("ensemble", "power-law", "last-value") if points else ()))
-        return {method: float(self.median(curves, points, method)[0, -1]) for method in methods}
+        beside: dict[str, float] = {}
+        if baselines:
+            names = [name for name in SINGLE if points or name in BEFORE]
+            beside = {name: float(forecasts.median(name)[0, -1]) for name in names}
+        return Forecast(steps, median, low, high, beside, self.notes(curves))
 
     def notes(self, curves: CurveSet) -> tuple[str, ...]:
         """What makes a forecast of the first run doubtful: what is not known of it, and what was never fitted to."""
@@ -271,6 +271,22 @@ class _Saved:
     curves: str
 
 
+def _leaving_out_tasks(curves: CurveSet, fitting: Fitting) -> Iterator[tuple[FittedODE, CurveSet, CurveSet]]:
+    """Leave out the tasks in turn, or groups of them; what is fitted to the others, these, and those left out.
+
+    The ensembles are smaller and fitted for a shorter time, for there are many.
+    """
+    names = list(dict.fromkeys(curves.tasks))
+    order = np.random.Generator(np.random.PCG64([_STREAM, fitting.seed])).permutation(len(names))
+    quick = replace(fitting, members=-(-fitting.members // 2), updates=-(-fitting.updates // 2))
+    of_curves = np.array(curves.tasks)
+    for group in np.array_split(order, min(FOLDS, len(names))):
+        left_out = np.isin(of_curves, [names[place] for place in group])
+        if (~left_out).sum() >= LEAST_CURVES:
+            rest = curves.rows(~left_out)
+            yield fit(rest, quick)[0], rest, curves.rows(left_out)
+
+
 def _read(header: Mapping[str, Any], tensors: Tensors, what: str) -> _Saved:
     encoding, sizes = Encoding.from_json(header["encoding"]), Sizes(**header["sizes"])
     if sizes.known != encoding.size:
@@ -284,5 +300,5 @@ def _read(header: Mapping[str, Any], tensors: Tensors, what: str) -> _Saved:
     return _Saved(FittedODE(network, encoding), intervals, chosen, header["about"], header["metric"], header["curves"])
 
 
-FORECASTERS = WeightFiles("forecaster", "forecaster-", 1, "fit one with `lr-env forecast fit`", "fit it anew", _read)
+FORECASTERS = WeightFiles("forecaster", "forecaster-", 2, "fit one with `lr-env forecast fit`", "fit it anew", _read)
 """Files of forecasters."""

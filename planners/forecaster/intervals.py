@@ -21,46 +21,94 @@ LEVEL = 0.9
 _THIRDS = 3
 
 
+def rows_of(seen: Sequence[int]) -> list[int]:
+    """Those of `SEEN` whose width holds for some numbers of points."""
+    return sorted({max(points for points in SEEN if points <= number) for number in seen})
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Forecasts of runs that were not fitted to.
+
+    Attributes:
+        curves: the truth.
+        median: forecasts, (curves, POINTS).
+        spreads: name -> how unsure the forecast of each point is, as a log ratio below and above, (2, curves, POINTS).
+    """
+
+    curves: CurveSet
+    median: Floats
+    spreads: Mapping[str, Floats]
+
+
 @dataclass(frozen=True)
 class Intervals:
-    """Factors of the scales of a forecast.
+    """Factors of the spreads of a forecast.
 
-    The interval of a point at which a model's scales are (below, above) is median * exp(-factor * below) to median *
-    exp(factor * above). The factor is a quantile of (log error / scale) over runs that were held out: split conformal
-    prediction (Lei et al., arXiv 1604.04173), with the scales as the difficulty.
+    The interval of a point whose spreads are (below, above) is median * exp(-factor * below) to median * exp(factor *
+    above). The factor is a quantile of (log error / spread) over runs that were held out: split conformal prediction
+    (Lei et al., arXiv 1604.04173), with the spreads as the difficulty. Where whole tasks were held out, one after the
+    other, each task counts the same.
 
     Attributes:
         factors: (len(SEEN), thirds of what is still to come); NaN where there was nothing to set it by.
+        spreads: name of the spread for each of `SEEN`.
         unit: "configuration" or "task": what the runs were held out by.
     """
 
     factors: Floats
+    spreads: tuple[str, ...]
     unit: str
 
-    def __call__(self, median: Floats, scales: Floats, points: int) -> tuple[Floats, Floats]:
+    def __call__(self, median: Floats, spreads: Mapping[str, Floats], points: int) -> tuple[Floats, Floats]:
         """Lower and upper ends, (curves, POINTS) each."""
+        row = self._row(points)
         share = (np.arange(POINTS) - points + 0.5) / max(1, POINTS - points)
-        factors = np.interp(share, (np.arange(_THIRDS) + 0.5) / _THIRDS, self._of(points))  # without steps in between
-        return median * np.exp(-factors * scales[0]), median * np.exp(factors * scales[1])
+        middles = (np.arange(_THIRDS) + 0.5) / _THIRDS
+        factors = np.interp(share, middles, self.factors[row])  # without steps in between
+        below, above = spreads[self.spreads[row]]
+        return median * np.exp(-factors * below), median * np.exp(factors * above)
 
-    def _of(self, points: int) -> Floats:
+    def _row(self, points: int) -> int:
         known = [row for row in range(len(SEEN)) if np.isfinite(self.factors[row]).all()]
         lower = [row for row in known if SEEN[row] <= points]
-        return self.factors[lower[-1] if lower else known[0]] if known else np.full(_THIRDS, np.nan)
+        return lower[-1] if lower else (known[0] if known else 0)
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
         return {
             "factors": [[None if np.isnan(f) else f for f in row] for row in self.factors.tolist()],
+            "spreads": list(self.spreads),
             "unit": self.unit,
         }
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Intervals:
         """What `to_json` gave."""
-        return cls(
-            np.array([[np.nan if f is None else f for f in row] for row in saved["factors"]], np.float64), saved["unit"]
-        )
+        factors = [[np.nan if f is None else f for f in row] for row in saved["factors"]]
+        return cls(np.array(factors, np.float64), tuple(saved["spreads"]), saved["unit"])
+
+
+def conformal(cases: Sequence[Sequence[Case]], unit: str) -> Intervals:
+    """Set the factors, and choose the spread with the best interval score (Gneiting & Raftery 2007, eq. 43).
+
+    Args:
+        cases: for each number of points in `SEEN`, forecasts of the runs that were held out together.
+        unit: what they were held out by.
+    """
+    factors = np.full((len(SEEN), _THIRDS), np.nan)
+    names = []
+    for row, (points, of_points) in enumerate(zip(SEEN, cases, strict=True)):
+        of_points = [case for case in of_points if len(case.curves)]
+        best = np.inf
+        names.append("ode")
+        for name in of_points[0].spreads if of_points else ():
+            found = _factors(of_points, name, points)
+            trial = Intervals(np.tile(found, (len(SEEN), 1)), (name,) * len(SEEN), unit)
+            score = float(np.mean([_score(case, trial, points) for case in of_points]))
+            if score < best:
+                best, names[-1], factors[row] = score, name, found
+    return Intervals(factors, tuple(names), unit)
 
 
 def thirds(points: int) -> NDArray[np.int64]:
@@ -69,27 +117,40 @@ def thirds(points: int) -> NDArray[np.int64]:
     return np.clip(place, 0, _THIRDS - 1)
 
 
-def standardised(curves: CurveSet, median: Floats, scales: Floats, points: int) -> Floats:
-    """|log error| in units of the scale on its side, (curves, POINTS); NaN at the points seen."""
-    error = log_ratios(curves.values, np.ones(len(curves))) - np.log(np.maximum(median, 1e-300))
+def _log_errors(case: Case, points: int) -> Floats:
+    """log(value / median), (curves, POINTS); NaN at the points seen."""
+    error = log_ratios(case.curves.values, np.ones(len(case.curves))) - np.log(np.maximum(case.median, 1e-300))
     error[:, :points] = np.nan
-    return np.abs(error) / np.where(error < 0, scales[0], scales[1])
+    return error
 
 
-def conformal(errors: Sequence[Floats], unit: str) -> Intervals:
-    """Set the factors.
+def _factors(cases: Sequence[Case], name: str, points: int) -> Floats:
+    """Quantile of |log error| in units of the spread, (thirds,); cases weigh the same."""
+    ratios = []
+    for case in cases:
+        error, (below, above) = _log_errors(case, points), case.spreads[name]
+        ratios.append(np.abs(error) / np.where(error < 0, below, above))
+    factors = np.full(_THIRDS, np.nan)
+    for third in range(_THIRDS):
+        inside = [ratio[:, (thirds(points) == third) & (np.arange(POINTS) >= points)] for ratio in ratios]
+        known = [part[np.isfinite(part)] for part in inside]
+        runs = sum(int(np.isfinite(part).any(1).sum()) for part in inside)
+        if runs:
+            # Points of a run are alike, so that the correction for few runs counts runs.
+            level = min(1.0, np.ceil((runs + 1) * LEVEL) / runs)
+            weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in known if len(part)])
+            values = np.concatenate(known)
+            factors[third] = np.quantile(values, level, weights=weights, method="inverted_cdf")
+    return factors
 
-    Args:
-        errors: `standardised` errors of held-out runs for each number of points in `SEEN`; empty where there are none.
-        unit: what they were held out by.
-    """
-    factors = np.full((len(SEEN), _THIRDS), np.nan)
-    for row, (points, error) in enumerate(zip(SEEN, errors, strict=True)):
-        for third in range(_THIRDS):
-            inside = error[:, (thirds(points) == third) & (np.arange(POINTS) >= points)] if len(error) else error
-            runs = np.isfinite(inside).any(1).sum() if len(error) else 0
-            if runs:
-                # Points of a run are alike, so that the correction for few runs counts runs.
-                level = min(1.0, np.ceil((runs + 1) * LEVEL) / runs)
-                factors[row, third] = np.nanquantile(inside, level)
-    return Intervals(factors, unit)
+
+def _score(case: Case, intervals: Intervals, points: int) -> float:
+    """Mean interval score of the logarithms."""
+    low, high = intervals(case.median, case.spreads, points)
+    return interval_scores(np.log(case.curves.values[:, points:]), np.log(low[:, points:]), np.log(high[:, points:]))
+
+
+def interval_scores(truth: Floats, low: Floats, high: Floats) -> float:
+    """Mean interval score (Gneiting & Raftery 2007, eq. 43) at `LEVEL`, over the values that are there."""
+    outside = np.maximum(low - truth, 0) + np.maximum(truth - high, 0)
+    return float(np.nanmean(high - low + 2 / (1 - LEVEL) * outside))

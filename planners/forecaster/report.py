@@ -14,9 +14,9 @@ from lr_env.report.files import draw_into, write_csv
 from lr_env.report.markdown import write_markdown
 from lr_env.stats.intervals import Estimate
 from lr_env.words import counted
+from planners.forecaster.combining import BEFORE, can_forecast
 from planners.forecaster.curves import POINTS, CurveSet, Floats
 from planners.forecaster.evaluation import Evaluation, floor_of
-from planners.forecaster.forecaster import BEFORE
 from planners.forecaster.pictures import draw_errors, draw_fan, draw_reliability
 from planners.forecaster.window import log_ratios
 
@@ -144,9 +144,9 @@ def write_report(
     write_markdown(document, folder / "README.md")
     write_csv(table, folder / "scores.csv")
     forecaster, test = evaluation.forecaster, evaluation.test
-    able = test.rows(forecaster.able(test, 0)) if 0 in seen else test
+    able = test.rows(can_forecast(test, 0)) if 0 in seen else test
     able = able if len(able) else test
-    seen = [points for points in seen if forecaster.able(able, points).any()]
+    seen = [points for points in seen if can_forecast(able, points).any()]
     predicted = {points: forecaster.predict(able, points) for points in seen}
     order = np.argsort(able.values[:, -1])
     rows = order[np.linspace(0, len(order) - 1, min(4, len(order))).astype(int)].tolist()

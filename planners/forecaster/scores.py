@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from planners.forecaster.curves import CurveSet, Floats
+from planners.forecaster.intervals import interval_scores
 
 MOVING = 0.05
 """A run moves whose last value differs by this share from the last one seen. It is chosen by the outcome, so that it is
@@ -57,11 +58,10 @@ def scores(
         inside = np.where(there, (low <= truth) & (truth <= high), np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             low, high, log_truth = np.log(np.maximum(low, _LEAST)), np.log(high), np.log(truth)
-        width = high - low + 20 * (np.maximum(low - log_truth, 0) + np.maximum(log_truth - high, 0))
         result |= {
             "coverage": float(np.nanmean(inside)),
             "coverage_moving": float(np.nanmean(inside[moving])) if moving.any() else np.nan,
-            "interval_score": float(np.nanmean(np.where(there, width, np.nan))),
+            "interval_score": interval_scores(log_truth, low, high),
         }
     return result
 

@@ -19,7 +19,8 @@ from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
 from lr_env.planner import Planner, planner_settings
 from lr_env.provenance import code_version, device_name
-from lr_env.records.record import RunRecord, settings_key
+from lr_env.pruning import PlannerPruners, PruningRule, find_rule
+from lr_env.records.record import RunRecord, run_key, settings_key
 from lr_env.registry import candidates, check_settings, find_planner, matched_control, with_settings
 from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
@@ -41,6 +42,7 @@ class ComparisonPlan:
         seeds: seeds of the final runs; none for a sweep alone.
         settings: planner -> settings in place of those that its sweep would try.
         flatness: whether to measure the Hessian at the end of the final runs.
+        stop: rule by which runs of the sweep end early, see `lr_env.pruning.find_rule`.
     """
 
     task: Task
@@ -50,6 +52,7 @@ class ComparisonPlan:
     seeds: tuple[int, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     flatness: bool = False
+    stop: str = "none"
 
     def __post_init__(self) -> None:
         if not self.planners:
@@ -89,6 +92,11 @@ class ComparisonPlan:
         originals = {name: original_of(find_planner(name)) for name in self.planners}
         return {name: original for name, original in originals.items() if original in self.planners}
 
+    @cached_property
+    def rule(self) -> PruningRule | None:
+        """The rule by which runs of the sweep end early."""
+        return find_rule(self.stop)
+
     def sweep_runs(self, planners: Sequence[str]) -> list[PlannedRun]:
         """Every setting of some planners on every tuning seed."""
         return [
@@ -98,6 +106,25 @@ class ComparisonPlan:
             for setting in self.candidates(name)
             for seed in self.tune_seeds
         ]
+
+    def sweep_rounds(self, planners: Sequence[str]) -> list[list[PlannedRun]]:
+        """The same in rounds, each judged by those before: every other setting, then those between, seed by seed.
+
+        Without a rule by which runs end early it is one round.
+        """
+        runs = self.sweep_runs(planners)
+        if self.rule is None:
+            return [runs]
+        place = {
+            settings_key(planner_settings(setting)): number
+            for name in planners
+            for number, setting in enumerate(self.candidates(name))
+        }
+        rounds: dict[tuple[int, int], list[PlannedRun]] = {}
+        for run in runs:
+            key = self.tune_seeds.index(run.seed), place[settings_key(run.settings)] % 2
+            rounds.setdefault(key, []).append(run)
+        return [rounds[key] for key in sorted(rounds)]
 
     def check_rates(self) -> None:
         """Find out before training that a schedule would ask for a rate outside the task's range.
@@ -161,6 +188,7 @@ class ComparisonPlan:
             "rates": list(self.rates),
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),
+            **({} if self.rule is None else {"stop": self.rule.to_json()}),
             **self.measurements,
         }
 
@@ -218,7 +246,7 @@ def run_comparison(plan: ComparisonPlan, lab: Lab) -> ComparisonRuns:
     with open_comparison(plan, lab) as experiment:
         batches = generations(experiment.spec.study)
         for names in batches:
-            experiment.run(plan.sweep_runs(names), "tune", ("val",), lab.reporting("tuning"))
+            _tune(plan, names, experiment, lab)
         tuning = lab.store.runs(lab.name, "tune")
         chosen = choose(plan, tuning)
         for names in batches:
@@ -226,6 +254,34 @@ def run_comparison(plan: ComparisonPlan, lab: Lab) -> ComparisonRuns:
             experiment.run(final, "final", ("val", "test", *plan.measurements), lab.reporting("comparing"))
         records = lab.store.runs(lab.name, "final", curves=True) if plan.seeds else []
     return ComparisonRuns(tuning, records, chosen, experiment.spec, time.monotonic() - began)
+
+
+def _tune(plan: ComparisonPlan, planners: Sequence[str], experiment: Experiment, lab: Lab) -> None:
+    """Make the runs of a sweep, in rounds where a rule ends runs early.
+
+    The runs of a planner are judged by its own of the rounds before, so that its sweep depends on no other planner. A
+    setting of which a run ended early is not tried on further seeds.
+    """
+    report, before = lab.reporting("tuning"), []
+    for runs in plan.sweep_rounds(planners):
+        out = {(record.planner, settings_key(record.settings)) for record in before if record.pruned}
+        left = [run for run in runs if (run.planner.name, settings_key(run.settings)) not in out]
+        experiment.run(left, "tune", ("val",), report, _pruners(plan, before))
+        report((len(runs) - len(left)) * plan.task.budget)
+        keys = {run_key(run) for run in left}
+        if plan.rule is not None:
+            before += [run for run in lab.store.runs(lab.name, "tune", curves=True) if run_key(run) in keys]
+
+
+def _pruners(plan: ComparisonPlan, before: Sequence[RunRecord]) -> PlannerPruners | None:
+    """A pruner for each planner, by its runs so far; None where all runs are to be whole."""
+    if plan.rule is None or not before:
+        return None
+    of_planners = {
+        name: plan.rule.pruner([record for record in before if record.planner == name], plan.task)
+        for name in dict.fromkeys(record.planner for record in before)
+    }
+    return PlannerPruners(tuple((name, pruner) for name, pruner in of_planners.items() if pruner is not None))
 
 
 def merge_planners(before: Mapping[str, Any] | None, planners: Sequence[str]) -> dict[str, Any]:
@@ -295,7 +351,7 @@ def choose(plan: ComparisonPlan, tuning: Sequence[RunRecord]) -> dict[str, Plann
 def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunRecord]) -> Planner:
     """The setting of a planner with the lowest mean loss on the whole validation split, over the tuning seeds.
 
-    A setting of which a run diverged comes after all others. Among equals the earlier setting wins.
+    A setting of which a run diverged, or ended early, comes after all others. Among equals the earlier setting wins.
     """
     runs: dict[str, list[RunRecord]] = {}
     for record in tuning:
@@ -304,7 +360,8 @@ def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunR
 
     def rank(setting: Planner) -> tuple[int, float]:
         of_setting = runs[settings_key(planner_settings(setting))]
-        return sum(r.diverged for r in of_setting), float(np.mean([r.score("final_val_loss") for r in of_setting]))
+        failed = sum(r.diverged or r.pruned for r in of_setting)
+        return failed, float(np.mean([r.score("final_val_loss") for r in of_setting if not r.pruned] or [np.inf]))
 
     return min(offered, key=rank)
 
@@ -341,6 +398,7 @@ def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[s
             "seeds": list(plan.tune_seeds),
             **({"fewer_settings": fewer} if fewer else {}),
             **({"controls": plan.controls} if plan.controls else {}),
+            **({} if plan.rule is None else {"stop": plan.stop, "stopped": sum(r.pruned for r in runs.tuning)}),
         },
         "child_steps": {
             "tuning": sum(n for name, n in steps.items() if name not in plan.controls),

@@ -180,11 +180,11 @@ def _tuning_seeds(summary: Summary, records: Sequence[RunRecord]) -> str:
 
 
 def _mean_losses(runs: Sequence[RunRecord]) -> dict[str, float]:
-    """Key of a setting -> mean final validation loss of its runs, best first; infinite where one diverged."""
+    """Key of a setting -> mean final validation loss of its runs, best first; infinite where one did not end."""
     losses: dict[str, list[float]] = {}
     for run in runs:
         losses.setdefault(settings_key(run.settings), []).append(
-            np.inf if run.diverged else run.scores["final_val_loss"]
+            np.inf if run.diverged or run.pruned else run.scores["final_val_loss"]
         )
     means = {key: float(np.mean(of)) for key, of in losses.items()}
     return dict(sorted(means.items(), key=lambda item: (item[1], item[0])))
@@ -197,7 +197,8 @@ def _tried_text(row: Row, runs: Sequence[RunRecord], mean_losses: Mapping[str, f
     cells = []
     for key, loss in mean_losses.items():
         shown = {name: tried[key][name] for name in varied if name in tried[key]} or tried[key]
-        cell = f"{setting_text(shown)}: {number_text(loss)}"
+        early = any(run.pruned for run in runs if settings_key(run.settings) == key)
+        cell = f"{setting_text(shown)}: {'ended early' if early else number_text(loss)}"
         cells.append(f"**{cell}**" if key == settings_key(row.settings) else cell)
     return "; ".join(cells)
 

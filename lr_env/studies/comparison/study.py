@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from tyro.conf import arg
 
 from lr_env.runs.options import Names, OptionalRates, Seeds, Settings, TuneSeeds, log_grid, parse_names, parse_settings
 from lr_env.seeds import TUNING
@@ -33,6 +35,9 @@ class Sweep:
     """Peak rates for tuning: LOW:HIGH:COUNT for a log grid, or a list, e.g. 0.01,0.1,1."""
     tune_seeds: TuneSeeds = (TUNING[0], TUNING[1])
     """Seeds on which each setting is tuned: a count, or a list, e.g. 1000000,1000001."""
+    stop: Annotated[str, arg(metavar="RULE")] = "none"
+    """Which runs of the tuning end early, by the runs of their planner before: none, median, halving, forecast or
+    forecast:MODEL; see lr-env search. Every other setting is tried first, without the rule."""
 
     def plan(self, task: Task) -> ComparisonPlan:
         """The runs of this study for a task.
@@ -40,7 +45,7 @@ class Sweep:
         Raises:
             UserError: see `ComparisonPlan`; or a planner is unknown.
         """
-        return plan_of(task, self.planners, self.set, self.rates, self.tune_seeds)
+        return replace(plan_of(task, self.planners, self.set, self.rates, self.tune_seeds), stop=self.stop)
 
     def child_steps(self, task: Task) -> int:
         """Optimizer steps of all runs."""

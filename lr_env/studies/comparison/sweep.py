@@ -37,8 +37,9 @@ class SweepResult:
             settings = planner_settings(chosen)
             loss, cost = f"as {self.plan.controls.get(planner)}", ""
             if planner not in self.plan.controls:
-                runs = [r for r in self.runs.tuning if (r.planner, r.settings) == (planner, settings)]
-                loss = f"{sum(r.scores['final_val_loss'] for r in runs) / len(runs):.4f}"
+                of_setting = [r for r in self.runs.tuning if (r.planner, r.settings) == (planner, settings)]
+                whole = [r.scores["final_val_loss"] for r in of_setting if not r.pruned]
+                loss = f"{sum(whole) / len(whole):.4f}"
                 cost = f"{steps[planner]:,}"
             rows.append((planner, setting_text(settings), loss, cost))
         head = ("planner", "best setting", "validation loss", "child steps")

@@ -21,6 +21,10 @@ class Collect:
     """Number of runs."""
     per_task: Annotated[int, arg(metavar="N")] = 2
     """Runs of each task, which are trained together."""
+    schedules: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("constant", "cosine", "wsd", "one-cycle", "step")
+    """Schedules that are drawn from; half of the runs are constant where that is among them."""
+    repeated: Annotated[float, arg(metavar="SHARE")] = 0.1
+    """Share of the tasks whose first run is made again on another seed, where a task has at least two runs."""
     split: Annotated[str, arg(metavar="NAME")] = "train"
     """Tasks of which split: train, val, test or shifted."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
@@ -68,7 +72,9 @@ class Collect:
         from planners.forecaster.from_runs import curves_of
         from planners.forecaster.tables import write_curves
 
-        collection = Collection(self.family, self.runs, self.split, self.per_task, seed=self.seed)
+        collection = Collection(
+            self.family, self.runs, self.split, self.per_task, tuple(self.schedules), self.repeated, self.seed
+        )
         name = parse_name(self.name or f"{self.family}-{self.split}")
         if not 1 <= self.threads <= MOST_THREADS:
             raise UserError(f"threads {self.threads}: give from 1 to {MOST_THREADS:,}")

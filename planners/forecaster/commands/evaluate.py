@@ -45,10 +45,10 @@ class Evaluate(SourceOptions):
         from lr_env.provenance import command_line
         from lr_env.report.terminal import print_document
         from lr_env.terminal import console
+        from planners.forecaster.combining import METHODS
         from planners.forecaster.curves import POINTS
         from planners.forecaster.evaluation import ABLATIONS, BASELINES, evaluate, splits_of
         from planners.forecaster.fit import Fitting
-        from planners.forecaster.forecaster import METHODS
         from planners.forecaster.report import document_of, write_report
 
         try:

@@ -22,7 +22,7 @@ class Rank:
     candidates: Annotated[Path, arg(metavar="FILE")]
     """The candidates, a CSV file with a header."""
     method: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto (the best of the next three on held-out runs), both, blend, ode, boosting or nearest."""
+    """auto (the best of the others on held-out runs), both, blend, ode, boosting or nearest."""
     best: Annotated[int, arg(metavar="N")] = 20
     """How many to print."""
 

@@ -37,8 +37,8 @@ class Run:
     observe: Annotated[float | None, arg(metavar="SHARE")] = None
     """Use the log up to this share of the budget only, e.g. 0.2; 0: nothing of it."""
     method: Annotated[str, arg(metavar="NAME")] = "auto"
-    """auto (the best of the next three on held-out runs), both, blend, ode, boosting, nearest, ensemble, power-law or
-    last-value."""
+    """auto (the best of the next four on held-out runs), both, blend, median, ode, boosting, nearest, ensemble,
+    power-law or last-value."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Also write the forecast as forecast.json and a picture into this folder."""
 
@@ -62,7 +62,7 @@ class Run:
         run = self._described(metric)
         if self.out is not None:
             writable(self.out, "--out")
-        forecast = forecaster.forecast(run, method=self.method)
+        forecast = forecaster.forecast(run, method=self.method, baselines=True)
         end = f"{forecast.median[-1]:.4g}, with 90 % between {forecast.low[-1]:.4g} and {forecast.high[-1]:.4g}"
         seen = f"after step {run.steps[-1]:g}" if len(run.steps) else "before the first step"
         rows = [(self.method, f"{forecast.median[-1]:.4g}"), *((n, f"{v:.4g}") for n, v in forecast.baselines.items())]

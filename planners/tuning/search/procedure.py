@@ -14,6 +14,7 @@ from lr_env.capabilities import Previewable, fingerprint
 from lr_env.children.meters import on_demand
 from lr_env.errors import UserError
 from lr_env.planner import Planner
+from lr_env.pruning import Pruner, find_rule
 from lr_env.records.record import FINISHED, RunRecord, run_key
 from lr_env.rollout import not_made_before
 from lr_env.runs.experiment import Experiment
@@ -21,7 +22,6 @@ from lr_env.runs.lab import Lab
 from lr_env.search import SearchSpace
 from lr_env.seeds import PER_SWEEP, SWEEPS
 from lr_env.tasks import Task
-from planners.tuning.search.pruning import LossBounds, median_bounds
 from planners.tuning.search.report import SearchResult, end_loss
 from planners.tuning.search.storage import TrialStorage, default_path
 from planners.tuning.tuners import RUNS_PER_SEED, import_optuna
@@ -65,6 +65,7 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             damaged, or has other trials.
     """
     optuna = import_optuna("lr-env search")
+    rule = find_rule(search.stop)
     space = search.space(lab.task)
     needs = frozenset().union(*(space.at(name, space.lr_range[0], 0.0).needs for name in space.families))
     _check_rates(space, lab.task)
@@ -84,7 +85,7 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             study.sampler = make_sampler(search.sampler, search.seed, part.first)
             trials = [study.ask() for _ in range(part.count)]
             planners = [space.suggest(trial) for trial in trials]
-            pruner = median_bounds(records, lab.task) if search.pruner == "median" else None
+            pruner = None if rule is None else rule.pruner(records, lab.task)
             new_records = _trained(experiment, part, planners, search.seed, records, lab, pruner)
             records += new_records
             for trial, record, value in zip(trials, new_records, trial_values(new_records, records), strict=True):
@@ -148,7 +149,7 @@ def _trained(
     seed: int,
     records: Sequence[RunRecord],
     lab: Lab,
-    pruner: LossBounds | None,
+    pruner: Pruner | None,
 ) -> list[RunRecord]:
     """Train the runs of a round that are not finished yet, and return all of them in the order of the trials.
 
@@ -191,7 +192,7 @@ def _spec(search: Search, space: SearchSpace, before: Mapping[str, Any] | None) 
             "round": search.round,
             "sampler": search.sampler,
             "seed": search.seed,
-            **({} if search.pruner == "none" else {"pruner": search.pruner}),
+            **({} if (rule := find_rule(search.stop)) is None else {"pruner": rule.to_json()}),
             RUNS: had if had and had[-1] == search.runs else [*had, search.runs],
         },
     }

@@ -155,6 +155,9 @@ class SearchResult:
         counts = {"diverged": sum(r.diverged for r in self.records), "were pruned": sum(r.pruned for r in self.records)}
         said = ", ".join(f"{count} of them {what}" for what, count in counts.items() if count)
         said = f" ({said})" if said else ""
+        spared = 1 - sum(r.steps for r in self.records if r.pruned) / max(1, counts["were pruned"] * self.task.budget)
+        saved = counts["were pruned"] / len(self.records) * spared
+        said += f", which spared {saved:.0%} of the child steps" if counts["were pruned"] else ""
         table = Table(
             self.best,
             [

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 SAMPLERS = ("tpe", "random")
 """Names of samplers: Optuna's tree-structured Parzen estimator, and uniformly random trials."""
 
-PRUNERS = ("none", "median")
-"""Names of pruners: none, and Optuna's rule of the median."""
-
 MOST_RUNS = 10_000
 MOST_SEEDS = 1_000
 """Searches with other seeds have other children; see `lr_env.seeds.SWEEPS`."""
@@ -48,10 +45,10 @@ class Search:
     """Range of the peak rates."""
     sampler: Annotated[str, arg(metavar="NAME")] = "tpe"
     """Sampler: tpe (tree-structured Parzen estimator) or random."""
-    pruner: Annotated[str, arg(metavar="NAME")] = "none"
-    """Pruner: none, so that all curves are whole; or median, which ends a run in the second half of its budget once its
-    lowest validation loss is above the median of the earlier runs at that step. A schedule that falls late is then
-    judged before it falls."""
+    stop: Annotated[str, arg(metavar="RULE")] = "none"
+    """Which runs end early: none; median (in the second half, those above the median of the earlier runs); halving or
+    halving:N (successive halving: a third, or one in N, goes on after a ninth and a third of the budget); forecast or
+    forecast:MODEL (those forecast to end above the best so far; see lr-env forecast)."""
     seed: Annotated[int, arg(metavar="SEED")] = 0
     """Seed of the sampler and of the children."""
     storage: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: beside the record store)")] = None
@@ -59,6 +56,7 @@ class Search:
     .db, .sqlite or .sqlite3, otherwise Optuna's journal."""
 
     def __post_init__(self) -> None:
+        from lr_env.pruning import find_rule
         from lr_env.search import searched_families
 
         names = parse_names(self.planners)
@@ -70,8 +68,7 @@ class Search:
             raise UserError(f"round {self.round}: give 1 to {MOST_RUNS:,} runs")
         if self.sampler not in SAMPLERS:
             raise unknown("sampler", self.sampler, SAMPLERS)
-        if self.pruner not in PRUNERS:
-            raise unknown("pruner", self.pruner, PRUNERS)
+        _ = find_rule(self.stop)
         if not 0 <= self.seed < MOST_SEEDS:
             raise UserError(f"seed {self.seed}: give a whole number from 0 to {MOST_SEEDS - 1}")
 
