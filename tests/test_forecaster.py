@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import gelu
 from torchdiffeq import odeint
 
 from lr_env import UserError
 from lr_env.architecture import Architecture
 from planners.forecaster.curves import POINTS, CurveSet, join, on_grid
 from planners.forecaster.description import RunDescription
-from planners.forecaster.evaluation import evaluate, floor_of, splits_of
+from planners.forecaster.evaluation import evaluate, floor_of, published_scores, splits_of
 from planners.forecaster.fit import Fitting, fit
 from planners.forecaster.forecaster import Forecaster, curves_file
 from planners.forecaster.intervals import SEEN, Case, conformal
@@ -22,6 +23,7 @@ from planners.forecaster.methods.parametric import ensemble, power_law
 from planners.forecaster.methods.simple import last_value
 from planners.forecaster.model.encoders import GraphEncoder, Graphs, graphs_of
 from planners.forecaster.model.network import CurveODE, Inputs, Sizes, two_piece_laplace
+from planners.forecaster.model.published import PublishedODE
 from planners.forecaster.scores import scores
 from planners.forecaster.settings import Scaler
 from planners.forecaster.tables import read_curves, write_curves
@@ -309,3 +311,59 @@ def test_a_graph_that_is_read_makes_up_for_the_summary() -> None:
         ode, _ = fit(curves.rows(train), replace(SHORT, encoder=encoder, updates=200))
         error[encoder] = scores(curves.rows(test), ode(curves.rows(test), 0)[0], 0)["log_mae"]
     assert error["gcn"] < 0.7 * error["none"]
+
+
+def published_network() -> PublishedODE:
+    """A published model with a field that moves."""
+    network = PublishedODE(Sizes(1, 2, dynamics="paper", encoder="paper"), 5)
+    with torch.no_grad():
+        network.field_2.weight.normal_(generator=torch.Generator().manual_seed(1), std=0.5)
+    return network
+
+
+def test_the_published_model_follows_its_equation() -> None:
+    network = published_network()
+    random = torch.Generator().manual_seed(2)
+    state, graph = torch.randn(2, 3, 16, generator=random), torch.randn(2, 3, 16, generator=random)
+    times = torch.linspace(0.2, 1, 5)
+    with torch.no_grad():
+        found, z, path = network.path(state, graph, times), state, [network.read(state)[..., 0]]
+        for _ in range(400):  # Euler's method in small steps
+            z = z + 0.002 * network.field_2(gelu(network.field_1(torch.cat([z, graph], -1))))
+            path.append(network.read(z)[..., 0])
+    torch.testing.assert_close(found, torch.stack(path[::100], -1), rtol=0.02, atol=0.02)
+
+
+def test_the_published_model_learns_and_reads_no_settings() -> None:
+    curves = made_up(60)
+    fitting = Fitting(members=1, dynamics="paper", encoder="paper")
+    forecaster = Forecaster.fit(curves, fitting, combined=False, seen=(0, 10))
+    other = replace(curves.without(settings=True), values=curves.values)
+    np.testing.assert_array_equal(forecaster.median(curves, 10), forecaster.median(other, 10))
+    error = scores(curves, forecaster.median(curves, 10), 10)["log_mae"]
+    assert error < 0.5 * scores(curves, last_value(curves, 10), 10)["log_mae"]
+    with pytest.raises(UserError, match="a run that has begun"):
+        forecaster.median(curves, 0)
+    holed = replace(curves, values=np.where(np.arange(POINTS) == 0, np.nan, curves.values))
+    assert np.isfinite(forecaster.median(holed, 10)[:, 10:]).all()
+
+
+def test_what_the_published_code_reports_is_never_worse_than_what_it_should() -> None:
+    curves = made_up(60)
+    found = published_scores(curves.rows(np.arange(40)), curves.rows(np.arange(40, 60)), 10, SHORT)
+    honest, best, _ = (found[name]["mape"] for name in found)
+    assert best <= honest
+
+
+def test_intervals_set_by_leaving_out_tasks_hold_on_a_task_that_is_unlike_the_others() -> None:
+    curves = made_up(240, tasks=6)
+    floors = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 1.0])[[int(name[-1]) for name in curves.tasks]]
+    curves = replace(curves, values=curves.values + floors[:, None])  # each task levels off elsewhere
+    curves = curves.without(architecture=True)
+    new = np.array([name == "task 2" for name in curves.tasks])
+    forecaster = Forecaster.fit(curves.rows(~new), SHORT, seen=(10,))
+    found = forecaster.predict(curves.rows(new), 10)
+    got = scores(curves.rows(new), found.median, 10, (found.low, found.high))
+    assert forecaster.home.intervals["auto"].unit == "task"
+    assert got["coverage"] > 0.85
+    assert got["interval_score"] < 0.5

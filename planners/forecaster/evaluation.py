@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from lr_env.errors import UserError, find
 from lr_env.stats.intervals import Estimate, paired_difference
 from planners.forecaster.combining import BEFORE, METHODS, can_forecast
-from planners.forecaster.curves import CurveSet, Floats
-from planners.forecaster.fit import Fitting
+from planners.forecaster.curves import POINTS, CurveSet, Floats
+from planners.forecaster.fit import FittedODE, Fitting, fit_published, held_out
 from planners.forecaster.forecaster import Forecaster
 from planners.forecaster.intervals import SEEN, rows_of
 from planners.forecaster.methods.learned import Boosting, NearestRuns
@@ -60,6 +60,9 @@ BASELINES: Mapping[str, tuple[type, Mapping[str, bool]]] = {
     "nearest, curve alone": (NearestRuns, {"architecture": False, "settings": False}),
 }
 """Name -> method, and what it is told."""
+
+PUBLISHED = "published"
+"""Name of the model of LC-GODE (arXiv 2412.15554), and of what its code reports of it; see `published_scores`."""
 
 Results = dict[tuple[str, int], list[dict[str, float]]]
 """(method, points seen) -> scores of each split."""
@@ -142,6 +145,7 @@ def evaluate(
     methods: Sequence[str] = METHODS,
     ablations: Sequence[str] = (),
     baselines: Sequence[str] = (),
+    published: bool = False,
     fitting: Fitting = Fitting(),  # noqa: B008 (frozen)
     progress: Callable[[str], None] = lambda what: None,
 ) -> Evaluation:
@@ -165,12 +169,12 @@ def evaluate(
             runs = test.rows(can_forecast(test, points))
             if not len(runs):
                 continue
-            forecasts = forecaster.forecasts(runs, points)
+            predictions = forecaster.predictions(runs, points)
             for method in methods:
                 if points == 0 and method not in BEFORE:
                     continue
-                predicted = forecaster.prediction(forecasts, method)
-                interval = (predicted.low, predicted.high) if method in forecaster.intervals else None
+                predicted = predictions(method)
+                interval = (predicted.low, predicted.high) if method in forecaster.home.intervals else None
                 results.setdefault((method, points), []).append(scores(runs, predicted.median, points, interval))
             for name in baselines:
                 kind, told = BASELINES[name]
@@ -190,9 +194,42 @@ def evaluate(
                     of_run = scores(runs, predicted.median, points, (predicted.low, predicted.high))
                     results.setdefault((name, points), []).append(of_run)
             progress(f"split {number + 1}: {name}")
+        for points in (points for points in seen if published and points):
+            for name, of_run in published_scores(train, test, points, of_split).items():
+                results.setdefault((name, points), []).append(of_run)
+            progress(f"split {number + 1}: the published model, {points} points seen")
     if example is None:
         raise UserError("there is nothing to hold out")
     return Evaluation(results, *example, np.array(seconds))
+
+
+def published_scores(train: CurveSet, test: CurveSet, points: int, fitting: Fitting) -> dict[str, dict[str, float]]:
+    """Scores of the published model, and of what its code does on top: name -> scores.
+
+    The code takes the epoch with the lowest error on the runs that it is judged by, and leaves out their last point.
+    """
+    runs = test.rows(can_forecast(test, points))
+    draw = np.random.Generator(np.random.PCG64([_STREAM, 2, fitting.seed]))
+    held = held_out(train, fitting.held_out, draw)
+    best: dict[bool, dict[str, float]] = {}
+
+    def judge(fitted: FittedODE) -> None:
+        median = fitted(runs, points)[0]
+        for last in (True, False):
+            judged = (
+                runs if last else replace(runs, values=np.where(np.arange(POINTS) == POINTS - 1, np.nan, runs.values))
+            )
+            found = scores(judged, median, points)
+            if last not in best or found["mape"] < best[last]["mape"]:
+                best[last] = found
+
+    of_paper = replace(fitting, dynamics="paper", encoder="paper", members=1, points=points)
+    fitted = fit_published(train.rows(~held), train.rows(held), of_paper, judge)
+    return {
+        PUBLISHED: scores(runs, fitted(runs, points)[0], points),
+        f"{PUBLISHED}, best epoch by the test runs": best[True],
+        f"{PUBLISHED}, the same without the last point": best[False],
+    }
 
 
 def _shuffled(curves: CurveSet, seed: int) -> CurveSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lr_env.errors import UserError
+from lr_env.errors import UserError, find
 from lr_env.isolation import isolating
 from planners.forecaster.curves import POINTS, CurveSet, Floats
 from planners.forecaster.encoding import Encoded, Encoding, encode
-from planners.forecaster.model.network import CurveODE, Inputs, Sizes, two_piece_laplace
+from planners.forecaster.model import published
+from planners.forecaster.model.encoders import ENCODERS
+from planners.forecaster.model.network import DYNAMICS, CurveODE, Inputs, Sizes, two_piece_laplace
+from planners.forecaster.model.published import PublishedODE
 from planners.forecaster.window import scale_of
-from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer
+from planners.latent_ode.model.early_stopping import BestWeights, EarlyStoppedTrainer
 
 VIEWS = (0, 10, 2, 3, 4, 6, 8, 13, 17, 21, 25, 31, 38, 45)
 """Numbers of points seen from which a model learns to forecast."""
@@ -24,7 +28,7 @@ _OFTEN = (0.40, 0.30)
 """Shares of the first two views in the updates; the others share the rest."""
 
 MANY_TASKS = 4
-"""Fewest tasks of which whole ones are held out."""
+"""Fewest tasks of which whole ones are held out to stop a fit early."""
 
 LEAST_CURVES = 30
 """Fewest curves that a model can be fitted to."""
@@ -46,6 +50,7 @@ class Fitting:
         dynamics: see `Sizes`.
         settings: whether settings and rates are read.
         encoder: how the architecture is read, one of `ENCODERS`.
+        points: number of points seen that the published model, with dynamics "paper", is fitted to.
         seed: of everything that is drawn.
     """
 
@@ -60,14 +65,21 @@ class Fitting:
     dynamics: str = "ode"
     settings: bool = True
     encoder: str = "summary"
+    points: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        find("dynamics", self.dynamics, dict.fromkeys(DYNAMICS))
+        find("encoder", self.encoder, dict.fromkeys(ENCODERS))
+        if self.dynamics == "paper" != self.encoder:
+            raise UserError(f"dynamics 'paper' with encoder {self.encoder!r}: give encoder 'paper' too")
 
 
 @dataclass(frozen=True, eq=False)
 class FittedODE:
     """A fitted ensemble, with what it takes to use it."""
 
-    network: CurveODE
+    network: CurveODE | PublishedODE
     encoding: Encoding
 
     @isolating
@@ -79,6 +91,10 @@ class FittedODE:
             above, (2, curves, POINTS). They have no meaning at the points seen.
         """
         seen = curves.seen(points)
+        if isinstance(self.network, PublishedODE):
+            if not points:
+                raise UserError("the published model needs a run that has begun")
+            return published.forecast(self.network, seen, points)
         encoded = encode(self.encoding, seen, [points])
         with torch.no_grad():
             at = torch.arange(POINTS).expand(1, len(curves), -1)
@@ -101,6 +117,8 @@ def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, NDAr
     draw = np.random.Generator(np.random.PCG64([0xF0CA, fitting.seed]))
     held = held_out(curves, fitting.held_out, draw)
     train, validation = curves.rows(~held), curves.rows(held)
+    if fitting.dynamics == "paper":
+        return fit_published(train, validation, fitting), held
     encoding = Encoding.of(train, settings=fitting.settings, encoder=fitting.encoder)
     network = CurveODE(
         Sizes(encoding.size, fitting.members, dynamics=fitting.dynamics, encoder=fitting.encoder), fitting.seed
@@ -131,9 +149,44 @@ def fit(curves: CurveSet, fitting: Fitting = Fitting()) -> tuple[FittedODE, NDAr
     return FittedODE(network, encoding), held
 
 
+def fit_published(
+    train: CurveSet,
+    validation: CurveSet,
+    fitting: Fitting,
+    after_epoch: Callable[[FittedODE], None] = lambda fitted: None,
+) -> FittedODE:
+    """Fit the published model; each member keeps the weights of its best epoch on the validation runs.
+
+    Args:
+        train: whole curves.
+        validation: whole curves.
+        fitting: settings of the fit, of which members, points and seed are used.
+        after_epoch: called with the model after each epoch.
+    """
+    encoding = Encoding.of(train, settings=False, encoder="paper")
+    network = PublishedODE(Sizes(encoding.size, fitting.members, dynamics="paper", encoder="paper"), fitting.seed)
+    fitted, best = FittedODE(network, encoding), BestWeights(network)
+
+    def check() -> None:
+        best.update(lambda: published.errors(network, validation, fitting.points))
+        after_epoch(fitted)
+
+    published.train(network, train, fitting.points, torch.Generator().manual_seed(fitting.seed), after_epoch=check)
+    best.restore()
+    return fitted
+
+
 def held_out_unit(curves: CurveSet) -> str:
-    """What is held out in a fit: whole tasks, where there are at least `MANY_TASKS`, or configurations."""
-    return "task" if len(set(curves.tasks)) >= MANY_TASKS else "configuration"
+    """What is held out in a fit: whole tasks, where there are at least `MANY_TASKS`, or configurations.
+
+    Where networks are known it is configurations: a run of a network like those fitted to is of a task like theirs.
+    """
+    return "task" if unlike(curves, MANY_TASKS) else "configuration"
+
+
+def unlike(curves: CurveSet, fewest: int) -> bool:
+    """Whether a run to come is to be taken for one of another task: there are several, and no network is known."""
+    return not curves.architectures and len(set(curves.tasks)) >= fewest
 
 
 def held_out(curves: CurveSet, share: float, draw: np.random.Generator) -> NDArray[np.bool_]:

@@ -9,41 +9,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lr_env.errors import UserError, find
+from lr_env.errors import UserError
 from lr_env.files import sha256_of
-from planners.forecaster.combining import BEFORE, CHOICES, METHODS, SINGLE, Forecasts, can_forecast
+from planners.forecaster.calibration import Calibration, Prediction, Trial
+from planners.forecaster.combining import BEFORE, CHOICES, SINGLE, Forecasts, can_forecast
 from planners.forecaster.curves import POINTS, CurveSet, Floats
 from planners.forecaster.description import Forecast, RunDescription
 from planners.forecaster.encoding import Encoding
-from planners.forecaster.fit import LEAST_CURVES, FittedODE, Fitting, fit, held_out_unit
-from planners.forecaster.intervals import SEEN, Case, Intervals, conformal
+from planners.forecaster.fit import LEAST_CURVES, FittedODE, Fitting, fit, unlike
+from planners.forecaster.intervals import SEEN
 from planners.forecaster.methods.learned import Boosting, NearestRuns
 from planners.forecaster.model.network import CurveODE, Sizes
-from planners.forecaster.scores import scores
-from planners.forecaster.settings import rate_settings
+from planners.forecaster.model.published import PublishedODE
+from planners.forecaster.settings import rate_settings, summaries
 from planners.forecaster.tables import read_curves, write_curves
 from planners.weights import Tensors, WeightFiles
+
+SEVERAL_TASKS = 3
+"""Fewest tasks that are left out in turn to tell how an unseen one is forecast."""
 
 FOLDS = 5
 """Most groups of tasks that are left out in turn."""
 
 _STREAM = 0xF01D
 
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Forecasts of several runs.
-
-    Attributes:
-        median: (curves, POINTS); the values themselves at the points seen.
-        low: lower ends of the 90 % intervals, (curves, POINTS).
-        high: upper ends.
-    """
-
-    median: Floats
-    low: Floats
-    high: Floats
+_SLACK = 0.1
+"""Part of the range of a number in the summaries by which a network may be beyond it and still be of the same kind."""
 
 
 @dataclass(eq=False)
@@ -53,15 +46,16 @@ class Forecaster:
     Attributes:
         ode: the fitted differential equations.
         reference: the curves that it was fitted to, in which runs are looked up.
-        intervals: name of a method -> how wide its intervals are.
-        chosen: what "auto" is for each number of points in `SEEN`.
+        home: how runs like them are forecast.
+        abroad: how runs of networks are forecast that are of another kind, with the architecture hidden; None where
+            that could not be tried.
         about: provenance.
     """
 
     ode: FittedODE
     reference: CurveSet
-    intervals: Mapping[str, Intervals]
-    chosen: tuple[str, ...] = ("ode",) * len(SEEN)
+    home: Calibration = field(default_factory=Calibration)
+    abroad: Calibration | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,7 +73,8 @@ class Forecaster:
     ) -> Forecaster:
         """Fit to usable curves. What is held out stops the fit early, sets the intervals, and chooses what "auto" is.
 
-        Where there are several tasks, the last two are done by leaving out one after the other, or one group of them.
+        Where there are several tasks and networks are not known, the last two are done by leaving out one task after
+        the other, or one group of them. Where networks are known, that is done for networks of another kind.
 
         Args:
             curves: curves of one metric.
@@ -91,36 +86,22 @@ class Forecaster:
         Raises:
             UserError: there are too few curves.
         """
+        if fitting.dynamics == "paper":  # which knows nothing of runs that have not begun
+            seen = [points for points in seen if points]
+        names = CHOICES if combined else CHOICES[:1]
         curves = curves.rounded
         ode, held = fit(curves, fitting)
-        forecaster = cls(ode, curves.rows(~held), {}, about=about or {})
-        unit, trials = held_out_unit(curves), [(forecaster, curves.rows(held))]
-        if unit == "task":
-            parts = list(_leaving_out_tasks(curves, fitting))
-            trials = [(cls(other, rest, {}), left_out) for other, rest, left_out in parts] or trials
-        names = CHOICES if combined else CHOICES[:1]
-        cases: dict[str, list[list[Case]]] = {name: [] for name in (*names, "auto")}
-        chosen = []
-        for points in SEEN:
-            found: dict[str, list[Case]] = {name: [] for name in names if points or name in BEFORE}
-            for other, left_out in trials if points in seen else ():
-                runs = left_out.rows(can_forecast(left_out, points))
-                if len(runs):
-                    forecasts = Forecasts(other.ode, other.single, runs, points)
-                    for name, of_name in found.items():
-                        of_name.append(Case(runs, forecasts.median(name), forecasts.spreads(name)))
-            by_error = {
-                name: np.mean([scores(case.curves, case.median, points)["log_mae"] for case in of_name])
-                for name, of_name in found.items()
-                if of_name
-            }
-            chosen.append(min(by_error, key=lambda name: by_error[name]) if by_error else "ode")
-            for name, of_name in cases.items():
-                of_name.append(found.get(chosen[-1] if name == "auto" else name, []))
-        forecaster.intervals = {name: conformal(of_name, unit) for name, of_name in cases.items()}
-        forecaster.chosen = tuple(chosen)
-        forecaster.reference, forecaster._fitted = curves, {}
-        return forecaster
+        unit = "task" if unlike(curves, SEVERAL_TASKS) else "configuration"
+        reads = combined and ode.encoding.summary is not None and bool(curves.architectures)
+        parts = list(_leaving_out_tasks(curves, fitting)) if unit == "task" or reads else []
+        trials = [_trial(cls(ode, curves.rows(~held)), curves.rows(held))]
+        if unit == "task" and parts:
+            trials = [_trial(other, left_out) for other, left_out in parts]
+        home, abroad = Calibration.of(trials, unit, names, seen), None
+        if reads and parts:
+            trials = [_trial(other, left_out.without(architecture=True)) for other, left_out in parts]
+            abroad = Calibration.of(trials, "task", names, seen)
+        return cls(ode, curves, home, abroad, about or {})
 
     def single(self, method: str, seen: CurveSet, points: int) -> Floats:
         """Forecast runs by a method that looks other runs up, "boosting" or "nearest", (curves, POINTS)."""
@@ -131,39 +112,44 @@ class Forecaster:
         return self._fitted[key](seen)
 
     def forecasts(self, curves: CurveSet, points: int) -> Forecasts:
-        """Forecasts by all methods of runs of which the first points are seen."""
+        """Forecasts by all methods of runs of which the first points are seen, as if the networks were like others."""
         return Forecasts(self.ode, self.single, curves, points)
 
-    def predict(self, curves: CurveSet, points: int, method: str = "auto") -> Prediction:
-        """Forecast runs of which the first points are seen, with intervals."""
-        return self.prediction(self.forecasts(curves, points), method)
+    def predictions(self, curves: CurveSet, points: int) -> Predictions:
+        """Forecasts of the same with intervals, by any method."""
+        return Predictions(self, curves, points)
 
-    def prediction(self, forecasts: Forecasts, method: str = "auto") -> Prediction:
-        """The forecasts by one method, with intervals.
+    def predict(self, curves: CurveSet, points: int, method: str = "auto") -> Prediction:
+        """Forecast runs of which the first points are seen, with intervals.
 
         Raises:
             UserError: there is no such method, or it needs a run to have begun.
         """
-        find("method", method, dict.fromkeys(METHODS))
-        points, curves = forecasts.points, forecasts.curves
-        intervals = self.intervals.get(method) or self.intervals["ode"]
-        name = self.chosen_for(points) if method == "auto" else method
-        median = forecasts.median(name)
-        low, high = intervals(median, forecasts.spreads(name if method in self.intervals else "ode"), points)
-        seen = np.isfinite(curves.values) & (np.arange(POINTS) < points)
-        return Prediction(*(np.where(seen, curves.values, end) for end in (median, low, high)))
-
-    def chosen_for(self, points: int) -> str:
-        """What "auto" is after so many points seen."""
-        return self.chosen[max(row for row, of_row in enumerate(SEEN) if of_row <= points)]
+        return self.predictions(curves, points)(method)
 
     def median(self, curves: CurveSet, points: int, method: str = "auto") -> Floats:
-        """Forecast the runs of which the first points are seen, (curves, POINTS); no meaning at the points seen.
+        """Forecast the runs of which the first points are seen, (curves, POINTS); the values at these points.
 
         Raises:
             UserError: there is no such method, or it needs a run to have begun.
         """
-        return self.forecasts(curves, points).median(self.chosen_for(points) if method == "auto" else method)
+        return self.predict(curves, points, method).median
+
+    def foreign(self, curves: CurveSet) -> NDArray[np.bool_]:
+        """Which networks are of another kind than all that were fitted to, (curves,).
+
+        A number in the summary of such a network is beyond the range of theirs by more than a part of it, or differs
+        where theirs do not.
+        """
+        found, known = np.zeros(len(curves), dtype=bool), summaries(self.reference)
+        if self.abroad is None or not known or not curves.architectures:
+            return found
+        for name, values in summaries(curves).items():
+            low, high = np.nanmin(known[name]), np.nanmax(known[name])
+            slack = _SLACK * (high - low)
+            with np.errstate(invalid="ignore"):
+                found |= (values < low - slack) | (values > high + slack)
+        return found
 
     def forecast(
         self,
@@ -191,8 +177,8 @@ class Forecaster:
         if not can_forecast(curves, points).all():
             what = "its number of classes" if not points else "at least 2 values, the last one after the start"
             raise UserError(f"too little is known of the run to forecast it: give {what}")
-        forecasts = self.forecasts(curves, points)
-        predicted = self.prediction(forecasts, method)
+        predictions = self.predictions(curves, points)
+        predicted = predictions(method)
         grid = np.arange(POINTS) / (POINTS - 1) * run.budget
         steps = grid[points:] if at is None else np.asarray(at, np.float64)
         first = run.steps[-1] if points else 0
@@ -206,7 +192,7 @@ class Forecaster:
         beside: dict[str, float] = {}
         if baselines:
             names = [name for name in SINGLE if points or name in BEFORE]
-            beside = {name: float(forecasts.median(name)[0, -1]) for name in names}
+            beside = {name: float(predictions(name).median[0, -1]) for name in names}
         return Forecast(steps, median, low, high, beside, self.notes(curves))
 
     def notes(self, curves: CurveSet) -> tuple[str, ...]:
@@ -218,6 +204,8 @@ class Forecaster:
         always = [name for name, values in rate_settings(self.reference).items() if np.isfinite(values).all()]
         missing = [name for name in encoding.settings.names if name in always and "=" not in name and name not in known]
         beyond += [f"not known: {', '.join(missing)}"] if missing else []
+        if self.foreign(curves).any():
+            beyond.append("no network of this kind was fitted to: its architecture is not used")
         if encoding.summary is not None and not curves.architectures:
             beyond.append("not known: the architecture")
         return tuple(beyond)
@@ -229,8 +217,8 @@ class Forecaster:
             "encoding": self.ode.encoding.to_json(),
             "sizes": asdict(self.ode.network.sizes),
             "metric": self.reference.metric,
-            "chosen": list(self.chosen),
-            "intervals": {name: intervals.to_json() for name, intervals in self.intervals.items()},
+            "home": self.home.to_json(),
+            "abroad": self.abroad and self.abroad.to_json(),
             "curves": sha256_of(curves_file(path)),
             "about": dict(self.about),
         }
@@ -251,7 +239,7 @@ class Forecaster:
             raise UserError(
                 f"{str(file)!r} holds other curves than the forecaster beside it was fitted to: fit it anew"
             )
-        return cls(saved.ode, reference, saved.intervals, saved.chosen, saved.about)
+        return cls(saved.ode, reference, saved.home, saved.abroad, saved.about)
 
 
 def curves_file(model: Path) -> Path:
@@ -264,15 +252,20 @@ class _Saved:
     """What the file of a model holds."""
 
     ode: FittedODE
-    intervals: Mapping[str, Intervals]
-    chosen: tuple[str, ...]
+    home: Calibration
+    abroad: Calibration | None
     about: Mapping[str, Any]
     metric: str
     curves: str
 
 
-def _leaving_out_tasks(curves: CurveSet, fitting: Fitting) -> Iterator[tuple[FittedODE, CurveSet, CurveSet]]:
-    """Leave out the tasks in turn, or groups of them; what is fitted to the others, these, and those left out.
+def _trial(forecaster: Forecaster, left_out: CurveSet) -> Trial:
+    """Forecasts of runs that a forecaster was not fitted to."""
+    return lambda points: forecaster.forecasts(left_out.rows(can_forecast(left_out, points)), points)
+
+
+def _leaving_out_tasks(curves: CurveSet, fitting: Fitting) -> Iterator[tuple[Forecaster, CurveSet]]:
+    """Leave out the tasks in turn, or groups of them: what is fitted to the others, and those left out.
 
     The ensembles are smaller and fitted for a shorter time, for there are many.
     """
@@ -284,21 +277,50 @@ def _leaving_out_tasks(curves: CurveSet, fitting: Fitting) -> Iterator[tuple[Fit
         left_out = np.isin(of_curves, [names[place] for place in group])
         if (~left_out).sum() >= LEAST_CURVES:
             rest = curves.rows(~left_out)
-            yield fit(rest, quick)[0], rest, curves.rows(left_out)
+            yield Forecaster(fit(rest, quick)[0], rest), curves.rows(left_out)
+
+
+class Predictions:
+    """Forecasts of some runs with intervals, by any method; what methods have in common is made once.
+
+    Args:
+        forecaster: makes them.
+        curves: the runs.
+        points: how many of their points are seen.
+    """
+
+    def __init__(self, forecaster: Forecaster, curves: CurveSet, points: int) -> None:
+        self.forecaster = forecaster
+        self.home = forecaster.forecasts(curves, points)
+        self._foreign = forecaster.foreign(curves)
+        hidden = curves.rows(self._foreign).without(architecture=True)
+        self.abroad = forecaster.forecasts(hidden, points) if len(hidden) else None
+
+    def __call__(self, method: str = "auto") -> Prediction:
+        """The forecasts by a method.
+
+        Raises:
+            UserError: there is no such method, or it needs a run to have begun.
+        """
+        found = self.forecaster.home.predict(self.home, method)
+        if self.abroad is None or self.forecaster.abroad is None:
+            return found
+        away = self.forecaster.abroad.predict(self.abroad, method)
+        ends = [(getattr(found, name).copy(), getattr(away, name)) for name in ("median", "low", "high")]
+        for of_all, of_foreign in ends:
+            of_all[self._foreign] = of_foreign
+        return Prediction(*(of_all for of_all, _ in ends))
 
 
 def _read(header: Mapping[str, Any], tensors: Tensors, what: str) -> _Saved:
     encoding, sizes = Encoding.from_json(header["encoding"]), Sizes(**header["sizes"])
     if sizes.known != encoding.size:
         raise ValueError(f"its network reads {sizes.known} numbers, and {encoding.size} are told")
-    network = CurveODE(sizes)
+    network = PublishedODE(sizes) if sizes.dynamics == "paper" else CurveODE(sizes)
     network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
-    intervals = {name: Intervals.from_json(saved) for name, saved in header["intervals"].items()}
-    chosen = tuple(header["chosen"])
-    if "ode" not in intervals or len(chosen) != len(SEEN) or not {*chosen} <= {*CHOICES}:
-        raise ValueError("it does not say how its forecasts are made")
-    return _Saved(FittedODE(network, encoding), intervals, chosen, header["about"], header["metric"], header["curves"])
+    home, abroad = Calibration.from_json(header["home"]), header["abroad"] and Calibration.from_json(header["abroad"])
+    return _Saved(FittedODE(network, encoding), home, abroad, header["about"], header["metric"], header["curves"])
 
 
-FORECASTERS = WeightFiles("forecaster", "forecaster-", 2, "fit one with `lr-env forecast fit`", "fit it anew", _read)
+FORECASTERS = WeightFiles("forecaster", "forecaster-", 3, "fit one with `lr-env forecast fit`", "fit it anew", _read)
 """Files of forecasters."""

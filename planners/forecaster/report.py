@@ -102,16 +102,24 @@ def table_of(rows: Sequence[Row]) -> Table[Row]:
 
 
 def document_of(
-    evaluation: Evaluation, curves: CurveSet, hold_out: str, sources: Sequence[str], command: str
+    evaluation: Evaluation, curves: CurveSet, held_out: str, sources: Sequence[str], command: str
 ) -> Document:
-    """The report."""
+    """The report.
+
+    Args:
+        evaluation: scores of all methods.
+        curves: all of them.
+        held_out: what the scores are of, as a phrase.
+        sources: of the curves.
+        command: that it was made with.
+    """
     rows = rows_of(evaluation)
     table = table_of(rows)
     splits = max(len(of_splits) for of_splits in evaluation.results.values())
     usable = curves.rows(curves.usable)
     what = (
         f"{counted(len(usable), 'curve')} of {counted(len(set(usable.configurations)), 'configuration')} and "
-        f"{counted(len(set(usable.tasks)), 'task')}, held out by {hold_out} ({counted(splits, 'split')}); fitted in "
+        f"{counted(len(set(usable.tasks)), 'task')}, {held_out} ({counted(splits, 'split')}); fitted in "
         f"{evaluation.seconds.mean():.0f} s of CPU time each"
     )
     blocks: list[Block] = [Text(what), table, *in_files(Heading("Columns"), table.column_legend())]

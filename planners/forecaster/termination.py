@@ -131,7 +131,7 @@ class ForecastRule:
         if len(whole) < FEWEST_RUNS:
             return None
         forecaster, base = self._forecaster, describe(task)
-        intervals = forecaster.intervals["ode"]
+        intervals = forecaster.home.intervals["ode"]
         runs = join([_curve_of(base, task, record) for record in whole])
         ends = runs.values[:, -1]
         corrections = {}

@@ -20,6 +20,10 @@ _FASTEST = 4.0
 _ENCODED = 12
 """Size of what a learned encoder makes of an architecture."""
 
+DYNAMICS = ("ode", "direct", "paper")
+"""A differential equation; a decoder of the same context without one, to compare with; and the published model, see
+`planners.forecaster.model.published`."""
+
 _NARROWEST = 3e-3
 """Smallest scale of a forecast's error, as a log ratio."""
 
@@ -36,7 +40,7 @@ class Sizes:
         width: units of the field's hidden layer.
         steps: of the midpoint rule, from the last point seen to the end.
         encoder: of the architecture, one of `ENCODERS`.
-        dynamics: "ode"; or "direct", a decoder of the same context without a differential equation, to compare with.
+        dynamics: one of `DYNAMICS`.
     """
 
     known: int

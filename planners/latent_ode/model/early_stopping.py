@@ -46,7 +46,7 @@ class EarlyStoppedTrainer:
         optimizer = torch.optim.AdamW(
             parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True
         )
-        best, interval = _BestWeights(self.model), max(1, iterations // self.validation_checks)
+        best, interval = BestWeights(self.model), max(1, iterations // self.validation_checks)
         for iteration in range(iterations):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _learning_rate_factor((iteration + 1) / iterations)
@@ -82,7 +82,7 @@ def _learning_rate_factor(done: float) -> float:
     return min(1.0, done / 0.1) * (0.5 + 0.5 * math.cos(math.pi * max(0.0, (done - 0.1) / 0.9))) + 1e-3
 
 
-class _BestWeights:
+class BestWeights:
     """The weights of each member at its lowest validation loss so far."""
 
     def __init__(self, model: Members) -> None:
@@ -92,11 +92,13 @@ class _BestWeights:
 
     @torch.no_grad()
     def update(self, validation_loss: Callable[[], Tensor]) -> None:
+        """Keep the weights of the members whose loss is lower than ever."""
         losses = validation_loss()
         for number in torch.nonzero(losses < self.losses)[:, 0].tolist():
             self.losses[number] = losses[number]
             self.weights[number] = self.model.member(number)
 
     def restore(self) -> None:
+        """Give each member its best weights."""
         for number, weights in enumerate(self.weights):
             self.model.put_member(number, weights)
