@@ -174,3 +174,37 @@ def test_bad_input_is_told_in_one_line(
     assert stopped.value.code == 2
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_an_evaluation_may_have_a_test_set_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_curves(made_up(60), tmp_path / "train.parquet")
+    write_curves(made_up(20, seed=9), tmp_path / "test.parquet")
+    lr_env(
+        monkeypatch, "evaluate", tmp_path / "train.parquet", "--test", tmp_path / "test.parquet", "--observe", "0",
+        "--methods", "ode", "--updates", 60, "--results", tmp_path, "--name", "own",
+    )  # fmt: skip
+    told = capsys.readouterr().out
+    assert "60 curves" in told
+    assert "20 curves" in told
+    assert "scored on" in (tmp_path / "forecast" / "own" / "README.md").read_text()
+    with (tmp_path / "forecast" / "own" / "scores.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["tau"]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dynamics", "papre"], "unknown dynamics 'papre'"),
+        (["--dynamics", "paper"], "give encoder 'paper' too"),
+        (["--encoder", "gnc"], "did you mean 'gcn'"),
+    ],
+)
+def test_models_that_make_no_sense_are_refused(tmp_path, monkeypatch, capsys, options, message) -> None:
+    write_curves(made_up(40), tmp_path / "c.parquet")
+    with pytest.raises(SystemExit) as stopped:
+        lr_env(monkeypatch, "fit", tmp_path / "c.parquet", "--out", tmp_path / "m.safetensors", *options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

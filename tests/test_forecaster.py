@@ -21,6 +21,7 @@ from planners.forecaster.forecaster import Forecaster, curves_file
 from planners.forecaster.intervals import SEEN, Case, conformal
 from planners.forecaster.methods.parametric import ensemble, power_law
 from planners.forecaster.methods.simple import last_value
+from planners.forecaster.model import published
 from planners.forecaster.model.encoders import GraphEncoder, Graphs, graphs_of
 from planners.forecaster.model.network import CurveODE, Inputs, Sizes, two_piece_laplace
 from planners.forecaster.model.published import PublishedODE
@@ -334,21 +335,23 @@ def test_the_published_model_follows_its_equation() -> None:
     torch.testing.assert_close(found, torch.stack(path[::100], -1), rtol=0.02, atol=0.02)
 
 
-def test_the_published_model_learns_and_reads_no_settings() -> None:
+def test_the_published_model_learns_and_reads_no_settings(monkeypatch) -> None:
+    monkeypatch.setattr(published, "EPOCHS", 60)
     curves = made_up(60)
     fitting = Fitting(members=1, dynamics="paper", encoder="paper")
     forecaster = Forecaster.fit(curves, fitting, combined=False, seen=(0, 10))
     other = replace(curves.without(settings=True), values=curves.values)
     np.testing.assert_array_equal(forecaster.median(curves, 10), forecaster.median(other, 10))
     error = scores(curves, forecaster.median(curves, 10), 10)["log_mae"]
-    assert error < 0.5 * scores(curves, last_value(curves, 10), 10)["log_mae"]
+    assert error < 0.6 * scores(curves, last_value(curves, 10), 10)["log_mae"]
     with pytest.raises(UserError, match="a run that has begun"):
         forecaster.median(curves, 0)
     holed = replace(curves, values=np.where(np.arange(POINTS) == 0, np.nan, curves.values))
     assert np.isfinite(forecaster.median(holed, 10)[:, 10:]).all()
 
 
-def test_what_the_published_code_reports_is_never_worse_than_what_it_should() -> None:
+def test_what_the_published_code_reports_is_never_worse_than_what_it_should(monkeypatch) -> None:
+    monkeypatch.setattr(published, "EPOCHS", 12)
     curves = made_up(60)
     found = published_scores(curves.rows(np.arange(40)), curves.rows(np.arange(40, 60)), 10, SHORT)
     honest, best, _ = (found[name]["mape"] for name in found)
@@ -356,14 +359,36 @@ def test_what_the_published_code_reports_is_never_worse_than_what_it_should() ->
 
 
 def test_intervals_set_by_leaving_out_tasks_hold_on_a_task_that_is_unlike_the_others() -> None:
-    curves = made_up(240, tasks=6)
+    curves = made_up(180, tasks=6)
     floors = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 1.0])[[int(name[-1]) for name in curves.tasks]]
     curves = replace(curves, values=curves.values + floors[:, None])  # each task levels off elsewhere
     curves = curves.without(architecture=True)
     new = np.array([name == "task 2" for name in curves.tasks])
-    forecaster = Forecaster.fit(curves.rows(~new), SHORT, seen=(10,))
+    forecaster = Forecaster.fit(curves.rows(~new), replace(SHORT, updates=60), seen=(10,))
     found = forecaster.predict(curves.rows(new), 10)
     got = scores(curves.rows(new), found.median, 10, (found.low, found.high))
     assert forecaster.home.intervals["auto"].unit == "task"
     assert got["coverage"] > 0.85
     assert got["interval_score"] < 0.5
+
+
+def test_a_network_of_another_kind_is_forecast_without_its_architecture(forecaster: Forecaster) -> None:
+    curves = made_up(8, seed=5)
+    convolutional = tuple(
+        Architecture(tuple(replace(node, kind="conv") if node.kind == "linear" else node for node in g.nodes), g.edges)
+        for g in curves.architectures
+    )
+    other = replace(curves, architectures=convolutional)
+    assert not forecaster.foreign(curves).any()
+    assert forecaster.foreign(other).all()
+    assert forecaster.abroad is not None
+    hidden = other.without(architecture=True)
+    for points in (0, 10):
+        expected = forecaster.abroad.predict(forecaster.forecasts(hidden, points), "auto")
+        found = forecaster.predict(other, points)
+        np.testing.assert_array_equal(found.median, expected.median)
+        np.testing.assert_array_equal(found.high, expected.high)
+    one = other.rows([0])
+    assert any("no network of this kind" in note for note in forecaster.notes(one))
+    mixed = join([curves, other])
+    np.testing.assert_array_equal(forecaster.predict(mixed, 10).median[8:], forecaster.predict(other, 10).median)

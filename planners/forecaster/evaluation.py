@@ -91,8 +91,10 @@ class Evaluation:
     def paired(self, method: str, other: str, points: int, score: str) -> Estimate | None:
         """How much higher a score of a method is than that of another: mean over splits, and 95 % interval.
 
-        None where there are fewer than 3 splits, or a split has no such score.
+        None where there are fewer than 3 splits, a split has no such score, or a method was not scored; or of itself.
         """
+        if method == other or not {(method, points), (other, points)} <= self.results.keys():
+            return None
         pair = [[split.get(score, np.nan) for split in self.results[name, points]] for name in (method, other)]
         if len(pair[0]) < 3 or not np.isfinite(pair).all():
             return None

@@ -52,7 +52,7 @@ def rows_of(evaluation: Evaluation) -> list[Row]:
     """A row for each method and number of points seen."""
     summary = evaluation.summary()
     return [
-        Row(points, method, scores, None if method == "auto" else evaluation.paired(method, "auto", points, "mape"))
+        Row(points, method, scores, evaluation.paired(method, "auto", points, "mape"))
         for (method, points), scores in sorted(summary.items(), key=lambda item: item[0][1])
     ]
 

@@ -112,7 +112,7 @@ def train(
     curves: CurveSet,
     points: int,
     random: torch.Generator,
-    epochs: int = EPOCHS,
+    epochs: int | None = None,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
     """Train all members.
@@ -122,7 +122,7 @@ def train(
         curves: whole curves.
         points: number of points seen.
         random: draws batches and first states.
-        epochs: passes over the curves.
+        epochs: passes over the curves; `EPOCHS` by default.
         after_epoch: called after each.
     """
     runs, members = _Runs(curves, points), network.sizes.members
@@ -130,7 +130,7 @@ def train(
     ends = curves.last_seen(points)[1]
     prior_mean, prior_variance = float(np.nanmean(curves.values)), float(np.nanvar(ends)) / 2 + 1e-6
     batches = 0
-    for _ in range(epochs):
+    for _ in range(EPOCHS if epochs is None else epochs):
         order = torch.stack([torch.randperm(len(curves), generator=random) for _ in range(members)])
         for rows in order.split(BATCH, dim=1):
             mean, log_variance, graph = runs.of(network, rows)
