@@ -55,7 +55,7 @@ class Fitting:
     """
 
     members: int = 5
-    updates: int = 600
+    updates: int = 1500
     batch: int = 128
     learning_rate: float = 1e-2
     weight_decay: float = 3e-2

@@ -27,7 +27,7 @@ class Evaluate(SourceOptions):
     """Methods to score. Default: all."""
     ablations: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
     """Forecasters without a part, e.g. "ode, no architecture"; published, the model of LC-GODE; all for all of them."""
-    updates: Annotated[int, arg(metavar="N")] = 600
+    updates: Annotated[int, arg(metavar="N")] = 1500
     """Updates of the optimizer in each fit."""
     name: Annotated[str, arg(metavar="NAME")] = "evaluation"
     """Name of the report."""

@@ -19,7 +19,7 @@ class Fit(SourceOptions):
     """File of the model; the curves are written beside it."""
     members: Annotated[int, arg(metavar="N")] = 5
     """Number of networks in the ensemble."""
-    updates: Annotated[int, arg(metavar="N")] = 600
+    updates: Annotated[int, arg(metavar="N")] = 1500
     """Updates of the optimizer."""
     encoder: Annotated[str, arg(metavar="NAME")] = "summary"
     """How the architecture is read: summary (numbers read off the graph), none, gcn, summary+gcn, set, gru, or paper
