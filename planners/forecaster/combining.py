@@ -98,13 +98,7 @@ class Forecasts:
         deviation = np.log1p(self._mixture.deviation / scale)
         disagreement = np.std([self._log(name) for name in MEDIAN], axis=0) + _AGREED
         combined = np.cbrt(ode.mean(0) * (deviation + _AGREED) * disagreement)
-        return {
-            "ode": ode,
-            **{
-                name: np.stack([spread] * 2)
-                for name, spread in (("deviation", deviation + _AGREED), ("combined", combined))
-            },
-        }
+        return {"ode": ode, "deviation": np.stack([deviation] * 2), "combined": np.stack([combined] * 2)}
 
     def _make(self, method: str) -> Floats:
         seen, points = self._seen, self.points
@@ -122,7 +116,7 @@ class Forecasts:
             return self._look_up(method, seen, points)
         if method == "ensemble":
             self._mixture = ensemble(seen, points)
-            return self._mixture.mean
+            return np.maximum(self._mixture.mean, _LEAST * scale_of(seen, points)[:, None])  # lines fall below 0
         return power_law(seen, points) if method == "power-law" else last_value(seen, points)
 
     def _log(self, method: str) -> Floats:

@@ -82,7 +82,7 @@ def curves_of(runs: Iterable[ImportedRun], metric: str = "val_loss") -> tuple[Cu
     curves = CurveSet(
         metric,
         np.array([values for _, values in kept]),
-        np.array([_rates(run.curves["lr"], _budget(run)) for run, _ in kept]),
+        np.array([rates_on_grid(run.curves["lr"], _budget(run)) for run, _ in kept]),
         {name: np.array([of_run.get(name, 0.0 if "=" in name else np.nan) for of_run in settings]) for name in columns},
         graphs,
         network,
@@ -100,8 +100,11 @@ def _budget(run: ImportedRun) -> float:
     return float(planned) if isinstance(planned, int | float) and planned >= run.steps else float(run.steps)
 
 
-def _rates(curve: Series, budget: float) -> Floats:
-    """Learning rates on the grid; between measurements, before the first and after the last they stay."""
+def rates_on_grid(curve: Series, budget: float) -> Floats:
+    """Learning rates at each share of the budget, (POINTS,).
+
+    Between measurements that are further apart than the grid, before the first and after the last they stay.
+    """
     grid = on_grid(curve.at, curve.values, budget)
     known = np.flatnonzero(np.isfinite(grid))
     if not len(known):

@@ -70,7 +70,7 @@ def draw_errors(errors: Mapping[str, Mapping[int, Floats]], path: Path) -> None:
             caption(axes, f"{round(100 * points / (POINTS - 1))} % seen" if points else "nothing seen")
             axes.set_xlabel("share of the budget")
         grid[0].set_ylabel("mean |log(forecast / value)|")
-        grid[0].legend(frameon=False, fontsize=8)
+        grid[-1].legend(frameon=False, fontsize=8)  # most methods need a run that has begun
         save(figure, path)
 
 

@@ -139,12 +139,12 @@ class Run:
         import numpy as np
 
         from planners.forecaster.curves import POINTS
+        from planners.forecaster.from_runs import rates_on_grid
         from planners.forecaster.schedules import planned_rates
 
-        grid = np.arange(POINTS - 1) / (POINTS - 1) * budget
         planned = None if self.lr is None else planned_rates(self.planner, self.lr)
         if logged is None:
             return planned
-        past = logged.values[np.clip(np.searchsorted(logged.at, grid, side="right") - 1, 0, None)]
-        later = grid > logged.at[-1]
+        past = rates_on_grid(logged, budget)[:-1]  # RunDescription takes the rates of equal parts
+        later = np.arange(POINTS - 1) / (POINTS - 1) * budget > logged.at[-1]
         return past if planned is None else np.where(later, planned, past)
