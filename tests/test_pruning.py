@@ -173,12 +173,12 @@ def test_rules_that_make_no_sense_are_refused(rule, message):
 def test_a_model_of_another_metric_stops_nothing(monkeypatch):
     from planners.forecaster import termination
 
-    loaded = termination._load("MixedFamily")
+    loaded = termination._load("AllFamilies")
     other = replace(loaded.reference, metric="val_error")
     monkeypatch.setattr(termination.Forecaster, "load", lambda name: replace(loaded, reference=other))
     termination._load.cache_clear()
     try:
         with pytest.raises(UserError, match="forecasts val_error"):
-            ForecastRule.of("MixedFamily")
+            ForecastRule.of("AllFamilies")
     finally:
         termination._load.cache_clear()

@@ -20,6 +20,9 @@ LEVEL = 0.9
 
 _THIRDS = 3
 
+_WIDEST = 30.0
+"""Largest log ratio of an end of an interval to the median, which may be far off for a run unlike any other."""
+
 
 def rows_of(seen: Sequence[int]) -> list[int]:
     """Those of `SEEN` whose width holds for some numbers of points."""
@@ -66,8 +69,8 @@ class Intervals:
         share = (np.arange(POINTS) - points + 0.5) / max(1, POINTS - points)
         middles = (np.arange(_THIRDS) + 0.5) / _THIRDS
         factors = np.interp(share, middles, self.factors[row])  # without steps in between
-        below, above = spreads[self.spreads[row]]
-        return median * np.exp(-factors * below), median * np.exp(factors * above)
+        below, above = (np.minimum(factors * side, _WIDEST) for side in spreads[self.spreads[row]])
+        return median * np.exp(-below), median * np.exp(above)
 
     def _row(self, points: int) -> int:
         known = [row for row in range(len(SEEN)) if np.isfinite(self.factors[row]).all()]

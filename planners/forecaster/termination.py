@@ -29,7 +29,7 @@ FEWEST_RUNS = 3
 EVERY = 5
 """A run may end each time that so many points of the grid were passed."""
 
-SHIPPED = "MixedFamily"
+SHIPPED = "AllFamilies"
 """The model that is used where none is named."""
 
 
