@@ -242,11 +242,11 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     content = json.loads(saved.read_text())
     assert content["quick"]
     parts = content["parts"]
-    assert list(parts) == ["plain", "families", "peers", "process", "growth", "planning", "scheduler"]
+    assert list(parts) == ["plain", "families", "peers", "process", "growth", "forecaster", "planning", "scheduler"]
     assert sum(len(part["skipped"]) for part in parts.values()) == 13
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
     measures_ = {
         part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
     }
-    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 5, 3]
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 3, 5, 3]
