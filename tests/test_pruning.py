@@ -13,10 +13,8 @@ from lr_env.errors import UserError
 from lr_env.planner import planner_settings
 from lr_env.pruning import PlannerPruners, find_rule
 from lr_env.records.record import RunRecord, run_key
-from lr_env.records.store import Store
 from lr_env.registry import make_planner
 from lr_env.rollout import rollout
-from lr_env.runs.lab import Lab
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.comparison.report import report_of
 from lr_env.tasks import find_task
@@ -27,6 +25,7 @@ from planners.forecaster.termination import Correction, ForecastPruner, Forecast
 from planners.schedules import WSD, Constant
 from planners.tuning.pruning import Halving
 from planners.tuning.search.study import Search
+from tests.helpers import labs_in
 
 optuna = pytest.importorskip("optuna")
 
@@ -37,16 +36,8 @@ SEARCH = Search(planners=("wsd", "constant"), runs=24, round=4, rates="0.003:3",
 @pytest.fixture
 def lab_in(tmp_path):
     """A function that opens a lab in a folder of that name."""
-    stores = []
-
-    def make(name, **given):
-        store = Store(tmp_path / name / "records.sqlite")
-        stores.append(store)
-        return Lab(TASK, store, "x", LOOP, folder=tmp_path / name, **given)
-
-    yield make
-    for store in stores:
-        store.close()
+    with labs_in(tmp_path, TASK) as make:
+        yield make
 
 
 def test_successive_halving_ends_the_runs_that_optunas_pruner_ends(lab_in):

@@ -28,6 +28,7 @@ from planners.tuning.search.procedure import rounds, trial_values
 from planners.tuning.search.storage import TrialStorage, default_path
 from planners.tuning.search.study import Search
 from planners.tuning.search_space import FAMILIES
+from tests.helpers import labs_in
 
 optuna = pytest.importorskip("optuna")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -39,16 +40,8 @@ SEARCH = Search(planners=("wsd", "cosine-warmup", "constant"), runs=23, round=4,
 @pytest.fixture
 def lab_in(tmp_path):
     """A function that opens a lab in a folder of that name."""
-    stores = []
-
-    def make(name, **given):
-        store = Store(tmp_path / name / "records.sqlite")
-        stores.append(store)
-        return Lab(TASK, store, "x", LOOP, folder=tmp_path / name, **{"checkpoint_seconds": 0.0, **given})
-
-    yield make
-    for store in stores:
-        store.close()
+    with labs_in(tmp_path, TASK, checkpoint_seconds=0.0) as make:
+        yield make
 
 
 def trials_of(lab, path=None):

@@ -109,6 +109,11 @@ class CurveSet:
         return replace(self, **changed)
 
     @property
+    def graph_index(self) -> NDArray[np.int64]:
+        """Index of each run's network among the architectures and an empty one, which stands for unknown, (curves,)."""
+        return np.where(self.network >= 0, self.network, len(self.architectures))
+
+    @property
     def usable(self) -> NDArray[np.bool_]:
         """Runs that end, whose values are finite and above 0, and that never exceed `GROWTH` times the first."""
         first = _first_finite(self.values)

@@ -132,5 +132,5 @@ def encode(encoding: Encoding, curves: CurveSet, views: Sequence[int]) -> Encode
         to(targets),
         torch.tensor(np.array(valid)),
         graphs_of(curves.architectures) if encoding.graphs else None,
-        torch.tensor(np.where(curves.network >= 0, curves.network, len(curves.architectures))),
+        torch.tensor(curves.graph_index),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +142,27 @@ class Forecaster:
         A number in the summary of such a network is beyond the range of theirs by more than a part of it, or differs
         where theirs do not.
         """
-        found, known = np.zeros(len(curves), dtype=bool), summaries(self.reference)
-        if self.abroad is None or not known or not curves.architectures:
+        found = np.zeros(len(curves), dtype=bool)
+        if self.abroad is None or not self._summary_ranges:
             return found
         for name, values in summaries(curves).items():
-            low, high = np.nanmin(known[name]), np.nanmax(known[name])
+            low, high = self._summary_ranges[name]
             slack = _SLACK * (high - low)
             with np.errstate(invalid="ignore"):
                 found |= (values < low - slack) | (values > high + slack)
         return found
+
+    @cached_property
+    def _always_known(self) -> frozenset[str]:
+        """Names of the settings that are known of all runs that were fitted to."""
+        settings = rate_settings(self.reference)
+        return frozenset(name for name, values in settings.items() if np.isfinite(values).all())
+
+    @cached_property  # every forecast asks
+    def _summary_ranges(self) -> dict[str, tuple[float, float]]:
+        """Name -> smallest and largest value in the summaries of the networks that were fitted to."""
+        known = summaries(self.reference)
+        return {name: (float(np.nanmin(values)), float(np.nanmax(values))) for name, values in known.items()}
 
     def forecast(
         self,
@@ -201,8 +214,11 @@ class Forecaster:
         beyond = [f"beyond what was fitted to: {what}" for what in encoding.beyond(curves)]
         optimizers = [name for name in known if name.startswith("optimizer=") and name not in self.reference.settings]
         beyond += [f"{name.removeprefix('optimizer=')} is no optimizer that was fitted to" for name in optimizers]
-        always = [name for name, values in rate_settings(self.reference).items() if np.isfinite(values).all()]
-        missing = [name for name in encoding.settings.names if name in always and "=" not in name and name not in known]
+        missing = [
+            name
+            for name in encoding.settings.names
+            if name in self._always_known and "=" not in name and name not in known
+        ]
         beyond += [f"not known: {', '.join(missing)}"] if missing else []
         if self.foreign(curves).any():
             beyond.append("no network of this kind was fitted to: its architecture is not used")

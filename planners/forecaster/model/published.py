@@ -99,7 +99,7 @@ class _Runs:
         self.targets = torch.tensor(curves.values[:, points:], dtype=torch.float32)
         self.times = torch.arange(points, POINTS) / (POINTS - 1)
         self.graphs = graphs_of(curves.architectures)
-        self.network = torch.tensor(np.where(curves.network >= 0, curves.network, len(curves.architectures)))
+        self.network = torch.tensor(curves.graph_index)
 
     def of(self, network: PublishedODE, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and log variance of the first states, and what is made of the graphs, of rows (members, batch)."""
@@ -112,7 +112,6 @@ def train(
     curves: CurveSet,
     points: int,
     random: torch.Generator,
-    epochs: int | None = None,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
     """Train all members.
@@ -122,7 +121,6 @@ def train(
         curves: whole curves.
         points: number of points seen.
         random: draws batches and first states.
-        epochs: passes over the curves; `EPOCHS` by default.
         after_epoch: called after each.
     """
     runs, members = _Runs(curves, points), network.sizes.members
@@ -130,7 +128,7 @@ def train(
     ends = curves.last_seen(points)[1]
     prior_mean, prior_variance = float(np.nanmean(curves.values)), float(np.nanvar(ends)) / 2 + 1e-6
     batches = 0
-    for _ in range(EPOCHS if epochs is None else epochs):
+    for _ in range(EPOCHS):
         order = torch.stack([torch.randperm(len(curves), generator=random) for _ in range(members)])
         for rows in order.split(BATCH, dim=1):
             mean, log_variance, graph = runs.of(network, rows)

@@ -14,7 +14,7 @@ from lr_env.capabilities import Previewable, fingerprint
 from lr_env.children.meters import on_demand
 from lr_env.errors import UserError
 from lr_env.planner import Planner
-from lr_env.pruning import Pruner, find_rule
+from lr_env.pruning import Pruner
 from lr_env.records.record import FINISHED, RunRecord, run_key
 from lr_env.rollout import not_made_before
 from lr_env.runs.experiment import Experiment
@@ -65,7 +65,6 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             damaged, or has other trials.
     """
     optuna = import_optuna("lr-env search")
-    rule = find_rule(search.stop)
     space = search.space(lab.task)
     needs = frozenset().union(*(space.at(name, space.lr_range[0], 0.0).needs for name in space.families))
     _check_rates(space, lab.task)
@@ -85,7 +84,7 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             study.sampler = make_sampler(search.sampler, search.seed, part.first)
             trials = [study.ask() for _ in range(part.count)]
             planners = [space.suggest(trial) for trial in trials]
-            pruner = None if rule is None else rule.pruner(records, lab.task)
+            pruner = None if search.rule is None else search.rule.pruner(records, lab.task)
             new_records = _trained(experiment, part, planners, search.seed, records, lab, pruner)
             records += new_records
             for trial, record, value in zip(trials, new_records, trial_values(new_records, records), strict=True):
@@ -192,7 +191,7 @@ def _spec(search: Search, space: SearchSpace, before: Mapping[str, Any] | None) 
             "round": search.round,
             "sampler": search.sampler,
             "seed": search.seed,
-            **({} if (rule := find_rule(search.stop)) is None else {"pruner": rule.to_json()}),
+            **({} if search.rule is None else {"pruner": search.rule.to_json()}),
             RUNS: had if had and had[-1] == search.runs else [*had, search.runs],
         },
     }

@@ -155,9 +155,9 @@ class SearchResult:
         counts = {"diverged": sum(r.diverged for r in self.records), "were pruned": sum(r.pruned for r in self.records)}
         said = ", ".join(f"{count} of them {what}" for what, count in counts.items() if count)
         said = f" ({said})" if said else ""
-        spared = 1 - sum(r.steps for r in self.records if r.pruned) / max(1, counts["were pruned"] * self.task.budget)
-        saved = counts["were pruned"] / len(self.records) * spared
-        said += f", which spared {saved:.0%} of the child steps" if counts["were pruned"] else ""
+        spared = sum(self.task.budget - r.steps for r in self.records if r.pruned)
+        if spared:
+            said += f", which spared {spared / (len(self.records) * self.task.budget):.0%} of the child steps"
         table = Table(
             self.best,
             [

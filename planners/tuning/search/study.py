@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -12,6 +13,7 @@ from lr_env.errors import UserError, unknown
 from lr_env.runs.options import Names, parse_ends, parse_names
 
 if TYPE_CHECKING:
+    from lr_env.pruning import PruningRule
     from lr_env.runs.lab import Lab
     from lr_env.search import SearchSpace
     from lr_env.tasks import Task
@@ -56,7 +58,6 @@ class Search:
     .db, .sqlite or .sqlite3, otherwise Optuna's journal."""
 
     def __post_init__(self) -> None:
-        from lr_env.pruning import find_rule
         from lr_env.search import searched_families
 
         names = parse_names(self.planners)
@@ -68,9 +69,16 @@ class Search:
             raise UserError(f"round {self.round}: give 1 to {MOST_RUNS:,} runs")
         if self.sampler not in SAMPLERS:
             raise unknown("sampler", self.sampler, SAMPLERS)
-        _ = find_rule(self.stop)
+        _ = self.rule
         if not 0 <= self.seed < MOST_SEEDS:
             raise UserError(f"seed {self.seed}: give a whole number from 0 to {MOST_SEEDS - 1}")
+
+    @cached_property
+    def rule(self) -> PruningRule | None:
+        """The rule by which runs end early."""
+        from lr_env.pruning import find_rule
+
+        return find_rule(self.stop)
 
     def space(self, task: Task) -> SearchSpace:
         """Return the planners and the range of their peaks.
