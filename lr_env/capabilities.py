@@ -123,6 +123,16 @@ class Fingerprinted(Protocol):
 
 
 @runtime_checkable
+class ReadsFiles(Protocol):
+    """A planner that reads files which its settings name. Other machines get copies, see `lr_env.files.in_place_of`."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Their names, as the settings have them, without those that come with the package of the planner."""
+        ...
+
+
+@runtime_checkable
 class Control(Protocol):
     """A planner that shows what a part of another planner is worth. It takes over the settings of that planner."""
 

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -32,6 +33,12 @@ OPEN_SEAL = (MARK + b"0" * _DIGITS).decode()
 
 JSON_FORMAT = 2
 """Number of the format of sealed JSON files. Older files have neither a number nor a seal."""
+
+_copies: dict[str, str] = {}
+"""Name of a file of another machine -> its copy here."""
+
+_folder: TemporaryDirectory[str] | None = None
+"""The folder of the copies, once there is one; it is removed when this process ends."""
 
 _in_use: set[Path] = set()
 """Temporary files that this process is writing."""
@@ -175,6 +182,28 @@ def read_json(path: Path) -> dict[str, Any]:
     if content.get("format", JSON_FORMAT) != JSON_FORMAT:
         raise DamagedError(f"it has format {content['format']!r}, not {JSON_FORMAT}")
     return {name: value for name, value in content.items() if name not in ("format", "seal")}
+
+
+def use_copies(contents: Mapping[str, bytes]) -> None:
+    """Use copies of files of another machine from now on, under the names that they have there; see `in_place_of`.
+
+    Args:
+        contents: name of a file -> its content.
+    """
+    global _folder
+    for name, content in contents.items():
+        if _folder is None:
+            _folder = TemporaryDirectory(prefix="lr_env-")
+        copy = Path(_folder.name, hashlib.sha256(content).hexdigest()[:16], Path(name).name)
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(content)
+        _copies[name] = str(copy)
+
+
+def in_place_of(name: str) -> str:
+    """Return the copy that is used in place of a file, or the file itself."""
+    return _copies.get(name, name)
 
 
 def in_home(path: str | os.PathLike[str], what: str) -> Path:

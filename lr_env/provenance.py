@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,29 @@ def versions(also: Iterable[str] = ()) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             numbers[package] = version(package)
     return numbers
+
+
+@lru_cache(maxsize=1)
+def software() -> dict[str, str]:
+    """Return what must be the same on all machines that train runs of one experiment: name -> version.
+
+    The version of lr_env has a hash of its code, as a checkout may have been changed.
+    """
+    import numpy as np
+    import torch
+
+    code = hashlib.sha256()
+    for package in sorted({entry.module.partition(".")[0] for entry in distribution("lr_env").entry_points}):
+        spec = find_spec(package)
+        (folder,) = map(Path, (spec.submodule_search_locations or ()) if spec else ())
+        for file in sorted(folder.rglob("*.py")):
+            code.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return {
+        "Python": platform.python_version(),
+        "lr_env": f"{__version__} (code {code.hexdigest()[:8]})",
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def command_line() -> str:

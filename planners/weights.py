@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lr_env.errors import UserError
-from lr_env.files import OPEN_SEAL, is_sealed, write_sealed
+from lr_env.files import OPEN_SEAL, in_place_of, is_sealed, write_sealed
 from lr_env.words import first_line
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -99,7 +99,7 @@ class WeightFiles(Generic[T]):
             raise UserError(
                 f"{self.what} {name!r}: give the name of a {self.what} that is shipped, or a .safetensors file"
             )
-        path = _path(name, self.prefix)
+        path = in_place_of(_path(name, self.prefix))
         try:
             changed = os.stat(path).st_mtime_ns  # at every plan: `Path` takes longer
         except FileNotFoundError:
@@ -138,6 +138,12 @@ class FromWeights(ABC):
     def fingerprint(self) -> str:
         """Hash of the file's content, so that a comparison is not continued with another file."""
         return self.trained.fingerprint
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file, unless it is shipped; see `lr_env.capabilities.ReadsFiles`."""
+        name = getattr(self, self.weights_field)
+        return (name,) if Path(name).suffix else ()
 
     @property
     def pretraining_steps(self) -> int:

@@ -151,13 +151,18 @@ class Kind:
 
     Attributes:
         make: makes all files in a folder.
-        file: the one that is damaged.
+        file: the one that is damaged, or a pattern of its name.
         read: what the files of a folder tell.
     """
 
     make: Callable[[Path], None]
     file: str
     read: Callable[[Path], Any]
+
+    def path(self, folder: Path) -> Path:
+        """The file in a folder."""
+        (path,) = folder.glob(self.file)
+        return path
 
 
 def _make_killed(folder: Path) -> None:
@@ -175,9 +180,16 @@ def _make_killed(folder: Path) -> None:
     shutil.rmtree(folder / "closed")
 
 
-CHECKPOINT = f"records.sqlite.{make.STOPPED}.checkpoint"
+CHECKPOINT = f"records.sqlite.{make.STOPPED}*checkpoint"
+
+
+def _read_checkpoint(folder: Path) -> Any:
+    (file,) = folder.glob(CHECKPOINT)
+    return plain(load_tree(file))
+
+
 KINDS = {
-    "checkpoint": Kind(make.make_store, CHECKPOINT, lambda folder: plain(load_tree(folder / CHECKPOINT))),
+    "checkpoint": Kind(make.make_store, CHECKPOINT, _read_checkpoint),
     "checkpoint, gone on with": Kind(make.make_store, CHECKPOINT, go_on),
     "checkpoint of PPO": Kind(
         lambda folder: make.make_training(folder / "ppo"),
@@ -202,7 +214,7 @@ def outcome(kind: Kind, made: Path, data: bytes, expected: Any) -> tuple[str, st
     """What becomes of reading a damaged file, and what was said."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(made, Path(temporary) / "copy"))
-        (folder / kind.file).write_bytes(data)
+        kind.path(folder).write_bytes(data)
         try:
             content = kind.read(folder)
         except UserError as error:
@@ -223,7 +235,7 @@ def outcomes(kind: Kind, made: Path, count: int, seed: int = 0) -> tuple[Counter
     """
     with tempfile.TemporaryDirectory() as temporary:
         expected = kind.read(Path(shutil.copytree(made, Path(temporary) / "whole")))
-    data = (made / kind.file).read_bytes()
+    data = kind.path(made).read_bytes()
     outcome_counts: Counter[str] = Counter()
     wrong = []
     for number in range(count):

@@ -14,7 +14,8 @@ from lr_env.children import LOOP
 from lr_env.cli.main import main
 from lr_env.records.record import run_key
 from lr_env.records.store import Store
-from lr_env.runs.engine import train_chunk
+from lr_env.runs.chunks import train
+from lr_env.runs.engine import LocalEngine
 from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import TASKS
 from tests.helpers import compared
@@ -23,7 +24,7 @@ TASK = replace(TASKS["DigitsMLP"], budget=60, segment=20, val_subset=50)
 EXECUTION = replace(LOOP, lockstep=2)
 
 
-class Elsewhere:
+class Elsewhere(LocalEngine):
     """Trains the last chunk first, each from a pickle, as another process would, and twice."""
 
     chunks = 0
@@ -31,7 +32,8 @@ class Elsewhere:
     def run(self, chunks, sink):
         for chunk in reversed(list(chunks)):
             for _ in range(2):
-                train_chunk(pickle.loads(pickle.dumps(chunk)), sink)
+                for event in train(pickle.loads(pickle.dumps(chunk)), sink.resume(chunk)):
+                    pickle.loads(pickle.dumps(event)).hand_on(chunk, sink)
             Elsewhere.chunks += 1
 
 

@@ -215,7 +215,8 @@ def stopped(store, monkeypatch, after=2):
         patch.setattr(Rollout, "advance", killed)
         with pytest.raises(StoppedError):
             compared(JOB, store, "x", LOOP)
-    return store.path.with_name(f"{store.path.name}.x.checkpoint")
+    (checkpoint,) = store.path.parent.glob(f"{store.path.name}.x.*.checkpoint")
+    return checkpoint
 
 
 def changed(tree, path, value):

@@ -254,7 +254,8 @@ def test_a_store_of_the_version_before_goes_on_with_further_signals(tmp_path, mo
         db.execute('ALTER TABLE segments ADD COLUMN "other" REAL')  # as that version kept a signal that was new
         db.execute("UPDATE segments SET other = 1.5")
         db.execute("PRAGMA user_version = 2")
-    file.with_name("records.x.checkpoint").unlink()
+    (checkpoint,) = tmp_path.glob("records.x.*.checkpoint")
+    checkpoint.unlink()
     with closing(Store(file)) as store:
         assert {curves["other"][0] for _, _, curves in _curves(store) if curves["step"]} == {1.5}
         compared(JOB, store, "x", Execution(backend="stacked"))

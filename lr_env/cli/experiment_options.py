@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import arg
 
+from lr_env.cli.engine_options import EngineChoice
 from lr_env.cli.parsing import parse_name
 from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
-    from lr_env.children import Execution
     from lr_env.runs.lab import Lab
     from lr_env.tasks import Task
 
 
 @dataclass(frozen=True)
-class ExperimentOptions(TaskOptions):
+class ExperimentOptions(EngineChoice, TaskOptions):
     """Options of an experiment: its task, its name, and where its runs are stored."""
 
     resumable: ClassVar[bool] = True
@@ -42,8 +42,6 @@ class ExperimentOptions(TaskOptions):
     """Delete what is stored under this name, and start over."""
     checkpoint_seconds: Annotated[float, arg(metavar="SECONDS")] = 60.0
     """Seconds between two checkpoints of the runs in progress."""
-    engine: Annotated[str, arg(metavar="NAME")] = "local"
-    """Where the runs are trained: local (this process), or an engine of another package. The results are the same."""
 
     def default_name(self) -> str:
         """Return the name of the task and the suffix; no two studies of a task share a name."""
@@ -57,9 +55,10 @@ class ExperimentOptions(TaskOptions):
         """
         return parse_name(self.default_name() if self.name is None else self.name)
 
-    def execution(self) -> Execution:
-        """Set the number of threads, and return how children are trained."""
-        return replace(super().execution(), lockstep=self.lockstep)
+    @property
+    def default_threads(self) -> int | None:
+        """One for each process where there are several."""
+        return super().default_threads if self.in_this_process else 1
 
     def checkpoint_interval(self) -> float:
         """Return the seconds between two checkpoints.
@@ -77,13 +76,11 @@ class ExperimentOptions(TaskOptions):
         Raises:
             UserError: there is no such engine; see also `checkpoint_interval` and `execution`.
         """
-        from lr_env.entry_points import load
         from lr_env.records.store import Store
-        from lr_env.registry import ENGINES
         from lr_env.runs.lab import Lab
 
-        execution, seconds = self.execution(), self.checkpoint_interval()
-        engine = load(ENGINES, "engine", self.engine)()
+        seconds, engine = self.checkpoint_interval(), self.find_engine(self.device, self.set_threads())
+        execution = replace(self.execution(engine.call), lockstep=self.lockstep)
         return Lab(task, Store(self.store), name, execution, seconds, self.fresh, folder=folder, engine=engine)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -51,9 +52,11 @@ class StudyCommand(Generic[S]):
         steps = self.study.child_steps(task)
         self.lab.check_log()
         writable(folder)
-        with progress_bar(steps) as progress:
-            result = self.study.run(replace(lab, progress=progress))
-        result.write(folder, self.lab.provenance(task))
+        with closing(lab.engine):
+            with progress_bar(steps) as progress:
+                result = self.study.run(replace(lab, progress=progress))
+            about = self.lab.provenance(task, lab.engine.call)
+        result.write(folder, about)
         print_document(result.document(), console(), folder)
         if (report := folder / "summary.md").is_file():
             print(f"Report: {report}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 MOST_STEPS, MOST_SEGMENTS, MOST_THREADS = 10**9, 10**6, 1024
 """Upper limits that catch typing errors: larger numbers would take years, or more memory and cores than there are."""
+
+Call = Callable[..., Any]
+"""Calls a function with arguments, in this process or another one."""
+
+
+def directly(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in this process."""
+    return function(*args)
+
 
 _VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise", "val_subset")
 """Fields of a task that can be replaced by an option of the same name."""
@@ -88,8 +97,13 @@ class TaskOptions:
         """Return the fields of the task that options replace, with their new values."""
         return {name: value for name in _VARIED if (value := getattr(self, name)) is not None}
 
-    def provenance(self, task: Task) -> dict[str, Any]:
-        """Return the provenance of a report: command, task, device, threads, numerics and versions."""
+    def provenance(self, task: Task, call: Call = directly) -> dict[str, Any]:
+        """Return the provenance of a report: command, task, device, threads, numerics and versions.
+
+        Args:
+            task: that is trained.
+            call: calls a function where it is trained.
+        """
         import torch
 
         from lr_env.provenance import device_name, versions
@@ -97,42 +111,68 @@ class TaskOptions:
         return {
             "command": command_line(),
             "settings": task.settings(),
-            "device": device_name(self.device),
+            "device": call(device_name, self.device),
             "threads": torch.get_num_threads(),
-            "numerics": asdict(self.numerics()),
+            "numerics": asdict(self.numerics(call)),
             "versions": versions(),
         }
 
-    def execution(self) -> Execution:
+    def execution(self, call: Call = directly) -> Execution:
         """Set the number of threads, and return how children are trained.
+
+        Args:
+            call: calls a function where they are trained.
 
         Raises:
             UserError: the device cannot do it, or the number of threads is not one.
         """
         from lr_env.children import Execution
 
-        return Execution(self.device, self.backend, self.numerics())
+        return Execution(self.device, self.backend, self.numerics(call))
 
-    def numerics(self) -> Numerics:
+    def numerics(self, call: Call = directly) -> Numerics:
         """Set the number of threads, and return the numerics that the options ask for.
+
+        Args:
+            call: calls a function where these numerics are used.
 
         Raises:
             UserError: the device does not support them, or the number of threads is out of range.
         """
+        from lr_env.children import Numerics
+
+        self.set_threads()
+        numerics = Numerics(self.precision, self.deterministic, self.channels_last)
+        call(_check_device, self.device, numerics)
+        return numerics
+
+    @property
+    def default_threads(self) -> int | None:
+        """The number of threads where none is asked for; None for torch's."""
+        return None
+
+    def set_threads(self) -> int:
+        """Set the number of CPU threads, and return it.
+
+        Raises:
+            UserError: the number is out of range.
+        """
         import torch
 
-        from lr_env.children import Numerics
-        from lr_env.devices import find_device
+        threads = self.default_threads if self.threads is None else self.threads
+        if threads is not None:
+            if threads < 1:
+                raise UserError(f"threads {threads}: it must be a whole number of at least 1")
+            if threads > MOST_THREADS:
+                raise UserError(f"threads {threads}: give at most {MOST_THREADS:,}")
+            torch.set_num_threads(threads)
+        return torch.get_num_threads()
 
-        if self.threads is not None:
-            if self.threads < 1:
-                raise UserError(f"threads {self.threads}: it must be a whole number of at least 1")
-            if self.threads > MOST_THREADS:
-                raise UserError(f"threads {self.threads}: give at most {MOST_THREADS:,}")
-            torch.set_num_threads(self.threads)
-        numerics = Numerics(self.precision, self.deterministic, self.channels_last)
-        numerics.check(find_device(self.device))
-        return numerics
+
+def _check_device(device: str, numerics: Numerics) -> None:
+    from lr_env.devices import find_device
+
+    numerics.check(find_device(device))
 
 
 def variation_of(task: Task) -> str | None:

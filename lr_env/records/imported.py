@@ -62,6 +62,14 @@ def write(db: sqlite3.Connection, name: str, runs: Sequence[ImportedRun], spec: 
     db.execute("UPDATE imports SET seal = ? WHERE name = ?", (_seal_of_import(db, name, spec_json), name))
 
 
+def sort(db: sqlite3.Connection, name: str, run_ids: Sequence[str]) -> None:
+    """Put the runs of an import in the order of their run_ids, of which it has all and no others; in a transaction."""
+    rows = [(place, name, run_id) for place, run_id in enumerate(run_ids)]
+    db.executemany("UPDATE imported_runs SET place = ? WHERE import = ? AND run_id = ?", rows)
+    (spec_json,) = db.execute("SELECT spec FROM imports WHERE name = ?", (name,)).fetchone()
+    db.execute("UPDATE imports SET seal = ? WHERE name = ?", (_seal_of_import(db, name, spec_json), name))
+
+
 def read(db: sqlite3.Connection, name: str) -> list[ImportedRun]:
     """The runs of an import, in the order in which they were written.
 

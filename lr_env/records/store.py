@@ -216,6 +216,18 @@ class Store:
         with told_plainly(self.path), self._refusing_import(name):
             return imported.read(self._db, name)
 
+    def sort_imported(self, name: str, first: Sequence[str]) -> None:
+        """Put some imported runs of that name, by their run_ids, before the others.
+
+        Raises:
+            UserError: there are none, or they are not what was written.
+        """
+        now = [run.run_id for run in self.imported(name)]  # which checks them, before they are sealed anew
+        order = [*first, *(run_id for run_id in now if run_id not in set(first))]
+        if now != order:
+            with self.transaction():
+                imported.sort(self._db, name, order)
+
     def import_spec(self, name: str) -> dict[str, Any]:
         """What the imported runs of that name were imported from, and how.
 

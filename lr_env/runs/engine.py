@@ -2,127 +2,96 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeVar
 
-from lr_env.children import Execution
-from lr_env.provenance import provenance
-from lr_env.pruning import Pruner
-from lr_env.records.checkpoint import check_fit
-from lr_env.records.record import PRUNED, RunRecord
-from lr_env.rollout import PlannedRun, Rollout
-from lr_env.tasks import Task
+from lr_env.entry_points import load
+from lr_env.errors import UserError
+from lr_env.registry import ENGINES
+from lr_env.runs.chunks import Chunk, Sink, train
 
-Snapshot = Mapping[str, Any]
-"""What `Rollout.snapshot` gives."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
-SegmentSignals = Sequence[tuple[int, Mapping[str, float]]]
-"""Row of a run in its chunk, and its signals at the end of a segment."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Runs that are trained together, with all that it takes; it can be pickled.
-
-    Attributes:
-        key: what tells it from all other chunks, of this and of other experiments.
-        task: what is trained.
-        runs: planner and seed of each run. All have the same optimizer.
-        phase: of the experiment.
-        score: splits that are scored whole at the end of a run.
-        execution: resolved.
-        checkpoint_seconds: wall time between two checkpoints.
-        pruner: ends runs early; None ends none.
-    """
-
-    key: str
-    task: Task
-    runs: tuple[PlannedRun, ...]
-    phase: str
-    score: tuple[str, ...]
-    execution: Execution
-    checkpoint_seconds: float = 60.0
-    pruner: Pruner | None = None
-
-
-class SnapshotError(ValueError):
-    """A snapshot does not fit the runs that were to go on from it; `__cause__` says why."""
-
-
-class Sink(Protocol):
-    """The side of the store: it keeps what an engine hands on. A chunk that is handed on twice changes nothing."""
-
-    def resume(self, chunk: Chunk) -> Snapshot | None:
-        """The snapshot from which a chunk can be gone on with; None to begin it."""
-        ...
-
-    def begin(self, chunk: Chunk, segments: int) -> None:
-        """Take note that a chunk goes on after so many segments: what was kept of later ones is dropped."""
-        ...
-
-    def segment(self, chunk: Chunk, number: int, signals: SegmentSignals) -> None:
-        """Keep the signals of segment `number`, from 0, of the runs that have not ended."""
-        ...
-
-    def checkpoint(self, chunk: Chunk, segments: int, snapshot: Snapshot) -> None:
-        """Keep a snapshot that was taken after so many segments."""
-        ...
-
-    def done(self, chunk: Chunk, records: Sequence[RunRecord]) -> None:
-        """Keep the records of a chunk whose runs have all ended."""
-        ...
+LOCAL = "local"
+"""Name of the engine that trains in this process."""
 
 
 class Engine(Protocol):
     """Trains chunks, somewhere."""
 
+    @property
+    def slots(self) -> int:
+        """How many chunks it trains at the same time."""
+        ...
+
     def run(self, chunks: Iterable[Chunk], sink: Sink) -> None:
         """Train all chunks, in any order."""
         ...
 
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function where chunks are trained, e.g. one that measures what is fastest there."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds, such as processes; it is not used afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine may make use of.
+
+    Attributes:
+        device: where chunks are trained: "cpu", "cuda", ... or "auto".
+        threads: CPU threads of each worker.
+        workers: chunks to train at the same time; None for as many as there are cores or GPUs for.
+        address: of a cluster; None for the engine's own way of finding it.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers {self.workers}: it must be a whole number of at least 1")
+
+
+def find_engine(name: str, options: EngineOptions) -> Engine:
+    """Return an engine by its name in the entry-point group `lr_env.engines`, whose entries take `EngineOptions`.
+
+    Raises:
+        UserError: there is no such engine, or it cannot work with the options.
+    """
+    return load(ENGINES, "engine", name)(options)
+
 
 class LocalEngine:
-    """Trains one chunk after the other in this process."""
+    """Trains one chunk after the other in this process.
+
+    Raises:
+        UserError: several workers are asked for, or a cluster.
+    """
+
+    slots = 1
+
+    def __init__(self, options: EngineOptions | None = None) -> None:
+        if options is not None and (options.workers or options.address):
+            option, other = ("--workers", "processes") if options.workers else ("--ray-address", "ray")
+            raise UserError(f"{option} is not of engine 'local': add --engine {other}")
 
     def run(self, chunks: Iterable[Chunk], sink: Sink) -> None:
         """Train all chunks, in order."""
         for chunk in chunks:
-            train_chunk(chunk, sink)
+            for event in train(chunk, sink.resume(chunk)):
+                event.hand_on(chunk, sink)
 
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function."""
+        return function(*args, **kwargs)
 
-def train_chunk(chunk: Chunk, sink: Sink) -> None:
-    """Train the runs of a chunk from where the sink has them to the end.
-
-    Raises:
-        SnapshotError: the snapshot does not fit the runs.
-    """
-    rollout = Rollout(chunk.task, chunk.runs, score=chunk.score, execution=chunk.execution, pruner=chunk.pruner)
-    snapshot = sink.resume(chunk)
-    if snapshot is not None:
-        _restore(rollout, snapshot)
-    sink.begin(chunk, rollout.segment)
-    last = time.monotonic()
-    while not rollout.done:
-        signals = rollout.advance()
-        sink.segment(chunk, rollout.segment - 1, signals)
-        if time.monotonic() - last >= chunk.checkpoint_seconds and not rollout.done:
-            sink.checkpoint(chunk, rollout.segment, rollout.snapshot())
-            last = time.monotonic()
-    place = provenance(chunk.execution.device)
-    records = [
-        replace(rollout.record(row, chunk.phase), provenance={**place, **({PRUNED: 1} if pruned else {})})
-        for row, pruned in enumerate(rollout.pruned.tolist())
-    ]
-    sink.done(chunk, records)
-
-
-def _restore(rollout: Rollout, snapshot: Snapshot) -> None:
-    try:
-        like = rollout.snapshot()
-        del like["own"]["_states"]  # which may grow
-        check_fit(snapshot, like)
-        rollout.restore(snapshot)
-    except Exception as error:  # whatever meets what it was not written for
-        raise SnapshotError(str(error)) from error
+    def close(self) -> None:
+        """Do nothing: it holds nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,9 +25,13 @@ from lr_env.records.record import RunRecord, run_key
 from lr_env.records.store import Store, StoredKey
 from lr_env.registry import current_settings
 from lr_env.rollout import PlannedRun
-from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot, SnapshotError
+from lr_env.runs.chunks import Chunk, SegmentSignals, Snapshot, SnapshotError
+from lr_env.runs.engine import Engine, LocalEngine
 from lr_env.runs.spec import ExperimentSpec, Extends, never
 from lr_env.tasks import Task
+
+_KEY_DIGITS = 16
+"""Digits of the key of a chunk in the name of its checkpoint."""
 
 Progress = Callable[[int], None]
 """Called with the child steps that were done since it was last called."""
@@ -67,8 +72,8 @@ class Experiment:
         self.execution = execution
         self.checkpoint_seconds = checkpoint_seconds
         self.engine = engine or LocalEngine()
-        self.checkpoint = _beside(store, name, "checkpoint")
-        remove_leftovers(self.checkpoint)
+        for file in _checkpoints(store, name, half_written=True):
+            remove_leftovers(file)
         stored = store.experiment(name)
         if stored is None:
             # The id tells this beginning from others of the same name and spec, whose checkpoints may still lie about.
@@ -115,8 +120,17 @@ class Experiment:
         try:
             self.engine.run(left, _StoreSink(self, progress))
         except SnapshotError as error:
-            with fitting(self.checkpoint):
-                raise error.__cause__ or error from None
+            with fitting(self.checkpoint_of(error.key)):
+                raise ValueError(error.why) from None
+
+    def done(self) -> None:
+        """Remove the checkpoints that are left, once there is nothing to go on with."""
+        for file in _checkpoints(self.store, self.name):
+            file.unlink(missing_ok=True)
+
+    def checkpoint_of(self, key: str) -> Path:
+        """The file of the snapshot of a chunk."""
+        return _beside(self.store, self.name, f"{key[:_KEY_DIGITS]}.checkpoint")
 
     def _chunks(
         self, runs: Sequence[PlannedRun], phase: str, score: Sequence[str], pruner: Pruner | None
@@ -141,21 +155,27 @@ class _StoreSink:
         self.store = experiment.store
         self.progress = progress
         self._ids: dict[str, Sequence[int]] = {}
+        self._reported: dict[str, int] = {}  # segments of each chunk; one that is begun again trains them once more
 
     def resume(self, chunk: Chunk) -> Snapshot | None:
-        """The snapshot in the checkpoint, if it is of this chunk and the store has all the segments before it.
+        """The snapshot in the checkpoint of a chunk, if the store has all the segments before it.
 
         Raises:
             UserError: the checkpoint is damaged.
         """
         self._ids[chunk.key] = self.store.begin_runs(self.experiment.name, _keys(chunk.phase, chunk.runs))
-        try:
-            saved = load_tree(self.experiment.checkpoint)
-        except FileNotFoundError:
-            return None
-        with fitting(self.experiment.checkpoint):
-            tag, segments, written, snapshot = (saved[key] for key in ("tag", "segment", "written", "rollout"))
-        return snapshot if tag == chunk.key and self._has_written(chunk, segments, written) else None
+        own, of_all = self.experiment.checkpoint_of(chunk.key), _beside(self.store, self.experiment.name, "checkpoint")
+        for file in (own, of_all):  # earlier versions had one file for the one chunk in flight
+            try:
+                saved = load_tree(file)
+            except FileNotFoundError:
+                continue
+            with fitting(file):
+                tag, segments, written, snapshot = (saved[key] for key in ("tag", "segment", "written", "rollout"))
+            if tag == chunk.key and self._has_written(chunk, segments, written):
+                file.replace(own)
+                return snapshot
+        return None
 
     def begin(self, chunk: Chunk, segments: int) -> None:
         """Drop what the store has of later segments."""
@@ -166,23 +186,25 @@ class _StoreSink:
         """Write the signals into the store."""
         ids = self._ids[chunk.key]
         self.store.write_segment(number, [(ids[row], measured) for row, measured in signals])
-        self._report(chunk, 1)
+        self._report(chunk, number + 1)
 
     def checkpoint(self, chunk: Chunk, segments: int, snapshot: Snapshot) -> None:
         """Replace the checkpoint."""
         written = self.store.seal_segments(self.experiment.name, self._ids[chunk.key], segments)
         tree = {"tag": chunk.key, "segment": segments, "written": written, "rollout": snapshot}
-        save_tree(self.experiment.checkpoint, tree)
+        save_tree(self.experiment.checkpoint_of(chunk.key), tree)
 
     def done(self, chunk: Chunk, records: Sequence[RunRecord]) -> None:
         """Write the records into the store, and remove the checkpoint."""
-        trained = max(record.steps for record in records) // self.experiment.task.segment
-        self._report(chunk, self.experiment.task.num_segments - trained)  # where every run of the chunk diverged
-        self.store.finish_runs(zip(self._ids.pop(chunk.key), records, strict=True))
-        self.experiment.checkpoint.unlink(missing_ok=True)
+        self._report(chunk, self.experiment.task.num_segments)  # where every run of the chunk diverged, too
+        self.store.finish_runs(zip(self._ids[chunk.key], records, strict=True))
+        self.experiment.checkpoint_of(chunk.key).unlink(missing_ok=True)
 
     def _report(self, chunk: Chunk, segments: int) -> None:
-        self.progress(len(chunk.runs) * self.experiment.task.segment * segments)
+        """Report the segments of a chunk that are done, as far as they were not reported before."""
+        before = self._reported.get(chunk.key, 0)
+        self._reported[chunk.key] = max(before, segments)
+        self.progress(len(chunk.runs) * self.experiment.task.segment * max(0, segments - before))
 
     def _has_written(self, chunk: Chunk, segments: int, expected: str | int) -> bool:
         """Whether the store has the segments that a checkpoint was written after."""
@@ -199,7 +221,8 @@ def lock_of(store: Store, name: str) -> Path:
 def delete_experiment(store: Store, name: str) -> None:
     """Delete what an experiment has done."""
     store.delete_experiment(name)
-    _beside(store, name, "checkpoint").unlink(missing_ok=True)
+    for file in _checkpoints(store, name):
+        file.unlink(missing_ok=True)
 
 
 def _may_go_on(before: ExperimentSpec, now: ExperimentSpec, extends: Extends) -> bool:
@@ -210,6 +233,14 @@ def _may_go_on(before: ExperimentSpec, now: ExperimentSpec, extends: Extends) ->
 
 def _keys(phase: str, runs: Sequence[PlannedRun]) -> list[StoredKey]:
     return [(phase, *run_key(run)) for run in runs]
+
+
+def _checkpoints(store: Store, name: str, half_written: bool = False) -> list[Path]:
+    """The files of snapshots of an experiment, and the one of an earlier version; or those that were being written."""
+    file = rf"({re.escape(f'{store.path.name}.{name}.')}(?:[0-9a-f]{{{_KEY_DIGITS}}}\.)?checkpoint)"
+    pattern = re.compile(rf"\.{file}\..*\.tmp" if half_written else file)
+    matches = (pattern.fullmatch(path.name) for path in store.path.parent.iterdir())
+    return [store.path.with_name(match[1]) for match in matches if match]
 
 
 def _beside(store: Store, name: str, kind: str) -> Path:

@@ -98,10 +98,14 @@ class Lab:
         with self.locked() as before:
             training = before.get("training") if before else None
             budget, wants = runs * self.task.budget, {"extra_signals": extra_signals, "forks": forks}
-            execution = resolve_as_before(self.execution, training, self.task, at_once, budget, **wants)
+            # By default every slot gets its share, as what is left idle gains nothing.
+            together = at_once if self.execution.lockstep else -(-at_once // self.engine.slots)
+            execution = self.engine.call(
+                resolve_as_before, self.execution, training, self.task, together, budget, **wants
+            )
             trained = execution_to_json(self.execution, execution)
             asked = study(before) if callable(study) else study
-            spec = experiment_spec(self.task, asked, trained, execution.device, planners)
+            spec = self.engine.call(experiment_spec, self.task, asked, trained, execution.device, planners)
             if self.fresh:  # once it is known to be possible
                 delete_experiment(self.store, self.name)
             experiment = Experiment(
@@ -109,3 +113,4 @@ class Lab:
             )
             self.opened[self.name] = self.task
             yield experiment
+            experiment.done()

@@ -17,7 +17,8 @@ from lr_env.records.readers.base import ImportedRun, Series
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.rollout import PlannedRun
-from lr_env.runs.engine import Chunk, Engine, LocalEngine, SegmentSignals, Snapshot
+from lr_env.runs.chunks import Chunk, SegmentSignals, Snapshot
+from lr_env.runs.engine import Engine, LocalEngine
 from lr_env.search import SearchSpace
 from lr_env.seeds import COLLECTIONS
 from lr_env.tasks import Task
@@ -149,8 +150,9 @@ def collect(
         there = {run.run_id for run in store.imported(name)}
     else:
         store.check_new_import(name)
-    left = []
+    left, names = [], []
     for chunk in collection.chunks(execution):
+        names += [run_id(chunk.task, number) for number in range(len(chunk.runs))]
         missing = [run_id(chunk.task, number) not in there for number in range(len(chunk.runs))]
         if any(missing) and not all(missing):  # a collection that was smaller
             raise UserError(
@@ -162,6 +164,7 @@ def collect(
         else:
             progress(len(chunk.runs))
     (engine or LocalEngine()).run(left, _CurveSink(collection, store, name, spec, progress))
+    store.sort_imported(name, names)  # engines train in any order
     return sum(len(chunk.runs) for chunk in left)
 
 
@@ -178,21 +181,24 @@ class _CurveSink:
     ) -> None:
         self._collection, self._store, self._name, self._spec, self._progress = collection, store, name, spec, progress
         self._signals: dict[str, list[list[dict[str, float]]]] = {}
+        self._snapshots: dict[str, Snapshot] = {}  # of chunks in flight, for a worker that dies
 
     def resume(self, chunk: Chunk) -> Snapshot | None:
-        return None
+        return self._snapshots.get(chunk.key)
 
     def begin(self, chunk: Chunk, segments: int) -> None:
-        self._signals[chunk.key] = [[] for _ in chunk.runs]
+        before = self._signals.get(chunk.key, [[] for _ in chunk.runs])
+        self._signals[chunk.key] = [of_run[:segments] for of_run in before]
 
     def segment(self, chunk: Chunk, number: int, signals: SegmentSignals) -> None:
         for row, measured in signals:
             self._signals[chunk.key][row].append(dict(measured))
 
     def checkpoint(self, chunk: Chunk, segments: int, snapshot: Snapshot) -> None:
-        pass
+        self._snapshots[chunk.key] = snapshot
 
     def done(self, chunk: Chunk, records: Sequence[RunRecord]) -> None:
+        self._snapshots.pop(chunk.key, None)
         signals = self._signals.pop(chunk.key)
         about = facts(chunk.task)
         runs = []

@@ -126,8 +126,9 @@ class Fit(ReportOptions):
         self.check_log()
         writable(folder)
         lab = self.lab(task, self.experiment_name(), folder)
-        with progress_bar(self.runs * task.budget) as progress:
-            report = fit_sweep(settings, replace(lab, progress=progress), about=self.provenance(task), **model)
+        with closing(lab.engine), progress_bar(self.runs * task.budget) as progress:
+            about = self.provenance(task, lab.engine.call)
+            report = fit_sweep(settings, replace(lab, progress=progress), about=about, **model)
         self.write_log(lab)
         return report
 

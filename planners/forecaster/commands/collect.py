@@ -8,9 +8,11 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
+from lr_env.cli.engine_options import EngineChoice
 
-@dataclass(frozen=True)
-class Collect:
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(EngineChoice):
     """Train runs of many tasks of a family, and keep their curves in the record store. The same command goes on."""
 
     resumable: ClassVar[bool] = True
@@ -45,8 +47,6 @@ class Collect:
     """How to train the runs of a task: loop (in turn), stacked (together) or compiled."""
     threads: Annotated[int, arg(metavar="N")] = 1
     """CPU threads."""
-    engine: Annotated[str, arg(metavar="NAME")] = "local"
-    """Where the runs are trained: local (this process), or an engine of another package."""
 
     def run(self) -> None:
         """Train what is missing.
@@ -61,11 +61,9 @@ class Collect:
         from lr_env.children import Backend, Execution
         from lr_env.cli.parsing import parse_name, progress_bar, writable
         from lr_env.cli.task_options import MOST_THREADS
-        from lr_env.entry_points import load
         from lr_env.errors import UserError
         from lr_env.files import exclusive_lock
         from lr_env.records.store import Store
-        from lr_env.registry import ENGINES
         from lr_env.runs.experiment import lock_of
         from lr_env.words import counted
         from planners.forecaster.collecting import Collection, collect
@@ -86,8 +84,8 @@ class Collect:
             writable(self.out.parent, "--out")
         torch.set_num_threads(self.threads)
         backend = Backend("loop") if self.backend == "loop" else Backend(self.backend, block=self.per_task)
-        engine = load(ENGINES, "engine", self.engine)()
-        with closing(Store(self.store)) as store, exclusive_lock(lock_of(store, name), f"{name!r}"):
+        engine = self.find_engine(self.device, self.threads)
+        with closing(engine), closing(Store(self.store)) as store, exclusive_lock(lock_of(store, name), f"{name!r}"):
             if self.fresh:
                 store.delete_imported(name)
             with progress_bar(self.runs) as progress:
