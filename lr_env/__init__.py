@@ -11,8 +11,9 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-_is_command = "lr_env.cli" in sys.orig_argv or (sys.argv[:1] and sys.argv[0].endswith(("/lr-env", "\\lr-env.exe")))
-if _is_command and not any(argument.startswith("from multiprocessing.") for argument in sys.orig_argv):
+if ("lr_env.cli" in sys.orig_argv or (sys.argv[:1] and sys.argv[0].endswith(("/lr-env", "\\lr-env.exe")))) and not any(
+    argument.startswith("from multiprocessing.") for argument in sys.orig_argv
+):
     from lr_env.stopping import STOPPING  # the command: what follows takes long enough to be stopped in
 
     STOPPING.install()
