@@ -55,6 +55,20 @@ class isolated(AbstractContextManager[None]):  # noqa: N801 (a context, as torch
             self._others.close()
 
 
+@contextmanager
+def using_threads(number: int | None) -> Iterator[None]:
+    """A context in which torch shares an operation among that many CPU threads; None for as many as it does anyway."""
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def isolating(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that it runs inside `isolated`."""
 

@@ -310,7 +310,7 @@ def test_nobody_works_on_children_after_an_error():
         done.append(row)
 
     with pytest.raises(ValueError, match="at once"):
-        children.engine.each(work, range(4))
+        children.engine.workers.each(work, range(4))
     count = len(done)
     time.sleep(0.5)
     assert len(done) == count

@@ -11,6 +11,7 @@ from torch import nn
 from lr_env.children.initial import build_seeded
 from lr_env.children.noise import seed_dropout
 from lr_env.errors import UserError, unknown
+from lr_env.words import counted
 
 if TYPE_CHECKING:
     from lr_env.tasks.catalogue import Task
@@ -27,30 +28,34 @@ class Backend:
             two minutes and, on a CPU, needs a C++ compiler. It pays for hundreds of runs of children that spend their
             time on reading and writing memory, as transformers and batch norm do.
         block: largest number of children in one computation; 1 for the loop.
-        workers: threads of the loop, each of which trains one child on one core; 1 for the stack.
+        workers: threads, each of which trains a child, or a block of a stack, on one core; 1 for a compiled stack.
+        threads: CPU threads that share an operation where there is one worker; None for torch's number.
     """
 
     name: str
     block: int = 1
     workers: int = 1
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in BACKENDS[1:]:
             raise unknown("backend", self.name, BACKENDS)
-        other = self.block if self.name == "loop" else self.workers
-        if min(self.block, self.workers) < 1 or other != 1:
-            raise UserError(f"{self!r}: a loop has workers of at least 1, a stack has a block of at least 1")
+        one = {"loop": self.block, "stacked": 1, "compiled": self.workers}[self.name]
+        if min(self.block, self.workers, 1 if self.threads is None else self.threads) < 1 or one != 1:
+            raise UserError(
+                f"{self!r}: block, workers and threads are at least 1; a loop has no block, a compiled stack no workers"
+            )
 
     def at_once(self, num_children: int, device: torch.device) -> int:
         """How many of the children are trained at the same time, and so need working memory."""
         if self.name == "loop":
             return self.workers
-        return num_children if device.type == "cuda" else self.block  # a captured step keeps its memory
+        return num_children if device.type == "cuda" else self.block * self.workers  # a captured step keeps its memory
 
     def __str__(self) -> str:
-        if self.name != "loop":
-            return f"{self.name} in blocks of {self.block}"
-        return "loop" if self.workers == 1 else f"loop with {self.workers} workers"
+        workers = "" if self.workers == 1 else f" with {self.workers} workers"
+        threads = "" if self.threads is None else f" on {counted(self.threads, 'thread')}"
+        return f"{self.name}{'' if self.name == 'loop' else f' in blocks of {self.block}'}{workers}{threads}"
 
 
 def network_of(task: Task, dtype: torch.dtype, seed: int = 0) -> nn.Module:

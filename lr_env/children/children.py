@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +29,15 @@ from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
 from lr_env.devices import check_process, find_device
 from lr_env.errors import UserError, refuse_duplicates
-from lr_env.isolation import isolating
+from lr_env.isolation import isolated, isolating, using_threads
 from lr_env.signals import VALIDATION_SIGNALS, names
 from lr_env.tasks.data import load
 
 if TYPE_CHECKING:
     from lr_env.tasks.catalogue import Task
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Floats = NDArray[np.float64]
 Snapshot = dict[str, Any]
 """Copies of rows of children: a tree of tensors and arrays, one row a child."""
@@ -44,6 +47,17 @@ _MEASURED = names(VALIDATION_SIGNALS)
 # Elements of activations that one chunk of an evaluation may take, so that scoring a whole split stays small.
 # CUDA devices take more, for each operation of a chunk costs them the same up to there.
 _EVALUATION_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+
+
+def _computing(method: Callable[Concatenate[Children, P], R]) -> Callable[Concatenate[Children, P], R]:
+    """Decorate a method of children so that it runs in isolation, and with the threads of their backend."""
+
+    @wraps(method)
+    def inside(self: Children, *args: P.args, **kwargs: P.kwargs) -> R:
+        with isolated(), using_threads(self.backend.threads):
+            return method(self, *args, **kwargs)
+
+    return inside
 
 
 class Children:
@@ -127,6 +141,7 @@ class Children:
             else StackedEngine(
                 *common,
                 block=self.backend.block,
+                workers=self.backend.workers,
                 key=(task.network, task.data),
                 compiled=self.backend.name == "compiled",
             )
@@ -157,7 +172,7 @@ class Children:
         self.order.assign(chosen, seeds)
         self.steps[chosen] = 0
 
-    @isolating
+    @_computing
     def train(self, lr: Floats | Sequence[float], rows: Sequence[int] | None = None) -> Floats:
         """Train one segment.
 
@@ -194,7 +209,7 @@ class Children:
             self.steps[active] += self.task.segment
         return self.step_losses.mean(1)
 
-    @isolating
+    @_computing
     def measure(self, rows: Sequence[int] | None = None) -> dict[str, Floats]:
         """Measure children on the fixed validation subset, at a segment's end.
 
@@ -223,7 +238,7 @@ class Children:
         table = torch.stack([*means, _variance(logits.flatten(1)), _variance(change), *_mean_and_variance(weights)])
         return dict(zip(_MEASURED, table.double().cpu().numpy(), strict=True))
 
-    @isolating
+    @_computing
     def evaluate(self, split: str, rows: Sequence[int] | None = None) -> tuple[Floats, Floats]:
         """Score children on a whole split.
 
@@ -253,7 +268,7 @@ class Children:
         loss, accuracy = (totals / len(examples)).cpu().numpy()
         return loss, accuracy
 
-    @isolating
+    @_computing
     def first_batch_loss(self, rows: Sequence[int]) -> Floats:
         """Training loss, nats per example, of the batch that each child will train on next, (rows,)."""
         chosen = self._chosen(rows)

@@ -22,23 +22,19 @@ class Execution:
             same, fused by `torch.compile`) or "auto" (the fastest). A `Backend` fixes the block too.
         numerics: precision and determinism of the arithmetic.
         lockstep: children that are trained together; None for as many as pay and fit into memory.
-        threads: CPU threads of an operation, at most; None for torch's number.
 
     Raises:
-        UserError: fewer than one child in lockstep, or less than one thread.
+        UserError: fewer than one child in lockstep.
     """
 
     device: str = "cpu"
     backend: str | Backend = "auto"
     numerics: Numerics = EXACT
     lockstep: int | None = None
-    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.lockstep is not None and self.lockstep < 1:
             raise UserError(f"lockstep {self.lockstep}: it must be a whole number of at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads {self.threads}: it must be a whole number of at least 1")
 
     @property
     def resolved_backend(self) -> Backend:
@@ -65,8 +61,7 @@ class Execution:
     def to_json(self) -> dict[str, Any]:
         """What was asked for, as specs of experiments have it."""
         backend = asdict(self.backend) if isinstance(self.backend, Backend) else self.backend
-        asked = {} if self.threads is None else {"threads": self.threads}  # which older specs do not have
-        return {"backend": backend, "lockstep": self.lockstep, **asdict(self.numerics), **asked}
+        return {"backend": backend, "lockstep": self.lockstep, **asdict(self.numerics)}
 
 
 AUTO = Execution()

@@ -118,7 +118,7 @@ def flatness(
 
     with children.numerics.active(children.device), _ready(children):
         engine = children.engine
-        results = engine.each(measure, parts) if isinstance(engine, LoopEngine) else map(measure, parts)
+        results = engine.workers.each(measure, parts) if isinstance(engine, LoopEngine) else map(measure, parts)
         table = np.full((len(_MEASURED), len(chosen)), np.nan)
         for part, values in zip(parts, results, strict=True):
             table[:, part] = np.where(np.isfinite(values), values, np.nan)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -24,6 +20,7 @@ from lr_env.children.external_optimizers import load_state, save_state
 from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.state import ChildrenState, restored_afterwards
+from lr_env.children.workers import Workers
 from lr_env.signals import Meter
 
 
@@ -65,8 +62,7 @@ class LoopEngine:
         self._gradients = torch.zeros_like(state.parameters)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(row) for row in range(len(self.modules))]
-        self._workers = workers
-        self._start_workers()
+        self.workers = Workers(workers)
 
     def train(
         self,
@@ -113,7 +109,7 @@ class LoopEngine:
                     meter.after_update(parameters, rate, slots)
             torch.stack([value.view(()) for value in values], out=measured[row].view(-1))
 
-        self.each(train_child, active)
+        self.workers.each(train_child, active)
         return measured
 
     def logits(self, rows: Sequence[int], inputs: Tensor) -> Tensor:
@@ -129,27 +125,7 @@ class LoopEngine:
                 module.train()
             return logits
 
-        return torch.stack(self.each(forward, rows))
-
-    def each(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Call a function for each of several children, or sets of them, in the engine's threads where it has any."""
-        if self._pool is None or len(items) == 1:
-            return [work(item) for item in items]
-        if self._process != os.getpid():  # a forked process, which has none of its parent's threads
-            self._start_workers()
-        jobs = [self._pool.submit(work, item) for item in items]
-        try:
-            return [job.result() for job in jobs]
-        finally:  # after an error no thread may go on writing into the children
-            for job in jobs:
-                job.cancel()
-            wait(jobs)
-
-    def _start_workers(self) -> None:
-        self._process = os.getpid()
-        self._pool = _pool(self._workers) if self._workers > 1 else None
-        if self._pool is not None:
-            weakref.finalize(self, self._pool.shutdown, wait=False)
+        return torch.stack(self.workers.each(forward, rows))
 
     @contextmanager
     def evaluating(self, rows: Sequence[int]) -> Iterator[None]:
@@ -206,21 +182,3 @@ class LoopEngine:
         if "exp_avg" in self.state.slots:
             optimizer.state[parameters]["step"] = torch.tensor(0.0)
         return optimizer
-
-
-def _pool(workers: int) -> ThreadPoolExecutor:
-    """Start threads that compute on one core each; the caller's number of threads stays as it is."""
-    threads = torch.get_num_threads()
-    started = threading.Barrier(workers + 1)
-
-    def start() -> None:
-        torch.get_num_threads()  # otherwise the thread's first operation would set the process's number
-        torch.set_num_threads(1)  # for this thread, but also the first number of threads that start later
-        started.wait()
-
-    pool = ThreadPoolExecutor(workers, "lr_env-child", initializer=start)
-    for _ in range(workers):
-        pool.submit(int)
-    started.wait()
-    torch.set_num_threads(threads)
-    return pool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -22,10 +22,14 @@ from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, BatchNormForFunctorch, Numerics
 from lr_env.children.state import ChildrenState, restored_afterwards
 from lr_env.children.tracing import traced
+from lr_env.children.workers import Workers
 from lr_env.signals import Meter
 
 # Up to this number of parameters, joining the gradients and stepping once is faster than stepping each layer.
 _FLAT_ELEMENTS = 2**19
+
+# So many numbers of batches are gathered at once: they should stay in the processor's cache until they are used.
+_GATHERED_ELEMENTS = 2**20
 
 _RATE = "rate of the step"
 _NOT_OF_UPDATE = ("index", "keys", _RATE)
@@ -39,9 +43,11 @@ class StackedEngine:
 
     `vmap(grad_and_value(...))` is traced once for each block size into a flat list of torch operations, which then runs
     without functorch's cost in Python (about half of a step of a small network). Blocks are trained one after another
-    for a whole segment, so that a block's parameters stay in the processor's cache. On CUDA a step of a block is
-    captured as a graph, and the host only replays it. A block of one child needs no `vmap` and uses the device's own
-    kernels: on an H100 a step of ResNet-18 under bf16 takes 2.4 ms instead of 6.5.
+    for a whole segment, so that a block's parameters stay in the processor's cache; with several workers each has one
+    on a core. Small networks on a CPU spend half of their time on calling operations, so that their whole step is one
+    graph, update included, of as few operations as it takes. On CUDA a step of a block is captured as a graph, and the
+    host only replays it. A block of one child needs no `vmap` and uses the device's own kernels: on an H100 a step of
+    ResNet-18 under bf16 takes 2.4 ms instead of 6.5.
 
     Args:
         state: the children; changed in place.
@@ -51,6 +57,7 @@ class StackedEngine:
         numerics: precision and determinism.
         meters: measure further signals at every step.
         block: largest number of children in one computation.
+        workers: threads that have a block each; on a CPU.
         key: of the children's kind in the cache of traced functions.
         compiled: whether `torch.compile` fuses the operations of a step.
     """
@@ -64,6 +71,7 @@ class StackedEngine:
         numerics: Numerics = EXACT,
         meters: Sequence[Meter] = (),
         block: int = 1,
+        workers: int = 1,
         key: Hashable = None,
         compiled: bool = False,
     ) -> None:
@@ -82,6 +90,10 @@ class StackedEngine:
         self._gradient_graphs: dict[tuple[int, int], Graph] = {}
         self._logit_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
         self._replayed = state.parameters.is_cuda
+        self.workers = Workers(1 if self._replayed else workers)
+        self._whole = not (self._replayed or compiled or meters)  # whether small blocks have whole steps as graphs
+        self._traced: set[int] = set()  # sizes of blocks that have trained before
+        self._step_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
         self._replays: dict[int, Replay] = {}
 
     def train(
@@ -117,6 +129,7 @@ class StackedEngine:
         measured = torch.zeros(index.shape[1], len(lr), columns, device=device, dtype=dtype)
         before_block: list[tuple[NDArray[np.int64], Tensors]] = []
         running: list[tuple[slice, Replay, Tensors, Tensor]] = []
+        waiting: list[tuple[slice, Tensors]] = []
         for start, end in self.blocks:
             rows = slice(start, end)
             idle = start + np.flatnonzero(resting[rows])
@@ -129,17 +142,22 @@ class StackedEngine:
                 **({} if keys is None else {"keys": keys[rows].transpose(0, 1)}),
                 **{name: values[:, rows] for name, values in coefficients.items()},
             }
-            step = partial(self._step, rows)
             if self._replayed:
                 if start not in self._replays:
-                    self._replays[start] = Replay(step, tables, partial(self.state.restored_afterwards, rows))
+                    restored = partial(self.state.restored_afterwards, rows)
+                    self._replays[start] = Replay(partial(self._step, rows), tables, restored)
                 replay = self._replays[start]
                 with replay.started():
                     running.append((rows, replay, tables, replay.run(tables)))
-            else:
-                of_step = {name: table.unbind() for name, table in tables.items()}
-                for number in range(len(measured)):
-                    measured[number, rows] = step({name: table[number] for name, table in of_step.items()})
+            elif end - start in self._traced:
+                waiting.append((rows, tables))
+            else:  # tracing is for one thread
+                measured[:, rows] = self._train_block(rows, tables)
+                self._traced.add(end - start)
+        for (rows, _), of_block in zip(
+            waiting, self.workers.each(lambda block: self._train_block(*block), waiting), strict=True
+        ):
+            measured[:, rows] = of_block
         for rows, replay, _, of_block in running:  # holds the tables until the block's stream has read them
             replay.join()
             measured[:, rows] = of_block
@@ -175,6 +193,96 @@ class StackedEngine:
                 block = self._logit_graphs[key](views, buffers, inputs)
                 logits.append(block if len(inside) == end - start else block[inside])
         return torch.cat(logits)
+
+    def _train_block(self, rows: slice, tables: Tensors) -> Tensor:
+        """Train a block for one segment; returns what its steps measure, (steps, block, 1 + signals)."""
+        if self._whole and self.state.parameters[rows].numel() < _FLAT_ELEMENTS:
+            return self._train_whole_steps(rows, tables)
+        of_step = {name: table.unbind() for name, table in tables.items()}
+        steps = [{name: table[number] for name, table in of_step.items()} for number in range(len(tables["index"]))]
+        return torch.stack([self._step(rows, now) for now in steps])
+
+    def _train_whole_steps(self, rows: slice, tables: Tensors) -> Tensor:
+        """Train a block for one segment by graphs of whole steps; see `_train_block`."""
+        layout, parameters = self.state.layout, self.state.parameters[rows]
+        count, names = len(parameters), sorted(tables.keys() - {"index", "keys"})
+        buffers, slots = self.state.buffers(rows), {name: slot[rows] for name, slot in self.state.slots.items()}
+        keys = tables["keys"].unbind() if "keys" in tables else None
+        if layout.key is not None:
+            buffers.pop(layout.key)
+        current = [tables[name].view(len(tables[name]), count, 1).unbind() for name in names]
+        state = [parameters, *slots.values(), *buffers.values()]
+        fixed = [*layout.views(parameters).values(), *state]
+        step, losses = None, []
+        with torch.no_grad():
+            for number, (inputs, labels) in enumerate(self._batches_of_segment(tables["index"], keys, count)):
+                drawn = [keys[number]] if layout.key is not None and keys is not None else []
+                varying = [inputs, labels, *drawn, *(table[number] for table in current)]
+                step = step or self._step_graph(state, varying, names)
+                losses.append(step(*fixed, *varying))
+        return torch.stack(losses)[..., None]
+
+    def _batches_of_segment(
+        self, index: Tensor, keys: Sequence[Tensor] | None, count: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of each step, (children, batch, ...); gathered at once where they are small."""
+        steps, examples = index.shape
+        size = examples * self.batches.split.inputs[0].numel()
+        at_once = max(1, _GATHERED_ELEMENTS // size) if keys is None else 1
+        for start in range(0, steps, at_once):
+            part = index[start : start + at_once]
+            inputs, labels = self.batches.take(part.flatten(), None if keys is None else keys[start])
+            shape = len(part), count, -1
+            yield from zip(
+                inputs.view(*shape, *inputs.shape[1:]).unbind(),
+                labels.view(*shape, *labels.shape[1:]).unbind(),
+                strict=True,
+            )
+
+    def _step_graph(
+        self, state: Sequence[Tensor], varying: Sequence[Tensor], names: Sequence[str]
+    ) -> Callable[..., Tensor]:
+        """The graph of a whole step; see `_whole_step` for its inputs, of which `state` begins with the parameters."""
+        kind = len(state[0]), varying[0].shape
+        if kind not in self._step_graphs:
+            state = [tensor.clone() for tensor in state]  # which tracing changes
+            views = self.state.layout.views(state[0]).values()  # not clones of views: a graph depends on strides
+            with torch.enable_grad():
+                self._step_graphs[kind] = traced(
+                    (self._key, self.state.layout.align, self.state.optimizer, self.clip_norm, *kind),
+                    partial(self._whole_step, len(state[0]), names),
+                    *(*views, *state, *varying),
+                    quick=True,
+                )
+        return self._step_graphs[kind]
+
+    def _whole_step(self, count: int, names: Sequence[str]) -> Callable[..., Tensor]:
+        """A function that trains a block for one step and returns the losses, (block,).
+
+        Its inputs are tensors: each parameter, the flat parameters, the slots of the optimizer, the buffers, inputs,
+        labels, the keys of the random numbers where the network draws any, and the coefficients of the update.
+        """
+        layout, optimizer = self.state.layout, self.state.optimizer
+        buffer_names = [name for name in layout.buffers if name != layout.key]
+        gradients = self._gradients(count)
+
+        def step(*inputs_of_step: Tensor) -> Tensor:
+            given = iter(inputs_of_step)
+            views = {name: next(given) for name in layout.shapes}
+            parameters = next(given)
+            slots = {name: next(given) for name in optimizer.slots}
+            buffers = {name: next(given) for name in buffer_names}
+            inputs, labels = next(given), next(given)
+            if layout.key is not None:
+                buffers[layout.key] = next(given)
+            gradient, loss = gradients(views, buffers, inputs, labels)
+            flat = layout.flatten(gradient)
+            if self.clip_norm is not None:
+                clip_([flat], self.clip_norm)
+            optimizer.update(parameters, flat, slots, dict(zip(names, given, strict=True)))
+            return loss
+
+        return step
 
     def _step(self, rows: slice, now: Mapping[str, Tensor]) -> Tensor:
         """Train a block for one step, given one row of each table; returns what it measures, (block, 1 + signals)."""

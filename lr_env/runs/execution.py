@@ -38,8 +38,7 @@ def resolve_as_before(
     if not isinstance(before, Mapping) or before.get("wanted") != execution.to_json():
         return resolve(execution, task, runs, child_steps, extra_signals=extra_signals, forks=forks)
     try:
-        chosen = {"backend": Backend(**before["backend"]), "lockstep": int(before["lockstep"])}
-        return replace(execution, **chosen, threads=before.get("threads", execution.threads))
+        return replace(execution, backend=Backend(**before["backend"]), lockstep=int(before["lockstep"]))
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"how the children of an earlier start were trained cannot be read ({error}): start over with --fresh"
@@ -49,5 +48,4 @@ def resolve_as_before(
 def execution_to_json(asked: Execution, resolved: Execution) -> dict[str, Any]:
     """What a spec says of an execution: what was asked for, and what was chosen."""
     backend = asdict(resolved.resolved_backend)
-    threads = {} if resolved.threads is None else {"threads": resolved.threads}  # which older specs do not have
-    return {"wanted": asked.to_json(), "lockstep": resolved.lockstep, "backend": backend, **threads}
+    return {"wanted": asked.to_json(), "lockstep": resolved.lockstep, "backend": backend}

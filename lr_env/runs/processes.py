@@ -18,7 +18,7 @@ from lr_env.runs.worker import Failed, Worker
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TRIES = 4
+TRIES = 8
 """So many processes may die over a chunk one after the other, if none comes further than those before."""
 
 MOST_WORKERS = 1024

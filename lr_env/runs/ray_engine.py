@@ -33,7 +33,7 @@ _AHEAD = 2
 _LOOK = 10.0
 """Seconds between two looks at the size of the cluster, which may grow and shrink."""
 
-_RETRIES = 5
+_RETRIES = 20
 """So often Ray trains a stretch again whose worker has died."""
 
 _PATIENCE = 30.0
