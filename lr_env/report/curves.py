@@ -14,11 +14,11 @@ from lr_env.report.plotting import (
     HIGHLIGHTED,
     TEXT,
     Axes,
-    FuncFormatter,
     MaxNLocator,
     blended_transform_factory,
     log_scale,
     plain,
+    step_ticks,
 )
 from lr_env.stats.intervals import Estimate
 
@@ -136,8 +136,7 @@ def log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float
     axes.set_ylim(*limits)
     axes.set_xlim(*across)
     axes.set_xlabel("optimizer step", fontsize=11, color=TEXT)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}"))
+    step_ticks(axes)
 
 
 def draw_rate(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:

@@ -73,6 +73,12 @@ def log_scale(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def step_ticks(axes: Axes, most: int = 6) -> None:
+    """Set ticks of an axis of optimizer steps, with plain numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}"))
+
+
 def caption(axes: Axes, text: str) -> None:
     """Write a small caption above axes."""
     axes.set_title(text, fontsize=9.5, color="#555555", loc="left", parse_math=False)
