@@ -24,6 +24,8 @@ WIDTH, HEIGHT = 800, 400
 """Size of a frame in pixels."""
 
 _DPI = 100
+_BACKGROUNDS = 16
+"""Backgrounds that are kept, of 1.3 MB each: for runs side by side, whose limits may differ."""
 _DECADES = 4
 """Decades of learning rates that are shown below the largest; a smaller rate is on the lower border."""
 
@@ -76,7 +78,11 @@ class RunPicture:
             for axes, line in ((left, self._lr), (right, self._val), (right, self._train))
         ]
         place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "frameon": False, "fontsize": 9.5}
-        self._legends = [axes.legend(ncols=2, handlelength=2.2, borderpad=0.2, **place) for axes in self._axes]
+        self._legends = [
+            axes.legend(ncols=2, handlelength=1.8, columnspacing=1.2, borderpad=0.2, **place) for axes in self._axes
+        ]
+        self._changing = (self._lr, self._val, self._train, *self._ends, *self._legends, self._title)
+        self._backgrounds: dict[tuple[float, ...], Any] = {}
 
     def put(self, run: ShownRun) -> None:
         """Put a run into the picture."""
@@ -100,8 +106,22 @@ class RunPicture:
 
     @own_style()
     def pixels(self) -> NDArray[np.uint8]:
-        """Draw the picture, (HEIGHT, WIDTH, 3)."""
-        self._canvas.draw()
+        """Draw the picture, (HEIGHT, WIDTH, 3).
+
+        Axes take most of the time. They are drawn once for the limits that they have, and what changes is drawn over
+        them.
+        """
+        limits = tuple(number for axes in self._axes for number in (*axes.get_xlim(), *axes.get_ylim()))
+        for artist in self._changing:
+            artist.set_animated(True)  # which leaves it out of the background
+        if limits not in self._backgrounds:
+            if len(self._backgrounds) == _BACKGROUNDS:
+                self._backgrounds.clear()
+            self._canvas.draw()
+            self._backgrounds[limits] = self._canvas.copy_from_bbox(self.figure.bbox)
+        self._canvas.restore_region(self._backgrounds[limits])
+        for artist in self._changing:
+            self.figure.draw_artist(artist)
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
 
