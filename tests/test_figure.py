@@ -111,8 +111,10 @@ def scale(panel, kind: str, place=np.asarray):
     return to_number
 
 
-@pytest.mark.parametrize("width", ["2", "3.25", "7.5"])
-@pytest.mark.parametrize("kind", ["curves", "losses", "scores", "differences"])
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [("curves", "2"), ("curves", "7.5"), ("scores", "2"), ("scores", "3.25"), ("differences", "2")],
+)
 def test_nothing_is_cut_off(figure, tmp_path, kind, width):
     title = ["--title", "A title that is too long for one line of $a$ column of a paper"]
     assert figure("toy", "--kind", kind, "--width", width, "--out", "figure.png", *title)[0] == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-import subprocess
 import sys
 import types
 import warnings
@@ -150,7 +149,7 @@ def test_a_video_has_a_frame_for_each_segment(tmp_path, monkeypatch):
         module.__dict__.update(__path__=[], ImageSequenceClip=ImageSequenceClip)
         monkeypatch.setitem(sys.modules, name, module)
     env = gymnasium.make("lr_env/DigitsMLP-v0", render_mode="rgb_array", **SMALL)
-    env = RecordVideo(env, str(tmp_path / "videos"), gc_trigger=None)
+    env = RecordVideo(env, str(tmp_path / "videos"))
     env.reset(seed=0)
     for rate in RATES:
         env.step(rate)
@@ -158,9 +157,8 @@ def test_a_video_has_a_frame_for_each_segment(tmp_path, monkeypatch):
     assert videos == [(6, {SHAPE}, 10)]
 
 
-@pytest.mark.parametrize("mode", [None, "rgb_array", "human"])
-@pytest.mark.parametrize("name", ["DigitsMLP-LogLR", "MLPFamily-Scale"])
-def test_the_checker_passes_in_every_mode_without_warnings(name, mode):
+@pytest.mark.parametrize(("name", "mode"), [("DigitsMLP-LogLR", "human"), ("MLPFamily-Scale", "rgb_array")])
+def test_the_checker_passes_without_warnings(name, mode):  # which tries the other modes, too
     env = gymnasium.make(f"lr_env/{name}-v0", render_mode=mode, budget=20, segment=10).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -266,16 +264,3 @@ def test_bad_input_is_one_clear_line():
         LREnv(render_mode="rgb_array").render()
     with pytest.warns(UserWarning, match='make the environment with render_mode="rgb_array"'):
         assert LREnv(**SMALL).render() is None  # as Gymnasium's own
-
-
-def test_matplotlib_is_imported_for_the_first_picture():
-    code = """
-import sys, lr_env
-env = lr_env.LREnv(render_mode="rgb_array", budget=50, backend="loop")
-env.reset(seed=0)
-env.step(0.1)
-assert "matplotlib" not in sys.modules
-env.render()
-assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)

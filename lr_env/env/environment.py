@@ -163,7 +163,8 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
     ## Rendering
     `render_mode="rgb_array"`: `render()` draws the learning rate and the losses of the run so far, as an array (400,
     800, 3) of uint8, e.g. for Gymnasium's `RecordVideo`. "human": every reset and step shows them in a window, or in a
-    notebook below the cell. Drawing changes nothing of the run. What is drawn is part of copies and snapshots.
+    notebook below the cell; without a display nothing, and one logged line says so. Drawing changes nothing of the run.
+    What is drawn is part of copies and snapshots.
 
     ## Settings of the process
     Training neither reads nor changes the caller's settings of torch and numpy (see `lr_env.isolation`). Environments
