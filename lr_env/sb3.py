@@ -64,8 +64,8 @@ def make_vec_env(
             process.
         seed: run i starts from `seed + i` at the first reset, unless the algorithm seeds the environment again, as
             `PPO(..., seed=0)` does.
-        settings: `max_change`, `reward`, `budget`, `segment`, `lr_range`, `start_rates`, `noise`, `max_episode_steps`
-            and `numerics`, as for `LREnv`.
+        settings: `max_change`, `reward`, `budget`, `segment`, `lr_range`, `start_rates`, `noise`, `max_episode_steps`,
+            `numerics` and `render_mode`, as for `LREnv`; but no "human", which shows one run.
 
     Raises:
         UserError: bad arguments.
@@ -163,6 +163,11 @@ class LRVecEnv(VecEnv):
                 run_infos[row] = {**ends[row], "terminal_observation": final_observations[row]}
             run_infos[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
         return observations, rewards.astype(np.float32), dones, run_infos
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """Draw every run so far, which `render` puts into one picture; None without a render mode."""
+        drawn = None if self.vector_env.render_mode is None else self.vector_env.render()
+        return [None] * self.num_envs if drawn is None else drawn
 
     def close(self) -> None:
         """Close the vector environment."""

@@ -287,7 +287,6 @@ def test_features_are_documented_and_bound_the_observation():
         (lambda: LREnv(num_envs=3), "unexpected keyword argument 'num_envs'"),
         (lambda: gymnasium.make("lr_env/DigitsMLP-v0", rewards="final"), "did you mean 'reward'"),
         (lambda: LRVectorEnv(num_envs=2, max_episode_steps=0), "max_episode_steps is 0"),
-        (lambda: LREnv(render_mode="human"), r"unexpected keyword argument 'render_mode' \('human'\)"),
         (lambda: LREnv(7), "task is of type int"),
         (lambda: LREnv({"class": "lr_env.tasks:Tusk"}), "no dataclass 'lr_env.tasks:Tusk'"),
         (lambda: LREnv({"class": "lr_env.tasks:Task", "date": 1}), "do not fit"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
+import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +71,30 @@ def test_examples_of_other_packages(script, package, arguments, monkeypatch, cap
     assert "validation loss" in capsys.readouterr().out
 
 
+def test_the_notebook_runs_cell_by_cell(capsys, caplog, global_generators_kept):
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)  # outputs hold paths of a machine
+    names: dict[str, Any] = {}
+    displayed = []
+    for cell in cells:
+        code = ast.parse("".join(cell["source"]))
+        last = code.body.pop() if isinstance(code.body[-1], ast.Expr) else None
+        exec(compile(code, "quickstart.ipynb", "exec"), names)
+        if last is not None and (value := eval(compile(ast.Expression(last.value), "quickstart.ipynb", "eval"), names)):
+            displayed.append(value)  # a print has none
+    picture, report = displayed
+    assert picture.size == (800, 400)
+    assert picture._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+    assert [row.n for row in report.summary.rows] == [5, 5, 5]
+    assert {row.planner for row in report.summary.rows} == {"constant", "cosine", "wsd"}
+    out, err = capsys.readouterr()
+    assert out.startswith("untrained: validation loss 2.3")
+    assert len(out.splitlines()) == 4
+    assert not err
+    assert all("no window can be opened here" in record.getMessage() for record in caplog.records)
+
+
 def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
@@ -93,6 +120,7 @@ def test_every_example_is_tested():
     tested = {"own_loop.py", "own_planner.py", "own_task.py", "own_training.py", "train_ppo.py"}
     tested |= {"from_logs.py", "lightning_module.py", "huggingface_trainer.py"}  # below
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+    assert [path.name for path in EXAMPLES.glob("*.ipynb")] == ["quickstart.ipynb"]
 
 
 @pytest.mark.parametrize("module", DOCTESTS)

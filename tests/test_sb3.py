@@ -274,6 +274,15 @@ def test_nothing_is_scored_unless_asked_for():
     assert not any(name.startswith(("test", "final")) for name in infos[0])
 
 
-def test_the_environments_do_not_load_sb3():
-    code = "import sys, lr_env; lr_env.LREnv, lr_env.LRVectorEnv; sys.exit('stable_baselines3' in sys.modules)"
+def test_the_environments_load_neither_sb3_nor_matplotlib_before_the_first_picture():
+    code = """if True:
+        import sys, lr_env
+        lr_env.LRVectorEnv
+        env = lr_env.LREnv(render_mode="rgb_array", budget=50, backend="loop")
+        env.reset(seed=0)
+        assert not {"stable_baselines3", "matplotlib"} & {*sys.modules}
+        env.render()
+        assert "matplotlib" in sys.modules
+        assert not {"stable_baselines3", "matplotlib.pyplot"} & {*sys.modules}
+    """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,8 @@ from lr_env.children.children import check_seeds
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import observations
-from lr_env.env.episodes import ArgumentError, Episodes, check_arguments
+from lr_env.env.episodes import Episodes, check_arguments
+from lr_env.env.rendering import FPS, Rendering
 from lr_env.errors import UserError, unknown
 from lr_env.isolation import isolating
 from lr_env.jsonable import to_plain
@@ -33,25 +34,24 @@ NOT_YET = -1.0
 
 
 class _Base(Copied):
-    """Base class of both environments: checks of their arguments, their spec as JSON, task and infos.
+    """Base class of both environments: checks of their arguments, their spec as JSON, task, infos and pictures.
 
     Attributes:
         episodes: the runs.
-        render_mode: None.
+        render_mode: one of the class's `metadata["render_modes"]`, or None.
     """
 
     episodes: Episodes
+    metadata: dict[str, Any]
     _spec: EnvSpec | None = None
+    _rendering: Rendering | None = None
 
-    def _start(self, task: str | Task, num_envs: int, render_mode: Any, settings: Mapping[str, Any]) -> None:
+    def _start(self, task: str | Task, num_envs: int, render_mode: str | None, settings: Mapping[str, Any]) -> None:
         names = [name for name in inspect.signature(type(self)).parameters if name != "settings"]
         check_arguments(type(self), [*settings], names)
+        self.render_mode = render_mode
         if render_mode is not None:
-            raise ArgumentError(
-                f"{type(self).__name__}.__init__() got an unexpected keyword argument 'render_mode' ({render_mode!r}): "
-                "there is nothing to draw, leave it out"
-            )
-        self.render_mode = None
+            self._rendering = Rendering(render_mode, num_envs, self.metadata["render_modes"])
         self.episodes = Episodes(task, num_envs, **settings)
 
     @property
@@ -72,6 +72,30 @@ class _Base(Copied):
     def run_spec(self) -> RunSpec:
         """The facts about a run that a planner may know before it starts."""
         return self.episodes.run_spec
+
+    def _follow(self) -> None:
+        """Add what was measured to the curves that are drawn."""
+        if self._rendering is not None:
+            self._rendering.follow(self.episodes)
+
+    def _frames(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """Draw all runs; None where nothing is to be drawn, or it is on the screen."""
+        if self._rendering is None:
+            gymnasium.logger.warn('render() draws nothing: make the environment with render_mode="rgb_array"')
+            return None
+        return None if self.render_mode == "human" else self._rendering.frames(self.episodes)
+
+    def _close_pictures(self) -> None:
+        if self._rendering is not None:
+            self._rendering.close()
+
+    def _curves(self) -> dict[str, Any]:
+        """The part of a snapshot that is drawn."""
+        return {} if self._rendering is None else {"curves": self._rendering.snapshot()}
+
+    def _restore_curves(self, snapshot: Mapping[str, Any]) -> None:
+        if self._rendering is not None:
+            self._rendering.restore(snapshot.get("curves"), self.episodes)
 
     def _info(self) -> Info:
         """Return the infos of all runs; scores are still missing."""
@@ -136,6 +160,12 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
     diverged). If a wrapper ends a run early, the environment does not know: `env.unwrapped.scores()` then scores the
     run as it is.
 
+    ## Rendering
+    `render_mode="rgb_array"`: `render()` draws the learning rate and the losses of the run so far, as an array (400,
+    800, 3) of uint8, e.g. for Gymnasium's `RecordVideo`. "human": every reset and step shows them in a window, or in a
+    notebook below the cell; without a display nothing, and one logged line says so. Drawing changes nothing of the run.
+    What is drawn is part of copies and snapshots.
+
     ## Settings of the process
     Training neither reads nor changes the caller's settings of torch and numpy (see `lr_env.isolation`). Environments
     can be pickled and copied, and a copy continues exactly. A forked process computes with one thread, because the
@@ -157,9 +187,9 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
         UserError: (a `ValueError`) bad arguments, or an action outside the space; the message names the fix.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as gymnasium.Env declares it)
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as gymnasium.Env declares it)
 
-    def __init__(self, task: str | Task = "DigitsMLP", *, render_mode: None = None, **settings: Any) -> None:
+    def __init__(self, task: str | Task = "DigitsMLP", *, render_mode: str | None = None, **settings: Any) -> None:
         self._start(task, 1, render_mode, settings)
         self.action_space = self.episodes.action_space
         self.observation_space = observations.space()
@@ -174,6 +204,7 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
         super().reset(seed=seed)
         child_seed = _child_seed(self.np_random) if seed is None else seed
         self.episodes.start([0], [child_seed], lr)
+        self._follow()
         return self.episodes.observe()[0], _single_info(self._info())
 
     @isolating
@@ -185,6 +216,7 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
         outcome = self.episodes.step(actions)
         scores = outcome.scores if outcome.terminated | outcome.truncated else {}
         info = _single_info({**self._info(), **scores})
+        self._follow()
         return (
             self.episodes.observe()[0],
             float(outcome.rewards[0]),
@@ -200,9 +232,20 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
             raise UserError("there is no run to score: call reset() first")
         return _single_info(self.episodes.scores(np.array([0])))
 
+    @isolating
+    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Draw the run so far, (height, width, 3); with "human", which shows it at every step, return None."""
+        frames = self._frames()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        self._close_pictures()
+
     def snapshot(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on."""
-        return {"episodes": self.episodes.snapshot(), "generator": self.np_random.bit_generator.state}
+        """Return everything that the rest of the training depends on, and what was drawn so far."""
+        state = {"episodes": self.episodes.snapshot(), "generator": self.np_random.bit_generator.state}
+        return {**state, **self._curves()}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Restore a snapshot of an environment of the same kind and task.
@@ -213,6 +256,7 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
         check_keys(snapshot, ("episodes", "generator"), "an LREnv")
         self.episodes.restore(snapshot["episodes"])
         self.np_random.bit_generator.state = snapshot["generator"]
+        self._restore_curves(snapshot)
 
 
 class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -228,8 +272,11 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
     A run that starts again draws its next seed from its own generator. `reset(options={"reset_mask": mask})` resets the
     runs in the mask, in every mode, and leaves the others as they are.
 
-    Infos are arrays (num_envs,) with masks `_name`, as in Gymnasium's own vector environments.
+    Infos are arrays (num_envs,) with masks `_name`, as in Gymnasium's own vector environments. With
+    `render_mode="rgb_array"` `render()` returns a tuple of pictures, one for each run.
     """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (as VectorEnv declares it)
 
     def __init__(
         self,
@@ -237,7 +284,7 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
         num_envs: int = 1,
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        render_mode: None = None,
+        render_mode: str | None = None,
         **settings: Any,
     ) -> None:
         settings.pop("vectorization_mode", None)  # part of a spec that `make_vec` wrote
@@ -257,7 +304,7 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
             self.autoreset_mode = AutoresetMode(mode)
         except ValueError:
             raise unknown("autoreset_mode", mode, [one.value for one in AutoresetMode]) from None
-        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
 
     @isolating
     def reset(
@@ -293,6 +340,7 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
         self._ended[:, rows] = False
         started = np.zeros(self.num_envs, dtype=bool)
         started[rows] = True
+        self._follow()
         return self.episodes.observe(), self._masked_info(started)
 
     @isolating
@@ -324,7 +372,17 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
             self._start_again(ended)
             ended, scores = np.zeros_like(ended), {}
         infos.update(self._masked_info(np.ones(self.num_envs, dtype=bool), scores, ended))
+        self._follow()
         return self.episodes.observe(), outcome.rewards, terminated, truncated, infos
+
+    @isolating
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """Draw every run so far, (height, width, 3) each."""
+        return self._frames()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Forget the picture."""
+        self._close_pictures()
 
     def truncate(self, rows: Sequence[int]) -> None:
         """End runs before their budget is spent. They count as truncated, and are not scored.
@@ -360,11 +418,12 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
         return masked
 
     def snapshot(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on."""
+        """Return everything that the rest of the training depends on, and what was drawn so far."""
         return {
             "episodes": self.episodes.snapshot(),
             "ended": self._ended.copy(),
             "generators": [generator.bit_generator.state for generator in self._generators],
+            **self._curves(),
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -379,6 +438,7 @@ class LRVectorEnv(_Base, VectorEnv[Any, Any, Any]):  # pyright: ignore[reportInc
         self._generators = [seeding.np_random(None)[0] for _ in snapshot["generators"]]
         for generator, state in zip(self._generators, snapshot["generators"], strict=True):
             generator.bit_generator.state = state
+        self._restore_curves(snapshot)
 
     def _rows(self, mask: Any) -> list[int]:
         if mask is None:

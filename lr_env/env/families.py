@@ -161,7 +161,12 @@ class LRFamilyEnv(LREnv):
     """
 
     def __init__(
-        self, family: str | TaskFamily = "MLPFamily", *, split: str = "train", render_mode: None = None, **settings: Any
+        self,
+        family: str | TaskFamily = "MLPFamily",
+        *,
+        split: str = "train",
+        render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
         settings = _settings_of(type(self), settings)
         self._tasks = _TaskDraws(family, split, 1, settings)
@@ -231,7 +236,7 @@ class LRFamilyVectorEnv(LRVectorEnv):
         *,
         split: str = "train",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        render_mode: None = None,
+        render_mode: str | None = None,
         **settings: Any,
     ) -> None:
         settings.pop("vectorization_mode", None)  # part of a spec that `make_vec` wrote

@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from lr_env.records.record import RunRecord
 from lr_env.report.plotting import (
     HIGHLIGHTED,
+    PAGE,
     TEXT,
     Axes,
     FuncFormatter,
     MaxNLocator,
+    Scale,
+    Sizes,
     blended_transform_factory,
     log_scale,
     plain,
+    step_ticks,
 )
 from lr_env.stats.intervals import Estimate
 
@@ -65,16 +69,16 @@ def diverged_label(planner: str, diverged: int, n: int) -> str:
     return f"{planner} ({diverged}/{n} diverged)" if diverged else planner
 
 
-def rows_axes(axes: Axes, names: Sequence[str]) -> None:
+def rows_axes(axes: Axes, names: Sequence[str], sizes: Sizes = PAGE) -> None:
     """Turn axes into one named row a planner, the first at the top."""
-    plain(axes)
+    plain(axes, sizes)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))  # numbers of six characters, side by side
+    axes.xaxis.set_major_locator(MaxNLocator(min(5, sizes.ticks)))  # numbers of six characters, side by side
     for y in range(0, len(names), 2):
         axes.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
-    axes.set_yticks(range(len(names)), names, fontsize=10.5, color=TEXT)
+    axes.set_yticks(range(len(names)), names, fontsize=sizes.row, color=TEXT)
 
 
 def curve_of(planner: str, runs: Sequence[RunRecord]) -> Curve:
@@ -104,51 +108,73 @@ def curve_of(planner: str, runs: Sequence[RunRecord]) -> Curve:
     )
 
 
-def rate_limits(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Limits of an axis of rates: those of the medians, three decades at most."""
+def rate_limits(curves: Sequence[Curve], scale: Scale = "log") -> tuple[float, float]:
+    """Limits of an axis of rates: those of the medians; of a log axis, three decades at most."""
     rates = np.concatenate([c.lr[1] for c in curves])
     positive = rates[rates > 0]
     if not len(positive):
-        return 0.1, 1.0
+        return (0.1, 1.0) if scale == "log" else (0.0, 1.0)
     top = float(positive.max())
+    if scale == "linear":
+        return -0.03 * top, 1.05 * top
     return max(float(positive.min()), top * 1e-3) / 1.2, top * 1.2
 
 
-def loss_limits(curves: Sequence[Curve], start: float) -> tuple[float, float]:
+def loss_limits(curves: Sequence[Curve], start: float, scale: Scale = "log") -> tuple[float, float]:
     """Limits of an axis of losses from a step on, without the planners far above the median one."""
+    place, value = (np.log, np.exp) if scale == "log" else (np.asarray, np.asarray)
     seen = [c.loss[1, c.steps >= start] for c in curves]
     seen = [x[np.isfinite(x) & (x > 0)] for x in seen]
-    lows, highs = [np.log([f(x) for x in seen if len(x)]) for f in (np.min, np.max)]
+    lows, highs = [place([f(x) for x in seen if len(x)]) for f in (np.min, np.max)]
     if not len(lows):
         return 0.1, 1.0
     reach = np.median(highs) + OFF_SCALE * max(np.median(highs) - lows.min(), 0.01)
     bands = np.concatenate([c.loss[0, c.steps >= start] for c in curves[:HIGHLIGHTED]])
-    low = min(lows.min(), *np.log(bands[np.isfinite(bands) & (bands > 0)]))
+    low = min(lows.min(), *place(bands[np.isfinite(bands) & (bands > 0)]))
     high = highs[highs <= reach].max()
     margin = max(0.04 * (high - low), 0.002)
-    return float(np.exp(low - margin)), float(np.exp(high + margin))
+    return float(value(low - margin)), float(value(high + margin))
 
 
-def log_axes(axes: Axes, across: tuple[float, float], limits: tuple[float, float]) -> None:
-    """Set up axes over optimizer steps, with the limits `across`, and a log scale with the limits `limits`."""
-    plain(axes)
-    log_scale(axes, "y")
+def step_axes(
+    axes: Axes,
+    across: tuple[float, float],
+    limits: tuple[float, float],
+    scale: Scale = "log",
+    sizes: Sizes = PAGE,
+    most: int = 6,
+) -> None:
+    """Set up axes over optimizer steps.
+
+    Args:
+        axes: the axes.
+        across: limits of the steps.
+        limits: limits of the other axis.
+        scale: of the other axis.
+        sizes: of the texts.
+        most: ticks of the steps.
+    """
+    plain(axes, sizes)
+    if scale == "log":
+        log_scale(axes, "y", sizes.ticks)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(sizes.ticks, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylim(*limits)
     axes.set_xlim(*across)
-    axes.set_xlabel("optimizer step", fontsize=11, color=TEXT)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}"))
+    axes.set_xlabel("optimizer step", fontsize=sizes.label, color=TEXT)
+    step_ticks(axes, most)
 
 
 def draw_rate(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:
     """Draw the median of the rates, and with `band` their quartiles."""
-    low, middle, high = (_floored(rates, axes) for rates in curve.lr)
+    low, middle, high = (floored(rates, axes) for rates in curve.lr)
     axes.plot(curve.steps, middle, drawstyle="steps-pre", **style)
     if band:
         axes.fill_between(curve.steps, low, high, step="pre", color=style["color"], **BAND)
 
 
-def draw_loss(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool) -> None:
+def draw_loss(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool, sizes: Sizes = PAGE) -> None:
     """Draw the median of the losses, with `band` their quartiles, and crosses where runs diverged."""
     top = axes.get_ylim()[1]
     low, middle, high = np.where(np.isfinite(curve.loss), curve.loss, np.nan)
@@ -160,10 +186,10 @@ def draw_loss(axes: Axes, curve: Curve, style: Mapping[str, Any], *, band: bool)
     ends = curve.ends[curve.ends[:, 0] >= start]
     if len(ends):
         heights = np.minimum(np.nan_to_num(ends[:, 1], posinf=top), top)
-        axes.plot(ends[:, 0], heights, "x", color=style["color"], markersize=7, clip_on=False, zorder=40)
+        axes.plot(ends[:, 0], heights, "x", color=style["color"], markersize=sizes.cross, clip_on=False, zorder=40)
 
 
-def _floored(rates: NDArray[np.float64], axes: Axes) -> NDArray[np.float64]:
+def floored(rates: NDArray[np.float64], axes: Axes) -> NDArray[np.float64]:
     """Rates, with those too small for the axis, such as 0, moved to its lower border."""
     return np.maximum(rates, axes.get_ylim()[0])
 
@@ -184,7 +210,7 @@ def span(axes: Axes, estimates: Sequence[Estimate], always: Sequence[float] = ()
     axes.set_xlim(low - margin, high + margin)
 
 
-def interval_bar(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str) -> None:
+def interval_bar(axes: Axes, y: int, estimate: Estimate, colour: str, marker: str, sizes: Sizes = PAGE) -> None:
     """Draw an interval and its mean, or an arrow at the border that it lies beyond."""
     value, low, high = estimate.value, estimate.low, estimate.high
     left, right = axes.get_xlim()
@@ -192,17 +218,18 @@ def interval_bar(axes: Axes, y: int, estimate: Estimate, colour: str, marker: st
         return
     bar = np.clip([low, high], left, right)
     if np.all(np.isfinite(bar)) and bar[1] > bar[0]:
-        axes.plot(bar, [y, y], color=colour, linewidth=2.2, solid_capstyle="butt", zorder=2)
+        axes.plot(bar, [y, y], color=colour, linewidth=sizes.line, solid_capstyle="butt", zorder=2)
     if value > right or value < left:
         at, arrow = (right, ">") if value > right else (left, "<")
         for shift in (0, 1):
-            axes.plot([at], [y], arrow, color=colour, markersize=7 + 4 * shift, fillstyle="none", clip_on=False)
+            size = sizes.cross * (1 + 4 / 7 * shift)
+            axes.plot([at], [y], arrow, color=colour, markersize=size, fillstyle="none", clip_on=False)
     else:
         face = "white" if colour == VERDICT_COLOURS["tie"] else colour
-        axes.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
+        axes.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=sizes.marker, zorder=3)
 
 
-def beside(axes: Axes, y: int, text: str, colour: str) -> None:
+def beside(axes: Axes, y: int, text: str, colour: str, sizes: Sizes = PAGE) -> None:
     """Write text at the right border of a row."""
     place = blended_transform_factory(axes.transAxes, axes.transData)
-    axes.text(1.045, y, text, transform=place, va="center", fontsize=9.5, color=colour)
+    axes.text(1.045, y, text, transform=place, va="center", fontsize=sizes.number, color=colour)

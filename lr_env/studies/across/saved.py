@@ -102,7 +102,7 @@ def read_saved(folder: Path) -> SavedComparison:
     name = folder.resolve().name
     records = read_runs(folder / "runs.parquet", _CURVES)
     manifest, tuning_steps, baseline, target = _read_descriptions(folder)
-    runs = _final_runs(name, records)
+    runs = final_runs(name, records, _CURVES)
     if runs.keys() != tuning_steps.keys() or baseline not in runs:
         raise UserError(
             f"summary.csv and runs.parquet in {str(folder)!r} are of different planners: make the comparison again"
@@ -151,14 +151,18 @@ def _read_descriptions(folder: Path) -> tuple[Mapping[str, Any], dict[str, int],
         ) from None
 
 
-def _final_runs(name: str, records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Planner -> final runs in the order of the seeds, all of them with curves."""
+def final_runs(name: str, records: Sequence[RunRecord], curves: Sequence[str]) -> dict[str, list[RunRecord]]:
+    """Planner -> final runs of a comparison in the order of the seeds, all of them with those curves.
+
+    Raises:
+        UserError: they cannot be compared, or one has no curves.
+    """
     try:
         runs = runs_by_planner([record for record in records if record.phase == "final"])
     except UserError as error:
         raise UserError(f"comparison {name!r}: {error}") from None
     for run in (run for of in runs.values() for run in of):
-        lengths = {len(run.curves.get(signal, ())) for signal in _CURVES}
+        lengths = {len(run.curves.get(signal, ())) for signal in curves}
         if len(lengths) > 1 or 0 in lengths:
             raise UserError(
                 f"comparison {name!r}: the run of planner {run.planner!r} on seed {run.seed} has no curves: make the "

@@ -13,32 +13,34 @@ from lr_env.records.record import RunRecord
 from lr_env.report.curves import (
     VERDICT_COLOURS,
     Curve,
-    _floored,
     beside,
     curve_of,
     diverged_label,
     draw_loss,
     draw_rate,
+    floored,
     interval_bar,
-    log_axes,
     loss_limits,
     rate_limits,
     rows_axes,
     span,
+    step_axes,
 )
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import (
     COLOURS,
     HIGHLIGHTED,
+    PAGE,
     TEXT,
     Axes,
+    Sizes,
     caption,
     line_style,
     new_figure,
     own_style,
     save,
 )
-from lr_env.studies.comparison.summary import Summary
+from lr_env.studies.comparison.summary import Row, Summary
 
 LATE = 0.25
 """The part of a run, from its end, that is drawn once more on a scale of its own."""
@@ -60,7 +62,7 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
     Raises:
         UserError: when there are no records or a record has no curves.
     """
-    curves = sorted(_curves(records), key=lambda c: (c.score, c.loss[1, -1], c.planner))
+    curves = sorted(curves_of(records), key=lambda c: (c.score, c.loss[1, -1], c.planner))
     figure = new_figure(14.0, 7.6, title)
     left, whole, late = figure.subplot_mosaic("ab;ac", height_ratios=(1, 1.25)).values()
     end = max(float(c.steps[-1]) for c in curves)
@@ -69,13 +71,13 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
         (whole, 0.0, loss_limits(curves, 0.0)),
         (late, (1 - LATE) * end, loss_limits(curves, (1 - LATE) * end)),
     ):
-        log_axes(axes, (start, end), limits)
+        step_axes(axes, (start, end), limits)
     for rank in reversed(range(len(curves))):
         style, band = line_style(rank), rank < HIGHLIGHTED
         draw_rate(left, curves[rank], style, band=band)
         for axes in (whole, late):
             draw_loss(axes, curves[rank], style, band=band)
-    _end_labels(left, [_floored(c.lr[1], left)[-1] for c in curves], [c.planner for c in curves], 0.034, 0.028)
+    _end_labels(left, [floored(c.lr[1], left)[-1] for c in curves], [c.planner for c in curves], 0.034, 0.028)
     named = _end_labels(late, [c.loss[1, -1] for c in curves], [c.label for c in curves], 0.066, 0.058)
     left.set_ylabel("learning rate", fontsize=11, color=TEXT)
     for axes in (whole, late):
@@ -104,37 +106,66 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     rows = summary.rows
     figure = new_figure(13.0, 1.9 + 0.34 * len(rows), title)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.25))
-    means = [r.test_loss for r in rows]
-    gaps = [None if r.to_baseline is None else r.to_baseline.difference for r in rows]
-    places = (decimals_of(means), decimals_of(gaps))
-    span(left, means)
-    span(right, [e for e in gaps if e is not None], always=(0.0,))
-    right.axvline(0, color=TEXT, linewidth=1.1, zorder=1)
-    for y, row in enumerate(rows):
-        versus = row.to_baseline
-        tone = TEXT if versus is None else VERDICT_COLOURS[versus.verdict]
-        marker = "D" if versus is None else "o"
-        e = row.test_loss
-        interval_bar(left, y, e, tone, marker)
-        beside(left, y, estimate_text(e, places[0]), tone)
-        if versus is None:
-            right.plot([0], [y], "D", color=TEXT, markersize=6, zorder=3)
-            beside(right, y, "(reference)", tone)
-        else:
-            e = versus.difference
-            interval_bar(right, y, e, tone, marker)
-            beside(right, y, f"{estimate_text(e, places[1], sign=True)}  {versus.verdict}", tone)
-    rows_axes(left, [diverged_label(r.planner, r.diverged, r.n) for r in rows])
+    draw_means(left, rows)
+    draw_differences(right, rows, summary.baseline)
     rows_axes(right, [""] * len(rows))
-    left.set_xlabel("mean test loss [nats/example]", fontsize=11, color=TEXT)
-    right.set_xlabel(f"difference in test loss to {summary.baseline} [nats/example]", fontsize=11, color=TEXT)
     n = seeds_text(len(summary.seeds))
     caption(left, f"mean over {n}, 95 % interval")
     caption(right, f"paired on {n}, 95 % interval; left of the line: lower loss than {summary.baseline}")
     save(figure, path)
 
 
-def _curves(records: Sequence[RunRecord]) -> list[Curve]:
+def draw_means(axes: Axes, rows: Sequence[Row], sizes: Sizes = PAGE, *, numbers: bool = True) -> None:
+    """Draw mean test losses with their intervals, one row a planner, with `numbers` beside them.
+
+    The colour says how a planner compares to the best baseline, whose marker is a diamond.
+    """
+    means = [row.test_loss for row in rows]
+    decimals = decimals_of(means)
+    span(axes, means)
+    for y, row in enumerate(rows):
+        tone, marker = _look(row)
+        interval_bar(axes, y, row.test_loss, tone, marker, sizes)
+        if numbers:
+            beside(axes, y, estimate_text(row.test_loss, decimals), tone, sizes)
+    rows_axes(axes, [diverged_label(row.planner, row.diverged, row.n) for row in rows], sizes)
+    axes.set_xlabel("mean test loss [nats/example]", fontsize=sizes.label, color=TEXT)
+
+
+def draw_differences(
+    axes: Axes, rows: Sequence[Row], baseline: str, sizes: Sizes = PAGE, *, numbers: bool = True
+) -> None:
+    """Draw paired differences in test loss to the best baseline, one row a planner, with `numbers` beside them."""
+    gaps = [None if row.to_baseline is None else row.to_baseline.difference for row in rows]
+    decimals = decimals_of(gaps)
+    span(axes, [gap for gap in gaps if gap is not None], always=(0.0,))
+    axes.axvline(0, color=TEXT, linewidth=sizes.line / 2, zorder=1)
+    for y, (row, gap) in enumerate(zip(rows, gaps, strict=True)):
+        tone, marker = _look(row)
+        if row.to_baseline is None or gap is None:
+            axes.plot([0], [y], marker, color=tone, markersize=sizes.marker, zorder=3)
+            text = "(reference)"
+        else:
+            interval_bar(axes, y, gap, tone, marker, sizes)
+            text = f"{estimate_text(gap, decimals, sign=True)}  {row.to_baseline.verdict}"
+        if numbers:
+            beside(axes, y, text, tone, sizes)
+    rows_axes(axes, [diverged_label(row.planner, row.diverged, row.n) for row in rows], sizes)
+    axes.set_xlabel(f"difference in test loss to {baseline} [nats/example]", fontsize=sizes.label, color=TEXT)
+
+
+def _look(row: Row) -> tuple[str, str]:
+    """Colour and marker of a planner."""
+    versus = row.to_baseline
+    return (TEXT, "D") if versus is None else (VERDICT_COLOURS[versus.verdict], "o")
+
+
+def curves_of(records: Sequence[RunRecord]) -> list[Curve]:
+    """The curves of each planner, in the order of the records.
+
+    Raises:
+        UserError: there are no records, or one has no curves.
+    """
     if not records:
         raise UserError("there are no records to draw; run the comparison first")
     runs: dict[str, list[RunRecord]] = {}

@@ -18,7 +18,7 @@ from lr_env.errors import UserError, check_seeds
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
-from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
+from lr_env.report.curves import curve_of, draw_loss, draw_rate, loss_limits, rate_limits, step_axes
 from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
@@ -146,8 +146,8 @@ class StartRatesResult:
         ours = [curve_of(f"from {start.rate:g}", start.runs) for start in self.starts]
         constant = [curve_of(f"{start.rate:g} kept", start.constant_runs) for start in self.starts]
         end = max(float(curve.steps[-1]) for curve in (*ours, *constant))
-        log_axes(left, (0.0, end), rate_limits([*ours, *constant]))
-        log_axes(right, (0.0, end), loss_limits([*ours, *constant], 0.0))
+        step_axes(left, (0.0, end), rate_limits([*ours, *constant]))
+        step_axes(right, (0.0, end), loss_limits([*ours, *constant], 0.0))
         colours = colormaps["viridis"](np.linspace(0, 0.85, len(ours)))  # rates in their order, however many
         for colour, *pair in zip(colours, ours, constant, strict=True):
             for curve, dashes in zip(pair, ("-", ":"), strict=True):
