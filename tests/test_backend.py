@@ -79,39 +79,52 @@ def chosen(child_steps=0.0, backend="auto"):
     return autotune.choose_backend(Execution(backend=backend), TASK, 64, child_steps=child_steps)
 
 
-BLOCKS = {block: Backend("stacked", block) for block in (8, 32, 64)}
+ALONE, POOLED = Backend("loop", threads=1), Backend("loop", workers=2, threads=1)
+BLOCKS = {block: Backend("stacked", block, threads=1) for block in (8, 32, 64)}
+HALVES, SHARED = Backend("stacked", 32, workers=2, threads=1), Backend("stacked", 64, threads=2)
 
 
 def test_the_fastest_is_chosen_and_larger_blocks_are_timed_while_they_gain(timed):
-    asked = timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.005, BLOCKS[32]: 0.0035, BLOCKS[64]: 0.0034})
+    times = {ALONE: 0.010, POOLED: 0.006, BLOCKS[8]: 0.005, BLOCKS[32]: 0.0035, BLOCKS[64]: 0.0034}
+    asked = timed({**times, HALVES: 0.0033, SHARED: 0.0028})
     assert chosen() == BLOCKS[64]
-    assert chosen(backend="loop") == POOL
+    assert chosen(backend="loop") == POOLED
     asked.clear()
-    timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.0070, BLOCKS[32]: 0.0069, BLOCKS[64]: 0.0001})
-    assert chosen() == POOL
-    assert asked == [LOOP, POOL, BLOCKS[8], BLOCKS[32]]
+    timed({ALONE: 0.010, POOLED: 0.006, BLOCKS[8]: 0.0070, BLOCKS[32]: 0.0069, BLOCKS[64]: 0.0001})
+    assert chosen() == POOLED
+    assert asked == [ALONE, POOLED, BLOCKS[8], BLOCKS[32]]
     asked.clear()
-    timed({LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.009, BLOCKS[32]: 0.0001, BLOCKS[64]: 0.0001})
-    assert chosen() == POOL
-    assert asked == [LOOP, POOL, BLOCKS[8]]
+    timed({ALONE: 0.010, POOLED: 0.006, BLOCKS[8]: 0.009, BLOCKS[32]: 0.0001, BLOCKS[64]: 0.0001})
+    assert chosen() == POOLED
+    assert asked == [ALONE, POOLED, BLOCKS[8]]
 
 
-def test_cores_that_share_a_child_must_be_clearly_faster(timed):
-    timed({LOOP: 0.0056, POOL: 0.0060, BLOCKS[8]: 1.0})
-    assert chosen() == POOL
-    timed({LOOP: 0.0053, POOL: 0.0060, BLOCKS[8]: 1.0})
-    assert chosen() == LOOP
+def test_cores_that_share_an_operation_must_be_clearly_faster_than_one(timed):
+    times = {ALONE: 0.010, POOLED: 0.006, BLOCKS[8]: 0.005, BLOCKS[32]: 0.0040, BLOCKS[64]: 0.0034}
+    for halves, shared, fastest in (
+        (0.0032, 0.0027, BLOCKS[64]),
+        (0.0030, 0.0027, HALVES),
+        (0.0032, 0.0025, SHARED),
+        (0.0020, 0.0018, HALVES),
+    ):
+        timed({**times, HALVES: halves, SHARED: shared})
+        assert chosen() == fastest
+    shared = Backend("loop", threads=2)
+    timed({ALONE: 0.0050, POOLED: 0.0060, BLOCKS[8]: 1.0, shared: 0.0040})
+    assert chosen() == ALONE
+    timed({ALONE: 0.0050, POOLED: 0.0060, BLOCKS[8]: 1.0, shared: 0.0035})
+    assert chosen() == shared
 
 
 def test_compiling_is_tried_for_long_work_only_and_its_failure_is_no_reason_not_to_train(timed):
-    times = {LOOP: 0.010, POOL: 0.006, BLOCKS[8]: 0.009}
+    times = {ALONE: 0.010, POOLED: 0.006, BLOCKS[8]: 0.009}
     asked = timed({**times, COMPILED: 0.004})
-    assert chosen(child_steps=190_000) == POOL
+    assert chosen(child_steps=190_000) == POOLED
     assert COMPILED not in asked
     assert chosen(child_steps=210_000) == COMPILED
     timed({**times, COMPILED: 0.0059})
-    assert chosen(child_steps=210_000) == POOL
+    assert chosen(child_steps=210_000) == POOLED
     timed({**times, COMPILED: RuntimeError("no header")})
     with pytest.warns(RuntimeWarning, match="'compiled' was tried and failed, and is not used: no header"):
-        assert chosen(child_steps=210_000) == POOL
-    assert chosen(child_steps=210_000, backend="loop") == POOL
+        assert chosen(child_steps=210_000) == POOLED
+    assert chosen(child_steps=210_000, backend="loop") == POOLED

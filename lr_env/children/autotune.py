@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from lr_env.children.backend import BACKENDS, Backend
+from lr_env.children.backend import BACKENDS, Backend, network_of
 from lr_env.children.children import Children
 from lr_env.children.execution import Execution
 from lr_env.children.memory import available_bytes
@@ -28,7 +28,9 @@ _PROBE_STEPS = 3
 _PROBE_SECONDS = 0.2
 _HOPELESS = 1.3
 _WORTHWHILE = 0.9
-_SHARING_HANDICAP = 1.1
+_WORKERS_HANDICAP = 1.1
+_SHARING_HANDICAP = 1.3
+_SMALL_STEP = 2**21  # multiplications of a forward pass, for which a core takes a tenth of a millisecond
 _LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two minutes
 
 
@@ -105,7 +107,8 @@ def choose_backend(
 ) -> Backend:
     """Choose the fastest backend for a number of children, of those that the execution allows.
 
-    A single child is trained by the loop: a stack would only cost it time. "auto" tries "compiled", too, where training
+    A single child is trained by the loop: a stack would only cost it time. How many cores are used is measured, too: by
+    workers that have children each, or by threads that share an operation. "auto" tries "compiled", too, where training
     will keep a CPU busy for more than 20 minutes.
 
     Args:
@@ -129,24 +132,46 @@ def choose_backend(
         if device == "cpu" and not compiler():
             raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")
         return Backend("compiled", min(_COMPILED_BLOCK, num_children))
+    threads = torch.get_num_threads() if device == "cpu" else 1
     if num_children == 1 and name != "stacked":
-        return Backend("loop")
+        return Backend("loop", threads=1 if threads > 1 and _is_small(task) else None)
+    common = task, device, dtype, numerics, threads
+    one = {"threads": 1} if threads > 1 else {}
     choices = []
     if name != "stacked":
-        threads = torch.get_num_threads() if device == "cpu" else 1
-        choices += [Backend("loop", workers=workers) for workers in sorted({1, min(threads, num_children)})]
+        choices += [Backend("loop", workers=workers, **one) for workers in sorted({1, min(threads, num_children)})]
     if name != "loop":
         blocks = _BLOCKS if device == "cpu" else (1, *_BLOCKS)
-        choices += [Backend("stacked", block) for block in sorted({min(block, num_children) for block in blocks})]
-    if len(choices) == 1:
+        sizes = sorted({min(block, num_children) for block in blocks})
+        choices += [Backend("stacked", block, **one) for block in sizes]
+    if len(choices) == 1 and threads == 1:
         return choices[0]
-    common = task, device, dtype, numerics, torch.get_num_threads()
     fastest, seconds = _fastest(tuple(choices), *common)
+    if further := _on_several_cores(fastest, num_children, threads):
+        fastest, seconds = _fastest((fastest, *further), *common)
     if name == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
         compiled = Backend("compiled", min(_COMPILED_BLOCK, num_children))
         if _compiled_seconds(compiled, *common) < _WORTHWHILE * seconds:
             return compiled
     return fastest
+
+
+@lru_cache(maxsize=64)
+def _is_small(task: Task) -> bool:
+    """Whether a step of a child takes so little that cores would only wait for each other."""
+    network = network_of(task, torch.float32)
+    return sum(parameter.numel() for parameter in network.parameters()) * task.batch_size < _SMALL_STEP
+
+
+def _on_several_cores(backend: Backend, num_children: int, threads: int) -> tuple[Backend, ...]:
+    """The ways of a backend that uses one core to use several."""
+    if backend.workers == threads:
+        return ()
+    shared = replace(backend, workers=1, threads=threads)
+    if backend.name == "loop" or num_children == 1:
+        return (shared,)
+    workers = min(threads, num_children)
+    return replace(backend, block=min(backend.block, -(-num_children // workers)), workers=workers), shared
 
 
 @lru_cache(maxsize=64)
@@ -165,17 +190,23 @@ def _fastest(
             latest = seconds[choice] = _seconds_per_step(choice, task, device, dtype, numerics)
         except UserError:  # there is no memory for it
             continue
-        if choice.name == "stacked":
+        if choice.name == "stacked" and _handicap(choice) == 1:  # on one core
             if latest > min(_HOPELESS * min(seconds.values()), _WORTHWHILE * smaller):
                 break  # a larger block of the same will not gain much, and measuring it would take up to a minute
             smaller = latest
     if not seconds:
         return choices[0], 0.0  # which will say what is wrong
     # Cores that share an operation wait for each other at its end, which costs dearly as soon as anything else runs on
-    # one of them; cores that have a child each do not. So sharing must be clearly faster.
-    shares = {choice: threads > 1 and device == "cpu" and choice.workers == 1 for choice in choices}
-    fastest = min(seconds, key=lambda choice: seconds[choice] * (_SHARING_HANDICAP if shares[choice] else 1.0))
+    # one of them; cores that have children each wait once a segment. So sharing must be clearly faster.
+    fastest = min(seconds, key=lambda choice: seconds[choice] * _handicap(choice))
     return fastest, seconds[fastest]
+
+
+def _handicap(backend: Backend) -> float:
+    """How many times as fast as with one core a way to use several must be."""
+    if backend.workers > 1:
+        return _WORKERS_HANDICAP
+    return 1.0 if backend.threads in (None, 1) else _SHARING_HANDICAP
 
 
 @lru_cache(maxsize=16)
@@ -195,7 +226,7 @@ def _compiled_seconds(
 def _seconds_per_step(backend: Backend, task: Task, device: str, dtype: torch.dtype, numerics: Numerics) -> float:
     """Wall time of one step of one child."""
     short = replace(task, segment=_PROBE_STEPS, budget=_PROBE_STEPS)
-    together = max(backend.block, 2 * backend.workers)
+    together = max(backend.block * backend.workers, 2 * backend.workers)
     children = Children(short, range(together), Execution(device, backend, numerics), dtype)
     rates = np.full(together, task.lr_start)
     children.train(rates)  # traces, and warms caches up
