@@ -30,6 +30,7 @@ _HOPELESS = 1.3
 _WORTHWHILE = 0.9
 _WORKERS_HANDICAP = 1.1
 _SHARING_HANDICAP = 1.3
+_CAPTURE_STEPS = 2000  # of a run on CUDA; a loop does as many while a step is traced and captured
 _SMALL_STEP = 2**21  # multiplications of a forward pass, for which a core takes a tenth of a millisecond
 _LONG_SECONDS = 1200.0  # of work, of which compiling on trial takes one or two minutes
 
@@ -107,7 +108,8 @@ def choose_backend(
 ) -> Backend:
     """Choose the fastest backend for a number of children, of those that the execution allows.
 
-    A single child is trained by the loop: a stack would only cost it time. How many cores are used is measured, too: by
+    A single child is trained by the loop: a stack would only cost it time; on CUDA a long run is captured where that is
+    faster. How many cores are used is measured, too: by
     workers that have children each, or by threads that share an operation. "auto" tries "compiled", too, where training
     will keep a CPU busy for more than 20 minutes.
 
@@ -124,16 +126,18 @@ def choose_backend(
     if isinstance(execution.backend, Backend):
         return execution.backend
     name, device, numerics = execution.backend, execution.device, execution.numerics
+    on_cpu = find_device(device).type == "cpu"
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
     if name == "auto" and not task.optimizer.stackable:
         name = "loop"
     if name == "compiled":
-        if device == "cpu" and not compiler():
+        if on_cpu and not compiler():
             raise UserError("backend 'compiled' needs a C++ compiler: install g++ or clang++, or use another backend")
         return Backend("compiled", min(_COMPILED_BLOCK, num_children))
-    threads = torch.get_num_threads() if device == "cpu" else 1
-    if num_children == 1 and name != "stacked":
+    threads = torch.get_num_threads() if on_cpu else 1
+    captured = not on_cpu and name == "auto" and max(child_steps, task.budget) >= _CAPTURE_STEPS
+    if num_children == 1 and name != "stacked" and not captured:
         return Backend("loop", threads=1 if threads > 1 and _is_small(task) else None)
     common = task, device, dtype, numerics, threads
     one = {"threads": 1} if threads > 1 else {}
@@ -141,7 +145,7 @@ def choose_backend(
     if name != "stacked":
         choices += [Backend("loop", workers=workers, **one) for workers in sorted({1, min(threads, num_children)})]
     if name != "loop":
-        blocks = _BLOCKS if device == "cpu" else (1, *_BLOCKS)
+        blocks = _BLOCKS if on_cpu else (1, *_BLOCKS)
         sizes = sorted({min(block, num_children) for block in blocks})
         choices += [Backend("stacked", block, **one) for block in sizes]
     if len(choices) == 1 and threads == 1:
@@ -149,7 +153,7 @@ def choose_backend(
     fastest, seconds = _fastest(tuple(choices), *common)
     if further := _on_several_cores(fastest, num_children, threads):
         fastest, seconds = _fastest((fastest, *further), *common)
-    if name == "auto" and device == "cpu" and compiler() and child_steps * seconds > _LONG_SECONDS:
+    if name == "auto" and on_cpu and compiler() and child_steps * seconds > _LONG_SECONDS:
         compiled = Backend("compiled", min(_COMPILED_BLOCK, num_children))
         if _compiled_seconds(compiled, *common) < _WORTHWHILE * seconds:
             return compiled

@@ -119,8 +119,8 @@ class LoopEngine:
             module = self.modules[row]
             if self.has_modes:
                 module.eval()
-            with torch.no_grad(), self.evaluating([row]):
-                logits = module(inputs)
+            with torch.no_grad(), self.evaluating([row]), self.numerics.autocast(inputs.device):
+                logits = module(inputs).to(inputs.dtype)
             if self.has_modes:
                 module.train()
             return logits

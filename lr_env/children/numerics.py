@@ -23,8 +23,8 @@ class Numerics:
 
     Attributes:
         precision: "float32": as the parameters are. "tf32": matrix products and convolutions of a CUDA device may
-            round their inputs to 10 bits of mantissa. "bf16": the forward pass under `torch.autocast`; parameters,
-            optimizer and validation stay as they are.
+            round their inputs to 10 bits of mantissa. "bf16": forward passes, those of validation as well, under
+            `torch.autocast`; parameters, optimizer and the losses of logits stay as they are.
         deterministic: use only algorithms that give the same bits every time. CPUs do so anyway; on CUDA this costs
             speed, and needs the environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8.
         channels_last: whether convolutions compute channels-last. None does so on CPUs, where it is up to 1.5 times as

@@ -347,8 +347,8 @@ class StackedEngine:
         def forward(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:
             self.template.eval()
             try:
-                with self._batch_norm(count):
-                    return functional_call(self.template, (parameters, buffers), (inputs,))
+                with self.numerics.autocast(inputs.device), self._batch_norm(count):
+                    return functional_call(self.template, (parameters, buffers), (inputs,)).to(inputs.dtype)
             finally:
                 self.template.train()
 
