@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lr_env.report.curve_data import HIGHLIGHTED as HIGHLIGHTED
 from lr_env.report.style import own_style as own_style
 
 # isort: split
@@ -19,9 +20,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import blended_transform_factory as blended_transform_factory
 
 DPI = 150
-HIGHLIGHTED = 5
-"""Planners drawn in colour; the others are grey."""
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Colours of Okabe and Ito, which colour-blind readers can tell apart."""
 

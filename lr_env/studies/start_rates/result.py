@@ -18,7 +18,8 @@ from lr_env.errors import UserError, check_seeds
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
-from lr_env.report.curves import curve_of, draw_loss, draw_rate, log_axes, loss_limits, rate_limits
+from lr_env.report.curve_data import curve_of, loss_limits, rate_limits
+from lr_env.report.curves import draw_loss, draw_rate, log_axes
 from lr_env.report.document import Column, Document, Figure, Table, Text
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
