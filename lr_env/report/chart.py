@@ -21,6 +21,10 @@ Tone = Literal["", "better", "worse", "tie", "strong", "quiet"]
 """A colour with a meaning, in place of a series' own."""
 
 
+Values = Any
+"""Numbers, as an array or a list, or a list of names."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """An axis.
@@ -59,8 +63,8 @@ class Series:
     """
 
     name: str
-    x: ArrayLike | Sequence[str]
-    y: ArrayLike | Sequence[str]
+    x: Values
+    y: Values
     kind: Kind = "line"
     low: ArrayLike | None = None
     high: ArrayLike | None = None

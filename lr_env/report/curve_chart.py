@@ -10,6 +10,7 @@ import numpy as np
 from lr_env.records.record import FINISHED, RunRecord
 from lr_env.report.chart import Axis, Chart, Panel, Series, Tone
 from lr_env.report.curve_data import Curve, curve_of, interval_limits, loss_limits, rate_limits
+from lr_env.report.formatting import setting_text
 from lr_env.stats.intervals import Estimate
 
 MOST_NUMBERS = 600_000
@@ -44,7 +45,11 @@ class PlannerRuns:
 
 
 def curves_chart(
-    planners: Sequence[PlannerRuns], late: float = 0.0, highlighted: Sequence[str] | None = None, most_behind: int = 0
+    planners: Sequence[PlannerRuns],
+    late: float = 0.0,
+    highlighted: Sequence[str] | None = None,
+    *,
+    medians: bool = True,
 ) -> Chart:
     """A chart of the medians and quartiles of rates and losses, with every run behind them.
 
@@ -52,15 +57,18 @@ def curves_chart(
         planners: the one with the lowest loss first.
         late: the part of a run, from its end, that has a panel of its own; 0 for none.
         highlighted: names of planners that are in colour at first; None for all.
-        most_behind: segments of a single run that are drawn at most; 0 for as many as `MOST_NUMBERS` allows.
+        medians: whether to draw medians with single runs behind them, or single runs alone, which may have different
+            settings.
     """
-    every = _every(planners, most_behind)
+    every = _every(planners)
     curves = {of.name: curve_of(of.name, of.finished) for of in planners if of.finished}
     going = {of.name: curve_of(of.name, _cut(of.running)) for of in planners if of.running}
     rates, losses = [], []
     for of in reversed(planners):  # the best on top
         for record_kind, series in (("lr", rates), ("val_loss", losses)):
-            series += _runs_behind(of, record_kind, every)
+            series += _single_runs(of, record_kind, every, behind=medians)
+            if not medians:
+                continue
             for known, running in ((curves, False), (going, True)):
                 if of.name in known:
                     series.append(_median(known[of.name], of, record_kind, running))
@@ -69,7 +77,7 @@ def curves_chart(
     shown = [*curves.values(), *going.values()]
     end = max(float(curve.steps[-1]) for curve in shown)
     n = max(curve.n for curve in shown)
-    middle = "median and quartiles" if n > 1 else "one run"
+    middle = "every run" if not medians else "median and quartiles" if n > 1 else "one run"
     panels = [
         Panel(f"Rates: {middle}", _steps(0.0, end), Axis(RATE, "log", rate_limits(shown)), rates),
         Panel(f"Losses: {middle}", _steps(0.0, end), Axis(LOSS, "log", loss_limits(shown, 0.0)), losses),
@@ -100,8 +108,8 @@ def rows_panel(
         behind: further points.
         lines: see `lr_env.report.chart.Panel`.
     """
-    series = list(behind)
-    for tone in dict.fromkeys(tone for _, tone in estimates):
+    series, tones = list(behind), list[Tone](dict.fromkeys(tone for _, tone in estimates))
+    for tone in tones:
         rows = [(name, e) for name, (e, of) in zip(names, estimates, strict=True) if of == tone and e is not None]
         rows = [(name, e) for name, e in rows if np.isfinite(e.value)]
         if rows:
@@ -128,10 +136,10 @@ def _steps(low: float, high: float) -> Axis:
     return Axis(STEP.label, limits=(low - margin, high + margin))
 
 
-def _every(planners: Sequence[PlannerRuns], most: int) -> int:
+def _every(planners: Sequence[PlannerRuns]) -> int:
     """The distance of the segments of single runs that are drawn."""
     lengths = [len(run.curves["step"]) for of in planners for run in (*of.finished, *of.running)]
-    most = most or max(50, MOST_NUMBERS // (2 * len(lengths)))
+    most = max(50, MOST_NUMBERS // (2 * len(lengths)))
     return int(np.ceil(max(lengths) / most))
 
 
@@ -159,11 +167,11 @@ def _median(curve: Curve, of: PlannerRuns, kind: str, running: bool) -> Series:
     )
 
 
-def _runs_behind(of: PlannerRuns, kind: str, every: int) -> list[Series]:
+def _single_runs(of: PlannerRuns, kind: str, every: int, *, behind: bool) -> list[Series]:
     """The single runs of a planner: finished ones, and those in flight."""
     series = []
     for runs, running in ((of.finished, False), (of.running, True)):
-        if len(runs) < 2:
+        if len(runs) < 1 + behind:
             continue
         longest = max(runs, key=lambda run: len(run.curves["step"])).curves["step"]
         at = np.unique(np.append(np.arange(every - 1, len(longest), every), len(longest) - 1))
@@ -179,8 +187,10 @@ def _runs_behind(of: PlannerRuns, kind: str, every: int) -> list[Series]:
                 "steps" if kind == "lr" else "line",
                 style=of.style,
                 group=of.name,
-                behind=True,
-                texts=[f"seed {run.seed}" for run in runs],
+                behind=behind,
+                texts=[
+                    f"seed {run.seed}" if behind else f"{setting_text(run.settings)}, seed {run.seed}" for run in runs
+                ],
                 running=running,
             )
         )

@@ -28,23 +28,27 @@ def write_html(document: Document, folder: Path, file: Path) -> None:
     file.write_text(html_page(document, folder), encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def html_page(document: Document, folder: Path | None = None, *, refresh: float = 0.0) -> str:
-    """A document as a page: a text in HTML.
+def html_page(document: Document, folder: Path | None = None) -> str:
+    """A document as a page: a text in HTML. Its images lie in `folder`."""
+    return page_around(document.title, html_content(document, folder))
+
+
+def page_around(title: str, content: str, *, refresh: float = 0.0) -> str:
+    """The page of a content.
 
     Args:
-        document: the report.
-        folder: where its images lie.
+        title: of the page.
+        content: see `html_content`.
         refresh: seconds after which the page asks its server for new content, again and again; 0 for never.
     """
-    content, script = html_content(document, folder), _script()
-    charts = 'class="data"' in content
+    script, charts = _script(), refresh > 0 or 'class="data"' in content  # which may come later
     hashes = [script, *([plotly_script()] if charts else [])]
     server = "'self'" if refresh else "'none'"
     policy = (
         f"default-src 'none'; script-src {' '.join(map(_hash_source, hashes))}; style-src 'unsafe-inline'; "
         f"img-src data: blob:; connect-src {server}; base-uri 'none'; form-action 'none'"
     )
-    title = escape(document.title, quote=True)
+    title = escape(title, quote=True)
     packed = f'<script type="text/plain" id="plotly">{_packed_plotly()}</script>' if charts else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -78,6 +82,11 @@ def html_content(document: Document, folder: Path | None = None) -> str:
         data = f'<script type="text/plain" class="data">{packed}</script>'
     version = hashlib.sha256((body + data).encode(errors="backslashreplace")).hexdigest()[:16]
     return f'<main id="content" data-version="{version}">{body}{data}</main>'
+
+
+def version_of(content: str) -> str:
+    """The version of a content: another content has another one."""
+    return content.partition('data-version="')[2].partition('"')[0]
 
 
 class _Writer:
@@ -114,20 +123,22 @@ class _Writer:
         return (
             f'<section class="view" id="{self._ids[page.name]}" hidden><nav class="contents" aria-label="Pages">'
             f'<a href="#report">Back to the report</a>{links}</nav>'
-            f'<h2 tabindex="-1">{escape(page.name)}</h2>{self._blocks(page.blocks())}</section>'
+            f'<h2 class="name" tabindex="-1">{escape(page.name)}</h2>{self._blocks(page.blocks(), page=True)}</section>'
         )
 
     def address(self, name: str) -> str:
         """The address of a page of the document; empty where it has none of that name."""
         return f"#{self._ids[name]}" if name in self._ids else ""
 
-    def _blocks(self, blocks: Sequence[Block], first: str = "") -> str:
-        """The blocks as HTML; the first paragraph has the class `first`."""
+    def _blocks(self, blocks: Sequence[Block], first: str = "", *, page: bool = False) -> str:
+        """The blocks as HTML, of the report or of a page of its own; the first paragraph has the class `first`."""
         parts = []
         for block in blocks:
             if block.place in ("terminal", "markdown"):
                 continue
             match block:
+                case Heading() if page:
+                    parts.append(f"<h3>{marked(block.text)}</h3>")
                 case Heading():
                     parts.append(f'<h2 id="{_slug(block.text)}" tabindex="-1">{marked(block.text)}</h2>')
                 case Text():

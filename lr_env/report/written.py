@@ -20,9 +20,9 @@ def write_report(document: Document, folder: Path) -> None:
     for block in document.blocks:
         if isinstance(block, Figure) and block.draw is not None:
             draw_into(folder / block.file, block.draw)
-    write_page(document, folder)
+    write_page(document, folder / REPORT)
 
 
-def write_page(document: Document, folder: Path) -> None:
-    """Write report.html alone."""
-    draw_into(folder / REPORT, partial(write_html, document, folder))
+def write_page(document: Document, file: Path) -> None:
+    """Write the HTML page alone."""
+    draw_into(file, partial(write_html, document, file.parent))

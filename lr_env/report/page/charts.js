@@ -154,7 +154,7 @@ class ChartView {
       Plotly.react(plot, this.traces(panel), this.layout(panel, number, width), {
         displaylogo: false,
         responsive: true,
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+        modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
       });
       if (!listening) plot.on("plotly_relayout", (change) => this.keepRange(number, plot, change));
     });
@@ -202,7 +202,7 @@ class ChartView {
         automargin: true,
         gridcolor: grid,
         linecolor: grid,
-        zeroline: !names && !isLog,
+        zeroline: name === "y" && !names && !isLog,
         zerolinecolor: ink,
         zerolinewidth: 0.7,
         exponentformat: "none",

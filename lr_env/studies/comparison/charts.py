@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,51 +101,50 @@ def sweep_chart(tuning: Sequence[RunRecord], chosen: Mapping[str, object]) -> Ch
 
 def _sweep_panel(tried: Mapping[str, Sequence[RunRecord]], name: str, chosen: str) -> Panel:
     """Losses over one setting: seeds as points, their means, the chosen setting as a star, crosses for no loss."""
-    values = [runs[0].settings.get(name) for runs in tried.values()]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    scale: Scale = "names" if not numbers else "log" if name == "peak" and min(values) > 0 else "linear"
-    order = sorted(tried, key=lambda key: tried[key][0].settings[name]) if numbers else list(tried)
-    place = {
-        key: tried[key][0].settings[name] if numbers else setting_text({name: tried[key][0].settings.get(name)})
-        for key in order
-    }
-    means, single, failed = [], [], []
-    for key in order:
-        whole = [run for run in tried[key] if has_loss(run)]
-        single += [(place[key], run.scores["final_val_loss"], f"seed {run.seed}") for run in whole]
-        failed += [(place[key], run) for run in tried[key] if run.diverged or run.pruned]
-        if whole and len(whole) == len(tried[key]):
-            means.append((key, float(np.mean([run.scores["final_val_loss"] for run in whole]))))
-    texts = [setting_text(tried[key][0].settings) for key, _ in means]
-    x, y = [place[key] for key, _ in means], [mean for _, mean in means]
-    series = []
-    if scale == "log":
-        series.append(Series("mean", x, y, style=0, texts=texts))
-    series.append(
-        Series("one run", *_columns(single, 2), "points", tone="tie", marker="open", texts=[t for *_, t in single])
-    )
-    series.append(Series("mean of a setting", x, y, "points", style=0, texts=texts))
-    best = [(place[key], mean, setting_text(tried[key][0].settings)) for key, mean in means if key == chosen]
-    if best:
-        series.append(Series("chosen", *_columns(best, 2), "points", style=1, marker="star", texts=[best[0][2]]))
-    if failed:
-        top = max([loss for _, loss, _ in single], default=1.0)
-        told = [f"seed {run.seed}: {'diverged' if run.diverged else 'ended early'}, no loss" for _, run in failed]
-        at = [where for where, _ in failed]
-        series.append(Series("no loss", at, [top] * len(at), "points", tone="worse", marker="cross", texts=told))
-    by = tuple(dict.fromkeys(str(place[key]) for key in order)) if scale == "names" else ()
-    losses = [loss for _, loss, _ in single]
-    low, high = (min(losses), max(np.quantile(losses, 0.8), min(losses) * 1.05)) if losses else (0.1, 1.0)
+    values: dict[str, Any] = {key: runs[0].settings.get(name) for key, runs in tried.items()}
+    scale = _scale(name, list(values.values()))
+    order = list(tried) if scale == "names" else sorted(tried, key=lambda key: values[key])
+    places = {key: setting_text({name: values[key]}) if scale == "names" else values[key] for key in order}
+    texts = {key: setting_text(runs[0].settings) for key, runs in tried.items()}
+    whole = {key: [run.scores["final_val_loss"] for run in tried[key] if has_loss(run)] for key in order}
+    means = {key: float(np.mean(of)) for key, of in whole.items() if of and len(of) == len(tried[key])}
+    losses = [loss for of in whole.values() for loss in of]
+
+    def points(label: str, keys: Sequence[str], y: Sequence[float], said: Sequence[str], **look: Any) -> Series:
+        return Series(label, [places[key] for key in keys], y, "points", texts=said, **look)
+
+    def mean_points(label: str, keys: Sequence[str], **look: Any) -> Series:
+        return points(label, keys, [means[key] for key in keys], [texts[key] for key in keys], **look)
+
+    runs = [(key, run) for key in order for run in tried[key]]
+    single = [(key, run) for key, run in runs if has_loss(run)]
+    failed = [(key, run) for key, run in runs if run.diverged or run.pruned]
+    seeds = [f"seed {run.seed}" for _, run in single]
+    ends = [f"seed {run.seed}: {'diverged' if run.diverged else 'ended early'}, no loss" for _, run in failed]
+    line = [Series("mean", [places[key] for key in means], list(means.values()))] if scale == "log" else []
+    series = [
+        *line,
+        points("one run", [key for key, _ in single], losses, seeds, tone="tie", marker="open"),
+        mean_points("mean of a setting", list(means)),
+        mean_points("chosen", [key for key in means if key == chosen], style=1, marker="star"),
+        points("no loss", [key for key, _ in failed], [max(losses, default=1.0)] * len(failed), ends, tone="worse",
+               marker="cross"),
+    ]  # fmt: skip
+    low, high = (min(losses), max(float(np.quantile(losses, 0.8)), min(losses) * 1.05)) if losses else (0.1, 1.0)
     margin = (high / low) ** 0.08
     loss = Axis("final validation loss [nats/example]", "log", (low / margin, high * margin))
     title = f"Over {name}" + ("; a cross: diverged or ended early, no loss" if failed else "")
-    return Panel(title, Axis(name, scale, names=by), loss, [one for one in series if len(one.x)])  # type: ignore[arg-type]
+    names = tuple(dict.fromkeys(map(str, places.values()))) if scale == "names" else ()
+    return Panel(title, Axis(name, scale, names=names), loss, [one for one in series if len(one.x)])
+
+
+def _scale(name: str, values: Sequence[Any]) -> Scale:
+    """The scale of a setting: peaks on a log scale, other numbers on a linear one, all else as names."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return "names"
+    return "log" if name == "peak" and min(values) > 0 else "linear"
 
 
 def has_loss(run: RunRecord) -> bool:
     """Whether a run was whole, so that it has a loss on the whole validation split."""
     return not run.diverged and not run.pruned and "final_val_loss" in run.scores
-
-
-def _columns(rows: Sequence[tuple], count: int) -> list[list]:
-    return [[row[at] for row in rows] for at in range(count)]

@@ -117,7 +117,8 @@ def tried_table(tuning: Sequence[RunRecord], chosen: Mapping[str, Any]) -> Table
     def mean(runs: Sequence[RunRecord]) -> float | None:
         return float(np.mean([run.scores["final_val_loss"] for run in runs])) if all(map(has_loss, runs)) else None
 
-    rows = sorted(groups.values(), key=lambda runs: np.inf if mean(runs) is None else mean(runs))
+    means = {setting: mean(runs) for setting, runs in groups.items()}
+    rows = [groups[setting] for setting in sorted(groups, key=lambda setting: means[setting] or np.inf)]
     key, score = settings_key(chosen), partial(number_text, decimals=LOSS_DECIMALS)
 
     def on(seed: int):
@@ -150,5 +151,5 @@ def status_text(run: RunRecord) -> str:
 
 def last_step(run: RunRecord) -> int:
     """The optimizer steps of a run so far."""
-    steps = run.curves.get("step", ())
-    return run.steps or (int(steps[-1]) if len(steps) else 0)
+    steps = run.curves.get("step")
+    return run.steps or (int(steps[-1]) if steps is not None and len(steps) else 0)

@@ -49,12 +49,16 @@ class ComparisonReport(Reported):
         tuning_records: the runs that the settings were chosen from.
         manifest: how the comparison was made, of what JSON has; summary.md shows it in its order. `command` is shown as
             a command and `title`, if any, is the title of the page and of the figures.
+        notice: what is missing, where the comparison is not finished.
+        in_flight: final runs that are not finished, with curves; the HTML page draws them.
     """
 
     summary: Summary
     records: Sequence[RunRecord] = ()
     tuning_records: Sequence[RunRecord] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    notice: str = ""
+    in_flight: Sequence[RunRecord] = ()
 
     @property
     def title(self) -> str:
@@ -110,6 +114,7 @@ class ComparisonReport(Reported):
                 replace(conclusion, place="terminal"),
             ),
             self._pages(table),
+            self.notice,
         )
 
     def write(self, folder: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
@@ -149,7 +154,7 @@ class ComparisonReport(Reported):
         return scores_chart(self.summary, self.records)
 
     def _curves_chart(self) -> Chart:
-        return comparison_curves(self.records, [row.planner for row in self.summary.rows])
+        return comparison_curves([*self.records, *self.in_flight], [row.planner for row in self.summary.rows])
 
     def _pages(self, table: Table[Row]) -> tuple[Page, ...]:
         """A page for each planner."""
@@ -164,8 +169,8 @@ class ComparisonReport(Reported):
                 row.planner,
                 row.settings,
                 scores=replace(table, rows=[row], note="", link=None),
-                records=[record for record in self.records if record.planner == row.planner],
-                tuning=[record for record in self.tuning_records if record.planner == row.planner],
+                records=[run for run in (*self.records, *self.in_flight) if run.planner == row.planner],
+                tuning=[run for run in self.tuning_records if run.planner == row.planner],
                 baseline=None if row.planner == summary.baseline else baseline,
                 shared=shared.get(row.planner, ""),
             )
