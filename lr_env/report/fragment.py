@@ -9,6 +9,7 @@ import base64
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,9 @@ def _cell(column: Column[Any], row: Any, *, first: bool, address: str) -> str:
     kind = "" if column.words else "number"
     attributes = _class(f"{kind} long" if len(text) > LONG else kind)
     if numbers and not column.words:
-        attributes += f' data-value="{numbers[0]!r}"'
-        exact = f"{numbers[0]!r}" + (f"; 95 % interval {numbers[1]!r} to {numbers[2]!r}" if len(numbers) == 3 else "")
-        attributes += f' title="{exact}"' if exact != text else ""
+        value, *ends = (repr(number).replace("inf", "Infinity") for number in numbers)  # as JavaScript reads it
+        exact = f"{value}; 95 % interval {ends[0]} to {ends[1]}" if ends else value
+        attributes += f' data-value="{value}"' + (f' title="{exact}"' if exact != text else "")
     content = _with_verdict(text)
     if first:
         content = f'<a href="{escape(address, quote=True)}">{content}</a>' if address else content
@@ -147,7 +148,7 @@ def image_html(figure: Figure, folder: Path | None = None) -> str:
     if folder is not None and (file := folder / figure.file).is_file():
         data = file.read_bytes()
     elif figure.draw is not None:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as place, suppress(Exception):  # numbers must not be lost with their picture
             figure.draw(file := Path(place) / "figure.png")
             data = file.read_bytes()
     caption = escape(figure.caption, quote=True)
