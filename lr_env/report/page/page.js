@@ -9,7 +9,8 @@ let plotly = null; // a promise, once it is asked for
 // Decode and unpack a text of the page.
 async function unpack(text) {
   const binary = atob(text.trim());
-  const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
+  const bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < binary.length; at++) bytes[at] = binary.charCodeAt(at);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -168,6 +169,8 @@ async function begin() {
   const seconds = Number(document.body.dataset.refresh);
   if (seconds) prepareRefresh(seconds);
   document.documentElement.dataset.ready = "yes";
+  // While the first lines are read: running plotly.js takes longer than anything else.
+  if (views.length) (window.requestIdleCallback ?? setTimeout)(() => (plotly ??= loadPlotly()).catch(() => {}));
 }
 
 addEventListener("DOMContentLoaded", begin);

@@ -91,12 +91,15 @@ def sweep_chart(tuning: Sequence[RunRecord], chosen: Mapping[str, object]) -> Ch
     tried: dict[str, list[RunRecord]] = {}
     for run in tuning:
         tried.setdefault(settings_key(run.settings), []).append(run)
-    names = list(dict.fromkeys(name for run in tuning for name in run.settings))
-    varied = [
-        name for name in names if len({settings_key({name: of[0].settings.get(name)}) for of in tried.values()}) > 1
-    ]
-    key = settings_key(chosen)
-    return Chart([_sweep_panel(tried, name, key) for name in varied or names[:1]], details="each seed")
+    varied, key = varied_settings([runs[0].settings for runs in tried.values()]), settings_key(chosen)
+    return Chart([_sweep_panel(tried, name, key) for name in varied])
+
+
+def varied_settings(tried: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which some differ, the peak rate first; the first one where none does."""
+    names = sorted(dict.fromkeys(name for of in tried for name in of), key=lambda name: name != "peak")
+    varied = [name for name in names if len({settings_key({name: of.get(name)}) for of in tried}) > 1]
+    return varied or names[:1]
 
 
 def _sweep_panel(tried: Mapping[str, Sequence[RunRecord]], name: str, chosen: str) -> Panel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.report.blocks import Block, Column, Figure, Heading, Table, Text
+from lr_env.report.chart import Chart
 from lr_env.report.curve_chart import PlannerRuns, curves_chart
 from lr_env.report.document import Page, plain_table
 from lr_env.report.formatting import number_text, setting_text
-from lr_env.studies.comparison.charts import LATE, has_loss, sweep_chart
+from lr_env.studies.comparison.charts import has_loss, sweep_chart, varied_settings
 
 LOSS_DECIMALS = 4
 
@@ -27,7 +28,7 @@ def planner_page(
     tuning: Sequence[RunRecord] = (),
     baseline: Mapping[int, float] | None = None,
     shared: str = "",
-    beliefs: Sequence[Block] = (),
+    beliefs: Callable[[], Sequence[Block]] = tuple,
 ) -> Page:
     """The page of a planner.
 
@@ -39,7 +40,7 @@ def planner_page(
         tuning: the runs of its sweep.
         baseline: seed -> test loss of the best baseline; None for the baseline itself.
         shared: name of the planner whose setting it took over, as a control does.
-        beliefs: what it believed in a run.
+        beliefs: makes the part on what it believed in a run.
     """
 
     def blocks() -> Sequence[Block]:
@@ -62,13 +63,13 @@ def planner_page(
                 Figure("", "The settings that were tried", chart=lambda: sweep_chart(tuning, settings)),
                 tried_table(tuning, settings),
             ]
-        return [*parts, *beliefs]
+        return [*parts, *beliefs()]
 
     return Page(planner, blocks)
 
 
-def _own_curves(planner: str, records: Sequence[RunRecord]):
-    return curves_chart([PlannerRuns(planner, records)], LATE)
+def _own_curves(planner: str, records: Sequence[RunRecord]) -> Chart:
+    return curves_chart([PlannerRuns(planner, records)])
 
 
 def _tuning_text(tuning: Sequence[RunRecord]) -> str:
@@ -119,6 +120,7 @@ def tried_table(tuning: Sequence[RunRecord], chosen: Mapping[str, Any]) -> Table
 
     means = {setting: mean(runs) for setting, runs in groups.items()}
     rows = [groups[setting] for setting in sorted(groups, key=lambda setting: means[setting] or np.inf)]
+    varied = varied_settings([runs[0].settings for runs in rows])
     key, score = settings_key(chosen), partial(number_text, decimals=LOSS_DECIMALS)
 
     def on(seed: int):
@@ -129,8 +131,8 @@ def tried_table(tuning: Sequence[RunRecord], chosen: Mapping[str, Any]) -> Table
         return cell
 
     columns: list[Column[Sequence[RunRecord]]] = [
-        Column("setting", lambda runs: setting_text(runs[0].settings), words=True),
-        Column("", lambda runs: "chosen" if settings_key(runs[0].settings) == key else "", words=True),
+        Column("setting", lambda runs: setting_text({n: runs[0].settings.get(n) for n in varied}), words=True),
+        Column("choice", lambda runs: "chosen" if settings_key(runs[0].settings) == key else "", words=True),
         Column("mean validation loss", mean, score, absent="-"),
         *(
             Column(

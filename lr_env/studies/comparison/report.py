@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from lr_env.report.document import (
 from lr_env.report.files import write_csv
 from lr_env.report.formatting import decimals_of, number_text, seeds_text, setting_text, versus_text
 from lr_env.report.written import write_report
+from lr_env.studies.belief_page import belief_blocks
 from lr_env.studies.comparison.charts import comparison_curves, losses_by_seed, scores_chart
 from lr_env.studies.comparison.columns import comparison_table
 from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, manifest, tuning_steps
@@ -51,6 +53,7 @@ class ComparisonReport(Reported):
             a command and `title`, if any, is the title of the page and of the figures.
         notice: what is missing, where the comparison is not finished.
         in_flight: final runs that are not finished, with curves; the HTML page draws them.
+        folder: of the report, where `lr-env explain` may have kept what planners believed.
     """
 
     summary: Summary
@@ -59,6 +62,7 @@ class ComparisonReport(Reported):
     manifest: Mapping[str, Any] = field(default_factory=dict)
     notice: str = ""
     in_flight: Sequence[RunRecord] = ()
+    folder: Path | None = None
 
     @property
     def title(self) -> str:
@@ -133,12 +137,10 @@ class ComparisonReport(Reported):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        task = self.manifest.get("task")
-        settings = task if isinstance(task, Mapping) and "optimizer" in task else {}
-        write_runs([*self.tuning_records, *self.records], folder / "runs.parquet", settings)
+        write_runs([*self.tuning_records, *self.records], folder / "runs.parquet", self._task)
         write_csv(comparison_table(self.summary), folder / "summary.csv")
         write_manifest(folder, self.manifest)
-        write_report(self.document(), folder)
+        write_report(replace(self, folder=folder).document(), folder)
 
     def _draw_curves(self, path: Path) -> None:
         from lr_env.studies.comparison import figures  # here, where a broken matplotlib costs no table
@@ -173,9 +175,16 @@ class ComparisonReport(Reported):
                 tuning=[run for run in self.tuning_records if run.planner == row.planner],
                 baseline=None if row.planner == summary.baseline else baseline,
                 shared=shared.get(row.planner, ""),
+                beliefs=partial(belief_blocks, row.planner, row.settings, self._task, self.folder),
             )
             for row in summary.rows
         )
+
+    @property
+    def _task(self) -> Mapping[str, Any]:
+        """Settings of the task; empty where the manifest only names it."""
+        task = self.manifest.get("task")
+        return task if isinstance(task, Mapping) and "optimizer" in task else {}
 
     def _provenance(self) -> list[Block]:
         """The command, and one point for each entry of the manifest."""

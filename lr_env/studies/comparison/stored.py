@@ -56,6 +56,7 @@ class StoredComparison:
         final: final runs, with curves; some may be running.
         saved: the manifest of an earlier report; empty where there is none.
         at: when it was read.
+        folder: of its report.
     """
 
     name: str
@@ -64,6 +65,7 @@ class StoredComparison:
     final: Sequence[RunRecord]
     saved: Mapping[str, Any]
     at: datetime
+    folder: Path
 
     @classmethod
     def read(cls, store: Store, name: str, folder: Path) -> StoredComparison:
@@ -83,7 +85,7 @@ class StoredComparison:
                 raise UserError(f"{name!r} is no comparison in the record store {str(store.path)!r}")
             final = store.runs(name, "final", curves=True)
             tuning = store.runs(name, "tune", curves=not final)
-        return cls(name, spec, tuning, final, _saved_manifest(folder, spec), datetime.now().astimezone())
+        return cls(name, spec, tuning, final, _saved_manifest(folder, spec), datetime.now().astimezone(), folder)
 
     @cached_property
     def plan(self) -> ComparisonPlan:
@@ -164,7 +166,7 @@ class StoredComparison:
         runs = ComparisonRuns(tuning, final, self.chosen, self._spec(), 0.0)
         made = self._manifest(runs)
         going = [run for run in self.final if run.status != FINISHED]
-        return ComparisonReport(summary, final, tuning, made, self.notice, going)
+        return ComparisonReport(summary, final, tuning, made, self.notice, going, self.folder)
 
     @property
     def notice(self) -> str:
