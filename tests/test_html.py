@@ -25,6 +25,7 @@ from lr_env.children import LOOP
 from lr_env.cli.page_server import PageServer
 from lr_env.cli.watch import LivePage
 from lr_env.errors import UserError
+from lr_env.files import write_json
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.report.chart import Axis, Chart, Panel, Series, pack_charts
@@ -32,6 +33,7 @@ from lr_env.report.document import Document, Text, plain_table
 from lr_env.report.files import write_csv
 from lr_env.report.html import html_page
 from lr_env.runs.lab import Lab
+from lr_env.studies.belief_page import belief_blocks
 from lr_env.studies.comparison.columns import comparison_table
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
 from lr_env.studies.comparison.report import ComparisonReport, report_of
@@ -297,6 +299,38 @@ def test_the_served_page_can_only_be_read_and_follows_the_store(tmp_path):
         status, content, later = asked(server, "GET", "/content", If_None_Match=version)
         assert (status, "Not finished" in content) == (200, False)
         assert later != version
+
+
+def test_what_a_planner_believed_is_shown_with_how_it_came_about(tmp_path):
+    """A file of `lr-env explain` reaches the page; without one it names the command, with the task's own options."""
+    task = {**TASKS["DigitsMLP"].settings(), "budget": 500}
+    settings = {"averaging_temperature": 4.0}
+    (*_, code) = belief_blocks("latent-ode", settings, task, tmp_path)
+    assert code.code == (
+        "lr-env explain DigitsMLP --budget 500 --planner latent-ode --set "
+        f"latent-ode.averaging_temperature=4.0 --name {tmp_path.name}"
+    )
+    assert belief_blocks("cosine", settings, task, tmp_path) == []
+    plan = {
+        "segment": 2,
+        "considered": 9,
+        "rates": [0.2, 0.1],
+        "steps": [30, 40],
+        "note": "<b>",
+        "final_interval": None,
+    }
+    run = {"seed": 3, "segment": 10, "lr": [0.1] * 4, "val_loss": [2.0, 1.0, 0.5, None], "final_val_loss": 0.4}
+    made = {"planner": "latent-ode", "settings": settings, "task": task, "command": "lr-env explain"}
+    write_json(
+        tmp_path / "explained-latent-ode-3.json", {**made, **run, "plans": [{**plan, "losses": [[2, 1], [4, 3]]}]}
+    )
+    blocks = belief_blocks("latent-ode", settings, task, tmp_path)
+    assert "of another setting" not in blocks[1].text
+    assert blocks[3].points == ("**at step 20**: forecast 2.0000 (1.0000 to 3.0000) for step 40; <b>",)
+    rates, losses = blocks[2].chart().panels
+    np.testing.assert_array_equal(rates.series[0].x, [30, 40])  # where the segments end that were planned
+    np.testing.assert_array_equal(losses.series[0].y, [3, 2])  # means of two models
+    assert "of another setting" in belief_blocks("latent-ode", {}, task, tmp_path)[1].text
 
 
 # In a browser.

@@ -22,6 +22,9 @@ LONG = 48
 FIRST = 2
 """Columns up to this rank, which a terminal shows before others, come before others here."""
 
+WIDE = 10
+"""Columns from which on a table is printed across the page."""
+
 _LEADING = re.compile(r"([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)(?= ±| \[| better| worse| tie|\+|$)")
 """A number with which the text of a cell begins."""
 
@@ -105,9 +108,10 @@ def table_html(table: Table[Any], name: str = "", address: Callable[[str], str] 
     )
     label = escape(f"Table of {len(table.rows)} rows by {columns[0].name}", quote=True)
     note = f'<p class="note">{marked(table.note)}</p>' if table.note else ""
+    box = "scroll wide" if len(columns) > WIDE else "scroll"
     identity = f' id="{name}"' if name else ""
     return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table{identity}>'
+        f'<div class="{box}" role="region" aria-label="{label}" tabindex="0"><table{identity}>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
     )
 

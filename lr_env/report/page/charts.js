@@ -196,7 +196,7 @@ class ChartView {
       const last = panel[name].names.length - 0.5;
       const range = zoomed ?? (names ? (name === "y" ? [last, -0.5] : [-0.5, last]) : first);
       return {
-        title: { text: escaped(label), standoff: 8 },
+        title: { text: narrow ? escaped(label).replace(/ (?=\[|over |to )/g, "<br>") : escaped(label), standoff: 8 },
         type: names ? "category" : isLog ? "log" : "linear",
         ...(range ? { range: [...range], autorange: false } : { autorange: true }),
         automargin: true,
