@@ -36,6 +36,9 @@ PLANNERS = {
 }
 
 
+FILES = {"summary.md", "summary.csv", "across.png", "manifest.json", "report.html"}
+
+
 def run(planner: str, seed: int, loss: float, *, diverged: bool = False) -> RunRecord:
     """A run of 10 segments of 12 steps; "lookahead" takes 9 further steps for each."""
     noise = np.random.default_rng([seed, *map(ord, planner)]).normal(scale=0.02 * loss)
@@ -279,7 +282,7 @@ def test_from_the_files_to_a_report(results, monkeypatch, capsys):
     assert "The tasks are fixed" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 100
     folder = results / "both"
-    assert {path.name for path in folder.iterdir()} == {"summary.md", "summary.csv", "across.png", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} == FILES
     with (folder / "summary.csv").open() as file:
         rows = {row["planner"]: row for row in csv.DictReader(file)}
     assert float(rows["cosine"]["mean_rank"]) == float(rows["linear"]["mean_rank"]) == 1.5

@@ -78,6 +78,7 @@ def test_a_comparison_from_start_to_report(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "curves.png",
         "manifest.json",
+        "report.html",
         "runs.parquet",
         "scores.png",
         "summary.csv",

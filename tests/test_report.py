@@ -20,7 +20,7 @@ from lr_env.studies.comparison.summary import summarise
 SEEDS = range(100, 112)
 LOSSES = {"cosine": 0.20, "linear": 0.20, "constant": 0.25, "cyclic": 0.22}
 STEPS = {"cosine": 480, "linear": 480, "constant": 480, "cyclic": 480}
-FILES = {"summary.md", "summary.csv", "runs.parquet", "curves.png", "scores.png", "manifest.json"}
+FILES = {"summary.md", "summary.csv", "runs.parquet", "curves.png", "scores.png", "manifest.json", "report.html"}
 
 
 def run(planner: str, seed: int, *, loss: float | None = None, seconds: float = 0.1) -> RunRecord:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from lr_env.cli.parsing import writable
+from lr_env.cli.parsing import parse_name, writable
 from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError, check_seeds
 from lr_env.runs.options import parse_settings
@@ -28,11 +28,16 @@ class Explain(TaskOptions):
     """Seed of the run."""
     out: Path = Path("explain.png")
     """Figure to write, a .png file."""
+    results: Path = Path("results")
+    """Folder for reports. What was believed is kept in its subfolder NAME, where lr-env report finds it."""
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: TASK)")] = None
+    """Name of the comparison in whose report the planner's page shows what it believed."""
 
     def run(self) -> None:
         """Make the run, write the figure, and print how good the forecasts were."""
         from lr_env.registry import check_settings, find_planner, make_planner, task_settings
         from lr_env.report.files import draw_into
+        from lr_env.studies.belief_page import write_beliefs
         from lr_env.studies.beliefs import check_explains, explained
 
         if self.out.suffix.lower() != ".png":
@@ -46,6 +51,8 @@ class Explain(TaskOptions):
         )
         check_settings(self.planner, settings)
         writable(self.out.parent, "--out")
+        folder = self.results / parse_name(self.task if self.name is None else self.name)
+        writable(folder)
         execution = self.execution()
         check_seeds([self.seed])
         planner = make_planner(self.planner, settings)
@@ -70,6 +77,7 @@ class Explain(TaskOptions):
             print(
                 f"at step {at:6}: forecast {ends.mean():.4f} ({_between((ends.min(), ends.max()))}){until}{whole}{note}"
             )
+        print(f"Kept for the report: {write_beliefs(folder, result, planner, task)}")
         if draw_into(self.out, result.draw):
             print(f"Figure: {self.out}")
 

@@ -88,6 +88,8 @@ def _stop_message(command: object) -> str:
     """Say whether a stopped command can be continued: whether its class says that it is `resumable`."""
     if command is None:  # stopped before the arguments were read
         return "stopped"
+    if line := getattr(command, "stopped", ""):
+        return str(line)
     if not getattr(command, "resumable", False):
         return "stopped; nothing of it is saved"
     fresh = getattr(command, "fresh", False)

@@ -132,6 +132,21 @@ def prepare(db: sqlite3.Connection, path: Path) -> bool:
     return version == 1
 
 
+def check_version(db: sqlite3.Connection, path: Path) -> None:
+    """Check that the tables are those of this version, where they cannot be changed.
+
+    Raises:
+        UserError: they are not.
+    """
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"experiments", "runs", "segments"} <= tables:
+        raise UserError(f"{str(path)!r} is a database, but not a record store: choose another file with --store")
+    if version != VERSION:
+        fix = "update lr_env" if version > VERSION else "lr-env runs brings it up to date"
+        raise UserError(f"the record store {str(path)!r} is of version {version}, not {VERSION}: {fix}")
+
+
 def check_whole(db: sqlite3.Connection, path: Path) -> None:
     """Check that the pages of a store are consistent.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -53,6 +53,45 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
+
+    @classmethod
+    def reading(cls, path: Path | str) -> Self:
+        """Open a store that is there to read alone: nothing in it changes, and no process that writes has to wait.
+
+        Raises:
+            UserError: there is no such file, it cannot be read, or it was made by another version.
+        """
+        store = cls.__new__(cls)
+        store.path = Path(path)
+        if not store.path.exists():
+            raise UserError(f"there is no record store {str(path)!r}: give one with --store")
+        check_place(store.path)
+        with told_plainly(store.path):
+            place = f"{store.path.absolute().as_uri()}?mode=ro"
+            # Threads of a server take turns.
+            store._db = sqlite3.connect(place, timeout=60, isolation_level=None, uri=True, check_same_thread=False)
+            try:
+                schema.check_version(store._db, store.path)
+            except BaseException:
+                store._db.close()
+                raise
+        return store
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """All that is read inside is of one moment, whatever other processes write meanwhile."""
+        with told_plainly(self.path):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    @property
+    def version(self) -> int:
+        """A number that changes when another process has changed the file."""
+        with told_plainly(self.path):
+            return self._db.execute("PRAGMA data_version").fetchone()[0]
 
     def _open(self) -> None:
         self._db.execute("PRAGMA synchronous = NORMAL")

@@ -1,159 +1,33 @@
-"""A report as data: a title and blocks, which each renderer shows in its own way.
-
-In the texts of blocks, `code` and **bold** mean what they mean in Markdown; nothing else is markup.
-"""
+"""A report as data: a title and blocks, which each renderer shows in its own way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, Generic, Literal, TypeVar
 
-from lr_env.files import json_number
-
-Place = Literal["everywhere", "terminal", "files"]
-"""Where a block is shown: a terminal gets the result, files get its details too."""
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The heading of a section, below the document's title."""
-
-    text: str
-    place: Place = "files"
+from lr_env.report.blocks import Block as Block
+from lr_env.report.blocks import Code as Code
+from lr_env.report.blocks import Column as Column
+from lr_env.report.blocks import Figure as Figure
+from lr_env.report.blocks import Heading as Heading
+from lr_env.report.blocks import Place as Place
+from lr_env.report.blocks import Table as Table
+from lr_env.report.blocks import Text as Text
+from lr_env.report.fragment import fragment
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph, or a list of points.
+class Page:
+    """A part of the HTML page on one thing, such as a planner, which is opened by a link.
 
     Attributes:
-        text: the paragraph; empty for a list.
-        points: the list.
-        quiet: whether a terminal shows it dimmed, as it does with explanations.
-    """
-
-    text: str = ""
-    points: tuple[str, ...] = ()
-    quiet: bool = False
-    place: Place = "everywhere"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An image in the folder of the report.
-
-    Attributes:
-        file: its name.
-        caption: what it shows.
-    """
-
-    file: str
-    caption: str
-    place: Place = "everywhere"
-
-
-@dataclass(frozen=True)
-class Code:
-    """A command or a program, shown as it is."""
-
-    code: str
-    language: str = "sh"
-    place: Place = "files"
-
-
-@dataclass(frozen=True, eq=False)
-class Column(Generic[Row]):
-    """A column of a table: how its values follow from a row, and how they are shown as text and in CSV.
-
-    Attributes:
-        name: its head.
-        value: the value of a row; None where there is none.
-        text: a value as text; None where only the CSV file has the column.
-        rank: a terminal shows a column where lower ranks leave room for it; 0: always, None: never.
-        short: text of a row for the terminal, where that differs.
-        csv: its head in the CSV file, which has every digit; not there if empty.
-        absent: text in place of a value that is None.
-        interval: whether the values are estimates, or differences with a verdict, of which the CSV file has the ends of
-            their intervals too.
-        head: its head in the terminal, where that differs; may have two lines.
-        words: whether the texts are words, which begin at the left.
-        unlisted: whether a terminal that leaves it out does not say so, because it tells the same in another way.
+        name: of the thing; a `Table` links to it.
+        blocks: makes its content, without its heading.
     """
 
     name: str
-    value: Callable[[Row], Any]
-    text: Callable[[Any], str] | None = str
-    rank: int | None = None
-    short: Callable[[Row], str] | None = None
-    csv: str = ""
-    absent: str = ""
-    interval: bool = False
-    head: str = ""
-    words: bool = False
-    unlisted: bool = False
-
-    def cell(self, row: Row) -> str:
-        """The text of a row."""
-        value = self.value(row)
-        return self.absent if value is None or self.text is None else self.text(value)
-
-    def short_cell(self, row: Row) -> str:
-        """The text of a row for the terminal."""
-        return self.cell(row) if self.short is None else self.short(row)
-
-    def csv_cells(self, row: Row) -> dict[str, str | float]:
-        """Head in the CSV file -> value of a row; empty where there is none."""
-        value = self.value(row)
-        if not self.interval:
-            return {self.csv: "" if value is None else value} if self.csv else {}
-        estimate = getattr(value, "difference", value)  # of a `Versus`, whose module loads scipy, or an `Estimate`
-        ends = ("", "", "") if estimate is None else (estimate.value, estimate.low, estimate.high)
-        return dict(zip((self.csv, f"{self.csv}_low", f"{self.csv}_high"), ends, strict=True))
-
-
-@dataclass(frozen=True, eq=False)
-class Table(Generic[Row]):
-    """A table; one list of columns serves terminal, Markdown and CSV.
-
-    Attributes:
-        rows: of any kind that the columns know.
-        columns: in their order.
-        meanings: name of a column -> one line for the legend, without a full stop.
-        note: explanation that a terminal shows below it.
-        notes: name of a column -> explanation that a terminal adds where it shows the column.
-    """
-
-    rows: Sequence[Row]
-    columns: Sequence[Column[Row]]
-    meanings: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    place: Place = "everywhere"
-
-    @property
-    def shown(self) -> list[Column[Row]]:
-        """The columns that have texts."""
-        return [column for column in self.columns if column.text is not None]
-
-    @property
-    def records(self) -> list[dict[str, str | float]]:
-        """The rows of the CSV file: head -> value."""
-        return [{k: v for column in self.columns for k, v in column.csv_cells(row).items()} for row in self.rows]
-
-    def to_json(self) -> list[dict[str, str | float | None]]:
-        """The same rows for JSON, which has neither infinity nor NaN: null."""
-        return [{k: json_number(v) if isinstance(v, float) else v for k, v in row.items()} for row in self.records]
-
-    def column_legend(self) -> Text:
-        """What each column means."""
-        return Text(points=tuple(f"**{column.name}**: {self.meanings[column.name]}." for column in self.shown))
-
-
-Block = Heading | Text | Table[Any] | Figure | Code
+    blocks: Callable[[], Sequence[Block]]
 
 
 @dataclass(frozen=True)
@@ -163,10 +37,29 @@ class Document:
     Attributes:
         title: its title.
         blocks: its content, in order.
+        pages: further parts, which only the HTML page has.
+        notice: a sentence on what is missing in it, such as runs that are not finished; the HTML page has it on top.
     """
 
     title: str
     blocks: tuple[Block, ...]
+    pages: tuple[Page, ...] = ()
+    notice: str = ""
+
+    def _repr_html_(self) -> str:
+        """The report for a notebook: its tables, texts and images."""
+        return fragment(self.title, self.blocks, self.notice)
+
+
+class Reported:
+    """A result that has a report, which a notebook shows."""
+
+    def document(self) -> Document:
+        """The report."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return self.document()._repr_html_()
 
 
 def in_files(*blocks: Block) -> tuple[Block, ...]:

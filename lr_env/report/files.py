@@ -13,7 +13,7 @@ from typing import Any
 
 from lr_env.errors import UserError
 from lr_env.files import atomic_write, write_text
-from lr_env.report.document import Table
+from lr_env.report.blocks import Table
 
 
 class NotDrawn(UserWarning):
@@ -50,6 +50,11 @@ def write_csv(table: Table[Any], file: Path) -> None:
     write_text(file, text.getvalue())
 
 
+def write_content(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Write NAME.json, with what is JSON-able, into an existing folder."""
+    write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+
+
 def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], draw: Callable[[Path], None]) -> None:
     """Write NAME.json and then NAME.png into an existing folder, each as a whole.
 
@@ -59,7 +64,7 @@ def write_json_and_figure(folder: Path, name: str, content: Mapping[str, Any], d
         content: JSON-able; see `lr_env.files.json_number`.
         draw: see `draw_into`.
     """
-    write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    write_content(folder, name, content)
     draw_into(folder / f"{name}.png", draw)
 
 

@@ -21,7 +21,7 @@ def markdown_text(document: Document, *, aligned: bool = False) -> str:
         document: the report.
         aligned: pad the cells of tables, so that they read as well as plain text.
     """
-    blocks = (_block_text(block, aligned) for block in document.blocks if block.place != "terminal")
+    blocks = (_block_text(block, aligned) for block in document.blocks if block.place not in ("terminal", "page"))
     return "\n\n".join([f"# {document.title}", *blocks]) + "\n"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lr_env.report.curve_data import HIGHLIGHTED as HIGHLIGHTED
 from lr_env.report.style import own_style as own_style
 
 # isort: split
@@ -20,9 +21,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import blended_transform_factory as blended_transform_factory
 
 DPI = 150
-HIGHLIGHTED = 5
-"""Planners drawn in colour; the others are grey."""
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 """Colours of Okabe and Ito, which colour-blind readers can tell apart."""
 
@@ -32,8 +30,6 @@ MORE_COLOURS = (*COLOURS, "#56B4E9", "#000000")
 MUTED = ("#8a8a8a", "#a3a3a3", "#767676")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2)))
 TEXT = "#262626"
-
-Scale = Literal["log", "linear"]
 
 
 @dataclass(frozen=True)

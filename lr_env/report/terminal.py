@@ -31,7 +31,7 @@ def print_document(document: Document, console: Console, folder: Path = Path()) 
         folder: the folder of the report, in which its figures are.
     """
     for block in document.blocks:
-        if block.place == "files":
+        if block.place not in ("everywhere", "terminal"):
             continue
         match block:
             case Table():

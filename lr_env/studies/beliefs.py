@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lr_env.capabilities import Explainable, PlanForecast, fingerprint
 from lr_env.children import LOOP, Execution
 from lr_env.errors import UserError
+from lr_env.files import json_number, json_numbers
 from lr_env.planner import Planner
 from lr_env.registry import find_planner, planner_names
 from lr_env.report.plotting import MORE_COLOURS, caption, log_scale, new_figure, own_style, plain, save
@@ -49,6 +50,30 @@ class Explained:
     val_loss: Floats
     final_val_loss: float
     beliefs: Sequence[PlanForecast]
+
+    def to_json(self) -> dict[str, Any]:
+        """The run and, of each plan, the rates that were chosen and the losses that were predicted for them."""
+        return {
+            "planner": self.planner,
+            "seed": self.seed,
+            "segment": self.segment,
+            "lr": json_numbers(self.lr.tolist()),
+            "val_loss": json_numbers(self.val_loss.tolist()),
+            "final_val_loss": json_number(self.final_val_loss),
+            "plans": [
+                {
+                    "segment": belief.segment,
+                    "considered": len(belief.rates),
+                    "rates": json_numbers(belief.rates[0].tolist()),
+                    "steps": json_numbers(belief.steps.tolist()),
+                    "losses": json_numbers(belief.losses[:, 0].tolist()),
+                    "note": belief.note,
+                    "final_interval": belief.final_interval and list(belief.final_interval),
+                }
+                for belief in self.beliefs
+                if len(belief.rates)
+            ],
+        }
 
     @own_style()
     def draw(self, path: Path) -> None:

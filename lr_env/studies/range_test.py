@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from lr_env.children import AUTO, Children, Execution
 from lr_env.errors import UserError, refuse_duplicates
 from lr_env.files import json_number
-from lr_env.report.document import Document, Figure, Text
-from lr_env.report.files import write_json_and_figure
+from lr_env.report.chart import Axis, Chart, Panel, Series
+from lr_env.report.document import Document, Figure, Reported, Text
+from lr_env.report.files import write_content
 from lr_env.report.formatting import seeds_text
 from lr_env.report.plotting import COLOURS, caption, log_scale, new_figure, own_style, plain, save
+from lr_env.report.written import write_report
 from lr_env.runs.resumable import Resumable
 from lr_env.tasks import Task
 
@@ -42,7 +44,7 @@ _MOST_LOSSES = 10**8  # of all children and steps together, which are kept in me
 
 
 @dataclass(frozen=True)
-class RangeTestResult:
+class RangeTestResult(Reported):
     """The result of a range test.
 
     Attributes:
@@ -193,7 +195,7 @@ class RangeTestResult:
             )
         points += self.remarks
         points.append(f"{seeds_text(len(self.seeds))}, {len(self.lr)} steps from {self.lr[0]:.3g} to {self.lr[-1]:.3g}")
-        figure = Figure("range-test.png", "Training losses over the rate")
+        figure = Figure("range-test.png", "Training losses over the rate", self.draw, self._chart)
         return Document(self._title, (Text(points=tuple(points)), figure))
 
     @property
@@ -201,7 +203,7 @@ class RangeTestResult:
         return f"{self.task}: learning-rate range test"
 
     def write(self, folder: Path, made: Mapping[str, Any]) -> None:
-        """Write range-test.json and range-test.png into a folder."""
+        """Write range-test.json, summary.md, range-test.png and report.html into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {
             **self.to_json(),
@@ -209,7 +211,20 @@ class RangeTestResult:
             "lr": self.lr.tolist(),
             "loss": [json_number(loss) for loss in self.smooth],
         }
-        write_json_and_figure(folder, "range-test", content, self.draw)
+        write_content(folder, "range-test", content)
+        write_report(self.document(), folder, str(made.get("command", "")))
+
+    def _chart(self) -> Chart:
+        """The losses over the rate, and the rates that they support, as a chart."""
+        texts = [f"seed {seed}" for seed in self.seeds]
+        series = [
+            Series("one step of a child", self.lr, self.losses, tone="quiet", texts=texts),
+            Series("smoothed mean", self.lr, self.smooth),
+        ]
+        lines = {f"{name} {rate:.3g}": rate for name, rate in self.rates.items()}
+        low, high = np.nanmin(self.losses), self._first
+        loss = Axis("training loss [nats/example]", limits=(float(low), float(high + 0.5 * (high - low))))
+        return Chart([Panel("Grey: each step of each child", Axis("learning rate", "log"), loss, series, lines)])
 
     @own_style()
     def draw(self, path: Path) -> None:

@@ -15,6 +15,7 @@ from lr_env.errors import UserError
 from lr_env.files import json_numbers
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_planner, has_peak, setting_defaults
+from lr_env.report.chart import Series
 from lr_env.report.document import Column
 from lr_env.stats.intervals import DRAWS, Seeds, resampled
 from lr_env.studies.comparison.comparison import ComparisonPlan
@@ -89,6 +90,24 @@ class RateSweep:
         inside = np.isfinite(mean[left]) & np.isfinite(mean[right])
         is_loss = np.isfinite(bent) & (bent > -1e-9)  # as small below 0 as it may be by rounding
         return np.where(inside, np.where(is_loss, bent, straight), np.inf)
+
+    def series(self, name: str, style: int, scale: float = 1.0) -> list[Series]:
+        """Mean losses over the rates, a star at the lowest, and each seed, for a chart.
+
+        Args:
+            name: of the sweep, and of its button.
+            style: see `lr_env.report.chart.Series`.
+            scale: factor of the rates.
+        """
+        rates, mean, lowest = scale * self.rates, self.mean(), self.lowest
+        look: dict[str, Any] = {"style": style, "group": name}
+        seeds = [f"seed number {number}" for number in range(self.losses.shape[1])]
+        return [
+            Series(name, rates, self.losses.T, behind=True, texts=seeds, **look),
+            Series(name, rates, mean, **look),
+            Series(name, rates, mean, "points", **look),
+            Series(f"{name}: lowest", [rates[lowest]], [mean[lowest]], "points", marker="star", **look),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The sweep and its best rate; null where a run diverged."""

@@ -12,10 +12,22 @@ from typing import Any
 import numpy as np
 
 from lr_env.files import write_text
-from lr_env.report.document import Code, Column, Document, Figure, Heading, Table, Text, in_files, plain_table
-from lr_env.report.files import draw_into, write_csv
+from lr_env.report.chart import Chart
+from lr_env.report.document import (
+    Code,
+    Column,
+    Document,
+    Figure,
+    Heading,
+    Reported,
+    Table,
+    Text,
+    in_files,
+    plain_table,
+)
+from lr_env.report.files import write_csv
 from lr_env.report.formatting import marked_planner, number_text, value_and_interval_text
-from lr_env.report.markdown import write_markdown
+from lr_env.report.written import write_report
 from lr_env.stats import intervals as st
 from lr_env.stats.ranks import LARGEST_RATIO
 from lr_env.studies.across.standings import RANK_DECIMALS, Standing, Standings
@@ -38,7 +50,7 @@ _MEANINGS = {
 
 
 @dataclass(frozen=True)
-class AcrossReport:
+class AcrossReport(Reported):
     """Standings as a document, and as files.
 
     Attributes:
@@ -65,7 +77,7 @@ class AcrossReport:
                 "median child steps to target for each task. How far apart planners are on a task is in the report of "
                 "its comparison."
             ),
-            Figure("across.png", "Mean ranks and performance profiles"),
+            Figure("across.png", "Mean ranks and performance profiles", self._draw, self._chart),
             Heading("Columns"),
             table.column_legend(),
             Heading("Tasks"),
@@ -121,15 +133,19 @@ class AcrossReport:
         }
 
     def write(self, folder: Path) -> None:
-        """Write manifest.json, summary.csv, summary.md and across.png.
+        """Write manifest.json, summary.csv, summary.md, across.png and report.html.
 
-        Every file is replaced as a whole or not at all, the figure last: see `lr_env.report.files`. The same
+        Every file is replaced as a whole or not at all, the page last: see `lr_env.report.written`. The same
         comparisons in the same order give the same files.
         """
         write_text(folder / "manifest.json", json.dumps(self.to_json(), indent=2) + "\n")
         write_csv(standings_table(self.standings), folder / "summary.csv")
-        write_markdown(self.document(), folder / "summary.md")
-        draw_into(folder / "across.png", self._draw)
+        write_report(self.document(), folder)
+
+    def _chart(self) -> Chart:
+        from lr_env.studies.across.chart import standings_chart
+
+        return standings_chart(self.standings)
 
     def _draw(self, path: Path) -> None:
         from lr_env.studies.across.figure import draw_standings  # here, where a broken matplotlib costs no table

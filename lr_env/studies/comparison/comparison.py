@@ -27,7 +27,6 @@ from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.runs.spec import ExperimentSpec
 from lr_env.tasks import Task
-from lr_env.tasks.data import load
 
 
 @dataclass(frozen=True)
@@ -389,7 +388,7 @@ def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[s
         "title": f"{plan.task.name}: learning-rate schedules compared",
         "command": command,
         "task": plan.task.settings(),
-        "data_sha256": load(plan.task.data).sha256,
+        "data_sha256": runs.spec.data.get("sha256"),
         "seeds": list(plan.seeds),
         "tuning": {
             "settings_per_planner": len(plan.rates),
@@ -405,7 +404,7 @@ def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[s
             "final": sum(r.child_steps for r in runs.final),
         },
         "commit": code_version(),
-        "device": device_name(runs.spec.device),
+        "device": _device(runs),
         "threads": runs.spec.threads,
         "backend": f"{backend}, {training['lockstep']} children in lockstep",
         "numerics": {name: value for name, value in training["wanted"].items() if name not in ("backend", "lockstep")},
@@ -413,3 +412,9 @@ def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[s
         "versions": dict(runs.spec.versions),
         "wall_seconds_of_last_start": round(runs.seconds, 1),
     }
+
+
+def _device(runs: ComparisonRuns) -> str:
+    """The device that the last runs were made on, which may be one of another machine."""
+    recorded = [str(run.provenance["device"]) for run in runs.final if run.provenance.get("device")]
+    return recorded[-1] if recorded else device_name(runs.spec.device)

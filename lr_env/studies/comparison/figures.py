@@ -8,20 +8,15 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
+from lr_env.report.curve_data import curves_by_planner, diverged_label, loss_limits, rate_limits
 from lr_env.report.curves import (
     VERDICT_COLOURS,
-    Curve,
     beside,
-    curve_of,
-    diverged_label,
     draw_loss,
     draw_rate,
     floored,
     interval_bar,
-    loss_limits,
-    rate_limits,
     rows_axes,
     span,
     step_axes,
@@ -62,7 +57,7 @@ def draw_curves(records: Sequence[RunRecord], path: str | PathLike[str], title: 
     Raises:
         UserError: when there are no records or a record has no curves.
     """
-    curves = sorted(curves_of(records), key=lambda c: (c.score, c.loss[1, -1], c.planner))
+    curves = curves_by_planner(records)
     figure = new_figure(14.0, 7.6, title)
     left, whole, late = figure.subplot_mosaic("ab;ac", height_ratios=(1, 1.25)).values()
     end = max(float(c.steps[-1]) for c in curves)
@@ -158,25 +153,6 @@ def _look(row: Row) -> tuple[str, str]:
     """Colour and marker of a planner."""
     versus = row.to_baseline
     return (TEXT, "D") if versus is None else (VERDICT_COLOURS[versus.verdict], "o")
-
-
-def curves_of(records: Sequence[RunRecord]) -> list[Curve]:
-    """The curves of each planner, in the order of the records.
-
-    Raises:
-        UserError: there are no records, or one has no curves.
-    """
-    if not records:
-        raise UserError("there are no records to draw; run the comparison first")
-    runs: dict[str, list[RunRecord]] = {}
-    for record in records:
-        if not {"step", "lr", "val_loss"} <= record.curves.keys() or not len(record.curves["step"]):
-            raise UserError(
-                f"the run of planner {record.planner!r} on seed {record.seed} has no curves to draw; "
-                "read the records with their curves"
-            )
-        runs.setdefault(record.planner, []).append(record)
-    return [curve_of(planner, of) for planner, of in runs.items()]
 
 
 def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height: float, least: float) -> int:

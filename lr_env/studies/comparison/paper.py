@@ -9,7 +9,8 @@ import numpy as np
 
 from lr_env.errors import UserError, refuse_duplicates, unknown
 from lr_env.records.record import RunRecord
-from lr_env.report.curves import Curve, curve_of, draw_loss, draw_rate, loss_limits, rate_limits, step_axes
+from lr_env.report.curve_data import Curve, curve_of, loss_limits, rate_limits
+from lr_env.report.curves import draw_loss, draw_rate, step_axes
 from lr_env.report.formatting import seeds_text
 from lr_env.report.paper import LINE, PAPER, Page, inches, legend_below, most_ticks, panel_height
 from lr_env.report.plotting import TEXT, Axes, Figure, MaxNLocator, Scale, distinct_style

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,34 @@ import numpy as np
 from lr_env.provenance import command_line
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.records.tables import write_manifest, write_runs
-from lr_env.report.document import Block, Code, Document, Figure, Heading, Table, Text, in_files, plain_table
-from lr_env.report.files import draw_into, write_csv
+from lr_env.report.chart import Chart
+from lr_env.report.document import (
+    Block,
+    Code,
+    Document,
+    Figure,
+    Heading,
+    Page,
+    Reported,
+    Table,
+    Text,
+    in_files,
+    plain_table,
+)
+from lr_env.report.files import write_csv
 from lr_env.report.formatting import decimals_of, number_text, seeds_text, setting_text, versus_text
-from lr_env.report.markdown import write_markdown
+from lr_env.report.written import write_report
+from lr_env.studies.belief_page import belief_blocks
+from lr_env.studies.comparison.charts import comparison_curves, losses_by_seed, scores_chart
 from lr_env.studies.comparison.columns import comparison_table
 from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, manifest, tuning_steps
+from lr_env.studies.comparison.pages import planner_page
 from lr_env.studies.comparison.spent import spent
 from lr_env.studies.comparison.summary import Row, Summary, summarise
 
 
 @dataclass(frozen=True)
-class ComparisonReport:
+class ComparisonReport(Reported):
     """A comparison as a document, and as files.
 
     Attributes:
@@ -33,12 +51,18 @@ class ComparisonReport:
         tuning_records: the runs that the settings were chosen from.
         manifest: how the comparison was made, of what JSON has; summary.md shows it in its order. `command` is shown as
             a command and `title`, if any, is the title of the page and of the figures.
+        notice: what is missing, where the comparison is not finished.
+        in_flight: final runs that are not finished, with curves; the HTML page draws them.
+        folder: of the report, where `lr-env explain` may have kept what planners believed.
     """
 
     summary: Summary
     records: Sequence[RunRecord] = ()
     tuning_records: Sequence[RunRecord] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    notice: str = ""
+    in_flight: Sequence[RunRecord] = ()
+    folder: Path | None = None
 
     @property
     def title(self) -> str:
@@ -56,14 +80,22 @@ class ComparisonReport:
 
     def document(self) -> Document:
         """The report: in the terminal the table and the conclusion, in files all of it."""
-        table, conclusion = comparison_table(self.summary), Text(self.summary.conclusion)
-        details = in_files(
+        table, conclusion = replace(comparison_table(self.summary), link=_planner), Text(self.summary.conclusion)
+        explanation = in_files(
             Text(
                 "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % "
                 "interval (Student t). In summary.csv is every digit, in runs.parquet every run with its curves."
+            )
+        )
+        figures = (
+            Heading("Differences", place="page"),
+            Figure("scores.png", "Paired differences in test loss", self._draw_scores, self._scores_chart, "files"),
+            Heading("Curves", place="page"),
+            Figure(
+                "curves.png", "Learning rates and validation losses", self._draw_curves, self._curves_chart, "files"
             ),
-            Figure("scores.png", "Paired differences in test loss"),
-            Figure("curves.png", "Learning rates and validation losses"),
+        )
+        details = in_files(
             Heading("Columns"),
             table.column_legend(),
             *_controls(self.summary),
@@ -71,19 +103,30 @@ class ComparisonReport:
             *self._provenance(),
             Heading("Tuning"),
             Text(_tuning_seeds(self.summary, self.tuning_records)),
-            self._tuning_table(),
         )
         return Document(
             self.title,
-            (replace(conclusion, place="files"), table, *details, replace(conclusion, place="terminal")),
+            (
+                replace(conclusion, place="files"),
+                table,
+                *explanation,
+                *figures,
+                *details,
+                replace(self._tuning_table(), place="markdown"),
+                Text("The settings that were tried are on the planners' pages.", place="page"),
+                replace(self._tuning_table(tried=False), place="page"),
+                replace(conclusion, place="terminal"),
+            ),
+            self._pages(table),
+            self.notice,
         )
 
     def write(self, folder: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None) -> None:
-        """Write summary.md, summary.csv, runs.parquet, curves.png, scores.png and manifest.json.
+        """Write summary.md, summary.csv, runs.parquet, manifest.json, curves.png, scores.png and report.html.
 
-        Every file is replaced as a whole or not at all, the figures last: see `lr_env.report.files`. The same
-        comparison gives the same summary.csv, byte for byte, and the same runs.parquet, but for `commit`, `device`,
-        `threads` and columns whose name ends in `_seconds`.
+        Every file is replaced as a whole or not at all, the figures and the page last: see `lr_env.report.written`. The
+        same comparison gives the same summary.csv, byte for byte, and the same runs.parquet, but for `commit`,
+        `device`, `threads` and columns whose name ends in `_seconds`.
 
         Args:
             folder: where to; made if it is not there.
@@ -94,24 +137,54 @@ class ComparisonReport:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        task = self.manifest.get("task")
-        settings = task if isinstance(task, Mapping) and "optimizer" in task else {}
-        write_runs([*self.tuning_records, *self.records], folder / "runs.parquet", settings)
+        write_runs([*self.tuning_records, *self.records], folder / "runs.parquet", self._task)
         write_csv(comparison_table(self.summary), folder / "summary.csv")
         write_manifest(folder, self.manifest)
-        write_markdown(self.document(), folder / "summary.md")
-        draw_into(folder / "curves.png", self._draw_curves)
-        draw_into(folder / "scores.png", self._draw_scores)
+        write_report(replace(self, folder=folder).document(), folder)
 
     def _draw_curves(self, path: Path) -> None:
-        from lr_env.studies.comparison.figures import draw_curves  # here, where a broken matplotlib costs no table
+        from lr_env.studies.comparison import figures  # here, where a broken matplotlib costs no table
 
-        draw_curves(self.records, path, self.title)
+        figures.draw_curves(self.records, path, self.title)
 
     def _draw_scores(self, path: Path) -> None:
-        from lr_env.studies.comparison.figures import draw_scores
+        from lr_env.studies.comparison import figures
 
-        draw_scores(self.summary, path, self.title)
+        figures.draw_scores(self.summary, path, self.title)
+
+    def _scores_chart(self) -> Chart:
+        return scores_chart(self.summary, self.records)
+
+    def _curves_chart(self) -> Chart:
+        return comparison_curves([*self.records, *self.in_flight], [row.planner for row in self.summary.rows])
+
+    def _pages(self, table: Table[Row]) -> tuple[Page, ...]:
+        """A page for each planner."""
+        if not self.records:
+            return ()
+        summary = self.summary
+        shared = self.manifest.get("tuning", {}).get("controls", {})
+        losses = losses_by_seed(self.records, summary.baseline, summary.seeds)
+        baseline = dict(zip(summary.seeds, losses.tolist(), strict=True))
+        return tuple(
+            planner_page(
+                row.planner,
+                row.settings,
+                scores=replace(table, rows=[row], note="", link=None),
+                records=[run for run in (*self.records, *self.in_flight) if run.planner == row.planner],
+                tuning=[run for run in self.tuning_records if run.planner == row.planner],
+                baseline=None if row.planner == summary.baseline else baseline,
+                shared=shared.get(row.planner, ""),
+                beliefs=partial(belief_blocks, row.planner, row.settings, self._task, self.folder),
+            )
+            for row in summary.rows
+        )
+
+    @property
+    def _task(self) -> Mapping[str, Any]:
+        """Settings of the task; empty where the manifest only names it."""
+        task = self.manifest.get("task")
+        return task if isinstance(task, Mapping) and "optimizer" in task else {}
 
     def _provenance(self) -> list[Block]:
         """The command, and one point for each entry of the manifest."""
@@ -124,19 +197,25 @@ class ComparisonReport:
         words = command if command is None or isinstance(command, str) else " ".join(map(str, command))
         return [*([] if words is None else [Code(words)]), Text(points=tuple(points))]
 
-    def _tuning_table(self) -> Table[Any]:
-        """One row a planner: the chosen setting, and the mean validation loss of every setting tried."""
+    def _tuning_table(self, tried: bool = True) -> Table[Any]:
+        """One row a planner: the chosen setting, and with `tried` the mean validation loss of every setting tried."""
         controls = self.manifest.get("tuning", {}).get("controls", {})
         rows = []
         for row in self.summary.rows:
             runs = [record for record in self.tuning_records if record.planner == row.planner]
-            tried = _mean_losses(runs)
-            count = f"{len(runs) if row.spent is None else row.spent} ({len(tried)} settings)" if runs else "none"
+            losses = _mean_losses(runs)
+            count = f"{len(runs) if row.spent is None else row.spent} ({len(losses)} settings)" if runs else "none"
             if row.planner in controls:
                 count = f"as {controls[row.planner]}"
-            rows.append((row.planner, row.setting, count, str(row.tuning_steps), _tried_text(row, runs, tried)))
-        last = "mean final validation loss of each setting, best first"
-        return plain_table(("planner", "chosen setting", "runs", "child steps", last), rows, words=5)
+            cells = (row.planner, row.setting, count, str(row.tuning_steps))
+            rows.append((*cells, _tried_text(row, runs, losses)) if tried else cells)
+        last = ["mean final validation loss of each setting, best first"] if tried else []
+        table = plain_table(("planner", "chosen setting", "runs", "child steps", *last), rows, words=5 if tried else 3)
+        return replace(table, link=itemgetter(0))
+
+
+def _planner(row: Row) -> str:
+    return row.planner
 
 
 def _controls(summary: Summary) -> tuple[Block, ...]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from lr_env.planner import planner_settings
-from lr_env.report.document import Document, Text, plain_table
+from lr_env.report.document import Document, Page, Reported, Text, plain_table
 from lr_env.report.formatting import setting_text
-from lr_env.report.markdown import write_markdown
+from lr_env.report.written import write_report
 from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, tuning_steps
+from lr_env.studies.comparison.pages import planner_page
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Reported):
     """The runs of a sweep.
 
     Attributes:
@@ -44,8 +46,16 @@ class SweepResult:
             rows.append((planner, setting_text(settings), loss, cost))
         head = ("planner", "best setting", "validation loss", "child steps")
         where = Text(f"{len(self.runs.tuning)} runs in {self.store}, experiment {self.name!r}")
-        return Document(f"{self.plan.task.name}: sweep", (plain_table(head, rows, words=2), where))
+        table = replace(plain_table(head, rows, words=2), link=itemgetter(0))
+        pages = tuple(self._page(planner) for planner in self.runs.chosen)
+        return Document(f"{self.plan.task.name}: sweep", (table, where), pages)
+
+    def _page(self, planner: str) -> Page:
+        """The settings of a planner that were tried."""
+        tuning = [run for run in self.runs.tuning if run.planner == planner]
+        settings = planner_settings(self.runs.chosen[planner])
+        return planner_page(planner, settings, tuning=tuning, shared=self.plan.controls.get(planner, ""))
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write summary.md. The runs are in the store."""
-        write_markdown(self.document(), folder / "summary.md")
+        """Write summary.md and report.html. The runs are in the store."""
+        write_report(self.document(), folder)

@@ -20,9 +20,11 @@ from lr_env.capabilities import FixedShape
 from lr_env.errors import UserError
 from lr_env.files import json_numbers
 from lr_env.registry import find_planner
-from lr_env.report.document import Column, Document, Figure, Table, Text
-from lr_env.report.files import write_json_and_figure
+from lr_env.report.chart import Axis, Chart, Panel
+from lr_env.report.document import Column, Document, Figure, Reported, Table, Text
+from lr_env.report.files import write_content
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.report.written import write_report
 from lr_env.runs.lab import Lab
 from lr_env.stats.intervals import Seeds, bootstrap
 from lr_env.studies.comparison.comparison import ComparisonPlan, run_comparison
@@ -59,7 +61,7 @@ class SweptSchedule:
 
 
 @dataclass(frozen=True)
-class CumulativeRateResult:
+class CumulativeRateResult(Reported):
     """The result: a sweep of each shape.
 
     Attributes:
@@ -206,7 +208,8 @@ class CumulativeRateResult:
             f"({_difference_text(apart - apart_at_peaks, apart_interval, 1, scale=100)})",
             f"{self.verdict}.",
         )
-        figure = Figure("cumulative.png", "Losses over the cumulative rate, and over the peak")
+        caption = "Losses over the cumulative rate, and over the peak"
+        figure = Figure("cumulative.png", caption, self.draw, self._chart)
         return Document(self._title, (Table(self.shapes, columns), *map(Text, texts), figure))
 
     def _best_sum(self, shape: SweptSchedule) -> float:
@@ -217,8 +220,23 @@ class CumulativeRateResult:
         return f"{self.task}: schedules at equal cumulative rate, and at equal peak"
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write cumulative.json and cumulative.png."""
-        write_json_and_figure(folder, "cumulative", {**self.to_json(), **provenance}, self.draw)
+        """Write cumulative.json, summary.md, cumulative.png and report.html."""
+        write_content(folder, "cumulative", {**self.to_json(), **provenance})
+        write_report(self.document(), folder, str(provenance.get("command", "")))
+
+    def _chart(self) -> Chart:
+        """Losses of every shape over the cumulative rate and over the peak, as a chart."""
+        panels = []
+        for name, of_peak, spread in zip(("cumulative rate (sum over the run)", "peak rate"), (False, True),
+                                         self.spreads(), strict=True):  # fmt: skip
+            series = []
+            for style, shape in enumerate(self.shapes):
+                scale = 1 / shape.mean_factor if of_peak else float(self.steps)
+                series += shape.sweep.series(shape.planner, style, scale)
+            title = f"Over the {name.partition(' (')[0]}; the best spread by a factor of {np.exp(spread):.2f} (1 SD)"
+            loss = Axis("validation loss [nats/example]", "log")
+            panels.append(Panel(title, Axis(name, "log"), loss, series))
+        return Chart(panels)
 
     @own_style()
     def draw(self, path: Path) -> None:

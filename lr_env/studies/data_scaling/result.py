@@ -12,9 +12,11 @@ import numpy as np
 
 from lr_env.errors import UserError
 from lr_env.files import json_numbers
-from lr_env.report.document import Column, Document, Figure, Table, Text
-from lr_env.report.files import write_json_and_figure
+from lr_env.report.chart import Axis, Chart, Panel, Series
+from lr_env.report.document import Column, Document, Figure, Reported, Table, Text
+from lr_env.report.files import write_content
 from lr_env.report.plotting import caption, line_style, log_scale, new_figure, own_style, plain, save
+from lr_env.report.written import write_report
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Seeds, bootstrap
@@ -59,7 +61,7 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class ScalingResult:
+class ScalingResult(Reported):
     """The result: sweeps on subsets, and the rate extrapolated from them.
 
     Attributes:
@@ -186,7 +188,8 @@ class ScalingResult:
             f"same runs, a regret of {regret.value:+.4f} nats/example, 95 % interval {regret.low:+.4f} to "
             f"{regret.high:+.4f}",
         )
-        figure = Figure("scaling.png", "Losses over the rate, and the best rate over the amount of data")
+        caption = "Losses over the rate, and the best rate over the amount of data"
+        figure = Figure("scaling.png", caption, self.draw, self._chart)
         return Document(self._title, (Table(self.subsets, columns), *map(Text, texts), figure))
 
     @property
@@ -194,8 +197,31 @@ class ScalingResult:
         return f"{self.task}: best {self.planner} rate and amount of data, {self.fixed} fixed"
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write scaling.json and scaling.png."""
-        write_json_and_figure(folder, "scaling", {**self.to_json(), **provenance}, self.draw)
+        """Write scaling.json, summary.md, scaling.png and report.html."""
+        write_content(folder, "scaling", {**self.to_json(), **provenance})
+        write_report(self.document(), folder, str(provenance.get("command", "")))
+
+    def _chart(self) -> Chart:
+        """Losses over the rate for each subset, and the best rate over the data size, as a chart."""
+        sizes = [part.size for part in self.subsets]
+        best = [part.sweep.best() for part in self.subsets]
+        losses = [
+            series for style, part in enumerate(self.subsets) for series in part.sweep.series(f"{part.size:,}", style)
+        ]
+        fit, (low, high) = self.fit(), self.interval
+        rates = [
+            Series("fit", sizes, [predict(fit, size) for size in sizes], style=0),
+            Series("subsets", sizes[:-1], best[:-1], "points", style=0),
+            Series("all data", sizes[-1:], best[-1:], "points", style=1, marker="diamond"),
+        ]
+        text = f"Exponent {self.exponent:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}"
+        return Chart(
+            [
+                Panel(f"Mean of {self.subsets[0].sweep.losses.shape[1]} seeds, by number of training examples; a star: "
+                      "the lowest", Axis("peak rate", "log"), Axis("validation loss [nats/example]", "log"), losses),
+                Panel(text, Axis("training examples", "log"), Axis("best peak rate", "log"), rates),
+            ]
+        )  # fmt: skip
 
     @own_style()
     def draw(self, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ from numpy.typing import NDArray
 
 from lr_env.files import json_numbers, write_text
 from lr_env.planner import Planner, planner_settings
-from lr_env.report.document import Code, Document, Table, Text, plain_table
+from lr_env.report.chart import Axis, Chart, Panel, Series
+from lr_env.report.document import Code, Column, Document, Figure, Reported, Table, Text
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
-from lr_env.report.markdown import write_markdown
+from lr_env.report.written import write_report
 from lr_env.stats import intervals as st
+
+_REGRET = "regret, test loss [nats/example]"
 
 TUNED = "as tuned"
 """The condition that planners were tuned under."""
 
 
 @dataclass(frozen=True, eq=False)
-class RobustnessResult:
+class RobustnessResult(Reported):
     """Test losses of tuned planners under each condition, beside those of a schedule tuned for it.
 
     Attributes:
@@ -87,16 +91,22 @@ class RobustnessResult:
         means = {name: self.mean_regret(name) for name in self.planners}
         regrets = {(c, name): self.regret(c, name) for c in self.losses for name in self.planners}
         decimals = decimals_of([*regrets.values(), *means.values()])
-        rows = []
-        for name in sorted(means, key=lambda name: np.nan_to_num(means[name].value, nan=np.inf)):
-            diverged = [self._diverged(condition, name) for condition in self.losses]
-            mean = "some diverged" if any(diverged) else estimate_text(means[name], decimals, sign=True)
-            cells = (
-                text or estimate_text(regrets[condition, name], decimals, sign=True)
-                for condition, text in zip(self.losses, diverged, strict=True)
-            )
-            rows.append((name, mean, *cells))
-        return plain_table(("tuned planner", "mean", *self.losses), rows)
+        rows = sorted(means, key=lambda name: np.nan_to_num(means[name].value, nan=np.inf))
+        text = partial(estimate_text, decimals=decimals, sign=True)
+
+        def mean(name: str) -> st.Estimate | str:
+            return "some diverged" if any(self._diverged(c, name) for c in self.losses) else means[name]
+
+        def under(condition: str, name: str) -> st.Estimate | str:
+            return self._diverged(condition, name) or regrets[condition, name]
+
+        def shown(value: st.Estimate | str) -> str:
+            return value if isinstance(value, str) else text(value)
+
+        columns: list[Column[str]] = [Column("tuned planner", str, rank=0, words=True)]
+        columns.append(Column("mean", mean, shown, 0))
+        columns += [Column(condition, partial(under, condition), shown, 0) for condition in self.losses]
+        return Table(rows, columns)
 
     def document(self, provenance: Mapping[str, Any] | None = None) -> Document:
         """The report, with the command of its `provenance`."""
@@ -111,14 +121,29 @@ class RobustnessResult:
                 ),
                 *(Text(f"Without {name!r}: {why}") for name, why in self.left_out.items()),
                 self.table(),
+                Figure("", "Regrets under each condition", chart=self._chart, place="page"),
                 *([Code(provenance["command"])] if provenance else []),
             ),
         )
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write conditions.json and summary.md."""
+        """Write conditions.json, summary.md and report.html."""
         write_text(folder / "conditions.json", json.dumps({**self.to_json(), **provenance}, indent=1) + "\n")
-        write_markdown(self.document(provenance), folder / "summary.md")
+        write_report(self.document(provenance), folder)
+
+    def _chart(self) -> Chart:
+        """Regrets of each tuned planner: the mean over conditions, and each condition."""
+        means = {name: self.mean_regret(name) for name in self.planners}
+        order = sorted(means, key=lambda name: np.nan_to_num(means[name].value, nan=np.inf))
+        series = []
+        for style, condition in enumerate(("mean", *self.losses)):
+            regrets = [means[n] if condition == "mean" else self.regret(condition, n) for n in order]
+            ends = [[e.low for e in regrets], [e.high for e in regrets]]
+            values = [e.value for e in regrets]
+            series.append(Series(condition, values, order, "points", *ends, bars="x", style=style, group=condition))
+        title = "Mean over the conditions, and each condition; 95 % intervals"
+        panel = Panel(title, Axis(_REGRET), Axis("", "names", names=tuple(order)), series, {" ": 0.0})
+        return Chart([panel], ["mean"])
 
     def _diverged(self, condition: str, name: str) -> str:
         """How many runs of a planner, or else of the schedule tuned for the condition, diverged; empty if none did."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -18,11 +18,15 @@ from lr_env.errors import UserError, check_seeds
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import check_settings, find_planner, has_peak, make_planner
-from lr_env.report.curves import curve_of, draw_loss, draw_rate, loss_limits, rate_limits, step_axes
-from lr_env.report.document import Column, Document, Figure, Table, Text
-from lr_env.report.files import write_json_and_figure
+from lr_env.report.chart import Chart
+from lr_env.report.curve_chart import PlannerRuns, curves_chart
+from lr_env.report.curve_data import curve_of, loss_limits, rate_limits
+from lr_env.report.curves import draw_loss, draw_rate, step_axes
+from lr_env.report.document import Column, Document, Figure, Reported, Table, Text
+from lr_env.report.files import write_content
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import TEXT, caption, colormaps, new_figure, own_style, save
+from lr_env.report.written import write_report
 from lr_env.rollout import PlannedRun
 from lr_env.runs.lab import Lab
 from lr_env.stats import intervals as st
@@ -60,7 +64,7 @@ class StartRate:
 
 
 @dataclass(frozen=True)
-class StartRatesResult:
+class StartRatesResult(Reported):
     """The result: a planner's runs from several start rates, and constant runs.
 
     Attributes:
@@ -123,8 +127,9 @@ class StartRatesResult:
             Column("test loss, rate kept", itemgetter(2), text, 0, head="test loss,\nrate kept"),
             Column("paired difference", itemgetter(3), lambda e: f"{text(e, sign=True)} {st.verdict(e)}", 0),
         ]
+        columns = [columns[0], *(replace(column, interval=True) for column in columns[1:])]
         note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it "
-        figure = Figure("starts.png", "Rates and validation losses")
+        figure = Figure("starts.png", "Rates and validation losses", self.draw, self._chart)
         return Document(self._title, (Table(self.rows, columns), Text(note + "contains 0"), figure))
 
     @property
@@ -132,8 +137,15 @@ class StartRatesResult:
         return f"{self.task}: {self.planner} from {len(self.starts)} rates"
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write starts.json and starts.png."""
-        write_json_and_figure(folder, "starts", {**self.to_json(), **provenance}, self.draw)
+        """Write starts.json, summary.md, starts.png and report.html."""
+        write_content(folder, "starts", {**self.to_json(), **provenance})
+        write_report(self.document(), folder, str(provenance.get("command", "")))
+
+    def _chart(self) -> Chart:
+        """Rates and validation losses from every start rate, and of constant runs, as a chart."""
+        ours = [PlannerRuns(f"from {start.rate:g}", start.runs, at % 7) for at, start in enumerate(self.starts)]
+        kept = [PlannerRuns(f"{s.rate:g} kept", s.constant_runs, 14 + at % 7) for at, s in enumerate(self.starts)]
+        return curves_chart([*ours, *kept])
 
     @own_style()
     def draw(self, path: Path) -> None:

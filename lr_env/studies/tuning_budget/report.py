@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from lr_env.files import json_numbers
 from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord, run_key
-from lr_env.report.document import Code, Document, Figure, Table, Text, in_files, plain_table
-from lr_env.report.files import write_json_and_figure
+from lr_env.report.chart import Axis, Chart, Panel, Series
+from lr_env.report.curve_chart import rows_panel
+from lr_env.report.document import Code, Column, Document, Figure, Reported, Table, Text, in_files
+from lr_env.report.files import write_content
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
-from lr_env.report.markdown import write_markdown
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
+from lr_env.report.written import write_report
 from lr_env.stats import intervals as st
 
 Floats = NDArray[np.float64]
@@ -59,7 +61,7 @@ class TunedPlanner:
 
 
 @dataclass(frozen=True, eq=False)
-class BudgetCurve:
+class BudgetCurve(Reported):
     """The planners that several tuners chose after several numbers of tuning runs.
 
     Attributes:
@@ -157,11 +159,13 @@ class BudgetCurve:
         estimates = {(label, runs): cell(label, runs) for label in labels for runs in self.budgets}
         decimals = decimals_of(estimates.values())
         last = self.budgets[-1]
-        rows = [
-            (label, *(estimate_text(estimates[label, runs], decimals, sign=True) for runs in self.budgets))
-            for label in sorted(labels, key=lambda label: np.nan_to_num(estimates[label, last].value, nan=np.inf))
-        ]
-        return plain_table(("tuned planner", *(f"{runs} runs" for runs in self.budgets)), rows)
+        rows = sorted(labels, key=lambda label: np.nan_to_num(estimates[label, last].value, nan=np.inf))
+        text = partial(estimate_text, decimals=decimals, sign=True)
+        columns: list[Column[str]] = [Column("tuned planner", str, rank=0, words=True)]
+        for runs in self.budgets:
+            value = partial(lambda runs, label: estimates[label, runs], runs)
+            columns.append(Column(f"{runs} runs", value, text, 0, interval=True))
+        return Table(rows, columns)
 
     def document(self, provenance: Mapping[str, Any] | None = None) -> Document:
         """The report: regrets, the command of its `provenance`, and in files the differences to the first tuner."""
@@ -181,15 +185,34 @@ class BudgetCurve:
                 ),
                 self.table(self.regret, self.labels),
                 *(differences if others else ()),
-                Figure("budget.png", "Regret over the number of tuning runs"),
+                Figure("budget.png", "Regret over the number of tuning runs", self.draw, self._chart),
                 *([Code(provenance["command"])] if provenance else []),
             ),
         )
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write summary.md, budget.json and budget.png."""
-        write_markdown(self.document(provenance), folder / "summary.md")
-        write_json_and_figure(folder, "budget", {**self.to_json(), **provenance}, self.draw)
+        """Write budget.json, summary.md, budget.png and report.html."""
+        write_content(folder, "budget", {**self.to_json(), **provenance})
+        write_report(self.document(provenance), folder)
+
+    def _chart(self) -> Chart:
+        """Regret over the number of runs, as a chart."""
+        caption = f"mean and 95 % interval over repeats; 0 is {self.best.label} after {self.best.runs} runs"
+        if len(self.budgets) == 1:
+            runs = self.budgets[0]
+            regrets = {label: self.regret(label, runs) for label in self.labels}
+            order = sorted(regrets, key=lambda label: np.nan_to_num(regrets[label].value, nan=np.inf))
+            return Chart([rows_panel(f"After {runs} runs: {caption}", _REGRET, order,
+                                     [(regrets[label], "strong") for label in order], lines={" ": 0.0})])  # fmt: skip
+        series = []
+        for style, label in enumerate(self.labels):
+            regrets = [self.regret(label, runs) for runs in self.budgets]
+            low, high = [e.low for e in regrets], [e.high for e in regrets]
+            values = [e.value for e in regrets]
+            look: dict[str, Any] = {"style": style, "group": label}
+            series.append(Series(label, list(self.budgets), values, **look))
+            series.append(Series(label, list(self.budgets), values, "points", low, high, **look))
+        return Chart([Panel(caption, Axis("tuning runs", "log"), Axis(_REGRET), series)])
 
     @own_style()
     def draw(self, path: Path) -> None:

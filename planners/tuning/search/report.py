@@ -15,11 +15,12 @@ from lr_env.files import json_number
 from lr_env.records.record import RunRecord
 from lr_env.records.tables import write_runs
 from lr_env.registry import setting_defaults
-from lr_env.report.document import Code, Column, Document, Figure, Table, Text
-from lr_env.report.files import write_json_and_figure
+from lr_env.report.chart import Axis, Chart, Panel, Series
+from lr_env.report.document import Code, Column, Document, Figure, Reported, Table, Text
+from lr_env.report.files import write_content
 from lr_env.report.formatting import setting_text
-from lr_env.report.markdown import write_markdown
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
+from lr_env.report.written import write_report
 from lr_env.tasks import Task
 from planners.tuning.tuners import final_val_loss
 
@@ -71,7 +72,7 @@ class Best:
 
 
 @dataclass(frozen=True, eq=False)
-class SearchResult:
+class SearchResult(Reported):
     """The runs of a search.
 
     Attributes:
@@ -189,15 +190,33 @@ class SearchResult:
                 ),
                 *(compare if self.compare_command else ()),
                 *(fit if self.fit_command else ()),
-                Figure("search.png", "Final validation losses over the peak rate"),
+                Figure("search.png", "Final validation losses over the peak rate", self.draw, self._chart),
             ),
         )
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write summary.md, search.json, search.png and runs.parquet."""
+        """Write runs.parquet, search.json, summary.md, search.png and report.html."""
         write_runs(self.records, folder / RUNS_FILE, self.task.settings())
-        write_markdown(self.document(), folder / "summary.md")
-        write_json_and_figure(folder, "search", {**self.to_json(), **provenance}, self.draw)
+        write_content(folder, "search", {**self.to_json(), **provenance})
+        write_report(self.document(), folder, str(provenance.get("command", "")))
+
+    def _chart(self) -> Chart:
+        """The loss of each run over its peak rate, as a chart."""
+        series = []
+        top = max((loss for record in self.records if np.isfinite(loss := end_loss(record))), default=1.0)
+        for style, best in enumerate(self.best):
+            runs = [record for record in self.records if record.planner == best.planner]
+            for whole, marker in ((True, ""), (False, "cross")):
+                of = [record for record in runs if np.isfinite(end_loss(record)) == whole]
+                losses = [end_loss(record) if whole else top for record in of]
+                texts = [setting_text(record.settings) + ("" if whole else ": no loss") for record in of]
+                peaks = [float(record.settings["peak"]) for record in of]
+                look: dict[str, Any] = {"style": style, "group": best.planner, "marker": marker, "texts": texts}
+                if of:
+                    series.append(Series(best.planner, peaks, losses, "points", **look))
+        title = "A run each; crosses, at the top: diverged, or pruned"
+        loss = Axis("final validation loss [nats/example]", "log")
+        return Chart([Panel(title, Axis("peak learning rate", "log"), loss, series)])
 
     @own_style()
     def draw(self, path: Path) -> None:
