@@ -14,7 +14,7 @@ from lr_env.errors import UserError, find, unknown
 from lr_env.runs.options import parse_names
 
 if TYPE_CHECKING:
-    from lr_env.report.plotting import Scale
+    from lr_env.report.curve_data import Scale
     from lr_env.studies.comparison.paper import PaperFigure
 
 

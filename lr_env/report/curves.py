@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.report.curve_data import Curve, interval_limits
+from lr_env.report.curve_data import Curve, Scale, interval_limits
 from lr_env.report.plotting import (
     PAGE,
     TEXT,
     Axes,
     FuncFormatter,
     MaxNLocator,
-    Scale,
     Sizes,
     blended_transform_factory,
     log_scale,

@@ -9,11 +9,11 @@ import numpy as np
 
 from lr_env.errors import UserError, refuse_duplicates, unknown
 from lr_env.records.record import RunRecord
-from lr_env.report.curve_data import Curve, curve_of, loss_limits, rate_limits
+from lr_env.report.curve_data import Curve, Scale, curve_of, loss_limits, rate_limits
 from lr_env.report.curves import draw_loss, draw_rate, step_axes
 from lr_env.report.formatting import seeds_text
 from lr_env.report.paper import LINE, PAPER, Page, inches, legend_below, most_ticks, panel_height
-from lr_env.report.plotting import TEXT, Axes, Figure, MaxNLocator, Scale, distinct_style
+from lr_env.report.plotting import TEXT, Axes, Figure, MaxNLocator, distinct_style
 from lr_env.stats.paired_runs import run_scores
 from lr_env.studies.comparison.figures import draw_differences, draw_means
 from lr_env.studies.comparison.summary import Summary, summarise
