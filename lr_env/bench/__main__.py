@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from lr_env.bench import families, measures, peers
+from lr_env.bench import engines, families, measures, peers
 from lr_env.bench.saved import SavedParts
 from lr_env.bench.table import Bar, Part, report
 from lr_env.devices import find_device
@@ -36,6 +36,12 @@ FAMILIES: dict[str, float] = {
     "ShakespeareGPT": 1.0,
 }
 """The kinds of children for CPUs -> what lockstep must gain: 2 where calling the operations is the limit."""
+
+FANNED_OUT = ("FashionLeNet5", "FashionResNet8", "ShakespeareGPT")
+"""Tasks that several processes train."""
+
+BESIDE: dict[str, int] = {"DigitsMLP": 32, "FashionMLP": 32, "FashionLeNet5": 16}
+"""Task -> children in lockstep beside other processes."""
 
 GROWING = ("DigitsMLP", "FashionLeNet5", "FashionResNet8", "ShakespeareGPT")
 
@@ -64,7 +70,8 @@ class Bench:
 
     only: tuple[str, ...] = ()
     """Parts to measure: plain (against plain torch), families (kinds of children), peers (DACBench), process (imports
-    and a comparison), growth (1 to 256 children), cuda (against plain loops on a CUDA device), and those that packages
+    and a comparison), engines (several processes, and what the store takes), neighbours (lockstep beside busy
+    processes), growth (1 to 256 children), cuda (against plain loops on a CUDA device), and those that packages
     add, such as planning (fits and plans). Default: all but cuda."""
 
     def run(self) -> None:
@@ -151,6 +158,20 @@ class Measuring:
         self.part.notes.append("Imports are timed in a fresh process each.")
         self.part.figures += [*measures.imports(self.effort), *measures.comparison(str(self.device), self.effort)]
 
+    def engines(self) -> None:
+        """Several processes, and the one that writes the store."""
+        seconds, whole = (0.5, 1.0) if self.quick else (10.0, 60.0)
+        for task in self.tasks(FANNED_OUT, "in several processes"):
+            self.part.figures += engines.fan_out(task, seconds, self.effort)
+        for task in self.tasks(FANNED_OUT[:1], "in a process of its own"):
+            self.part.figures += engines.process_cost(task, whole, self.effort)
+        self.part.figures += engines.driver(50 if self.quick else engines.CHUNKS)
+
+    def neighbours(self) -> None:
+        """Lockstep beside other processes."""
+        for task in self.tasks(BESIDE, "beside other processes"):
+            self.part.figures += engines.neighbours(task, BESIDE[task.name], self.effort)
+
     def growth(self) -> None:
         """As the number of children grows."""
         counts = families.GROWTH[:3] if self.quick else families.GROWTH
@@ -180,6 +201,8 @@ MEASURES: dict[str, Callable[[Measuring], None]] = {
     "families": Measuring.families,
     "peers": Measuring.against_peers,
     "process": Measuring.process,
+    "engines": Measuring.engines,
+    "neighbours": Measuring.neighbours,
     "growth": Measuring.growth,
 }
 """Parts on the CPU, in the order of the table; those that packages add follow."""

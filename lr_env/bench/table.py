@@ -26,7 +26,7 @@ class Figure:
     Attributes:
         measure: what was measured.
         values: one a round.
-        unit: "x", "%", "s", "ms" or "GiB".
+        unit: "x", "%", "s", "ms", "GiB" or "k" (thousands).
         absolute: the numbers behind it, in words.
         bar: the value that is promised, if any.
     """

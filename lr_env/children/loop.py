@@ -120,7 +120,7 @@ class LoopEngine:
             if self.has_modes:
                 module.eval()
             with torch.no_grad(), self.evaluating([row]), self.numerics.autocast(inputs.device):
-                logits = module(inputs).to(inputs.dtype)
+                logits = module(inputs).to(self.state.parameters.dtype)
             if self.has_modes:
                 module.train()
             return logits

@@ -348,7 +348,8 @@ class StackedEngine:
             self.template.eval()
             try:
                 with self.numerics.autocast(inputs.device), self._batch_norm(count):
-                    return functional_call(self.template, (parameters, buffers), (inputs,)).to(inputs.dtype)
+                    logits = functional_call(self.template, (parameters, buffers), (inputs,))
+                return logits.to(self.state.parameters.dtype)
             finally:
                 self.template.train()
 
