@@ -17,6 +17,7 @@ from torch.func import functional_call
 from lr_env.children.backend import network_of
 from lr_env.children.batches import Batches
 from lr_env.children.execution import LOOP, Execution
+from lr_env.children.flatness import flatness
 from lr_env.children.initial import moved
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss, score
@@ -284,6 +285,15 @@ class Children:
                 inputs, labels = self.batches.take(index[place], now)
                 losses.append(mean_loss(functional_call(self._template, child, (inputs,)), labels))
         return torch.stack(losses).double().cpu().numpy()
+
+    def flatness(self, rows: Sequence[int] | None = None) -> dict[str, Floats]:
+        """Measure how flat the training loss is; see `lr_env.children.flatness.flatness`."""
+        return flatness(self, rows)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters of one child."""
+        return self.state.layout.num_parameters
 
     @isolating
     def snapshot(self, rows: Sequence[int] | None = None) -> Snapshot:

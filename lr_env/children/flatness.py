@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lr_env.children.children import Children
 from lr_env.children.loop import LoopEngine
 from lr_env.children.losses import mean_loss
 from lr_env.children.memory import activations_per_example
@@ -31,6 +30,7 @@ from lr_env.errors import UserError, whole
 from lr_env.isolation import isolating
 
 if TYPE_CHECKING:
+    from lr_env.children.children import Children
     from lr_env.tasks.catalogue import Task
 
 Floats = NDArray[np.float64]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from lr_env.cli.task_options import TaskOptions
+
 if TYPE_CHECKING:
     from lr_env.runs.engine import Engine
 
@@ -37,3 +39,13 @@ class EngineChoice:
         from lr_env.runs.engine import EngineOptions, find_engine
 
         return find_engine(self.engine, EngineOptions(device, threads, self.workers, self.ray_address))
+
+
+@dataclass(frozen=True)
+class TrainingOptions(EngineChoice, TaskOptions):
+    """The options of a task, and of the engine that trains it."""
+
+    @property
+    def default_threads(self) -> int | None:
+        """One for each process where there are several."""
+        return super().default_threads if self.in_this_process else 1

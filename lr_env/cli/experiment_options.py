@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import arg
 
-from lr_env.cli.engine_options import EngineChoice
+from lr_env.cli.engine_options import TrainingOptions
 from lr_env.cli.parsing import parse_name
-from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExperimentOptions(EngineChoice, TaskOptions):
+class ExperimentOptions(TrainingOptions):
     """Options of an experiment: its task, its name, and where its runs are stored."""
 
     resumable: ClassVar[bool] = True
@@ -54,11 +53,6 @@ class ExperimentOptions(EngineChoice, TaskOptions):
             UserError: it cannot be the name of a folder.
         """
         return parse_name(self.default_name() if self.name is None else self.name)
-
-    @property
-    def default_threads(self) -> int | None:
-        """One for each process where there are several."""
-        return super().default_threads if self.in_this_process else 1
 
     def checkpoint_interval(self) -> float:
         """Return the seconds between two checkpoints.

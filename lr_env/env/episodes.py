@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from lr_env.children import EXACT, Backend, Children, Execution, Numerics, fastest
-from lr_env.children.flatness import flatness
 from lr_env.children.snapshots import check_keys
 from lr_env.copies import Copied
 from lr_env.env import observations
@@ -67,6 +66,14 @@ class Outcome:
     scores: Mapping[str, Floats]
 
 
+MakeChildren = Callable[[Task, Sequence[int], Execution, Sequence[str]], Any]
+"""Makes children, or what has their interface."""
+
+
+def _children_here(task: Task, seeds: Sequence[int], execution: Execution, extra_signals: Sequence[str]) -> Children:
+    return Children(task, seeds, fastest(execution, task, len(seeds)), extra_signals=extra_signals)
+
+
 class Episodes(Copied):
     """N runs of one task, each of which can be started from a seed at any time.
 
@@ -74,6 +81,8 @@ class Episodes(Copied):
         task: a task, its name, or the JSON that `lr_env.jsonable` made of it.
         num_envs: runs at a time.
         extra_signals: names of signals to measure on demand, see `lr_env.children.meters`.
+        make_children: makes the children, of a task, seeds, an execution and names of signals; by default, those of
+            this process by the fastest backend.
         action, max_change, reward, score, ...: the arguments of `lr_env.LREnv`, which describes them.
 
     Attributes:
@@ -108,6 +117,7 @@ class Episodes(Copied):
         device: str = "cpu",
         backend: str | Backend | Mapping[str, Any] = "auto",
         numerics: Numerics | Mapping[str, Any] = EXACT,
+        make_children: MakeChildren | None = None,
     ) -> None:
         task = find_task(task) if isinstance(task, str) else from_plain(task)
         if not isinstance(task, Task):
@@ -140,8 +150,8 @@ class Episodes(Copied):
         self.score = score
         if reward == "final" and "val" not in self.score:
             self.score = ("val", *self.score)
-        execution = fastest(Execution(device, from_plain(backend), from_plain(numerics)), self.task, num_envs)
-        self.children = Children(self.task, range(num_envs), execution, extra_signals=extra_signals)
+        execution = Execution(device, from_plain(backend), from_plain(numerics))
+        self.children = (make_children or _children_here)(self.task, range(num_envs), execution, extra_signals)
         self.names = (*ALWAYS, *(name for name in self.children.extra_signals if name in extra_signals))
         self.ended = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
@@ -170,7 +180,7 @@ class Episodes(Copied):
             segment=self.task.segment,
             lr_range=self.task.lr_range,
             optimizer=type(self.task.optimizer).__name__,
-            num_parameters=self.children.state.layout.num_parameters,
+            num_parameters=self.children.num_parameters,
             architecture_source=source_of_task(self.task),
         )
 
@@ -319,7 +329,7 @@ class Episodes(Copied):
         for kind in self.score if len(ended) else ():
             if kind == FLATNESS:
                 rows = ended[~self.diverged[ended]]
-                measured = flatness(self.children, rows.tolist())
+                measured = self.children.flatness(rows.tolist())
                 for name in FLATNESS_SCORES:
                     scores[name][rows] = measured[name]
             else:

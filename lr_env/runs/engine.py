@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from lr_env.entry_points import load
 from lr_env.errors import UserError
 from lr_env.registry import ENGINES
 from lr_env.runs.chunks import Chunk, Sink, train
+from lr_env.runs.hosting import Host, LocalHost
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +33,10 @@ class Engine(Protocol):
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function where chunks are trained, e.g. one that measures what is fastest there."""
+        ...
+
+    def host(self, make: Callable[..., Any], *args: Any) -> Host:
+        """Make an object where chunks are trained. It takes a slot until it is closed."""
         ...
 
     def close(self) -> None:
@@ -92,6 +97,10 @@ class LocalEngine:
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function."""
         return function(*args, **kwargs)
+
+    def host(self, make: Callable[..., Any], *args: Any) -> Host:
+        """Make an object in this process."""
+        return LocalHost(make, *args)
 
     def close(self) -> None:
         """Do nothing: it holds nothing."""

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from lr_env.errors import UserError
 from lr_env.runs.chunks import Chunk, Ended, Sink, Trained
 from lr_env.runs.engine import EngineOptions
+from lr_env.runs.hosting import Host, ProcessHost
 from lr_env.runs.worker import Failed, Worker
 
 P = ParamSpec("P")
@@ -51,7 +52,8 @@ class ProcessEngine:
         self._threads = options.threads
         self._environments = _environments(options)
         self._workers: dict[int, Worker] = {}  # place -> worker
-        self._finalizer = weakref.finalize(self, _close, self._workers)
+        self._hosts: list[ProcessHost] = []
+        self._finalizer = weakref.finalize(self, _close, self._workers, self._hosts)
 
     @property
     def slots(self) -> int:
@@ -79,6 +81,12 @@ class ProcessEngine:
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function, in this process: it is on the same machine."""
         return function(*args, **kwargs)
+
+    def host(self, make: Callable[..., Any], *args: Any) -> Host:
+        """Make an object in a process of its own."""
+        environment = self._environments[len(self._hosts) % self.slots]
+        self._hosts.append(host := ProcessHost(self._threads, environment, make, *args))
+        return host
 
     def close(self) -> None:
         """End the processes."""
@@ -165,6 +173,8 @@ def _deaths(code: int | None) -> str:
     )
 
 
-def _close(workers: dict[int, Worker]) -> None:
+def _close(workers: dict[int, Worker], hosts: list[ProcessHost]) -> None:
     while workers:
         workers.popitem()[1].close()
+    while hosts:
+        hosts.pop().close()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -21,7 +22,8 @@ from lr_env.files import use_copies
 from lr_env.provenance import software
 from lr_env.runs.chunks import Chunk, Event, Saved, Sink, Snapshot, SnapshotError, train
 from lr_env.runs.engine import EngineOptions
-from lr_env.runs.worker import portable
+from lr_env.runs.hosting import Answer, Host
+from lr_env.runs.worker import on_cpu, portable
 from lr_env.stopping import SIGNALS
 
 P = ParamSpec("P")
@@ -106,6 +108,11 @@ class RayEngine:
         task = self._ray.remote(_called).options(**self._resources, max_retries=_RETRIES)
         return self._result(task.remote(self._software, self._threads, _settings(), function, *args, **kwargs))
 
+    def host(self, make: Callable[..., Any], *args: Any) -> Host:
+        """Make an object in an actor of the cluster."""
+        actor = self._ray.remote(_Hosted).options(**self._resources)
+        return _ActorHost(self, actor.remote(self._software, self._threads, _settings(), make, *args))
+
     def close(self) -> None:
         """Disconnect from the cluster."""
         self._ray.shutdown()
@@ -172,6 +179,34 @@ class RayEngine:
         check = self._ray.remote(_checker()).options(num_cpus=0, scheduling_strategy=there, max_retries=_RETRIES)
         with suppress(self._ray.exceptions.RayError):  # it is on its way out; tasks check again where they are
             _check_software(self._software, self._ray.get(check.remote(), timeout=_PATIENCE), where)
+
+
+class _ActorHost:
+    """An object in an actor; see `lr_env.runs.hosting.Host`."""
+
+    def __init__(self, engine: RayEngine, actor: Any) -> None:
+        self._engine, self._actor = engine, actor
+
+    def ask(self, method: str, *args: Any) -> Answer:
+        return partial(self._engine._result, self._actor.ask.remote(method, *args))
+
+    def close(self) -> None:
+        self._engine._ray.kill(self._actor)
+
+
+class _Hosted:
+    """What an actor is made of."""
+
+    def __init__(
+        self, expected: dict[str, str], threads: int, settings: dict[str, str], make: Callable[..., Any], *args: Any
+    ) -> None:
+        _prepare(expected, threads, settings)
+        with _naming_node():
+            self._object = make(*args)
+
+    def ask(self, method: str, *args: Any) -> Any:
+        with _naming_node():
+            return on_cpu(getattr(self._object, method)(*args))
 
 
 def files_of(chunk: Chunk) -> tuple[str, ...]:

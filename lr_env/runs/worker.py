@@ -7,11 +7,12 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 import cloudpickle
 
@@ -54,20 +55,7 @@ class Worker:
 
     def __init__(self, threads: int, environment: Mapping[str, str] | None = None) -> None:
         self.chunk: Chunk | None = None
-        context = multiprocessing.get_context("spawn")  # forks cannot use CUDA
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, threads), name="lr_env-worker", daemon=True)
-        before = {name: os.environ.get(name) for name in environment or {}}
-        os.environ.update(environment or {})  # which the process is started with: CUDA reads it once
-        try:
-            self.process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-        theirs.close()  # so that the end of the process is the end of the pipe
+        self.process, self.connection = spawned(_work, threads, environment or {})
 
     def begin(self, chunk: Chunk, snapshot: Snapshot | None) -> None:
         """Let it train a chunk. If it has died, `receive` says so."""
@@ -89,12 +77,44 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self.connection.close()
-        self.process.terminate()
-        self.process.join(_PATIENCE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        end(self.process, self.connection)
+
+
+def spawned(
+    work: Callable[[Connection], None], threads: int, environment: Mapping[str, str]
+) -> tuple[BaseProcess, Connection]:
+    """Start a process that does some work for this one, and return it with this side of its pipe.
+
+    Args:
+        work: a function of a module, of the other side of the pipe.
+        threads: CPU threads of its operations.
+        environment: variables of its environment that differ from this process.
+    """
+    context = multiprocessing.get_context("spawn")  # forks cannot use CUDA
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_begin, args=(work, theirs, threads), name="lr_env-worker", daemon=True)
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)  # which the process is started with: CUDA reads it once
+    try:
+        process.start()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    theirs.close()  # so that the end of the process is the end of the pipe
+    return process, cast("Connection", ours)
+
+
+def end(process: BaseProcess, connection: Connection) -> None:
+    """End a process that `spawned` started."""
+    connection.close()
+    process.terminate()
+    process.join(_PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def on_cpu(tree: Any) -> Any:
@@ -110,31 +130,38 @@ def portable(event: Event) -> Event:
     return Saved(event.segments, on_cpu(event.snapshot)) if isinstance(event, Saved) else event
 
 
-def _work(connection: Connection, threads: int) -> None:
-    """Train the chunks that come through a pipe, until it is closed."""
+def _begin(work: Callable[[Connection], None], connection: Connection, threads: int) -> None:
+    """Do the work of a spawned process, until the process that it is done for ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import torch
 
     torch.set_num_threads(threads)
-    with suppress(EOFError, OSError):  # the process that is worked for has ended
-        while True:
-            chunk, snapshot = pickle.loads(connection.recv_bytes())
-            try:
-                for event in train(chunk, snapshot):
-                    _send(connection, portable(event))
-            except (BrokenPipeError, ConnectionResetError):
-                return
-            except Exception as error:
-                _send(connection, _failed(error))
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        work(connection)
 
 
-def _send(connection: Connection, message: Event | Failed) -> None:
+def _work(connection: Connection) -> None:
+    """Train the chunks that come through a pipe."""
+    while True:
+        chunk, snapshot = pickle.loads(connection.recv_bytes())
+        try:
+            for event in train(chunk, snapshot):
+                send(connection, portable(event))
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            send(connection, failed(error))
+
+
+def send(connection: Connection, message: Any) -> None:
+    """Send an object through a pipe."""
     # Not `connection.send`, which hands tensors over in memory that is shared: it is lost when this process is killed.
     connection.send_bytes(cloudpickle.dumps(message))
 
 
-def _failed(error: Exception) -> Failed:
+def failed(error: Exception) -> Failed:
+    """Tell of an error in a form that another process can take."""
     where = "".join(traceback.format_exception(error))
     try:
         pickle.loads(cloudpickle.dumps(error))

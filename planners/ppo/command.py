@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
+from lr_env.cli.engine_options import TrainingOptions
 from lr_env.cli.parsing import parse_name, progress_bar, writable
-from lr_env.cli.task_options import TaskOptions
 from lr_env.errors import UserError
 from lr_env.runs.options import parse_rates
 
@@ -18,7 +19,7 @@ _LIMITS = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
 
 
 @dataclass(frozen=True)
-class TrainPpo(TaskOptions):
+class TrainPpo(TrainingOptions):
     """Train a PPO controller of the learning rate (arXiv:1909.09712), and save the best policy by validation loss.
 
     The controller changes the rate once a segment. It learns from many networks ("children") trained at the same time.
@@ -87,7 +88,8 @@ class TrainPpo(TaskOptions):
                 print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")
                 return
         writable(folder)
-        with progress_bar(self.decisions) as progress:
+        engine = self.find_engine(self.device, self.set_threads())
+        with closing(engine), progress_bar(self.decisions) as progress:
             result = training.train(
                 task,
                 settings,
@@ -96,6 +98,7 @@ class TrainPpo(TaskOptions):
                 fresh=self.fresh,
                 tensorboard=self.tensorboard,
                 progress=progress,
+                engine=engine,
             )
         if writer is not None:
             print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from lr_env.isolation import isolating
 from lr_env.provenance import versions
 from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
 from lr_env.rollout import rollout
+from lr_env.runs.engine import Engine, LocalEngine
 from lr_env.runs.own_code import own_code
 from lr_env.runs.spec import with_unknown
+from lr_env.runs.split_children import SplitChildren
 from lr_env.sb3 import LRVecEnv, make_vec_env
 from lr_env.seeds import PER_POLICY, POLICY_EVALUATION, POLICY_TRAINING
 from lr_env.tasks import Task
@@ -109,6 +112,7 @@ def train(
     tensorboard: bool = False,
     progress: Progress | None = None,
     checkpoint_seconds: float = 60.0,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Train a controller, or continue a training that was stopped.
 
@@ -122,6 +126,7 @@ def train(
         tensorboard: whether to write logs for TensorBoard as well.
         progress: called with (name of the phase, decisions since the last call).
         checkpoint_seconds: seconds between two checkpoints.
+        engine: where the children are trained; by default in this process. The policy stays in this process.
 
     Returns:
         The content of training.json.
@@ -132,7 +137,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_restored():
-        trainer = _Trainer(task, training, folder, execution, fresh)
+        trainer = _Trainer(task, training, folder, execution, fresh, engine or LocalEngine())
         return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
 
 
@@ -149,7 +154,9 @@ def _global_generators_restored() -> Iterator[None]:
 
 
 class _Trainer:
-    def __init__(self, task: Task, training: PPOSettings, folder: Path, execution: Execution, fresh: bool) -> None:
+    def __init__(
+        self, task: Task, training: PPOSettings, folder: Path, execution: Execution, fresh: bool, engine: Engine
+    ) -> None:
         low, high = task.lr_range
         outside = [rate for rate in training.start_rates if not low <= rate <= high]
         if outside:
@@ -190,6 +197,7 @@ class _Trainer:
             device=execution.device,
             backend=execution.backend,
             numerics=execution.numerics,
+            make_children=partial(SplitChildren, engine) if engine.slots > 1 else None,
         )
         self.execution = execution.with_backend(self._episodes.children.backend)
         self.env = VecNormalize(self.venv, gamma=training.gamma)
