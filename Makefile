@@ -34,7 +34,7 @@ lint: $(INSTALLED)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
 
-# Installs DACBench, which it measures against, into .venv-peers; without a network it says so and goes on.
+# Installs DACBench and JAX, which it measures against, into .venv-peers; without a network it says so and goes on.
 bench: $(INSTALLED)
 	$(BIN)/python -m lr_env.bench --out results/bench
 

@@ -8,20 +8,25 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lr_env.bench import measures, peers
-from lr_env.bench.peer_process import Peer, PeerError, interpreter, parse
+from lr_env.bench import dacbench, jax_twin, measures, torch_compile
+from lr_env.bench.peer_process import Peer, PeerError, PeerProcess, parse
+from lr_env.bench.plain import PlainLoop
 from lr_env.bench.saved import SavedParts
 from lr_env.bench.table import Figure, Part, report
+from lr_env.children import Children
 from lr_env.children.backend import network_of
 from lr_env.env import LREnv
 from lr_env.errors import UserError
+from lr_env.optimizers import Adam
 from lr_env.tasks import MLP, TASKS
+from lr_env.tasks.data import Data, Split, load
 from lr_env.tasks.sources import _idx
 
 ABOUT = {"device": "a CPU", "cores": 2, "threads": 1, "system": "any", "versions": {"torch": "2"}}
@@ -44,11 +49,11 @@ GROWN = Part(
     ],
 )
 DIGITS = replace(
-    peers.CASES[0],
+    dacbench.CASES[0],
     title="digits",
-    task=replace(peers.CASES[0].task, data="digits", network=MLP((8,)), batch_size=32, segment=2, val_subset=20),
+    task=replace(dacbench.CASES[0].task, data="digits", network=MLP((8,)), batch_size=32, segment=2, val_subset=20),
 )
-VENV = Path(__file__).parents[1] / ".venv-peers"
+PEERS = Path(__file__).parents[1] / ".venv-peers"
 
 
 def images(count: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +61,15 @@ def images(count: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (count, *shape), dtype=np.uint8), random.integers(0, 10, count)
 
 
-def talking(code: str) -> Peer:
-    return Peer([sys.executable, "-c", code])
+def talking(code: str) -> PeerProcess:
+    return PeerProcess("the parrot", [sys.executable, "-c", code])
+
+
+def installed(peer: Peer) -> Path:
+    try:
+        return peer.interpreter(PEERS, install=False)
+    except PeerError as error:
+        pytest.skip(f"no {peer.name} to talk to ({error}): `make bench` installs it")
 
 
 @pytest.mark.parametrize(
@@ -115,35 +127,64 @@ def test_turns_are_kept_by_job_without_the_first():
 
 
 def test_answers_of_a_peer():
-    assert parse('{"steps": 48, "seconds": 6.5}\n') == {"steps": 48, "seconds": 6.5}
-    with pytest.raises(PeerError, match=r"DACBench failed: KeyError: 'x'"):
-        parse('{"error": "KeyError: \'x\'"}')
+    assert parse("JAX", '{"steps": 48, "seconds": 6.5}\n') == {"steps": 48, "seconds": 6.5}
+    with pytest.raises(PeerError, match=r"JAX failed: KeyError: 'x'"):
+        parse("JAX", '{"error": "KeyError:\\n\'x\'"}')
     for line in ("Downloading ...", "[1, 2]", '{"steps": '):
-        with pytest.raises(PeerError, match="no answer"):
-            parse(line)
+        with pytest.raises(PeerError, match=r"the process of JAX .* no answer"):
+            parse("JAX", line)
 
 
 def test_a_peer_is_asked_and_its_end_is_told():
     with talking("import json, sys; [print(json.dumps(json.loads(l)), flush=True) for l in sys.stdin]") as peer:
         assert peer.ask("turn", decisions=2) == {"do": "turn", "decisions": 2}
         assert peer.ask("turn", decisions=3)["decisions"] == 3
-    with talking("raise ImportError('No module named dacbench')") as peer, pytest.raises(PeerError, match="dacbench"):
+    with (
+        talking("raise ImportError('No module named seed')") as peer,
+        pytest.raises(PeerError, match="the process of the parrot ended: ImportError: No module named seed"),
+    ):
         peer.ask("start")
 
 
-def test_nothing_is_installed_unasked_and_nobody_elses_folder_is_touched(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_a_script_is_served_on_its_core_with_its_settings(tmp_path):
+    script = tmp_path / "noisy_side.py"
+    script.write_text(
+        "import os\n"
+        "class Side:\n"
+        "    def __init__(self, first): self.first = first\n"
+        "    def describe(self): return {'cores': [*os.sched_getaffinity(0)], 'at': os.environ['OMP_NUM_THREADS']}\n"
+        "    def add(self, second): print('noise'); return {'sum': self.first + second, 'set': os.environ['SETTING']}\n"
+    )
+    core = min(os.sched_getaffinity(0))
+    peer = Peer("noisy", str(script))
+    python = peer.interpreter(tmp_path, install=False)
+    assert python == Path(sys.executable)
+    with peer.start(python, threads=3, cores=[core], settings={"SETTING": "5"}) as process:
+        with pytest.raises(PeerError, match="noisy failed: RuntimeError: not started"):
+            process.ask("add", second=2)
+        assert process.ask("start", first=1) == {"cores": [core], "at": "3"}
+        assert process.ask("add", second=2) == {"sum": 3, "set": "5"}
+        with pytest.raises(PeerError, match="noisy failed: TypeError"):
+            process.ask("add", third=2)
+
+
+@pytest.mark.parametrize("peer", [dacbench.DACBENCH, jax_twin.JAX], ids=lambda peer: peer.name)
+def test_nothing_is_installed_unasked_and_nobody_elses_folder_is_touched(tmp_path, peer):
     with pytest.raises(PeerError, match="installs nothing"):
-        interpreter(tmp_path / "new", install=False)
+        peer.interpreter(tmp_path / "new", install=False)
     assert not (tmp_path / "new").exists()
-    (tmp_path / "thesis.txt").write_text("ten years of work")
+    folder = tmp_path / peer.name.lower()
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("ten years of work")
     with pytest.raises(PeerError, match="not a virtual environment"):
-        interpreter(tmp_path, install=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+        peer.interpreter(tmp_path, install=True)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
 def test_mnist_is_written_as_it_was(tmp_path):
     train, test = images(30, 28, 28), images(5, 28, 28)
-    peers.write_data(tmp_path, "MNIST", {("val", "train"): train, ("test",): test}, 20)
+    dacbench.write_data(tmp_path, "MNIST", {("val", "train"): train, ("test",): test}, 20)
     raw = tmp_path / "MNIST" / "raw"
     for prefix, (inputs, labels) in (("train", (train[0][:20], train[1][:20])), ("t10k", test)):
         np.testing.assert_array_equal(_idx((raw / f"{prefix}-images-idx3-ubyte").read_bytes()), inputs)
@@ -152,7 +193,7 @@ def test_mnist_is_written_as_it_was(tmp_path):
 
 def test_cifar_is_written_as_it_was(tmp_path):
     train, test = images(10_003, 3, 4, 4), images(5, 3, 4, 4)
-    peers.write_data(tmp_path, "CIFAR10", {("val", "train"): train, ("test",): test}, None)
+    dacbench.write_data(tmp_path, "CIFAR10", {("val", "train"): train, ("test",): test}, None)
     folder = tmp_path / "cifar-10-batches-py"
     names = ["batches.meta", "data_batch_1", "data_batch_2", "test_batch"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -162,9 +203,9 @@ def test_cifar_is_written_as_it_was(tmp_path):
 
 
 def test_cases():
-    sizes = [sum(p.numel() for p in network_of(case.task, torch.float32).parameters()) for case in peers.CASES]
+    sizes = [sum(p.numel() for p in network_of(case.task, torch.float32).parameters()) for case in dacbench.CASES]
     assert sizes == [784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10, 62_006]
-    assert [case.bar for case in peers.CASES] == [(">=", 7.0), (">=", 1.7)]
+    assert [case.bar for case in dacbench.CASES] == [(">=", 7.0), (">=", 1.7)]
 
 
 class FakePeer:
@@ -183,7 +224,7 @@ def test_both_sides_take_turns_and_the_faster_mode_is_held_against_the_bar():
     peer = FakePeer()
     size = sum(p.numel() for p in LREnv(DIGITS.task).episodes.children.engine.modules[0].parameters())
     about = {"parameters": size, "optimizer": "AdamW", "epoch_steps": 5, "validated": 40}
-    (faster, often, resets), note = peers.compare(DIGITS, peer, about, measures.QUICK)
+    (faster, often, resets), note = dacbench.compare(DIGITS, peer, about, measures.QUICK)
     assert peer.asked == [True, False] * 2
     assert "decides once an epoch" in faster.measure
     assert faster.bar == (">=", 7.0)
@@ -193,11 +234,11 @@ def test_both_sides_take_turns_and_the_faster_mode_is_held_against_the_bar():
     assert resets.absolute.startswith("500.0 ms and")
     assert "4 steps of LREnv (a decision every 2 steps, 20 validation" in note
     with pytest.raises(PeerError, match="something else"):
-        peers.compare(DIGITS, peer, {**about, "parameters": 1}, measures.QUICK)
+        dacbench.compare(DIGITS, peer, {**about, "parameters": 1}, measures.QUICK)
 
 
 def test_many_children_against_one_and_resets():
-    figure = peers.together(DIGITS, measures.QUICK)
+    figure = dacbench.together(DIGITS, measures.QUICK)
     assert len(figure.values) == measures.QUICK.rounds
     assert "8 children in lockstep" in figure.measure
     reset = measures.reset(TASKS["DigitsMLP"], measures.QUICK)
@@ -205,35 +246,157 @@ def test_many_children_against_one_and_resets():
 
 
 def test_the_real_dacbench_trains_what_it_is_told(tmp_path):
-    try:
-        python = interpreter(VENV, install=False)
-    except PeerError as error:
-        pytest.skip(f"no DACBench to talk to ({error}): `make bench` installs it")
-    case = replace(peers.CASES[0], task=replace(peers.CASES[0].task, batch_size=32))
-    peers.write_data(tmp_path, "MNIST", {("val", "train"): images(500, 28, 28), ("test",): images(64, 28, 28)}, None)
-    side = Path(peers.__file__).with_name("dacbench_side.py")
-    with Peer([str(python), "-P", "-W", "ignore", str(side)]) as peer:
+    python = installed(dacbench.DACBENCH)
+    case = replace(dacbench.CASES[0], task=replace(dacbench.CASES[0].task, batch_size=32))
+    dacbench.write_data(tmp_path, "MNIST", {("val", "train"): images(500, 28, 28), ("test",): images(64, 28, 28)}, None)
+    with dacbench.DACBENCH.start(python) as peer:
         about = peer.ask("start", **case.request(tmp_path))
         turns = [peer.ask("turn", epoch_mode=mode, decisions=2) for mode in (True, False)]
     assert about == {"parameters": 235_146, "optimizer": "AdamW", "epoch_steps": 12, "validated": 32}
     assert [turn["steps"] for turn in turns] == [24, 2]
 
 
+def test_jax_computes_what_torch_does(tmp_path, monkeypatch):
+    """A network with all of its layers, against the loop; `compare` raises where losses differ."""
+    python = installed(jax_twin.JAX)
+    inputs, labels = (torch.from_numpy(array) for array in images(80, 1, 28, 28))
+    split = Split(inputs / 255 - 0.5, labels)
+    data = Data({"train": split, "val": split}, "", TASKS["FashionLeNet5"].source)
+    monkeypatch.setattr("lr_env.children.children.load", lambda *_: data)
+    monkeypatch.setattr(jax_twin, "LOCKSTEP", 2)
+    task = replace(TASKS["FashionLeNet5"], batch_size=32, segment=3, budget=6, val_subset=20)
+    twin = jax_twin.Twin(task, Children(task, [0, 1]), 0.9)
+    twin.write(tmp_path)
+    with jax_twin.JAX.start(python) as peer:
+        layers = jax_twin.LAYERS[task.name]
+        about = peer.ask("start", folder=str(tmp_path), layers=layers, momentum=twin.momentum)
+        assert len(about["ways"]) == 4
+        figure = jax_twin.compare(twin, peer, about, measures.QUICK)
+    assert figure.bar == (">=", 1.0)
+    assert "2 children in lockstep, lr_env / JAX" in figure.measure
+
+
+def test_jax_is_given_plain_sgd_only():
+    with pytest.raises(PeerError, match="not trained by plain SGD"):
+        jax_twin.Twin.of(replace(TASKS["DigitsMLP"], optimizer=Adam()))
+
+
+class FakeJAX:
+    """Answers as JAX's process does: 10 child steps/s, and a faster second way."""
+
+    def __init__(self, twin: jax_twin.Twin, off: float) -> None:
+        self.losses = {name: (values + off).tolist() for name, values in twin.first_segment().items()}
+        self.turns: list[str] = []
+
+    def ask(self, do: str, way: str, rates: list[float], segments: int = 1) -> dict[str, object]:
+        assert len(rates) == measures.LOCKSTEP
+        if do == "first_segment":
+            return {**self.losses, "seconds": [9.0, 1.0 if way == "slow" else 0.5]}
+        self.turns.append(way)
+        return {"steps": 10, "seconds": 1.0}
+
+
+def test_the_fastest_way_of_jax_is_compared_after_its_losses_agree():
+    task = TASKS["DigitsMLP"]
+    twin = jax_twin.Twin(task, Children(task, range(measures.LOCKSTEP)), 0.9)
+    about = {"ways": ["slow", "fast"], "version": "0", "cores": 1}
+    peer = FakeJAX(twin, 5e-5)
+    figure = jax_twin.compare(twin, peer, about, measures.QUICK)
+    assert peer.turns == ["fast"] * 2
+    assert figure.measure.endswith("JAX, 1 core")
+    assert figure.absolute.endswith("(loop) and 10.0 (fast)")
+    with pytest.raises(PeerError, match="something else"):
+        jax_twin.compare(twin, FakeJAX(twin, 2e-4), about, measures.QUICK)
+
+
+def test_cores_are_bound_and_let_go():
+    before = jax_twin.cores(), torch.get_num_threads()
+    with jax_twin.bound_to(before[0][:1]):
+        assert jax_twin.cores() == before[0][:1]
+        assert torch.get_num_threads() == max(1, len(before[0][:1]))
+    assert (jax_twin.cores(), torch.get_num_threads()) == before
+
+
+def test_the_plain_loop_trains_as_torch_says():
+    """Against SGD with momentum written out, on the same batches."""
+    task = replace(TASKS["DigitsMLP"], segment=2, budget=2)
+    data, rate = load("digits"), 0.05
+    loop = PlainLoop(task, data, torch.device("cpu"), 3)
+    module, train = network_of(task, torch.float32, 3), data.splits["train"]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(3))
+    buffers = [torch.zeros_like(part) for part in module.parameters()]
+    losses = []
+    for batch in order[:32].view(2, 16):
+        loss = torch.nn.functional.cross_entropy(module(train.inputs[batch]), train.labels[batch])
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        for part, buffer, gradient in zip(module.parameters(), buffers, gradients, strict=True):
+            buffer.mul_(0.9).add_(gradient)
+            part.data.sub_(rate * buffer)
+        losses.append(loss.item())
+    logits, labels = module(data.splits["val"].inputs[:100]), data.splits["val"].labels[:100]
+    val_loss, right = torch.nn.functional.cross_entropy(logits, labels).item(), (logits.argmax(-1) == labels).double()
+    assert loop.segment(rate) == pytest.approx((np.mean(losses), val_loss, right.mean().item()), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_the_compiled_loop_trains_as_the_plain_one_and_a_new_rate_compiles_nothing(monkeypatch):
+    """Traced as for the C++ compiler, but run without one, which would take half a minute; the bench checks that."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    task = replace(TASKS["DigitsMLP"], network=MLP((8,)), segment=3, budget=9)
+    plain, compiled = (PlainLoop(task, load("digits"), torch.device("cpu"), 0, compiled) for compiled in (False, True))
+    for number, rate in enumerate((0.1, 0.05, 0.02)):
+        np.testing.assert_allclose(compiled.segment(rate), plain.segment(rate), atol=1e-5)
+        if number == 0:
+            monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+
+
+def test_the_warm_up_is_told_of_a_script_that_trains_the_same():
+    same = {
+        "warm_up": 12.5,
+        "compiled": [[1.0, 1.1, 0.3], [0.9, 1.0, 0.4]],
+        "plain": [[1.0, 1.1, 0.9], [0.9, 1.0, 0.4]],
+    }
+    figure = torch_compile.warm_up(TASKS["DigitsMLP"], same)
+    assert (figure.value, figure.unit) == (12.5, "s")
+    with pytest.raises(PeerError, match=r"losses are off by 0\.1 nats"):
+        torch_compile.warm_up(TASKS["DigitsMLP"], {**same, "plain": [[1.0, 1.1, 0.3], [0.9, 0.9, 0.4]]})
+
+
+class FakeScript:
+    """Answers as the script with torch.compile does: 100 steps/s."""
+
+    def ask(self, do: str) -> dict[str, float]:
+        return {"steps": 50, "seconds": 0.5}
+
+
+def test_one_child_and_many_against_a_script():
+    figures = torch_compile.compare(TASKS["DigitsMLP"], FakeScript(), torch.device("cpu"), measures.QUICK, 2)
+    assert figures[0].absolute.endswith("and 100.0")
+    assert figures[1].absolute.endswith("and 100.0 (1 network)")
+    assert "32 children" in figures[1].measure
+
+
 def test_a_quick_run_without_data_network_and_peers(tmp_path):
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     (tmp_path / "data").mkdir()
     places = {"LR_ENV_DATA": str(tmp_path / "data"), "LR_ENV_CACHE": str(tmp_path / "cache")}
+    no_compiler = {"CXX": "", "PATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "lr_env.bench", "--quick", "--out", "kept", "--peers", "peers"],
         cwd=tmp_path,
-        env={**os.environ, **nowhere, **places, "NO_PROXY": "", "no_proxy": ""},
+        env={**os.environ, **nowhere, **places, **no_compiler, "NO_PROXY": "", "no_proxy": ""},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "DigitsMLP: time of LREnv with 1 child / plain torch loop" in done.stdout
-    assert "DACBench is not measured: it is not installed in 'peers', and --quick installs nothing." in done.stdout
+    for name in ("DACBench", "JAX"):
+        folder = str(Path("peers", name.lower()))
+        assert (
+            f"{name} is not measured: it is not installed in {folder!r}, and --quick installs nothing." in done.stdout
+        )
+    assert "torch.compile is not measured: there is no C++ compiler" in done.stdout
     for data in ("fashion-mnist", "mnist", "cifar10"):
         assert f"the data set {data} is not there" in done.stdout
     assert not (tmp_path / "peers").exists()
@@ -242,11 +405,12 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     content = json.loads(saved.read_text())
     assert content["quick"]
     parts = content["parts"]
-    assert list(parts) == ["plain", "families", "peers", "process", "growth", "forecaster", "planning", "scheduler"]
-    assert sum(len(part["skipped"]) for part in parts.values()) == 13
+    own = ["plain", "families", "peers", "jax", "compile", "process", "growth"]
+    assert list(parts) == [*own, "forecaster", "planning", "scheduler"]
+    assert sum(len(part["skipped"]) for part in parts.values()) == 15
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
     measures_ = {
         part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
     }
-    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 4, 0, 3, 5, 3]
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 0, 0, 4, 0, 3, 5, 3]

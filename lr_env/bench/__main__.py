@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from lr_env.bench import engines, families, measures, peers
+from lr_env.bench import dacbench, engines, families, jax_twin, measures, torch_compile
+from lr_env.bench.peer_process import PeerError
 from lr_env.bench.saved import SavedParts
 from lr_env.bench.table import Bar, Part, report
 from lr_env.devices import find_device
@@ -56,7 +57,7 @@ ON_CUDA: dict[str, tuple[int, float]] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure speed and memory side by side, against plain torch and DACBench, and hold the figures against bars."""
+    """Measure speed and memory side by side, against plain torch, DACBench and JAX, and hold figures against bars."""
 
     out: Path | None = None
     """Folder in which <machine>.md and <machine>.json are kept, with the parts that are there already; without it the
@@ -64,15 +65,15 @@ class Bench:
     quick: bool = False
     """Few and short rounds: whether it runs rather than how fast. Kept as <machine>-quick. Installs nothing."""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, ... or auto. What is measured against DACBench runs on the CPU, as DACBench must."""
+    """cpu, cuda, cuda:1, ... or auto. What is measured against DACBench and JAX runs on the CPU."""
     peers: Path = Path(".venv-peers")
-    """Folder of the virtual environment that DACBench runs in; made where it is missing."""
+    """Folder of the virtual environments that DACBench and JAX run in, one each; made where they are missing."""
 
     only: tuple[str, ...] = ()
-    """Parts to measure: plain (against plain torch), families (kinds of children), peers (DACBench), process (imports
-    and a comparison), engines (several processes, and what the store takes), neighbours (lockstep beside busy
-    processes), growth (1 to 256 children), cuda (against plain loops on a CUDA device), and those that packages
-    add, such as planning (fits and plans). Default: all but cuda."""
+    """Parts to measure: plain (against plain torch), families (kinds of children), peers (DACBench), jax (JAX),
+    compile (a script with torch.compile), process (imports and a comparison), engines (several processes, and what the
+    store takes), neighbours (lockstep beside busy processes), growth (1 to 256 children), cuda (against plain loops on
+    a CUDA device), and those that packages add, such as planning (fits and plans). Default: all but cuda."""
 
     def run(self) -> None:
         """Measure, keep each part as soon as it is done, and print the table."""
@@ -100,7 +101,7 @@ class Measuring:
         part: its results so far.
         device: where.
         effort: how long.
-        peers: folder of the peers' virtual environment.
+        peers: folder of the peers' virtual environments.
     """
 
     name: str
@@ -121,11 +122,14 @@ class Measuring:
             try:
                 load_data(TASKS[name].data, str(self.device))
             except UserError as error:
-                line = f"{name} is not measured: the data set {TASKS[name].data} is not there."
-                print(f"{line} {error}", file=sys.stderr)
-                self.part.skipped.append(line)
+                self.skip(f"{name} is not measured: the data set {TASKS[name].data} is not there.", str(error))
             else:
                 yield TASKS[name]
+
+    def skip(self, line: str, more: str = "") -> None:
+        """Say that something is not measured."""
+        print(f"{line} {more}".rstrip(), file=sys.stderr)
+        self.part.skipped.append(line)
 
     def plain(self) -> None:
         """Against plain torch."""
@@ -147,10 +151,38 @@ class Measuring:
             if task.name == SNAPSHOT_TASK:
                 self.part.figures.append(families.snapshots(task, self.device, self.effort))
 
-    def against_peers(self) -> None:
+    def against_dacbench(self) -> None:
         """Against DACBench."""
-        measured = peers.measure(self.peers, self.effort, install=not self.quick)
+        measured = dacbench.measure(self.peers, self.effort, install=not self.quick)
         self.part.figures, self.part.skipped, self.part.notes = measured
+
+    def against_jax(self) -> None:
+        """Against JAX."""
+        try:
+            python = jax_twin.JAX.interpreter(self.peers, install=not self.quick)
+        except PeerError as error:
+            self.skip(f"JAX is not measured: {error}.")
+            return
+        self.part.notes.append(jax_twin.HOW)
+        for task in self.tasks(jax_twin.LAYERS, "against JAX"):
+            try:
+                self.part.figures += jax_twin.against_jax(python, task, self.effort)
+            except PeerError as error:
+                self.skip(f"{task.name}: JAX is not measured: {error}.")
+
+    def against_script(self) -> None:
+        """Against a plain torch script with torch.compile."""
+        try:
+            torch_compile.check_compiler(self.device)
+        except PeerError as error:
+            self.skip(f"torch.compile is not measured: {error}.")
+            return
+        self.part.notes.append(torch_compile.HOW)
+        for task in self.tasks(torch_compile.TASKS_OF_PEER, f"against {torch_compile.SCRIPT.name}"):
+            try:
+                self.part.figures += torch_compile.against_script(task, self.device, self.effort)
+            except PeerError as error:
+                self.skip(f"{task.name}: torch.compile is not measured: {error}.")
 
     def process(self) -> None:
         """Imports, and a comparison as a whole."""
@@ -199,7 +231,9 @@ class Measuring:
 MEASURES: dict[str, Callable[[Measuring], None]] = {
     "plain": Measuring.plain,
     "families": Measuring.families,
-    "peers": Measuring.against_peers,
+    "peers": Measuring.against_dacbench,
+    "jax": Measuring.against_jax,
+    "compile": Measuring.against_script,
     "process": Measuring.process,
     "engines": Measuring.engines,
     "neighbours": Measuring.neighbours,

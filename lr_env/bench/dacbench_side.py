@@ -1,18 +1,14 @@
-"""Runs inside the peers' virtual environment: times DACBench's SGD environment on request.
+"""Runs inside DACBench's virtual environment: times its SGD environment on request.
 
-Requests come as lines of JSON on standard input, and each is answered by one on standard output. This file knows
-nothing of lr_env, which that environment does not have. See `lr_env.bench.peers` for the other side.
+This file knows nothing of lr_env, which that environment does not have. It is run by `serve.py`; see
+`lr_env.bench.dacbench` for the other side.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import os
-import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -49,35 +45,39 @@ class Side:
     """DACBench's environment for one child, in each of its two modes.
 
     Args:
-        request: see `lr_env.bench.peers.Case.request`.
+        folder: holds the data set.
+        dataset: torchvision's name of it.
+        network: a file that describes the network, or the name of one that DACBench ships.
+        batch_size: training examples in a batch.
+        lr: learning rate.
     """
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, folder: str, dataset: str, network: str, batch_size: int, lr: float) -> None:
+        torch.set_num_threads(1)
         datasets = import_torchvision().datasets
         from dacbench.benchmarks import SGDBenchmark  # pyright: ignore[reportMissingImports]
         from dacbench.envs import SGDInstance  # pyright: ignore[reportMissingImports]
         from dacbench.envs.env_utils import sgd_utils  # pyright: ignore[reportMissingImports]
 
-        folder = Path(request["folder"])
-        batches = folder / "cifar-10-batches-py"
+        batches = Path(folder) / "cifar-10-batches-py"
         if batches.is_dir():  # written by lr_env, so that they are not the files that torchvision knows
             datasets.CIFAR10.train_list = _listed(batches, "data_batch_*")
             datasets.CIFAR10.test_list = _listed(batches, "test_batch")
             (meta,) = _listed(batches, "batches.meta")
             datasets.CIFAR10.meta = {**datasets.CIFAR10.meta, "md5": meta[1]}
-        self.lr = float(request["lr"])
+        self.lr = lr
         self.modes = {}
         for epoch_mode in (True, False):
             benchmark = SGDBenchmark()
             benchmark.config.epoch_mode = epoch_mode
             benchmark.config["instance_set"] = {
                 0: SGDInstance(
-                    model=sgd_utils.get_model_constructor("from_file", [request["network"]]),
+                    model=sgd_utils.get_model_constructor("from_file", [network]),
                     optimizer_type="AdamW",
                     optimizer_params={},
-                    dataset_path=str(folder),
-                    dataset_name=request["dataset"],
-                    batch_size=request["batch_size"],
+                    dataset_path=folder,
+                    dataset_name=dataset,
+                    batch_size=batch_size,
                     fraction_of_dataset=1,
                     train_validation_ratio=0.8,
                     seed=0,
@@ -126,30 +126,3 @@ class Side:
 def _listed(folder: Path, pattern: str) -> list[list[str]]:
     """Files and their MD5, which torchvision checks at every start."""
     return [[path.name, hashlib.md5(path.read_bytes()).hexdigest()] for path in sorted(folder.glob(pattern))]
-
-
-def main() -> None:
-    """Answer until the input ends."""
-    torch.set_num_threads(1)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever packages print must not come between the answers
-    side: Side | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        kind = request.pop("do")
-        try:
-            if kind == "start":
-                side = Side(request)
-                answer = side.describe()
-            elif side is None:
-                raise RuntimeError("not started")
-            else:
-                answer = side.turn(**request)
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

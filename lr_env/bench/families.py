@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lr_env.bench import memory
-from lr_env.bench.measures import Effort, in_turns, one_thread, plain_seconds, segment_seconds
+from lr_env.bench.measures import Effort, in_turns, one_thread, segment_seconds
+from lr_env.bench.plain import PlainLoop
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Backend, Children, Execution
 from lr_env.children.autotune import choose_backend, fastest, wait
@@ -177,7 +178,7 @@ def against_plain(task: Task, count: int, device: torch.device, effort: Effort, 
     data = load(task.data, str(device))
     many = Children(short, range(count), fastest(Execution(str(device)), short, count))
     plain, together = in_turns(
-        lambda: plain_seconds(short, data, device, 0),
+        lambda: PlainLoop(short, data, device, 0).seconds(),
         lambda: sum(segment_seconds(many, segments)),
         rounds=max(2, effort.rounds // 3),
     )

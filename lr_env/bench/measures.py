@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,18 +18,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from lr_env.bench.plain import PlainLoop
 from lr_env.bench.table import Bar, Figure
 from lr_env.children import Children, Execution
 from lr_env.children.autotune import fastest
-from lr_env.children.initial import build_seeded
 from lr_env.env import LREnv
 from lr_env.errors import UserError
 from lr_env.provenance import device_name, versions
 from lr_env.tasks import Task
-from lr_env.tasks.data import Data, load
+from lr_env.tasks.data import load
 
 LOCKSTEP = 32
 """Children in the measures of many against one."""
@@ -48,6 +48,7 @@ class Effort:
         import_rounds: turns of the imports.
         resets: resets timed.
         peer_rounds: turns of both sides where one of them is a peer.
+        peer_seconds: how long a turn in lockstep beside a peer lasts at least; a segment is the shortest.
         peer_decisions: optimizer steps in a turn of a peer that decides anew for each.
         peer_examples: published training examples that a peer gets, which fixes its epoch; all by default.
         compare: options of the comparison whose memory is measured; none for the default one.
@@ -59,6 +60,7 @@ class Effort:
     import_rounds: int = 7
     resets: int = 50
     peer_rounds: int = 7
+    peer_seconds: float = 1.0
     peer_decisions: int = 10
     peer_examples: int | None = None
     compare: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ QUICK = Effort(
     import_rounds=1,
     resets=3,
     peer_rounds=1,
+    peer_seconds=0.0,
     peer_decisions=2,
     peer_examples=6_400,
     compare=("--planners", "constant", "--rates", "0.1", "--tune-seeds", "1", "--seeds", "2"),
@@ -98,6 +101,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def segments_of(seconds: float, effort: Effort) -> int:
+    """How many segments a turn beside a peer has, where one takes so many seconds."""
+    return max(1, math.ceil(effort.peer_seconds / seconds))
+
+
+def of_rates(
+    measure: str,
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    bar: Bar | None,
+    how: tuple[str, str] = ("", ""),
+) -> Figure:
+    """Ratio of two rates, both per second, (rounds,); `how` says in words how each side came to its own."""
+    absolute = " and ".join(
+        f"{np.median(rates):,.1f}" + (f" ({words})" if words else "")
+        for rates, words in zip((ours, theirs), how, strict=True)
+    )
+    return Figure(measure, (ours / theirs).tolist(), "x", absolute, bar)
+
+
 def environment_seconds(env: LREnv, seed: int) -> float:
     """Time of all steps of an episode at the task's starting rate, after the reset."""
     env.reset(seed=seed)
@@ -109,57 +132,15 @@ def environment_seconds(env: LREnv, seed: int) -> float:
     return time.perf_counter() - start
 
 
-def plain_seconds(task: Task, data: Data, device: torch.device, seed: int) -> float:
-    """Time of the same run as a loop in plain torch, which keeps the same losses and accuracy, after its set-up."""
-    source = task.source
-    module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), seed, torch.float32)
-    module.to(device).train()
-    optimizer = task.optimizer.build(module.parameters())
-    train, val = data.splits["train"], data.splits["val"]
-    val_inputs, val_labels = val.inputs[: task.val_subset], val.labels[: task.val_subset]
-    generator = torch.Generator(device).manual_seed(seed)
-    order = torch.randperm(len(train), generator=generator, device=device)
-    position = 0
-    history = []
-    start = time.perf_counter()
-    for _ in range(task.num_segments):
-        optimizer.param_groups[0]["lr"] = task.lr_start
-        total = torch.zeros((), device=device)
-        for _ in range(task.segment):
-            if position + task.batch_size > len(train):
-                order = torch.randperm(len(train), generator=generator, device=device)
-                position = 0
-            batch = order[position : position + task.batch_size]
-            position += task.batch_size
-            inputs, labels = train.inputs.index_select(0, batch), train.labels.index_select(0, batch)
-            if task.augment is not None:
-                drawn = (len(inputs), task.augment.draws)
-                draws = torch.randint(2**24, drawn, generator=generator, device=device, dtype=torch.int32)
-                inputs = task.augment.apply(inputs, draws)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(module(inputs).flatten(0, -2), labels.flatten())
-            loss.backward()
-            if task.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(module.parameters(), task.clip_norm)
-            optimizer.step()
-            total += loss.detach()
-        module.eval()
-        with torch.no_grad():
-            logits = module(val_inputs)
-            val_loss = F.cross_entropy(logits.flatten(0, -2), val_labels.flatten()).item()
-            accuracy = (logits.argmax(-1) == val_labels).float().mean().item()
-        module.train()
-        history.append((total.item() / task.segment, val_loss, accuracy))
-    return time.perf_counter() - start
-
-
 def overhead(task: Task, device: torch.device, effort: Effort) -> Figure:
     """Time of the environment with one child over that of a plain loop."""
     segments = min(effort.run_segments, task.num_segments)
     env = LREnv(task, budget=segments * task.segment, score=(), device=str(device))
     data = load(task.data, str(device))
     ours, plain = in_turns(
-        lambda: environment_seconds(env, 0), lambda: plain_seconds(env.task, data, device, 0), rounds=effort.rounds
+        lambda: environment_seconds(env, 0),
+        lambda: PlainLoop(env.task, data, device, 0).seconds(),
+        rounds=effort.rounds,
     )
     absolute = f"{np.median(ours):.3f} s and {np.median(plain):.3f} s for {env.task.budget} steps"
     measure = f"{task.name}: time of LREnv with 1 child / plain torch loop"

@@ -1,4 +1,4 @@
-"""DACBench in a virtual environment and a process of its own, asked in lines of JSON."""
+"""Peers, which lr_env is measured against: each has a process and, where it needs one, a virtual environment."""
 
 from __future__ import annotations
 
@@ -9,79 +9,94 @@ import sys
 import tempfile
 import threading
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from lr_env.files import atomic_write
-
-DACBENCH = "0.5.6"
-
-REQUIREMENTS = (
-    f"dacbench=={DACBENCH}",
-    "ConfigSpace==1.2.2",
-    "ioh==0.3.22",
-    "more-itertools==11.2.1",
-    "pandas==3.1.1",
-    "seaborn==0.13.2",
-)
-"""What DACBench needs at import and lr_env does not have; torchvision is added, as it must fit torch."""
 
 _ANSWER_SECONDS = 900.0
 
 
 class PeerError(Exception):
-    """DACBench cannot be measured; one line that says why."""
+    """A peer cannot be measured; one line that says why."""
 
 
-def interpreter(folder: Path, install: bool) -> Path:
-    """The Python of the peers' virtual environment.
+@dataclass(frozen=True)
+class Peer:
+    """Something that lr_env is measured against.
 
-    The environment holds DACBench and what it needs besides, and reads everything else, torch above all, from the
-    packages that lr_env runs on: both sides compute with the same torch, and nothing is downloaded twice.
-
-    Args:
-        folder: of the virtual environment.
-        install: whether to make it where it is missing or of another making.
-
-    Raises:
-        PeerError: it is not there, or cannot be made: most often, there is no network.
+    Attributes:
+        name: what messages call it.
+        script: the file, beside this one, whose class `Side` answers requests; see `serve.py`.
+        requirements: what pip installs, without dependencies, into a virtual environment of its own. Without any the
+            script runs in the environment that lr_env runs in.
     """
-    python = folder.absolute() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    marker = folder / ".installed"
-    shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    contents = json.dumps([sys.version, [*REQUIREMENTS, _torchvision()], shared])
-    if marker.is_file() and marker.read_text(encoding="utf-8") == contents:
+
+    name: str
+    script: str
+    requirements: tuple[str, ...] = ()
+
+    def interpreter(self, folder: Path, install: bool) -> Path:
+        """The Python that runs the script.
+
+        The virtual environment holds the requirements, and reads everything else, such as torch and numpy, from the
+        packages that lr_env runs on: both sides compute with the same torch, and nothing is downloaded twice.
+
+        Args:
+            folder: of the virtual environments of all peers.
+            install: whether to make this peer's where it is missing or of another making.
+
+        Raises:
+            PeerError: it is not there, or cannot be made: most often, there is no network.
+        """
+        if not self.requirements:
+            return Path(sys.executable)
+        folder /= Path(self.script).stem.removesuffix("_side")
+        python = folder.absolute() / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        marker = folder / ".installed"
+        shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        contents = json.dumps([sys.version, self.requirements, shared])
+        if marker.is_file() and marker.read_text(encoding="utf-8") == contents:
+            return python
+        if not install:
+            raise PeerError(f"it is not installed in {str(folder)!r}, and --quick installs nothing")
+        if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
+            raise PeerError(f"{str(folder)!r} is not a virtual environment, so it is left alone: give another --peers")
+        print(f"installing {self.name} into {folder} ...", file=sys.stderr)
+        try:
+            venv.create(folder, clear=True, symlinks=os.name != "nt", with_pip=True)
+            # Without dependencies: those of torchvision would bring another torch, and those of DACBench Jupyter.
+            packages = ["--no-deps", "--quiet", "--disable-pip-version-check", *self.requirements]
+            _run([str(python), "-m", "pip", "install", *packages])
+            where = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]).strip()
+            (Path(where) / "lr_env_shares.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
+            with atomic_write(marker) as path:
+                path.write_text(contents, encoding="utf-8")
+        except OSError as error:
+            raise PeerError(f"cannot make the virtual environment {str(folder)!r} ({error})") from error
+        except subprocess.SubprocessError as error:
+            output = getattr(error, "stderr", None) or str(error)
+            raise PeerError(f"cannot install {self.name}: {_last_line(output)}") from error
         return python
-    if not install:
-        raise PeerError(f"it is not installed in {str(folder)!r}, and --quick installs nothing")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise PeerError(f"{str(folder)!r} is not a virtual environment, so it is left alone: give another --peers")
-    print(f"installing DACBench {DACBENCH} into {folder} ...", file=sys.stderr)
-    try:
-        venv.create(folder, clear=True, symlinks=os.name != "nt", with_pip=True)
-        # Without dependencies: those of torchvision would bring another torch, and those of DACBench Jupyter.
-        packages = ["--no-deps", "--quiet", "--disable-pip-version-check", *REQUIREMENTS, _torchvision()]
-        _run([str(python), "-m", "pip", "install", *packages])
-        where = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]).strip()
-        (Path(where) / "lr_env_shares.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
-        with atomic_write(marker) as path:
-            path.write_text(contents, encoding="utf-8")
-    except OSError as error:
-        raise PeerError(f"cannot make the virtual environment {str(folder)!r} ({error})") from error
-    except subprocess.SubprocessError as error:
-        output = getattr(error, "stderr", None) or str(error)
-        raise PeerError(f"cannot install DACBench {DACBENCH}: {_last_line(output)}") from error
-    return python
 
+    def start(
+        self, python: Path, *, threads: int = 1, cores: Sequence[int] = (), settings: Mapping[str, str] | None = None
+    ) -> PeerProcess:
+        """Start its process.
 
-def _torchvision() -> str:
-    """The release that goes with this torch: 0.15 came with 2.0, and both have counted up together since."""
-    minor = int(torch.__version__.split(".")[1])
-    return f"torchvision==0.{minor + 15}.*"
+        Args:
+            python: from `interpreter`.
+            threads: how many threads OpenMP and MKL take.
+            cores: the cores that it is bound to; all by default.
+            settings: further environment variables.
+        """
+        here = Path(__file__).parent
+        command = [python, "-P", "-W", "ignore", here / "serve.py", here / self.script, *cores]
+        threads_of = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        return PeerProcess(self.name, list(map(str, command)), {**threads_of, **(settings or {})})
 
 
 def _run(command: Sequence[str]) -> str:
@@ -94,8 +109,8 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "it ended without a word"
 
 
-def parse(line: str) -> dict[str, Any]:
-    """The peer's answer.
+def parse(name: str, line: str) -> dict[str, Any]:
+    """The answer of the peer of that name.
 
     Raises:
         PeerError: it is not an answer, or tells of an error.
@@ -103,29 +118,36 @@ def parse(line: str) -> dict[str, Any]:
     try:
         answer = json.loads(line)
     except json.JSONDecodeError:
-        raise PeerError(f"DACBench's process wrote {line.strip()[:200]!r}, which is no answer") from None
+        raise PeerError(f"the process of {name} wrote {line.strip()[:200]!r}, which is no answer") from None
     if not isinstance(answer, dict):
-        raise PeerError(f"DACBench's process answered {line.strip()[:200]!r}, which is no answer")
+        raise PeerError(f"the process of {name} answered {line.strip()[:200]!r}, which is no answer")
     if "error" in answer:
-        raise PeerError(f"DACBench failed: {answer['error']}")
+        raise PeerError(f"{name} failed: {' '.join(str(answer['error']).split())}")
     return answer
 
 
-class Peer:
+class PeerProcess:
     """A process that answers requests, one after the other; idle in between, so that it does not disturb our turns.
 
     Args:
+        name: of the peer, for messages.
         command: how it is started.
+        settings: environment variables, besides those of this process.
 
     Raises:
         PeerError: it ended, or did not answer in time.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None) -> None:
+        self.name = name
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (__exit__ closes)
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=settings
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, **(settings or {})},
         )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
@@ -146,10 +168,10 @@ class Peer:
         if not line:
             self._process.wait()
             self._errors.seek(0)
-            raise PeerError(f"DACBench's process ended: {_last_line(self._errors.read())}")
-        return parse(line)
+            raise PeerError(f"the process of {self.name} ended: {_last_line(self._errors.read())}")
+        return parse(self.name, line)
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> PeerProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lr_env.bench.measures import Effort, environment_seconds, in_turns, one_thread, reset_seconds
-from lr_env.bench.peer_process import DACBENCH, Peer, PeerError, interpreter
+from lr_env.bench.measures import Effort, environment_seconds, in_turns, of_rates, one_thread, reset_seconds
+from lr_env.bench.peer_process import Peer, PeerError, PeerProcess
 from lr_env.bench.table import Bar, Figure
 from lr_env.env import LREnv, LRVectorEnv
 from lr_env.errors import UserError
@@ -25,6 +26,24 @@ from lr_env.optimizers import AdamW
 from lr_env.tasks import MLP, TASKS, Network, Task
 from lr_env.tasks.data import forget, load
 from lr_env.tasks.sources import Arrays, Parts, find_source
+
+_VERSION = "0.5.6"
+
+DACBENCH = Peer(
+    "DACBench",
+    "dacbench_side.py",
+    (
+        f"dacbench=={_VERSION}",
+        "ConfigSpace==1.2.2",
+        "ioh==0.3.22",
+        "more-itertools==11.2.1",
+        "pandas==3.1.1",
+        "seaborn==0.13.2",
+        # The release that goes with this torch: 0.15 came with 2.0, and both have counted up together since.
+        f"torchvision==0.{int(torch.__version__.split('.')[1]) + 15}.*",
+    ),
+)
+"""What DACBench needs at import and lr_env does not have."""
 
 LOCKSTEP = 8
 """Children in the measure of many against one."""
@@ -139,7 +158,7 @@ def measure(folder: Path, effort: Effort, install: bool) -> tuple[list[Figure], 
     """Everything about DACBench.
 
     Args:
-        folder: of its virtual environment.
+        folder: of the peers' virtual environments.
         effort: how long is measured.
         install: whether to make that environment where it is missing.
 
@@ -151,7 +170,7 @@ def measure(folder: Path, effort: Effort, install: bool) -> tuple[list[Figure], 
     notes: list[str] = []
     python = None
     try:
-        python = interpreter(folder, install)
+        python = DACBENCH.interpreter(folder, install)
     except PeerError as error:
         skipped.append(f"DACBench is not measured: {error}.")
         print(skipped[-1], file=sys.stderr)
@@ -206,18 +225,14 @@ def lockstep_seconds(envs: LRVectorEnv, seed: int) -> float:
 
 def _against(python: Path, case: Case, effort: Effort) -> tuple[list[Figure], str]:
     """Figures of one case, and how they were taken."""
-    side = Path(__file__).with_name("dacbench_side.py")
-    with (
-        tempfile.TemporaryDirectory() as name,
-        Peer([str(python), "-P", "-W", "ignore", str(side)]) as peer,
-    ):
+    with tempfile.TemporaryDirectory() as name, DACBENCH.start(python) as peer:
         folder = Path(name)
         write_data(folder, case.dataset, find_source(case.task.data).fetch(), effort.peer_examples)
         about = peer.ask("start", **case.request(folder))
         return compare(case, peer, about, effort)
 
 
-def compare(case: Case, peer: Peer, about: dict[str, Any], effort: Effort) -> tuple[list[Figure], str]:
+def compare(case: Case, peer: PeerProcess, about: dict[str, Any], effort: Effort) -> tuple[list[Figure], str]:
     """Figures of one case, and how they were taken, from a peer that is ready."""
     epoch, validated = about["epoch_steps"], about["validated"]
     segment = min(case.task.segment, epoch)
@@ -251,8 +266,8 @@ def compare(case: Case, peer: Peer, about: dict[str, Any], effort: Effort) -> tu
     their_resets, resets = by_epoch[:, 1], np.array(our_resets[1:])  # the first turn warms up
     absolute = f"{1000 * np.median(their_resets):,.1f} ms and {1000 * np.median(resets):,.1f} ms"
     figures = [
-        _rates(f"{measure}, its faster mode (decides {faster})", ours_rate, modes[faster], case.bar),
-        _rates(f"{measure}, both decide once a step", ours_by_step, modes["once a step"], None),
+        of_rates(f"{measure}, its faster mode (decides {faster})", ours_rate, modes[faster], case.bar),
+        of_rates(f"{measure}, both decide once a step", ours_by_step, modes["once a step"], None),
         Figure(f"{case.title}: time of reset() of DACBench / LREnv", (their_resets / resets).tolist(), "x", absolute),
     ]
     return figures, (
@@ -264,18 +279,13 @@ def compare(case: Case, peer: Peer, about: dict[str, Any], effort: Effort) -> tu
 
 
 HOW = (
-    f"DACBench {DACBENCH} ran on the CPU, in a process and a virtual environment of its own, idle while LREnv had its "
+    f"DACBench {_VERSION} ran on the CPU, in a process and a virtual environment of its own, idle while LREnv had its "
     "turn; both on the same torch and with one thread. It reads the same files through the real torchvision, whose "
     "data sets and transforms are Python; torchvision's C++ operators, which neither side calls, are only declared "
     "where they do not load beside a CPU torch. Both train the same network with AdamW at a rate of 0.001; the time of "
     "a reset is not part of a turn. DACBench trains on 80 % of the published training examples and holds out the "
     "rest; LREnv trains on its own split of the same."
 )
-
-
-def _rates(measure: str, ours: NDArray[np.float64], theirs: NDArray[np.float64], bar: Bar | None) -> Figure:
-    absolute = f"{np.median(ours):,.1f} and {np.median(theirs):,.1f}"
-    return Figure(measure, (ours / theirs).tolist(), "x", absolute, bar)
 
 
 def write_data(folder: Path, dataset: str, parts: Parts, examples: int | None) -> None:
