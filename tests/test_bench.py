@@ -405,12 +405,12 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     content = json.loads(saved.read_text())
     assert content["quick"]
     parts = content["parts"]
-    own = ["plain", "families", "peers", "jax", "compile", "process", "growth"]
+    own = ["plain", "families", "peers", "jax", "compile", "process", "engines", "neighbours", "growth"]
     assert list(parts) == [*own, "forecaster", "planning", "scheduler"]
-    assert sum(len(part["skipped"]) for part in parts.values()) == 15
+    assert sum(len(part["skipped"]) for part in parts.values()) == 21
     assert {row["task"] for row in parts["growth"]["growth"]} == {"DigitsMLP"}
     assert not any(row["gib"] < 0 for row in parts["growth"]["growth"])
     measures_ = {
         part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
     }
-    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 0, 0, 4, 0, 3, 5, 3]
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 0, 0, 4, 1, 3, 0, 3, 5, 3]

@@ -24,7 +24,7 @@ NEEDS = {
     "gymnasium_wrappers.py": ["array_api_compat"],
     "ray_store.py": ["ray"],
     "rl_zoo3_train.py": ["rl_zoo3"],
-    "rllib_ppo.py": ["ray.rllib"],
+    "rllib_ppo.py": ["ray.rllib", "tree"],
     "sb3_and_contrib.py": ["sb3_contrib"],
     "tianshou_ppo.py": ["tianshou"],
     "torchrl_ppo.py": ["torchrl"],

@@ -194,8 +194,10 @@ def test_the_environment_of_a_worker_is_its_own(monkeypatch):
     monkeypatch.setenv("LR_ENV_TEST_A", "before")
     worker = Worker(1, {"LR_ENV_TEST_A": "worker", "LR_ENV_TEST_B": "worker"})
     try:
-        environment = Path(f"/proc/{worker.process.pid}/environ").read_text().split("\0")
-        assert {"LR_ENV_TEST_A=worker", "LR_ENV_TEST_B=worker"} <= set(environment)
+        environment: set[str] = set()
+        while not environment - {""}:  # it is not there yet while the process begins
+            environment = set(Path(f"/proc/{worker.process.pid}/environ").read_text().split("\0"))
+        assert {"LR_ENV_TEST_A=worker", "LR_ENV_TEST_B=worker"} <= environment
         assert (os.environ["LR_ENV_TEST_A"], os.environ.get("LR_ENV_TEST_B")) == ("before", None)
     finally:
         worker.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -45,6 +45,10 @@ class Backend:
             raise UserError(
                 f"{self!r}: block, workers and threads are at least 1; a loop has no block, a compiled stack no workers"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """What specs of experiments have; those of earlier versions have no threads."""
+        return {name: value for name, value in asdict(self).items() if name != "threads" or value is not None}
 
     def at_once(self, num_children: int, device: torch.device) -> int:
         """How many of the children are trained at the same time, and so need working memory."""

@@ -60,7 +60,7 @@ class Execution:
 
     def to_json(self) -> dict[str, Any]:
         """What was asked for, as specs of experiments have it."""
-        backend = asdict(self.backend) if isinstance(self.backend, Backend) else self.backend
+        backend = self.backend.to_json() if isinstance(self.backend, Backend) else self.backend
         return {"backend": backend, "lockstep": self.lockstep, **asdict(self.numerics)}
 
 

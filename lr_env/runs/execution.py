@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from lr_env.children import Backend, Execution, resolve
@@ -47,5 +47,5 @@ def resolve_as_before(
 
 def execution_to_json(asked: Execution, resolved: Execution) -> dict[str, Any]:
     """What a spec says of an execution: what was asked for, and what was chosen."""
-    backend = asdict(resolved.resolved_backend)
+    backend = resolved.resolved_backend.to_json()
     return {"wanted": asked.to_json(), "lockstep": resolved.lockstep, "backend": backend}

@@ -349,7 +349,7 @@ class _Trainer:
         tree = {
             **state_tree(self.algorithm, self.env),
             "spec": json.dumps(self.spec, sort_keys=True),
-            "backend": json.dumps(asdict(self.execution.resolved_backend)),
+            "backend": json.dumps(self.execution.resolved_backend.to_json()),
             "env": self.venv.vector_env.snapshot(),
             "history": [[entry["decisions"], entry["val_loss"]] for entry in self.history],
             "seconds": dict(self.seconds),
