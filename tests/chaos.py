@@ -41,8 +41,8 @@ def command(folder: Path, name: str, checkpoint_seconds: float, budget: int, *mo
     return [sys.executable, "-m", "lr_env.cli", "compare", "DigitsMLP", *arguments, *more]
 
 
-def trained_steps(store: Path) -> int:
-    """Child steps that the store has."""
+def trained_segments(store: Path) -> int:
+    """Segments of runs that the store has."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
         return int(db.execute("SELECT COUNT(*) FROM segments").fetchone()[0])
     return 0
@@ -90,7 +90,7 @@ def main() -> None:
         while process.poll() is None or not driver_killed:
             time.sleep(0.2)
             now = time.monotonic()
-            rows = trained_steps(folder / "ray.sqlite")
+            rows = trained_segments(folder / "ray.sqlite")
             if rows < most:
                 lost.append(most - rows)
             most = rows

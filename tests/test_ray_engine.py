@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lr_env.children import LOOP
+from lr_env.devices import find_device
 from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
 from lr_env.records.store import Store
@@ -135,7 +136,7 @@ def test_errors_come_back_with_the_name_of_the_node(engine):
     with pytest.raises(UserError, match=r"^on node '.+' of the Ray cluster: no plan: give another$"):
         engine.run([chunk_of(Broken(0.1))], NoSink())
     with pytest.raises(UserError, match=r"^on node '.+: there is no device 'cuda:9' on this"):
-        engine.call(ray_engine.find_device, "cuda:9")
+        engine.call(find_device, "cuda:9")
 
 
 def test_nodes_with_other_software_are_refused_by_name(cluster, engine, monkeypatch):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import make_planner
 from lr_env.rollout import PlannedRun
-from lr_env.runs.chunks import Begun, Chunk, Ended, Event, SegmentSignals, Snapshot, Trained
+from lr_env.runs.chunks import Begun, Chunk, Ended, Event, SegmentSignals, Sink, Snapshot, Trained
 from lr_env.runs.engine import Engine, EngineOptions, LocalEngine
 from lr_env.runs.lab import Lab
 from lr_env.runs.processes import ProcessEngine
@@ -82,7 +82,7 @@ def _chunks(task: Task, count: int, segments: int) -> list[Chunk]:
 
 
 def fan_out(task: Task, seconds: float, effort: Effort) -> list[Figure]:
-    """Runs a second of several processes with a thread each over those of this process with one; and what one costs.
+    """Runs a second of several processes with a thread each over those of this process with one.
 
     Args:
         task: what is trained; each chunk is one run.
@@ -121,12 +121,12 @@ def process_cost(task: Task, seconds: float, effort: Effort) -> list[Figure]:
 class _Made(LocalEngine):
     """Hands on made-up events, as fast as the store takes them."""
 
-    def run(self, chunks: Sequence[Chunk], sink: object) -> None:  # type: ignore[override]
+    def run(self, chunks: Iterable[Chunk], sink: Sink) -> None:
         """Tell of every chunk as if it had been trained."""
         for chunk in chunks:
-            sink.resume(chunk)  # type: ignore[attr-defined]
+            sink.resume(chunk)
             for event in _made_up(chunk):
-                event.hand_on(chunk, sink)  # type: ignore[arg-type]
+                event.hand_on(chunk, sink)
 
 
 def _made_up(chunk: Chunk) -> Iterator[Event]:
@@ -149,7 +149,7 @@ def driver(chunks: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "records.sqlite")
         with closing(store):
-            lab = Lab(task, store, "x", Execution(backend="loop", lockstep=1), engine=_Made())  # type: ignore[arg-type]
+            lab = Lab(task, store, "x", Execution(backend="loop", lockstep=1), engine=_Made())
             with lab.experiment({"bench": chunks}, at_once=1, runs=chunks) as experiment:
                 start = time.perf_counter()
                 experiment.run(runs, "x", (), lambda steps: None)

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-from tyro.conf import arg
-
-from lr_env.cli.parsing import parse_name, writable
+from lr_env.cli.parsing import writable
+from lr_env.cli.stored_experiment import StoredExperiment
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(StoredExperiment):
     """Write the report of an experiment from the record store, also while it runs in another process.
 
     Of a comparison that is finished it writes all files. Of one that is not, it writes report.html with what is
     finished. Of another study it writes runs.html with the runs; the command of the study writes its report.
     """
-
-    name: Annotated[str, tyro.conf.Positional, arg(metavar="NAME")]
-    """Name of the experiment; see lr-env runs."""
-    store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
-    results: Path = Path("results")
-    """Folder for reports. This one goes to its subfolder NAME."""
 
     def run(self) -> None:
         """Write the files.
@@ -42,7 +31,7 @@ class Report:
         from lr_env.studies.stored import stored_report
         from lr_env.terminal import console
 
-        folder = self.results / parse_name(self.name)
+        folder = self.folder
         with closing(Store.reading(self.store)) as store:
             report = stored_report(store, self.name, folder)
         writable(folder)

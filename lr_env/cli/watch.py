@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import tyro
 from tyro.conf import arg
 
-from lr_env.cli.parsing import parse_name
+from lr_env.cli.stored_experiment import StoredExperiment
 from lr_env.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _SHARE = 4
 
 
 @dataclass(frozen=True)
-class Watch:
+class Watch(StoredExperiment):
     """Serve the page of an experiment on this machine, and bring it up to date while its runs come in.
 
     It only reads the record store. Ctrl-C ends it.
@@ -35,14 +34,8 @@ class Watch:
     stopped: ClassVar[str] = "stopped watching"
     """What is said after Ctrl-C."""
 
-    name: Annotated[str, tyro.conf.Positional, arg(metavar="NAME")]
-    """Name of the experiment; see lr-env runs."""
     port: Annotated[int, arg(metavar="PORT")] = 8765
     """Port on 127.0.0.1; 0 for any that is free."""
-    store: Path = Path("results/records.sqlite")
-    """Record store, a SQLite file."""
-    results: Path = Path("results")
-    """Folder for reports, from whose subfolder NAME the page takes what an earlier report knows."""
 
     def run(self) -> None:
         """Serve the page until the process is stopped.
@@ -53,14 +46,12 @@ class Watch:
         from contextlib import closing
 
         from lr_env.cli.page_server import PageServer
-        from lr_env.errors import unknown
         from lr_env.records.store import Store
+        from lr_env.studies.stored import check_experiment
 
-        folder = self.results / parse_name(self.name)
         with closing(Store.reading(self.store)) as store:
-            if self.name not in (experiments := store.experiments()):
-                raise unknown("experiment", self.name, experiments)
-            with PageServer(LivePage(store, self.name, folder), self.port) as server:
+            check_experiment(store, self.name)
+            with PageServer(LivePage(store, self.name, self.folder), self.port) as server:
                 print(f"Watching {self.name} at {server.url} (Ctrl-C ends it)", flush=True)
                 server.serve_forever()
 

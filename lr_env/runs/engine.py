@@ -15,9 +15,6 @@ from lr_env.runs.hosting import Host, LocalHost
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LOCAL = "local"
-"""Name of the engine that trains in this process."""
-
 
 class Engine(Protocol):
     """Trains chunks, somewhere."""

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from lr_env.devices import find_device
 from lr_env.errors import UserError
 from lr_env.files import use_copies
 from lr_env.provenance import software
@@ -40,6 +40,34 @@ _RETRIES = 20
 
 _PATIENCE = 30.0
 """Seconds in which a node or an address should answer."""
+
+
+_VARIABLES = ("LR_ENV_DATA",)
+"""Variables of the environment that tasks take over from this process, where their node does not have them."""
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What the process of a task must be like.
+
+    Attributes:
+        software: see `lr_env.provenance.software`.
+        threads: CPU threads.
+        variables: of its environment, where it does not have them.
+    """
+
+    software: dict[str, str]
+    threads: int
+    variables: dict[str, str]
+
+    def prepare(self) -> None:
+        """Prepare this process. Nodes may have joined since the engine was made, so that it checks again."""
+        import torch
+
+        _check_software(self.software, software(), f"node {socket.gethostname()!r} of the Ray cluster")
+        for name, value in self.variables.items():
+            os.environ.setdefault(name, value)
+        torch.set_num_threads(self.threads)
 
 
 class RayEngine:
@@ -68,7 +96,7 @@ class RayEngine:
         self._software = software()
         for node in self._nodes():
             self._check_node(node)
-        self._files: dict[str, Any] = {}  # name of a file -> reference of its content
+        self._files: dict[tuple[str, int], Any] = {}  # name of a file and when it was changed -> its content
 
     @property
     def slots(self) -> int:
@@ -106,26 +134,34 @@ class RayEngine:
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function on a node, with the resources of a chunk."""
         task = self._ray.remote(_called).options(**self._resources, max_retries=_RETRIES)
-        return self._result(task.remote(self._software, self._threads, _settings(), function, *args, **kwargs))
+        return self._result(task.remote(self._setup, function, *args, **kwargs))
 
     def host(self, make: Callable[..., Any], *args: Any) -> Host:
         """Make an object in an actor of the cluster."""
         actor = self._ray.remote(_Hosted).options(**self._resources)
-        return _ActorHost(self, actor.remote(self._software, self._threads, _settings(), make, *args))
+        return _ActorHost(self, actor.remote(self._setup, make, *args))
 
     def close(self) -> None:
         """Disconnect from the cluster."""
         self._ray.shutdown()
 
+    @property
+    def _setup(self) -> _Setup:
+        variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        return _Setup(self._software, self._threads, variables)
+
     def _submit(self, chunk: Chunk, snapshot: Snapshot | None) -> Any:
         """The reference of the events of a chunk's next stretch."""
         task = self._ray.remote(_stretch).options(**self._resources, max_retries=_RETRIES, name=f"lr_env {chunk.key}")
         files = files_of(chunk)
-        for name in files:
-            if name not in self._files:
-                self._files[name] = self._ray.put(Path(name).read_bytes())
-        contents = [self._files[name] for name in files]
-        return task.remote(self._software, self._threads, _settings(), chunk, snapshot, files, *contents)
+        return task.remote(self._setup, chunk, snapshot, files, *map(self._content, files))
+
+    def _content(self, file: str) -> Any:
+        """The reference of the content of a file."""
+        key = file, os.stat(file).st_mtime_ns
+        if key not in self._files:
+            self._files[key] = self._ray.put(Path(file).read_bytes())
+        return self._files[key]
 
     def _result(self, reference: Any) -> Any:
         """Wait for what a task returns.
@@ -197,10 +233,8 @@ class _ActorHost:
 class _Hosted:
     """What an actor is made of."""
 
-    def __init__(
-        self, expected: dict[str, str], threads: int, settings: dict[str, str], make: Callable[..., Any], *args: Any
-    ) -> None:
-        _prepare(expected, threads, settings)
+    def __init__(self, setup: _Setup, make: Callable[..., Any], *args: Any) -> None:
+        setup.prepare()
         with _naming_node():
             self._object = make(*args)
 
@@ -276,11 +310,6 @@ def _said(error: BaseException) -> str:
     return text[:200].partition(". ")[0].rstrip(".")
 
 
-def _settings() -> dict[str, str]:
-    """Variables of the environment that tasks take over from this process, where their node does not have them."""
-    return {name: os.environ[name] for name in ("LR_ENV_DATA",) if name in os.environ}
-
-
 def _checker() -> Callable[[], dict[str, str]]:
     """A function that travels to nodes as it is, since it is not found by name; see `software`."""
 
@@ -308,17 +337,6 @@ def _check_software(expected: dict[str, str], found: dict[str, str], where: str)
             )
 
 
-def _prepare(expected: dict[str, str], threads: int, settings: dict[str, str]) -> None:
-    """Prepare the process of a task. Nodes may have joined since the engine was made, so that it checks again."""
-    import torch
-
-    _check_software(expected, software(), f"node {socket.gethostname()!r} of the Ray cluster")
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-
-
 @contextmanager
 def _naming_node() -> Iterator[None]:
     """Say on which node something was wrong, e.g. that it has no CUDA."""
@@ -328,30 +346,21 @@ def _naming_node() -> Iterator[None]:
         raise UserError(f"on node {socket.gethostname()!r} of the Ray cluster: {error}") from None
 
 
-def _called(
-    expected: dict[str, str], threads: int, settings: dict[str, str], function: Any, *args: Any, **named: Any
-) -> Any:
+def _called(setup: _Setup, function: Any, *args: Any, **named: Any) -> Any:
     """Call a function on a node."""
-    _prepare(expected, threads, settings)
+    setup.prepare()
     with _naming_node():
         return function(*args, **named)
 
 
 def _stretch(
-    expected: dict[str, str],
-    threads: int,
-    settings: dict[str, str],
-    chunk: Chunk,
-    snapshot: Snapshot | None,
-    files: Sequence[str],
-    *contents: bytes,
+    setup: _Setup, chunk: Chunk, snapshot: Snapshot | None, files: Sequence[str], *contents: bytes
 ) -> list[Event]:
     """Train a chunk from a snapshot to its next one, or to its end."""
-    _prepare(expected, threads, settings)
+    setup.prepare()
     events: list[Event] = []
     use_copies(dict(zip(files, contents, strict=True)))
     with _naming_node():
-        find_device(chunk.execution.device)
         for event in train(chunk, snapshot):
             events.append(portable(event))
             if isinstance(event, Saved):

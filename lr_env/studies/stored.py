@@ -41,6 +41,19 @@ class StoredReport:
     is_of_comparison: bool
 
 
+def check_experiment(store: Store, name: str) -> None:
+    """Check that there is an experiment of that name.
+
+    Raises:
+        UserError: there is none; it says so of imported runs, too.
+    """
+    experiments = store.experiments()
+    if name not in experiments:
+        if name in store.imports():
+            raise UserError(f"{name!r} are imported runs, which have no report: lr-env runs {name} lists them")
+        raise unknown("experiment", name, experiments)
+
+
 def stored_report(store: Store, name: str, folder: Path) -> StoredReport:
     """The report of an experiment, as far as it has come.
 
@@ -52,11 +65,7 @@ def stored_report(store: Store, name: str, folder: Path) -> StoredReport:
     Raises:
         UserError: there is no experiment of that name, it is damaged, or it has no runs yet.
     """
-    experiments = store.experiments()
-    if name not in experiments:
-        if name in store.imports():
-            raise UserError(f"{name!r} are imported runs, which have no report: lr-env runs {name} lists them")
-        raise unknown("experiment", name, experiments)
+    check_experiment(store, name)
     spec = store.experiment(name) or {}
     notice = ""
     if is_comparison(spec):
