@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial, wraps
@@ -19,6 +20,8 @@ _C: Any = torch._C
 _ERRORS: Any = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 """numpy's error state at the start of a process."""
 
+_SMALLEST = sys.float_info.min
+
 _ATTENTION = {
     SDPBackend.MATH: _C._get_math_sdp_enabled,
     SDPBackend.FLASH_ATTENTION: _C._get_flash_sdp_enabled,
@@ -33,8 +36,8 @@ class isolated(AbstractContextManager[None]):  # noqa: N801 (a context, as torch
 
     The settings are torch's grad and inference mode, autocast, default dtype, default device and other function modes,
     anomaly detection, hooks on saved tensors, deterministic algorithms, disabled kernels, reduced precision of matrix
-    products and convolutions on CPUs, and numpy's error state. A setting that has its default already costs only a
-    check.
+    products and convolutions on CPUs, flushing of denormal numbers, and numpy's error state. A setting that has its
+    default already costs only a check.
     """
 
     def __enter__(self) -> None:
@@ -67,6 +70,29 @@ def using_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def flushing_denormals(flush: bool) -> Iterator[None]:
+    """A context in which this thread computes 0 instead of numbers below the smallest normal one, or does not.
+
+    A processor takes tens of times longer for such numbers. They are common in training: where a ReLU is never above
+    zero again, momentum shrinks at every step, and never gets to zero by itself.
+    """
+    before = _flushes()
+    if before == flush:
+        yield
+        return
+    torch.set_flush_denormal(flush)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def _flushes() -> bool:
+    """Whether this thread computes 0 instead of numbers below the smallest normal one; torch does not tell."""
+    return _SMALLEST / 2 == 0
 
 
 def isolating(function: Callable[P, R]) -> Callable[P, R]:
@@ -164,6 +190,7 @@ _SETTINGS: tuple[tuple[Callable[[], bool], Callable[[], AbstractContextManager[o
         ),
     ),
     (lambda: all(enabled() for enabled in _ATTENTION.values()), lambda: sdpa_kernel([*_ATTENTION])),
+    (lambda: not _flushes(), lambda: flushing_denormals(False)),
     (lambda: np.geterr() == _ERRORS, lambda: np.errstate(**_ERRORS)),
 )
 """For each setting: a function that returns whether it has its default, and a context that sets the default."""

@@ -340,6 +340,24 @@ def test_the_memory_estimate_is_near_what_is_allocated(name, backend):
     assert stored + peak.bytes < needed < 4 * (stored + peak.bytes)
 
 
+@pytest.mark.parametrize("backend", [LOOP, POOL, Backend("stacked", 3), Backend("stacked", 2, workers=2)])
+def test_numbers_below_the_smallest_normal_one_become_zero(backend):
+    """A ReLU that is never above zero has a gradient of 0, and its momentum only shrinks."""
+    children = Children(TASK, range(3), execution=Execution(backend=backend))
+    smallest = torch.finfo(torch.float32).tiny
+    weight, bias, *_ = children.state.layout.views(children.state.parameters).values()
+    momentum = next(iter(children.state.layout.views(children.state.tensors["momentum_buffer"]).values()))
+    bias[:, 0] = -1000.0
+    for _ in range(2):  # a block is trained by the caller's thread at first
+        momentum[:, 0] = 2 * smallest
+        before = weight.clone()
+        children.train(np.full(3, 0.01))
+        assert torch.equal(weight[:, 0], before[:, 0])
+        assert not torch.equal(weight[:, 1], before[:, 1])
+        assert (momentum[:, 0] == 0).all()
+    assert torch.tensor(smallest) / 2 > 0  # the caller's arithmetic is as it was
+
+
 class _Peak(TorchDispatchMode):
     """The most bytes of tensors made inside that are alive at one time."""
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from lr_env import TASKS, Children, LREnv, LRVectorEnv, Numerics
 from lr_env.children import Execution, fastest, tracing
 from lr_env.children.flatness import flatness
-from lr_env.isolation import _set_for_now, isolated
+from lr_env.isolation import _flushes, _set_for_now, flushing_denormals, isolated
 from lr_env.tasks import data
 from planners.latent_ode.planner import LatentODE
 from planners.ppo.planner import PPO
@@ -55,6 +55,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "deterministic": lambda: _set_for_now(
         torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
     ),
+    "flush_denormal": lambda: flushing_denormals(True),
     "numpy": lambda: np.errstate(all="raise"),
 }
 
@@ -74,6 +75,7 @@ def caller_state() -> list[Any]:
         torch.are_deterministic_algorithms_enabled(),
         torch._C._get_mkldnn_enabled(),
         torch._C._get_flash_sdp_enabled(),
+        _flushes(),
         np.geterr(),
     ]
 

@@ -30,7 +30,7 @@ from lr_env.children.stacked import StackedEngine
 from lr_env.children.state import ChildrenState, Layout
 from lr_env.devices import check_process, find_device
 from lr_env.errors import UserError, refuse_duplicates
-from lr_env.isolation import isolated, isolating, using_threads
+from lr_env.isolation import flushing_denormals, isolated, isolating, using_threads
 from lr_env.signals import VALIDATION_SIGNALS, names
 from lr_env.tasks.data import load
 
@@ -51,11 +51,19 @@ _EVALUATION_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
 
 
 def _computing(method: Callable[Concatenate[Children, P], R]) -> Callable[Concatenate[Children, P], R]:
-    """Decorate a method of children so that it runs in isolation, and with the threads of their backend."""
+    """Decorate a method of children so that it runs in isolation, with the threads of their backend.
+
+    A thread that computes alone takes numbers below the smallest normal one for 0; see `flushing_denormals`.
+    """
 
     @wraps(method)
     def inside(self: Children, *args: P.args, **kwargs: P.kwargs) -> R:
-        with isolated(), using_threads(self.backend.threads):
+        # Where threads share an operation, the others' settings cannot be changed, and all should compute alike.
+        with (
+            isolated(),
+            using_threads(self.backend.threads),
+            flushing_denormals(self.device.type == "cpu" and torch.get_num_threads() == 1),
+        ):
             return method(self, *args, **kwargs)
 
     return inside
@@ -438,7 +446,8 @@ def _memory_estimate(
     flat = (2 + meter_slots + len(task.optimizer.slots)) * layout.size
     logits = 5 * task.val_subset * math.prod(source.output_shape)
     indices = 4 * train + 8 * task.segment * task.batch_size
-    # What the update makes of gradients; inputs as gathered; activations, forward and backward.
-    active = 2 * layout.size + 2 * (inputs + activations) * task.batch_size
+    # What the update makes of gradients; a block's rows, taken apart; inputs as gathered; activations, forward and
+    # backward.
+    active = (3 + len(task.optimizer.slots)) * layout.size + 2 * (inputs + activations) * task.batch_size
     data = sum(source.sizes.values()) * inputs
     return MemoryEstimate(item * (flat + logits) + indices, item * active, shared=item * (evaluated + data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,8 +19,10 @@ from torch.utils._pytree import tree_map
 
 from lr_env.children.batches import Batches
 from lr_env.children.cuda_graphs import Replay
-from lr_env.children.losses import mean_loss
+from lr_env.children.losses import losses
 from lr_env.children.numerics import EXACT, BatchNormForFunctorch, Numerics
+from lr_env.children.parts import Parts, parts_of
+from lr_env.children.quick_graphs import QuickGraph, traced_quick
 from lr_env.children.state import ChildrenState, restored_afterwards
 from lr_env.children.tracing import traced
 from lr_env.children.workers import Workers
@@ -44,10 +47,10 @@ class StackedEngine:
     `vmap(grad_and_value(...))` is traced once for each block size into a flat list of torch operations, which then runs
     without functorch's cost in Python (about half of a step of a small network). Blocks are trained one after another
     for a whole segment, so that a block's parameters stay in the processor's cache; with several workers each has one
-    on a core. Small networks on a CPU spend half of their time on calling operations, so that their whole step is one
-    graph, update included, of as few operations as it takes. On CUDA a step of a block is captured as a graph, and the
-    host only replays it. A block of one child needs no `vmap` and uses the device's own kernels: on an H100 a step of
-    ResNet-18 under bf16 takes 2.4 ms instead of 6.5.
+    on a core. Small networks on a CPU spend half of their time on calling operations, so that a whole step there is one
+    graph, update included, of as few operations as it takes, on parameters that are taken apart (see `Parts`). On CUDA
+    a step of a block is captured as a graph, and the host only replays it. A block of one child needs no `vmap` and
+    uses the device's own kernels: on an H100 a step of ResNet-18 under bf16 takes 2.4 ms instead of 6.5.
 
     Args:
         state: the children; changed in place.
@@ -91,9 +94,13 @@ class StackedEngine:
         self._logit_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
         self._replayed = state.parameters.is_cuda
         self.workers = Workers(1 if self._replayed else workers)
-        self._whole = not (self._replayed or compiled or meters)  # whether small blocks have whole steps as graphs
+        self._whole = not (self._replayed or compiled or meters)  # whether whole steps are graphs
         self._traced: set[int] = set()  # sizes of blocks that have trained before
-        self._step_graphs: dict[tuple[int, torch.Size], Callable[..., Tensor]] = {}
+        self._step_graphs: dict[tuple[int, torch.Size], QuickGraph] = {}
+        self._parts: dict[tuple[int, int], list[Parts]] = {}
+        self._linear = {
+            f"{name}.weight".removeprefix(".") for name, part in template.named_modules() if type(part) is nn.Linear
+        }
         self._replays: dict[int, Replay] = {}
 
     def train(
@@ -185,18 +192,34 @@ class StackedEngine:
                 self.state.buffers(slice(start, end)),
             )
             key = (end - start, inputs.shape)
+            given = [*views.values(), *buffers.values(), inputs]
             with torch.no_grad():
                 if key not in self._logit_graphs:
-                    self._logit_graphs[key] = traced(
-                        (self._key, *key), partial(self._forward, end - start), views, buffers, inputs
-                    )
-                block = self._logit_graphs[key](views, buffers, inputs)
+                    self._logit_graphs[key] = self._traced_logits((self._key, *key), end - start, given)
+                block = self._logit_graphs[key](*given)
                 logits.append(block if len(inside) == end - start else block[inside])
         return torch.cat(logits)
 
+    def _traced_logits(self, key: Hashable, count: int, given: Sequence[Tensor]) -> Callable[..., Tensor]:
+        """The graph of a forward pass: of parameters and buffers in the order of the layout, then inputs."""
+
+        def function() -> Callable[..., Tensor]:
+            forward, names, buffers = self._forward(count), [*self.state.layout.shapes], [*self.state.layout.buffers]
+
+            def of_tensors(*tensors: Tensor) -> Tensor:
+                of_buffers = tensors[len(names) : -1]
+                parameters = dict(zip(names, tensors[: len(names)], strict=True))
+                return forward(parameters, dict(zip(buffers, of_buffers, strict=True)), tensors[-1])
+
+            return of_tensors
+
+        if self._compiled or self._replayed:
+            return traced(key, function, *given)
+        return traced_quick(key, function, [], given).given()
+
     def _train_block(self, rows: slice, tables: Tensors) -> Tensor:
         """Train a block for one segment; returns what its steps measure, (steps, block, 1 + signals)."""
-        if self._whole and self.state.parameters[rows].numel() < _FLAT_ELEMENTS:
+        if self._whole:
             return self._train_whole_steps(rows, tables)
         of_step = {name: table.unbind() for name, table in tables.items()}
         steps = [{name: table[number] for name, table in of_step.items()} for number in range(len(tables["index"]))]
@@ -204,23 +227,36 @@ class StackedEngine:
 
     def _train_whole_steps(self, rows: slice, tables: Tensors) -> Tensor:
         """Train a block for one segment by graphs of whole steps; see `_train_block`."""
-        layout, parameters = self.state.layout, self.state.parameters[rows]
-        count, names = len(parameters), sorted(tables.keys() - {"index", "keys"})
-        buffers, slots = self.state.buffers(rows), {name: slot[rows] for name, slot in self.state.slots.items()}
+        layout, count = self.state.layout, rows.stop - rows.start
+        names = sorted(tables.keys() - {"index", "keys"})
+        buffers = self.state.buffers(rows)
         keys = tables["keys"].unbind() if "keys" in tables else None
         if layout.key is not None:
             buffers.pop(layout.key)
-        current = [tables[name].view(len(tables[name]), count, 1).unbind() for name in names]
-        state = [parameters, *slots.values(), *buffers.values()]
-        fixed = [*layout.views(parameters).values(), *state]
-        step, losses = None, []
+        current = [tables[name].unbind() for name in names]
+        step, measured = None, []
         with torch.no_grad():
+            flat = [tensor[rows] for tensor in (self.state.parameters, *self.state.slots.values())]
+            parts = self._parts_of(flat)
+            for part, tensor in zip(parts, flat, strict=True):
+                part.read(tensor)
+            fixed = [*parts[0].views.values(), *(tensor for part in parts for tensor in part.tensors)]
+            fixed += buffers.values()
             for number, (inputs, labels) in enumerate(self._batches_of_segment(tables["index"], keys, count)):
                 drawn = [keys[number]] if layout.key is not None and keys is not None else []
                 varying = [inputs, labels, *drawn, *(table[number] for table in current)]
-                step = step or self._step_graph(state, varying, names)
-                losses.append(step(*fixed, *varying))
-        return torch.stack(losses)[..., None]
+                step = step or self._step_graph(fixed, varying, names).given(*fixed)
+                measured.append(step(*varying))
+            for part, tensor in zip(parts, flat, strict=True):
+                part.write(tensor)
+        return torch.stack(measured).flatten(2).mean(2, keepdim=True)
+
+    def _parts_of(self, flat: Sequence[Tensor]) -> list[Parts]:
+        """Memory for the parts of several flat tensors of a block; a thread allocates it once."""
+        kind = threading.get_ident(), len(flat[0])
+        if kind not in self._parts:
+            self._parts[kind] = [Parts(self.state.layout, tensor, self._linear) for tensor in flat]
+        return self._parts[kind]
 
     def _batches_of_segment(
         self, index: Tensor, keys: Sequence[Tensor] | None, count: int
@@ -239,48 +275,49 @@ class StackedEngine:
                 strict=True,
             )
 
-    def _step_graph(
-        self, state: Sequence[Tensor], varying: Sequence[Tensor], names: Sequence[str]
-    ) -> Callable[..., Tensor]:
-        """The graph of a whole step; see `_whole_step` for its inputs, of which `state` begins with the parameters."""
-        kind = len(state[0]), varying[0].shape
+    def _step_graph(self, fixed: Sequence[Tensor], varying: Sequence[Tensor], names: Sequence[str]) -> QuickGraph:
+        """The graph of a whole step; see `_whole_step` for its inputs."""
+        kind = len(fixed[0]), varying[0].shape
         if kind not in self._step_graphs:
-            state = [tensor.clone() for tensor in state]  # which tracing changes
-            views = self.state.layout.views(state[0]).values()  # not clones of views: a graph depends on strides
-            with torch.enable_grad():
-                self._step_graphs[kind] = traced(
-                    (self._key, self.state.layout.align, self.state.optimizer, self.clip_norm, *kind),
-                    partial(self._whole_step, len(state[0]), names),
-                    *(*views, *state, *varying),
-                    quick=True,
+            with torch.enable_grad(), restored_afterwards(dict(enumerate(fixed))):  # tracing takes a step
+                self._step_graphs[kind] = traced_quick(
+                    (self._key, self.state.optimizer, self.clip_norm, *kind),
+                    partial(self._whole_step, len(fixed[0]), names),
+                    fixed,
+                    varying,
                 )
         return self._step_graphs[kind]
 
     def _whole_step(self, count: int, names: Sequence[str]) -> Callable[..., Tensor]:
-        """A function that trains a block for one step and returns the losses, (block,).
+        """A function that trains a block for one step and returns the losses, (block, batch, ...).
 
-        Its inputs are tensors: each parameter, the flat parameters, the slots of the optimizer, the buffers, inputs,
-        labels, the keys of the random numbers where the network draws any, and the coefficients of the update.
+        Its inputs are tensors: each parameter, the parts of the parameters (see `Parts`) and of each slot of the
+        optimizer, the buffers; then inputs, labels, the keys of the random numbers where the network draws any, and
+        the coefficients of the update.
         """
-        layout, optimizer = self.state.layout, self.state.optimizer
+        layout, optimizer, parts = self.state.layout, self.state.optimizer, parts_of(self.state.layout)
         buffer_names = [name for name in layout.buffers if name != layout.key]
-        gradients = self._gradients(count)
+        gradients = self._gradients(count, means=False)
 
         def step(*inputs_of_step: Tensor) -> Tensor:
             given = iter(inputs_of_step)
             views = {name: next(given) for name in layout.shapes}
-            parameters = next(given)
-            slots = {name: next(given) for name in optimizer.slots}
+            parameters = [next(given) for _ in parts]
+            slots = {name: [next(given) for _ in parts] for name in optimizer.slots}
             buffers = {name: next(given) for name in buffer_names}
             inputs, labels = next(given), next(given)
             if layout.key is not None:
                 buffers[layout.key] = next(given)
-            gradient, loss = gradients(views, buffers, inputs, labels)
-            flat = layout.flatten(gradient)
+            now = dict(zip(names, given, strict=True))
+            gradient, measured = gradients(views, buffers, inputs, labels)
+            of_parts = [gradient[part[0]] if len(part) == 1 else layout.only(part).flatten(gradient) for part in parts]
             if self.clip_norm is not None:
-                clip_([flat], self.clip_norm)
-            optimizer.update(parameters, flat, slots, dict(zip(names, given, strict=True)))
-            return loss
+                clip_(of_parts, self.clip_norm)
+            for number, (part, of_part) in enumerate(zip(parameters, of_parts, strict=True)):
+                shape = (count, *[1] * (part.dim() - 1))
+                current = {name: value.view(shape) for name, value in now.items()}
+                optimizer.update(part, of_part, {name: slot[number] for name, slot in slots.items()}, current)
+            return measured
 
         return step
 
@@ -336,12 +373,20 @@ class StackedEngine:
         rate = {_RATE: lr} if self.meters else {}
         return {**self.state.optimizer.coefficients(lr, number), **rate}
 
-    def _gradients(self, count: int) -> Callable[..., Any]:
-        def loss(parameters: Tensors, buffers: Tensors, inputs: Tensor, labels: Tensor) -> Tensor:
-            with self.numerics.autocast(inputs.device), self._batch_norm(count):
-                return mean_loss(functional_call(self.template, (parameters, buffers), (inputs,)), labels)
+    def _gradients(self, count: int, means: bool = True) -> Callable[..., Any]:
+        """A function that returns gradients of the mean losses, and these, or the losses of all predictions."""
 
-        return _each(grad_and_value(loss), count, (0, 0, 0, 0))
+        def loss(parameters: Tensors, buffers: Tensors, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            with self.numerics.autocast(inputs.device), self._batch_norm(count):
+                each = losses(functional_call(self.template, (parameters, buffers), (inputs,)), labels)
+            mean = each.mean()
+            return mean, mean if means else each
+
+        def gradients(*given: Any) -> tuple[Tensors, Tensor]:
+            gradient, (_, measured) = grad_and_value(loss, has_aux=True)(*given)
+            return gradient, measured
+
+        return _each(gradients, count, (0, 0, 0, 0))
 
     def _forward(self, count: int) -> Callable[..., Any]:
         def forward(parameters: Tensors, buffers: Tensors, inputs: Tensor) -> Tensor:

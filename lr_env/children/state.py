@@ -82,6 +82,11 @@ class Layout:
         size = _size(self.shapes, align)
         return replace(self, channels_last=channels_last, align=align, size=size)
 
+    def only(self, names: Sequence[str]) -> Layout:
+        """The layout of some parameters alone, side by side."""
+        shapes = {name: self.shapes[name] for name in names}
+        return replace(self, shapes=shapes, size=_size(shapes, 1), align=1)
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view of flat rows (..., size)."""
         views = {}
@@ -118,7 +123,7 @@ def _round_up(count: int, align: int) -> int:
 
 
 @contextmanager
-def restored_afterwards(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def restored_afterwards(tensors: Mapping[Any, Tensor]) -> Iterator[None]:
     """A context at whose end tensors are put back as they were."""
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     try:

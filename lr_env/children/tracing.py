@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from types import BuiltinFunctionType, MethodDescriptorType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -29,7 +27,9 @@ _LARGEST_CONSTANT = 2**18
 """Elements of a tensor that is kept from call to call."""
 
 _MOST_GRAPHS = 64
-_graphs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+_graphs: OrderedDict[Hashable, object] = OrderedDict()
+
+G = TypeVar("G")
 
 
 def traced(
@@ -37,7 +37,6 @@ def traced(
     function: Callable[[], Callable[..., Any]],
     *inputs: Any,
     compiled: bool = False,
-    quick: bool = False,
 ) -> Callable[..., Any]:
     """Trace a function, or take the graph of an earlier call with the same key: tracing takes seconds.
 
@@ -46,19 +45,23 @@ def traced(
         function: returns the function.
         inputs: examples of its inputs.
         compiled: whether `torch.compile` fuses its operations, when it is first called.
-        quick: whether its calls are to cost as little as they can; for functions of tensors that return one.
     """
-    if key not in _graphs:
+
+    def made() -> Callable[..., Any]:
         graph = trace(function(), *inputs)
-        if quick:
-            add_bias_in_product(graph)
-            _graphs[key] = quickened(graph)
-        else:
-            _graphs[key] = torch.compile(graph, dynamic=False) if compiled else graph
+        return torch.compile(graph, dynamic=False) if compiled else graph
+
+    return kept(key, made)
+
+
+def kept(key: Hashable, made: Callable[[], G]) -> G:
+    """The graph of an earlier call with this key, or a new one."""
+    if key not in _graphs:
+        _graphs[key] = made()
         while len(_graphs) > _MOST_GRAPHS:
             _graphs.popitem(last=False)
     _graphs.move_to_end(key)
-    return _graphs[key]
+    return cast("G", _graphs[key])
 
 
 def trace(function: Callable[..., Any], *inputs: Any) -> GraphModule:
@@ -90,16 +93,16 @@ def simplify(graph: GraphModule) -> None:
             node.replace_all_uses_with(source)
             continue
         both = (node.target, source.target)
-        if both == (aten.transpose.int, aten.transpose.int) and set(_dims(node)) == set(_dims(source)):
+        if both == (aten.transpose.int, aten.transpose.int) and set(dims(node)) == set(dims(source)):
             node.replace_all_uses_with(source.args[0])  # there and back
 
 
 def fold_constants(graph: GraphModule) -> None:
     """Compute once what is the same at every call, such as the gradient of the loss by itself, which is 1."""
-    changed, values = _changed(graph), dict[Node, torch.Tensor]()
+    changed, values = changed_in(graph), dict[Node, torch.Tensor]()
     for node in list(graph.graph.nodes):
         target, sources = node.target, node.all_input_nodes
-        if not isinstance(target, OpOverload) or target._schema.is_mutable or _base(node) in changed:
+        if not isinstance(target, OpOverload) or target._schema.is_mutable or base(node) in changed:
             continue
         known = node.meta["val"]
         if not isinstance(known, torch.Tensor) or known.numel() > _LARGEST_CONSTANT:
@@ -120,64 +123,33 @@ def fold_constants(graph: GraphModule) -> None:
         node.replace_all_uses_with(constant)
 
 
-def _changed(graph: GraphModule) -> set[Node]:
+def changed_in(graph: GraphModule) -> set[Node]:
     """Results whose memory is changed later: by an operation in place, or by whoever gets them."""
     changed = set()
     for node in graph.graph.nodes:
         if node.op == "output":
-            changed |= {_base(result) for result in node.all_input_nodes}
+            changed |= {base(result) for result in node.all_input_nodes}
         elif isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
-            changed |= {_base(source) for source in node.all_input_nodes}
+            changed |= {base(source) for source in node.all_input_nodes}
     return changed
 
 
-def _base(node: Node) -> Node:
+def is_view(node: Node) -> bool:
+    """Whether a result shares the memory of its first argument and nothing was computed."""
+    if not (isinstance(node.target, OpOverload) and node.args and isinstance(node.args[0], Node)):
+        return False
+    shares = any(one.alias_info is not None for one in node.target._schema.returns)
+    return (node.target is aten._unsafe_view.default or shares) and not node.target._schema.is_mutable
+
+
+def base(node: Node) -> Node:
     """The result whose memory another one shares, which is a view of it; the result itself if it is none."""
-    while isinstance(node.target, OpOverload) and node.args and isinstance(node.args[0], Node):
-        returns = node.target._schema.returns
-        shares = node.target is aten._unsafe_view.default or any(one.alias_info is not None for one in returns)
-        if not shares or node.target._schema.is_mutable:
-            break
-        node = node.args[0]
+    while is_view(node):
+        node = cast("Node", node.args[0])
     return node
 
 
-def add_bias_in_product(graph: GraphModule) -> None:
-    """Turn a matrix product and the sum with a bias into one operation."""
-    for node in list(graph.graph.nodes):
-        if node.target is not aten.add.Tensor or node.kwargs or len(node.args) != 2:
-            continue
-        bias, product = node.args
-        if not (isinstance(product, Node) and isinstance(bias, Node) and product.target is aten.bmm.default):
-            continue
-        if len(product.users) == 1 and bias.meta["val"].dtype == product.meta["val"].dtype:
-            with graph.graph.inserting_before(node):
-                whole = graph.graph.call_function(aten.baddbmm.default, (bias, *product.args))
-            whole.meta["val"] = node.meta["val"]
-            node.replace_all_uses_with(whole)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def quickened(graph: GraphModule) -> Callable[..., Any]:
-    """A function that calls the operations by torch's functions and methods.
-
-    That takes a microsecond less for each than `torch.ops`, and a step of a small network has sixty.
-    """
-    for node in graph.graph.nodes:
-        if not isinstance(node.target, OpOverload) or node.target.namespace != "aten" or not node.args:
-            continue
-        name = node.target._schema.name.removeprefix("aten::")
-        if isinstance(function := getattr(torch, name, None), BuiltinFunctionType):
-            node.target = function
-        elif isinstance(node.args[0], Node) and isinstance(getattr(torch.Tensor, name, None), MethodDescriptorType):
-            node.op, node.target = "call_method", name
-    graph.graph.set_codegen(CodeGen())  # without trees of inputs
-    graph.recompile()
-    return graph.forward
-
-
-def _dims(node: Node) -> tuple[int, ...]:
+def dims(node: Node) -> tuple[int, ...]:
     """The dimensions in the arguments of a transpose or a permutation."""
     _, *dims = cast("list[Any]", list(node.args))
     return tuple(dims if len(dims) > 1 else dims[0])

@@ -52,6 +52,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     def start() -> None:
         torch.get_num_threads()  # otherwise the thread's first operation would set the process's number
         torch.set_num_threads(1)  # for this thread, but also the first number of threads that start later
+        torch.set_flush_denormal(True)  # as a single thread does
         started.wait()
 
     pool = ThreadPoolExecutor(workers, "lr_env-child", initializer=start)
