@@ -197,7 +197,8 @@ class Measuring:
             self.part.figures += engines.fan_out(task, seconds, self.effort)
         for task in self.tasks(FANNED_OUT[:1], "in a process of its own"):
             self.part.figures += engines.process_cost(task, whole, self.effort)
-        self.part.figures += engines.driver(50 if self.quick else engines.CHUNKS)
+        runs = 50 if self.quick else engines.RUNS
+        self.part.figures += [engines.driver(runs, lockstep) for lockstep in (1, 100)]
 
     def neighbours(self) -> None:
         """Lockstep beside other processes."""

@@ -28,6 +28,7 @@ from lr_env.runs.lab import Lab
 from lr_env.runs.processes import ProcessEngine
 from lr_env.signals import ALWAYS
 from lr_env.tasks import TASKS, Task
+from lr_env.words import counted
 
 WORKERS = 2
 """Processes whose gain is measured."""
@@ -36,9 +37,11 @@ GAIN_BAR: Bar = (">=", 1.7)
 COST_BAR: Bar = ("<=", 1.03)
 BESIDE_BAR: Bar = (">=", 0.9)
 
-CHUNKS = 10_000
-"""Chunks of the simulated experiment, and the segments of a run in it."""
+RUNS = 10_000
+"""Runs of the simulated experiment."""
+
 SEGMENTS = 100
+"""Segments of a run in it."""
 
 
 class Nowhere:
@@ -142,24 +145,23 @@ def _made_up(chunk: Chunk) -> Iterator[Event]:
     )
 
 
-def driver(chunks: int) -> list[Figure]:
-    """What the process that writes the store takes of an experiment whose chunks are one run each."""
+def driver(runs: int, lockstep: int) -> Figure:
+    """What the process that writes the store takes of an experiment whose chunks have so many runs in lockstep."""
     task = replace(TASKS["DigitsMLP"], segment=10, budget=10 * SEGMENTS)
-    runs = [PlannedRun(_steady(task), seed) for seed in range(chunks)]
+    planner = _steady(task)
+    planned = [PlannedRun(planner, seed) for seed in range(runs)]
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "records.sqlite")
         with closing(store):
-            lab = Lab(task, store, "x", Execution(backend="loop", lockstep=1), engine=_Made())
-            with lab.experiment({"bench": chunks}, at_once=1, runs=chunks) as experiment:
+            lab = Lab(task, store, "x", Execution(backend="loop", lockstep=lockstep), engine=_Made())
+            with lab.experiment({"bench": runs}, at_once=lockstep, runs=runs) as experiment:
                 start = time.perf_counter()
-                experiment.run(runs, "x", (), lambda steps: None)
+                experiment.run(planned, "x", (), lambda steps: None)
                 seconds = time.perf_counter() - start
         mib = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
-    rate = chunks * SEGMENTS / seconds
-    absolute = (
-        f"{chunks:,} chunks of {SEGMENTS} segments in {seconds:.0f} s: {chunks / seconds:,.0f} chunks/s, {mib:,.0f} MiB"
-    )
-    return [Figure("rows (segments of runs) that the store takes, 1,000 a second", [rate / 1000], "k", absolute)]
+    absolute = f"{runs:,} runs of {SEGMENTS} segments in {seconds:.0f} s: {runs / seconds:,.0f} runs/s, {mib:,.0f} MiB"
+    what = f"rows (segments of runs) that the store takes, 1,000 a second, chunks of {counted(lockstep, 'run')}"
+    return Figure(what, [runs * SEGMENTS / seconds / 1000], "k", absolute)
 
 
 @contextmanager
