@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -12,8 +14,17 @@ T = TypeVar("T")
 
 
 def declared(group: str) -> dict[str, EntryPoint]:
-    """Return a dict name -> entry point of a group, in the order in which packages declare them."""
-    return {entry.name: entry for entry in entry_points(group=group)}
+    """Return a dict name -> entry point of a group, in the order in which packages declare them.
+
+    The metadata of all packages, which takes tens of milliseconds, is read once for each group and search path.
+    """
+    return dict(_declared(group, tuple(sys.path), entry_points))
+
+
+@lru_cache(maxsize=64)
+def _declared(group: str, path: tuple[str, ...], read: Callable[..., Any]) -> Mapping[str, EntryPoint]:
+    """The same; `path` and `read` (which tests replace) are what it depends on."""
+    return {entry.name: entry for entry in read(group=group)}
 
 
 def names_with(group: str, catalogue: Mapping[str, Any]) -> list[str]:

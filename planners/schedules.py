@@ -170,7 +170,11 @@ class Step(Schedule):
 
     name = "step"
     rules: ClassVar[Rules] = {"stages": COUNT, "gamma": FRACTION}
-    tuning_variants: ClassVar[TuningVariants] = ({"stages": 3, "gamma": 0.1}, {"stages": 10, "gamma": 0.5})
+    tuning_variants: ClassVar[TuningVariants] = (
+        {"stages": 3, "gamma": 0.1},
+        {"stages": 10, "gamma": 0.5},
+        {"stages": 3, "gamma": 0.5},  # of arXiv:2509.23052
+    )
     search_ranges: ClassVar[SearchRanges] = {"gamma": SettingRange(0.1, 0.5)}
     stages: int = 3
     gamma: float = 0.1
@@ -320,8 +324,7 @@ class WSD(Schedule):
         # Rounded up, W + D can be n + 1. The ramps then share one segment, where both are 1.
         return np.minimum(_warm_up(k, W), self._cool_down(np.maximum(0, k - (n - D)) / D))
 
-    @staticmethod
-    def _cool_down(u: Array) -> Array:
+    def _cool_down(self, u: Array) -> Array:
         """Return the factor, from 1 to 0, at u, the share of the cool-down that is over, from 0 to 1."""
         return 1 - u
 
@@ -338,9 +341,42 @@ class WSDSqrt(WSD):
 
     name = "wsd-sqrt"
 
-    @staticmethod
-    def _cool_down(u: Array) -> Array:
+    def _cool_down(self, u: Array) -> Array:
         return 1 - np.sqrt(u)
+
+
+@dataclass(frozen=True)
+class PowerCool(WSD):
+    """WSD whose cool-down is a power of the time left (Li et al. 2026).
+
+    As `WSD`, with (1 - (k-s)/D)^power in the last D segments. Under the functional scaling law (arXiv:2509.19189) the
+    best schedule of an easy task is such a fall over all of the run, and that of a hard task a long time at the peak
+    and a short one; origin: arXiv:2602.06797. The power 1 is `wsd`; larger ones fall fast at first.
+
+    Attributes:
+        power: of the time left, 1 - u.
+
+    >>> PowerCool(peak=0.1, warmup=0.2, cooldown=0.6, power=2.0).preview(5).round(4)
+    array([0.1   , 0.1   , 0.1   , 0.0444, 0.0111])
+    """
+
+    name = "power-cool"
+    rules: ClassVar[Rules] = {"power": POSITIVE}
+    tuning_variants: ClassVar[TuningVariants] = (
+        {"cooldown": 0.4, "power": 2.0},
+        {"cooldown": 0.8, "power": 1.5},
+        {"cooldown": 0.9, "power": 3.0},
+    )
+    search_ranges: ClassVar[SearchRanges] = {
+        "cooldown": SettingRange(0.1, 0.9),
+        "power": SettingRange(0.5, 3.0),
+        "warmup": _WARMUPS,
+    }
+    power: float = 2.0
+
+    def _cool_down(self, u: Array) -> Array:
+        """Return the factor, from 1 to 0, at u, the share of the cool-down that is over, from 0 to 1."""
+        return (1 - u) ** self.power
 
 
 @dataclass(frozen=True)
