@@ -216,6 +216,7 @@ def test_a_budget_curve_is_made_resumed_and_told(tmp_path, monkeypatch):
     )
     whole.write(tmp_path, {"command": "lr-env tuning-budget"})
     saved = json.loads((tmp_path / "budget.json").read_text())
+    assert saved["curves"][0]["to_wsd"].keys() == {"difference", "p_holm", "verdict"}
     assert len(saved["curves"]) == 2 * 2
     regrets, differences = (tmp_path / "summary.md").read_text().split("Less the loss of wsd, repeat by repeat")
     assert "| 3 runs | 5 runs |" in regrets
@@ -256,7 +257,29 @@ def test_regret_where_runs_diverged():
     assert curve.best is calm[2]  # though b's other answer has the lower test loss
     assert curve.regret("a", 10).value == pytest.approx(1.75 - 3)
     same = [answer("a", 0, [1.0, 2]), replace(answer("a", 0, [1.0, 2]), repeat=1)]
-    assert np.isnan(BudgetCurve("x", ("a",), (10,), (0, 1), tuple(same)).regret("a", 10).low)  # one answer, no interval
+    assert BudgetCurve("x", ("a",), (10,), (0, 1), tuple(same)).regret("a", 10).half_width == 0  # the best itself
+
+
+def test_what_is_said_of_a_difference_counts_repeats_and_seeds_and_the_margin():
+    """Two repeats that each have luck of their own: seeds alone would tell them apart."""
+
+    def answers(label, means):
+        luck = 0.001 * np.random.default_rng(len(label)).standard_normal((len(means), 10))
+        for repeat, (mean, of_seeds) in enumerate(zip(means, luck, strict=True)):
+            planner = Constant(0.1 + 0.01 * repeat + 0.001 * len(label))
+            ends = [
+                replace(record(planner, seed, 0.5), scores={"final_val_loss": 0.5, "test_loss": mean + more})
+                for seed, more in enumerate(of_seeds)
+            ]
+            yield TunedPlanner(label, 10, repeat, planner, tuple(ends))
+
+    answers_of = {"a": (0.50, 0.50, 0.50), "bb": (0.51, 0.53, 0.46), "ccc": (0.56, 0.561, 0.559), "dddd": (0.501,) * 3}
+    every = tuple(answer for label, means in answers_of.items() for answer in answers(label, means))
+    curve = BudgetCurve("x", tuple(answers_of), (10,), tuple(range(10)), every, margin=0.005)
+    said = [line.split("|")[4].strip() for line in markdown_text(curve.document()).splitlines() if "<" not in line
+            and line.startswith(("| bb", "| ccc", "| dddd")) and line.count("|") == 5]  # fmt: skip
+    assert said == ["not told apart, up to 0.089", "equivalent", "worse"]
+    assert curve.adjusted(10)["ccc"] < 1e-3 < 0.5 < curve.adjusted(10)["bb"]
 
 
 def test_seeds_of_tuning_runs_are_shared_by_a_few(tmp_path, monkeypatch):

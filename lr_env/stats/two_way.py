@@ -53,7 +53,9 @@ class Mean:
 
     def interval(self, level: float = LEVEL) -> Estimate:
         """The interval in which the true mean lies with that probability."""
-        half = self._quantile((1 + level) / 2) * self.error if self.error > 0 else self.error
+        if not np.isfinite(self.value):  # runs diverged: on one side, or on both
+            return Estimate(self.value, *((self.value,) * 2 if not np.isnan(self.value) else (-np.inf, np.inf)))
+        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.error if self.error > 0 else self.error
         return Estimate(self.value, self.value - half, self.value + half)
 
     @property
@@ -61,6 +63,8 @@ class Mean:
         """Of a two-sided test that the true mean is 0; NaN where there is no error."""
         if self.error == 0:
             return float(self.value == 0)
+        if not np.isfinite(self.value):
+            return np.nan
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
     def told(self, margin: float) -> Told:
@@ -79,9 +83,6 @@ class Mean:
         if outer.high < 0:
             return "better"
         return "worse" if outer.low > 0 else "not told apart"
-
-    def _quantile(self, share: float) -> float:
-        return float(stats.t.ppf(share, self.freedom))
 
 
 def two_way_mean(values: ArrayLike) -> Mean:
@@ -123,7 +124,9 @@ def two_way_mean(values: ArrayLike) -> Mean:
 
 
 def two_way_difference(a: ArrayLike, b: ArrayLike) -> Mean:
-    """The mean of a - b, (repeats, seeds) each in the same order; infinite where only one of a pair is.
+    """The mean of a - b, (repeats, seeds) each in the same order.
+
+    It is infinite where only a, or only b, has infinite values in pairs whose other value is finite; NaN where both do.
 
     Raises:
         UserError: different shapes, or see `two_way_mean`.
@@ -133,9 +136,10 @@ def two_way_difference(a: ArrayLike, b: ArrayLike) -> Mean:
         raise UserError(f"losses are compared pair by pair, but there are {a.shape} and {b.shape}")
     with np.errstate(invalid="ignore"):
         difference = np.where(a == b, 0.0, a - b)
+    if (difference == np.inf).any() and (difference == -np.inf).any():
+        return Mean(np.nan, np.inf, 1.0)
     if not np.isfinite(difference).all():
-        mean = float(difference.mean())
-        return Mean(mean, np.inf, 1.0)
+        return Mean(float(difference.mean()), np.inf, 1.0)
     return two_way_mean(difference)
 
 

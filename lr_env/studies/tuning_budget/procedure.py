@@ -61,7 +61,7 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
         for (label, runs, repeat), planner in selected.items()
     )
     reference = study.reference[0] if study.reference else ""
-    return BudgetCurve(lab.task.name, study.tuners, study.runs, study.seeds, answers, reference)
+    return BudgetCurve(lab.task.name, study.tuners, study.runs, study.seeds, answers, reference, study.margin)
 
 
 def _has_more_runs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from lr_env.files import json_numbers
 from lr_env.planner import Planner, planner_settings
-from lr_env.records.record import RunRecord, run_key
+from lr_env.records.record import RunRecord
 from lr_env.report.chart import Axis, Chart, Panel, Series
 from lr_env.report.curve_chart import rows_panel
-from lr_env.report.document import Code, Column, Document, Figure, Reported, Table, Text, in_files
+from lr_env.report.document import Code, Column, Document, Figure, Reported, Table, Text
 from lr_env.report.files import write_content
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
 from lr_env.report.written import write_report
 from lr_env.stats import intervals as st
+from lr_env.stats.two_way import Mean, holm, two_way_difference
+from lr_env.words import counted
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +74,7 @@ class BudgetCurve(Reported):
         answers: the tuned planners.
         reference_search: label of the tuned planner that regret is relative to; if empty, it is relative to the one
             with the lowest mean validation loss.
+        margin: largest difference of losses that does not matter, nats per example; 0 for none.
     """
 
     task: str
@@ -80,6 +83,7 @@ class BudgetCurve(Reported):
     seeds: tuple[int, ...]
     answers: tuple[TunedPlanner, ...]
     reference_search: str = ""
+    margin: float = 0.0
 
     @property
     def labels(self) -> list[str]:
@@ -99,27 +103,27 @@ class BudgetCurve(Reported):
 
         return min(among, key=diverged_and_mean)
 
-    def means(self, label: str, runs: int, score: str = REPORTED_SCORE) -> Floats:
-        """Mean loss over the seeds of each repeat, (repeats,)."""
+    def losses(self, label: str, runs: int, score: str = REPORTED_SCORE) -> Floats:
+        """Losses of each repeat on each seed, (repeats, seeds)."""
         repeats = sorted(self._answers(label, runs), key=lambda answer: answer.repeat)
-        return np.array([answer.losses(score).mean() for answer in repeats])
+        return np.array([answer.losses(score) for answer in repeats])
 
     def _answers(self, label: str, runs: int) -> list[TunedPlanner]:
         return [answer for answer in self.answers if (answer.label, answer.runs) == (label, runs)]
 
     def regret(self, label: str, runs: int, score: str = REPORTED_SCORE) -> st.Estimate:
-        """Mean loss less that of `best` on the same seeds, with an interval over the repeats of the procedure.
+        """Mean loss less that of `best` on the same seeds, with an interval over repeats and seeds."""
+        losses = self.losses(label, runs, score)
+        return two_way_difference(losses, np.broadcast_to(self.best.losses(score), losses.shape)).interval()
 
-        There is no interval where all repeats chose the same planner.
-        """
-        means = self.means(label, runs, score)
-        chosen = {run_key(answer.final_runs[0]) for answer in self._answers(label, runs)}
-        means = means[:1] if len(chosen) == 1 else means
-        return st.paired_difference(means, np.full_like(means, self.best.losses(score).mean()))
+    def difference(self, label: str, other: str, runs: int) -> Mean:
+        """Difference of two mean losses: over repeats, which share their tuning seeds, and over seeds."""
+        return two_way_difference(self.losses(label, runs), self.losses(other, runs))
 
-    def difference(self, label: str, other: str, runs: int) -> st.Estimate:
-        """Difference of two mean losses, with an interval over repeats, which share their tuning seeds."""
-        return st.paired_difference(self.means(label, runs), self.means(other, runs))
+    def adjusted(self, runs: int) -> dict[str, float]:
+        """P-values of the differences to the first tuner, adjusted for their number: label -> p-value."""
+        first, *others = self.labels
+        return holm({label: self.difference(label, first, runs).p_value for label in others})
 
     def to_json(self) -> dict[str, Any]:
         """The whole result, with the losses of every run."""
@@ -139,7 +143,7 @@ class BudgetCurve(Reported):
                     "runs": runs,
                     "regret": self.regret(label, runs).to_json(),
                     "validation_regret": self.regret(label, runs, SELECTION_SCORE).to_json(),
-                    **{f"to_{self.labels[0]}": self.difference(label, self.labels[0], runs).to_json()},
+                    **{f"to_{self.labels[0]}": self._to_first(label, runs)},
                     "repeats": [
                         {
                             **_of_planner(answer),
@@ -152,6 +156,15 @@ class BudgetCurve(Reported):
                 for label in self.labels
                 for runs in self.budgets
             ],
+        }
+
+    def _to_first(self, label: str, runs: int) -> dict[str, Any]:
+        """The difference to the first tuner, with what is said of it."""
+        difference = self.difference(label, self.labels[0], runs)
+        return {
+            "difference": difference.interval().to_json(),
+            "p_holm": json_numbers([self.adjusted(runs).get(label, np.nan)])[0],
+            "verdict": difference.told(self.margin) if label != self.labels[0] else None,
         }
 
     def table(self, cell: Callable[[str, int], st.Estimate], labels: Sequence[str]) -> Table[Any]:
@@ -167,13 +180,38 @@ class BudgetCurve(Reported):
             columns.append(Column(f"{runs} runs", value, text, 0, interval=True))
         return Table(rows, columns)
 
+    @property
+    def _margin_text(self) -> str:
+        return f"; differences below {self.margin:g} do not matter" if self.margin else ""
+
+    def _differences(self, labels: Sequence[str]) -> Table[Any]:
+        """Differences to the first tuner, and at the largest number of runs what is said of them."""
+        first, last = self.labels[0], self.budgets[-1]
+        table = self.table(lambda label, runs: self.difference(label, first, runs).interval(), labels)
+        adjusted = self.adjusted(last)
+
+        def said(label: str) -> str:
+            difference = self.difference(label, first, last)
+            told = difference.told(self.margin)
+            if told != "not told apart":
+                return told
+            most = max(map(abs, (difference.interval().low, difference.interval().high)))
+            return f"not told apart, up to {most:.2g}" if np.isfinite(most) else told
+
+        p_value: Column[str] = Column(f"p after {last} runs", adjusted.__getitem__, "{:.2g}".format, 1, csv="p_holm")
+        verdict: Column[str] = Column(f"after {last} runs", said, rank=0, csv="verdict", words=True)
+        return Table(table.rows, [*table.columns, p_value, verdict])
+
     def document(self, provenance: Mapping[str, Any] | None = None) -> Document:
         """The report: regrets, the command of its `provenance`, and in files the differences to the first tuner."""
-        best, repeats = self.best, len(self.means(self.labels[0], self.budgets[0]))
+        best, repeats = self.best, len(self.losses(self.labels[0], self.budgets[0]))
         first, *others = self.labels
-        differences = in_files(
-            Text(f"Less the loss of {first}, repeat by repeat; below 0 is better:"),
-            self.table(lambda label, runs: self.difference(label, first, runs), others),
+        differences = (
+            Text(
+                f"Less the loss of {first}, repeat by repeat and seed by seed; below 0 is better. The p-values are "
+                f"adjusted for {counted(len(others), 'comparison')} (Holm){self._margin_text}:"
+            ),
+            self._differences(others),
         )
         return Document(
             f"What tuning runs buy on {self.task}",
@@ -181,7 +219,7 @@ class BudgetCurve(Reported):
                 Text(
                     f"Test loss on {self.task} above {best.losses().mean():.4f} nats/example, which {best.label} "
                     f"reaches after {best.runs} runs: mean of {seeds_text(len(self.seeds))} and {repeats} repeats of "
-                    "the whole procedure, 95 % intervals over the repeats."
+                    "the whole procedure, 95 % intervals over both."
                 ),
                 self.table(self.regret, self.labels),
                 *(differences if others else ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,9 +24,11 @@ class TuningBudget:
     """Let tuners spend 10, 20, 40 ... runs on choosing a planner, several times, and run what they chose.
 
     Tuners: wsd and random (Sobol sequences over one or all families of schedules), wsd-tpe and tpe (Optuna's
-    tree-structured Parzen estimator over the same), latent-ode (an adaptive sweep and the planner), direct (a search
-    over knots of the rate by real training) and latent-ode-generative (the published planner). Settings of a tuner
-    follow its name, as in latent-ode:design=paper (also random, mixed, wsd).
+    tree-structured Parzen estimator over the same), coarse-to-fine (one planner: a Sobol sequence, a finer search
+    around the best, then the best again on further seeds), multi-power-law (the same for WSD schedules, with schedules
+    under a fitted law as the finer search), latent-ode (an adaptive sweep and the planner), direct (a search over knots
+    of the rate by real training) and latent-ode-generative (the published planner). Settings of a tuner follow its
+    name, as in coarse-to-fine:planner=cosine-warmup and latent-ode:design=paper (also random, mixed, wsd).
     """
 
     label: ClassVar[str] = "tuning-budget"
@@ -43,6 +46,8 @@ class TuningBudget:
     reference: Reference = None
     """Tuner that is run once with a budget of its own, e.g. direct:400, and relative to which regret is reported.
     Default: regret relative to the best tuned planner."""
+    margin: float = 0.0
+    """Largest difference of losses that does not matter, nats per example: smaller ones are told as equivalent."""
 
     def __post_init__(self) -> None:
         from lr_env.registry import find_tuner, find_variants
@@ -57,6 +62,8 @@ class TuningBudget:
             raise UserError(f"runs {list(self.runs)}: give rising numbers of runs, e.g. 10,20,40")
         if (most := max(*self.runs, tuner_runs)) > MOST_RUNS:
             raise UserError(f"{most} runs: a tuner has at most {MOST_RUNS:,}")
+        if not 0 <= self.margin < math.inf:
+            raise UserError(f"margin {self.margin:g}: give a difference of at least 0, e.g. 0.002")
         if not 1 <= self.repeats <= 100:
             raise UserError(f"{self.repeats} repeats: give 1 to 100")
         if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:
