@@ -77,5 +77,8 @@ class Variants(Protocol):
     def __call__(
         self, selected: Planner, task: Task, seed: int, records: Sequence[RunRecord], folder: Path
     ) -> Mapping[str, Planner]:
-        """Label -> planner; empty for a planner of which this knows no variants. Arguments as for `Tuner.select`."""
+        """Label -> planner; empty for a planner of which this knows no variants. Arguments as for `Tuner.select`.
+
+        "{tuner}" in a label stands for the name of the tuner, where several may have such variants.
+        """
         ...

@@ -7,11 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.planner import planner_settings
 from lr_env.records.record import RunRecord
-from lr_env.registry import find_tuner
+from lr_env.records.store import Store
+from lr_env.registry import find_tuner, find_variants
 from lr_env.rollout import not_made_before
+from lr_env.runs.lab import Lab
+from lr_env.studies.tuning_budget.study import TuningBudget
 from lr_env.tasks import find_task
 from planners.schedules import WSD, Constant
 from planners.tuning.coarse_to_fine import CoarseToFine, selected, slot_of
@@ -114,3 +118,26 @@ def test_bad_planners_are_told():
         find_tuner("coarse-to-fine:planner=wsdd")
     assert replace(CoarseToFine(), planner="cosine").at(np.array([0.0]), TASK).name == "cosine"
     assert WSD.name == CoarseToFine().planner
+
+
+def test_controls_of_a_sweep_are_the_best_run_and_the_mean_of_the_best_three(tmp_path):
+    planners = [Constant(peak=0.1), Constant(peak=0.2), Constant(peak=0.4), Constant(peak=0.05), Constant(peak=0.3)]
+    ends = [0.3, 0.1, 0.2, 0.9, np.inf]
+    runs = [
+        replace(record(planner, 0, end), curves={"lr": planner.preview(10)})
+        for planner, end in zip(planners, ends, strict=True)
+    ]
+    again = replace(record(planners[1], 1, 0.15), curves={"lr": planners[1].preview(10)})
+    found = find_variants("sweep")(planners[0], TASK, 0, [*runs, again], tmp_path)
+    assert found["best run of {tuner}"] == planners[1]
+    mean = found["mean of the best 3 runs of {tuner}"]
+    np.testing.assert_allclose(mean.preview(10), np.cbrt(0.1 * 0.2 * 0.4))
+    assert find_variants("sweep")(planners[0], TASK, 0, [runs[-1]], tmp_path) == {}
+
+
+def test_controls_of_several_tuners_have_names_of_their_own(tmp_path):
+    study = TuningBudget(("wsd", "coarse-to-fine:planner=constant"), (4,), 1, (0, 1), ("sweep",))
+    task = replace(TASK, budget=20, segment=5, val_subset=100)
+    curve = study.run(Lab(task, Store(tmp_path / "x.sqlite"), "x", Execution(backend="loop"), folder=tmp_path))
+    assert {label.partition(" of ")[2] for label in curve.labels if label.startswith("best")} == set(study.tuners)
+    assert len(curve.labels) == 6

@@ -111,7 +111,9 @@ def _procedure(
             selected = planners[name, until, repeat] = tuner.select(task, repeat, earlier, place)
             for kind in variants:
                 for label, planner in find_variants(kind)(selected, task, repeat, earlier, place).items():
-                    planners[f"{label} ({settings})" if settings else label, until, repeat] = planner
+                    named = label.format(tuner=name)
+                    own = f"{label} ({settings})" if settings and named == label else named
+                    planners[own, until, repeat] = planner
             with suppress(OSError):  # not empty
                 place.rmdir()
     return planners
