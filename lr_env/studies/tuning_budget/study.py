@@ -42,8 +42,8 @@ class TuningBudget:
     seeds: Seeds = tuple(range(20))
     """Fresh seeds that the tuned planners are run on: how many (from 0 up), or a list 3,5,8."""
     variants: Names = ("controls",)
-    """Further planners made of the same runs: controls and ablations (what each part of latent-ode is worth), sweep (the
-    best run of each tuner, and the mean of its best three), or several of them."""
+    """Further planners made of the same runs: controls and ablations (what each part of latent-ode is worth), sweep
+    (the best run of each tuner, and the mean of its best three), or several of them."""
     reference: Reference = None
     """Tuner that is run once with a budget of its own, e.g. direct:400, and relative to which regret is reported.
     Default: regret relative to the best tuned planner."""
