@@ -413,4 +413,4 @@ def test_a_quick_run_without_data_network_and_peers(tmp_path):
     measures_ = {
         part: [figure["measure"] for figure in part_content["figures"]] for part, part_content in parts.items()
     }
-    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 0, 0, 4, 1, 3, 0, 3, 5, 3]
+    assert [len(measures_[part]) for part in parts] == [5, 2, 0, 0, 0, 4, 2, 3, 0, 3, 5, 3]

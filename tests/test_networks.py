@@ -155,6 +155,7 @@ def test_replaying_steps_from_tables_on_the_device_changes_nothing(name, monkeyp
     runs = [
         Children(TASKS_OF[name], range(5), dtype=torch.float64, execution=Execution(backend=STACK)) for _ in range(2)
     ]
+    runs[0].engine._whole = False  # on CUDA a step takes weights as they lie, which gives other last bits
     runs[1].engine._replayed = True
     for children in runs:
         children.train([0.01] * 5)

@@ -17,6 +17,9 @@ LANGUAGE_MODEL = (3.1353, 0.1233, 0.477, 0.1054, 144.1, 2.0, 1.0)
 
 _NUMBERS = 7
 
+_PEAKS = 1e-6, 1e6
+"""Range of peaks in units of a law, whose powers are finite numbers."""
+
 _LOWEST = 1e-3
 """The lowest rate of a schedule, as a fraction of its peak: the law says little about lower ones."""
 
@@ -59,5 +62,5 @@ class MultiPowerLaw(Schedule):
         from planners.multi_power_law.optimise import best_rates  # which needs torch
 
         warmup = min(n, max(1, round(self.warmup * n)))
-        peak = 1.0 if self.unit is None else self.peak / self.unit
+        peak = 1.0 if self.unit is None else float(np.clip(self.peak / self.unit, *_PEAKS))
         return np.minimum(1.0, best_rates(self.law, peak, warmup, n, _LOWEST * peak) / peak)
