@@ -14,6 +14,9 @@ Floats = NDArray[np.float64]
 _ROUNDING = 1e-6
 """Share of a bound by which a computed rate may miss it: a few rounding errors of float32."""
 
+_SAME = 1e-3
+"""Relative difference between the rate that was asked for and the one that was used that is taken for rounding."""
+
 
 def numbers(values: Any, what: str) -> Floats:
     """Return values as float64.
@@ -55,3 +58,15 @@ def clipped(values: Any, low: float, high: float) -> tuple[Floats, Floats]:
     highest = high + max(_ROUNDING * abs(high), range_error)
     within = (array >= lowest) & (array <= highest)  # false for NaN
     return np.where(within, np.clip(array, low, high), array), array[~within]
+
+
+def actuation_factor(used: Any, asked: Any) -> Floats:
+    """The factor by which rates were changed before they were used, (runs,); exactly 1 if only by rounding.
+
+    Args:
+        used: rates that runs were trained with, (runs,).
+        asked: rates that were asked for, (runs,).
+    """
+    factor = np.asarray(used, dtype=np.float64) / asked
+    changed = np.isfinite(factor) & (np.abs(factor - 1) > _SAME) & (factor > 0)
+    return np.where(changed, factor, 1.0)

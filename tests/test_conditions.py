@@ -10,15 +10,17 @@ import pytest
 
 from lr_env.children import Execution
 from lr_env.errors import UserError
+from lr_env.optimizers import SGD, Adam
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
 from lr_env.report.markdown import table_text
 from lr_env.rollout import PlannedRun, rollout
 from lr_env.runs.lab import Lab
 from lr_env.studies.robustness.conditions import CONDITIONS, wider
-from lr_env.studies.robustness.perturbed import Disturbed, disturbed
+from lr_env.studies.robustness.perturbed import Disturbed, Noisy, disturbed
 from lr_env.studies.robustness.report import TUNED
 from lr_env.studies.robustness.study import Robustness
+from lr_env.studies.robustness.tracked import Tracked, tracked
 from lr_env.tasks import find_task
 from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.planner import LatentODE
@@ -43,6 +45,31 @@ def test_rates_are_off_for_a_while():
     np.testing.assert_allclose(low[1], np.r_[0.2 * plain[:8], plain[8:]])
     high = played(Disturbed(Cosine(0.5), "cosine", factor=3.0, until=0.2), RUN)
     np.testing.assert_allclose(high[0, :8], 1.0)  # no higher than may be set
+
+
+def test_a_tracked_planner_makes_up_for_what_happens_to_its_rates():
+    """Off by 3 in the first fifth: the first rate is wrong, and, as what is asked for then changes, the ninth."""
+    plain = Cosine(0.3).preview(40)
+    inside = Tracked(Cosine(0.3), "cosine")
+    state, used = inside.start(RUN, [0]), []
+    for segment in range(40):
+        signals = {"step": np.array([10 * segment]), "lr": np.array([used[-1] if used else np.nan])}
+        (asked,), state = inside.plan(state, signals)
+        used.append(asked * (0.4 if segment < 8 else 1.0))
+    np.testing.assert_allclose(np.delete(used, [0, 8]), np.delete(plain, [0, 8]), rtol=1e-9)
+    assert used[0] == pytest.approx(0.4 * plain[0])
+    assert used[8] == pytest.approx(plain[8] / 0.4)
+    assert tracked(LatentODE()) is None  # which does so by itself
+
+
+def test_rates_with_noise_have_it_from_their_seed_and_step():
+    rates = played(Noisy(Constant(0.1), "constant", 0.5), RUN)
+    assert (rates[0] != rates[1]).all()
+    np.testing.assert_array_equal(rates, played(Noisy(Constant(0.1), "constant", 0.5), RUN))
+    logs = np.log(rates / 0.1).ravel()
+    assert abs(logs.mean()) < 0.2
+    assert 0.4 < logs.std() < 0.6
+    assert played(Noisy(Constant(0.9), "constant", 0.5), RUN).max() == 1.0  # no higher than may be set
 
 
 @pytest.mark.parametrize(("left", "every"), [(0.5, 2), (2.0, 0.5)])
@@ -158,6 +185,35 @@ def test_a_study_from_tuning_to_report(tmp_path):
         json.dumps(diverging.to_json())
         assert "| some diverged |" in table_text(diverging.table())
     assert "| 1 of 3 of the tuned one diverged |" in table_text(diverging.table())
+
+
+def test_a_tracked_planner_is_one_more_of_the_study(tmp_path):
+    study = Robustness(("wsd",), 3, 6, (0, 1), ("half start", "noisy rates", "less momentum"), track=True)
+    lab = Lab(TASK, Store(tmp_path / "r.sqlite"), "x", Execution(backend="loop"), folder=tmp_path)
+    result = study.run(lab)
+    assert list(result.planners) == ["wsd", "wsd, tracked"]
+    wsd, tracking = (np.array([losses[name] for losses in result.losses.values()]) for name in result.planners)
+    assert (wsd == tracking).all(1).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]  # where rates are as asked it changes nothing
+    planner = Tracked(result.planners["wsd"], "wsd")
+    runs = rollout(disturbed(planner, {"factor": 0.5, "until": 0.2}), TASK, [0, 1], execution=Execution(backend="loop"))
+    np.testing.assert_allclose(tracking[1], [run.scores["test_loss"] for run in runs], rtol=1e-4)
+
+
+def test_conditions_that_no_planner_was_developed_under():
+    task = CONDITIONS["less momentum"].vary(TASK)
+    assert task.optimizer.momentum == pytest.approx(0.8)
+    assert CONDITIONS["less momentum"].vary(replace(TASK, optimizer=Adam())).optimizer.betas == pytest.approx(
+        (0.8, 0.999)
+    )
+    assert CONDITIONS["more weight decay"].vary(TASK).optimizer.weight_decay == 1e-3
+    assert CONDITIONS["more weight decay"].vary(task).optimizer.momentum == task.optimizer.momentum
+    with pytest.raises(UserError, match="its optimizer has no momentum"):
+        CONDITIONS["less momentum"].vary(replace(TASK, optimizer=SGD(momentum=0.0)))
 
 
 def test_bad_conditions(tmp_path):

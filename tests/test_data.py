@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -15,9 +17,10 @@ import pytest
 import torch
 
 from lr_env.errors import UserError
-from lr_env.tasks import data, downloads, sources
+from lr_env.tasks import data, downloads, find_task, sources
 from lr_env.tasks.downloads import Published
-from lr_env.tasks.sources import CIFAR_ARCHIVE, FASHION_FILES, MNIST_FILES, SHAKESPEARE_FILE, SOURCES, DataSource
+from lr_env.tasks.sources import CIFAR10, CIFAR100, FASHION_FILES, MNIST_FILES, SHAKESPEARE_FILE, SOURCES, DataSource
+from tests.test_cli import lr_env
 
 # Splits ------------------------------------------------------------------------------------------------------------
 
@@ -88,7 +91,8 @@ def test_digits_are_split_as_ever_and_no_global_generator_is_touched() -> None:
 FILES: dict[str, tuple[Published, ...]] = {
     "mnist": tuple(MNIST_FILES.values()),
     "fashion-mnist": tuple(FASHION_FILES.values()),
-    "cifar10": (CIFAR_ARCHIVE,),
+    "cifar10": (CIFAR10.archive,),
+    "cifar100": (CIFAR100.archive,),
     "tiny-shakespeare-64": (SHAKESPEARE_FILE,),
     "tiny-shakespeare-256": (SHAKESPEARE_FILE,),
 }
@@ -193,7 +197,9 @@ def test_idx_files_are_read() -> None:
     np.testing.assert_array_equal(sources._idx(content), values)
 
 
-SMALL_CIFAR = replace(CIFAR_ARCHIVE, members=dict.fromkeys(CIFAR_ARCHIVE.members, 20 * 3073))
+SMALL_CIFAR = replace(
+    CIFAR10, archive=replace(CIFAR10.archive, members=dict.fromkeys(CIFAR10.archive.members, 20 * 3073))
+)
 
 
 @pytest.fixture
@@ -202,14 +208,14 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LR_ENV_DATA", str(tmp_path))
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
-    for number, name in enumerate(SMALL_CIFAR.members):
+    for number, name in enumerate(SMALL_CIFAR.archive.members):
         records = [bytes([image % 10, *[image] * 1024, *[number] * 1024, *[200] * 1024]) for image in range(20)]
         (folder / name).write_bytes(b"".join(records))
     return folder
 
 
 def test_cifar_batches_are_read(cifar: Path) -> None:
-    parts = sources._cifar_parts(SMALL_CIFAR)
+    parts = SMALL_CIFAR.parts()
     pool, labels = parts["val", "train"]
     assert pool.shape == (100, 3, 32, 32)
     for channel, expected in enumerate([np.tile(np.arange(20), 5), np.repeat(np.arange(5), 20), np.full(100, 200)]):
@@ -224,7 +230,7 @@ def test_each_channel_has_its_own_mean_and_deviation(cifar: Path, monkeypatch: p
     small = replace(
         SOURCES["cifar10"],
         sizes={"train": 90, "val": 10, "test": 20},
-        fetch=lambda: sources._cifar_parts(SMALL_CIFAR),
+        fetch=lambda: SMALL_CIFAR.parts(),
     )
     monkeypatch.setitem(SOURCES, "small-cifar", small)
     test = data.load("small-cifar", dtype=torch.float64).splits["test"].inputs
@@ -240,7 +246,29 @@ def test_a_batch_with_another_label_is_refused(cifar: Path) -> None:
     content[3073] = 10
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"^data_batch_3\.bin has labels above 9[^\n]*replace the folder[^\n]*$"):
-        sources._cifar_parts(SMALL_CIFAR)
+        SMALL_CIFAR.parts()
+
+
+def test_of_the_two_labels_of_cifar_100_the_fine_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LR_ENV_DATA", str(tmp_path))
+    folder = tmp_path / "cifar100" / "cifar-100-binary"
+    folder.mkdir(parents=True)
+    small = {"train.bin": 30, "test.bin": 7}
+    for number, (name, images) in enumerate(small.items()):
+        records = [bytes([image % 20, image % 100, *[image] * 1024, *[number] * 2048]) for image in range(images)]
+        (folder / name).write_bytes(b"".join(records))
+    made = replace(
+        CIFAR100, archive=replace(CIFAR100.archive, members={name: count * 3074 for name, count in small.items()})
+    )
+    parts = made.parts()
+    pool, labels = parts["val", "train"]
+    assert pool.shape == (30, 3, 32, 32)
+    np.testing.assert_array_equal(labels, np.arange(30))
+    assert (pool[:, 0] == np.arange(30)[:, None, None]).all()
+    assert parts["test",][0][:, 2].max() == 1
+    (folder / "test.bin").write_bytes(bytes([0, 100, *[0] * 3072]) * 7)
+    with pytest.raises(UserError, match=r"^test\.bin has labels above 99, so it is no batch of CIFAR-100"):
+        made.parts()
 
 
 @pytest.mark.parametrize("length", [1000, 1001, 1019, 1020])
@@ -373,3 +401,32 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
     for call in (data.load, data.train_size, data.find_source):
         with pytest.raises(UserError, match="did you mean 'cifar10'"):
             call("cifar-10")
+
+
+OWN = """
+from dataclasses import replace
+from lr_env import TASKS
+MINE = replace(TASKS["DigitsMLP"], name="Mine", budget=20, segment=10)
+NO_TASK = 3
+"""
+
+
+def test_a_task_of_ones_own_is_found_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_tasks_here.py").write_text(OWN)
+    (tmp_path / "broken_tasks_here.py").write_text("raise ValueError('two\\nlines')")
+    few = ("--planners", "constant", "--rates", "0.1", "--seeds", "2", "--tune-seeds", "1")
+    done = lr_env("compare", "own_tasks_here:MINE", *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "MINE" / "summary.md").is_file()
+    done = lr_env("compare", "own_tasks_here:NO_TASK", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "lr-env: task 'own_tasks_here:NO_TASK' is int, and no lr_env.Task: give the name of a Task\n"
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name, words in (
+        ("own_tasks_here:OTHER", "it cannot be imported (AttributeError: "),
+        ("nowhere_at_all:X", "it cannot be imported (ModuleNotFoundError: "),
+        ("broken_tasks_here:X", "it cannot be imported (ValueError: two): give MODULE:NAME"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)) as told:
+            find_task(name)
+        assert "\n" not in str(told.value)

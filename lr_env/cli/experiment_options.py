@@ -44,7 +44,7 @@ class ExperimentOptions(TrainingOptions):
 
     def default_name(self) -> str:
         """Return the name of the task and the suffix; no two studies of a task share a name."""
-        return f"{self.task}{self.suffix}"
+        return f"{self.short_name}{self.suffix}"
 
     def experiment_name(self) -> str:
         """Return the name of the experiment.

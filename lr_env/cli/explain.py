@@ -51,7 +51,7 @@ class Explain(TaskOptions):
         )
         check_settings(self.planner, settings)
         writable(self.out.parent, "--out")
-        folder = self.results / parse_name(self.task if self.name is None else self.name)
+        folder = self.results / parse_name(self.short_name if self.name is None else self.name)
         writable(folder)
         execution = self.execution()
         check_seeds([self.seed])

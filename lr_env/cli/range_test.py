@@ -35,7 +35,7 @@ class RangeTest(TaskOptions):
     @property
     def folder(self) -> Path:
         """Where the report goes."""
-        return self.results / f"{self.task}-range-test"
+        return self.results / f"{self.short_name}-range-test"
 
     def run(self) -> None:
         """Run the test, write its figure and print the rates."""

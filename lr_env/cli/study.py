@@ -36,7 +36,7 @@ class StudyCommand(Generic[S]):
     def experiment_name(self) -> str:
         """The name of the experiment, and of the folder of its report."""
         label = f"-{self.study.label}" if self.study.label else ""
-        return parse_name(f"{self.lab.task}{label}" if self.lab.name is None else self.lab.name)
+        return parse_name(f"{self.lab.short_name}{label}" if self.lab.name is None else self.lab.name)
 
     @property
     def folder(self) -> Path:

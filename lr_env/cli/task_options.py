@@ -37,7 +37,8 @@ class TaskOptions:
     """The task, its variations, and how it is computed."""
 
     task: Annotated[str, tyro.conf.Positional, arg(metavar="TASK")]
-    """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them."""
+    """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them. MODULE:NAME is a
+    task of your own."""
     budget: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: the task's)")] = None
     """Optimizer steps in a run."""
     segment: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: the task's)")] = None
@@ -87,6 +88,11 @@ class TaskOptions:
                 f"longer --segment, so that there are at most {MOST_SEGMENTS:,}"
             )
         return task
+
+    @property
+    def short_name(self) -> str:
+        """The name of the task, without the module of one's own: results lie under it."""
+        return self.task.rpartition(":")[2]
 
     @property
     def variation(self) -> str:

@@ -159,45 +159,99 @@ FASHION_FILES: Mapping[str, DataFile] = _idx_files(
 )
 
 
-# CIFAR-10 ----------------------------------------------------------------------------------------------------------
+# CIFAR -------------------------------------------------------------------------------------------------------------
 
-_CIFAR_RECORD = 1 + 3 * 32 * 32
-"""Number of bytes of an image: its label, then 1,024 red, 1,024 green and 1,024 blue levels."""
+_CIFAR_IMAGE = 3 * 32 * 32
+"""Number of bytes of an image: 1,024 red, 1,024 green and 1,024 blue levels."""
 
-CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-CIFAR_TEST = "test_batch.bin"
 
-CIFAR_ARCHIVE = Archive(
-    "cifar-10-binary.tar.gz",
-    ("", "cifar10"),
-    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+@dataclass(frozen=True)
+class Cifar:
+    """A binary version of CIFAR: records of one or two labels, of which the last counts, and an image.
+
+    Attributes:
+        name: of the data set.
+        archive: the published file.
+        train: its files with training images, in order.
+        test: its file with test images.
+        labels: bytes before an image.
+        classes: number of classes.
+    """
+
+    name: str
+    archive: Archive
+    train: tuple[str, ...]
+    test: str
+    labels: int
+    classes: int
+
+    @property
+    def record(self) -> int:
+        """Bytes of an image and its labels."""
+        return self.labels + _CIFAR_IMAGE
+
+    def parts(self) -> Parts:
+        """Read the images, (images, 3, 32, 32) uint8, and their labels.
+
+        Raises:
+            UserError: as by `downloads.read_archive`; also for a label that there is not.
+        """
+        batches = {}
+        for name, content in read_archive(self.archive).items():
+            records = np.frombuffer(content, np.uint8).reshape(-1, self.record)
+            if records[:, self.labels - 1].max() >= self.classes:
+                raise UserError(
+                    f"{name} has labels above {self.classes - 1}, so it is no batch of {self.name}: replace the folder "
+                    f"{self.archive.unpacked!r} with that of the published archive ({self.archive.url})"
+                )
+            batches[name] = records
+        train = np.concatenate([batches[name] for name in self.train])
+        return {
+            names: self._arrays(part) for names, part in ((("val", "train"), train), (("test",), batches[self.test]))
+        }
+
+    def _arrays(self, records: NDArray[np.uint8]) -> Arrays:
+        return records[:, self.labels :].reshape(-1, 3, 32, 32), records[:, self.labels - 1].astype(np.int64)
+
+
+def _cifar(name: str, classes: int, labels: int, folder: str, sha256: str, images: Mapping[str, int]) -> Cifar:
+    """A published CIFAR; `images` are those of each file, of which the last has the test images."""
+    *train, test = images
+    archive = f"{name.lower()}-binary.tar.gz"
+    return Cifar(
+        name,
+        Archive(
+            archive,
+            ("", name.lower().replace("-", "")),
+            f"https://www.cs.toronto.edu/~kriz/{archive}",
+            sha256,
+            folder,
+            {file: count * (labels + _CIFAR_IMAGE) for file, count in images.items()},
+        ),
+        tuple(train),
+        test,
+        labels,
+        classes,
+    )
+
+
+CIFAR10 = _cifar(
+    "CIFAR-10",
+    10,
+    1,
     "cifar-10-batches-bin",
-    dict.fromkeys((*CIFAR_TRAIN, CIFAR_TEST), 10_000 * _CIFAR_RECORD),
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    dict.fromkeys((*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"), 10_000),
 )
 
-
-def _cifar_parts(archive: Archive) -> Parts:
-    """Read the images, (images, 3, 32, 32) uint8, and their labels.
-
-    Raises:
-        UserError: as by `downloads.read_archive`; also for a label above 9.
-    """
-    batches = {}
-    for name, content in read_archive(archive).items():
-        records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD)
-        if records[:, 0].max() > 9:
-            raise UserError(
-                f"{name} has labels above 9, so it is no batch of CIFAR-10: replace the folder {archive.unpacked!r} "
-                f"with that of the published archive ({archive.url})"
-            )
-        batches[name] = records
-    train = np.concatenate([batches[name] for name in CIFAR_TRAIN])
-    return {names: _cifar_arrays(part) for names, part in ((("val", "train"), train), (("test",), batches[CIFAR_TEST]))}
-
-
-def _cifar_arrays(records: NDArray[np.uint8]) -> Arrays:
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+CIFAR100 = _cifar(
+    "CIFAR-100",
+    100,
+    2,
+    "cifar-100-binary",
+    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    {"train.bin": 50_000, "test.bin": 10_000},
+)
 
 
 # Tiny Shakespeare --------------------------------------------------------------------------------------------------
@@ -291,10 +345,20 @@ SOURCES: Mapping[str, DataSource] = {
         {"train": 45_000, "val": 5_000, "test": 10_000},
         (3, 32, 32),
         10,
-        partial(_cifar_parts, CIFAR_ARCHIVE),
+        CIFAR10.parts,
         scale=255.0,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": DataSource(
+        "60,000 colour photographs of 100 classes, 32x32 (Krizhevsky, Learning Multiple Layers of Features, 2009)",
+        {"train": 45_000, "val": 5_000, "test": 10_000},
+        (3, 32, 32),
+        100,
+        CIFAR100.parts,
+        scale=255.0,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
     ),
     "tiny-shakespeare-64": _shakespeare_source(64, 15_685, 871, 871),
     "tiny-shakespeare-256": _shakespeare_source(256, 3_921, 217, 217),

@@ -17,6 +17,7 @@ from lr_env.capabilities import PlanForecast
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
+from lr_env.rates import actuation_factor
 from lr_env.signals import AGE
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.base import MISMATCH, ReplanningPlanner, ReplanningState, rates_for_budget
@@ -36,9 +37,6 @@ _SIGMAS_OF_90_PERCENT = 1.645
 
 # The grid of settings that a sweep tries; the last varies fastest.
 _PLAN_INTERVALS, _PRIOR_STRENGTHS, _TEMPERATURES = (0.2, 1.0), (20.0, 0.0), (2.0, 1.0, 4.0)
-
-_RATE_TOLERANCE = 1e-3
-"""Relative difference between the commanded and the actual rate that is taken for rounding."""
 
 PRIOR_SCHEDULES = 3
 """Number of the best schedules of a sweep whose mean is the prior."""
@@ -216,7 +214,7 @@ class LatentODE(ReplanningPlanner):
         commanded = state["answered"]
         if self.compensate_actuation and commanded is not None and not (signals["lr"] == commanded).all():
             low, high = state["range"]
-            rates = np.clip(rates / _actuation_factor(signals["lr"], commanded), low, high)
+            rates = np.clip(rates / actuation_factor(signals["lr"], commanded), low, high)
         return rates, {**state, "answered": rates.copy()}  # the caller may change what is returned
 
     @isolating
@@ -342,13 +340,6 @@ def _warnings(estimate: Estimate) -> list[str]:
         response or ("its losses are far from the forecast" if outlier else "")
         for response, outlier in zip(estimate.response.describe(), estimate.out_of_distribution.tolist(), strict=True)
     ]
-
-
-def _actuation_factor(actual: Array, commanded: Array) -> Array:
-    """Return the factor by which rates were changed before they were used, (runs,); exactly 1 if only by rounding."""
-    factor = np.asarray(actual, dtype=np.float64) / commanded
-    changed = np.isfinite(factor) & (np.abs(factor - 1) > _RATE_TOLERANCE) & (factor > 0)
-    return np.where(changed, factor, 1.0)
 
 
 def _point(signals: Signals, needs: frozenset[str], segment: int) -> Floats:

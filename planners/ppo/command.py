@@ -64,7 +64,7 @@ class TrainPpo(TrainingOptions):
     @property
     def folder(self) -> Path:
         """Folder of the policy and of the files of its training."""
-        return self.results / "ppo" / parse_name(self.task if self.name is None else self.name)
+        return self.results / "ppo" / parse_name(self.short_name if self.name is None else self.name)
 
     def run(self) -> None:
         """Train, and print how the validation loss changed."""

@@ -49,7 +49,7 @@ class Condition:
 
     Attributes:
         vary: returns the task that is trained.
-        disturbance: settings of `lr_env.studies.robustness.perturbed.Disturbed`, of the task as it was.
+        disturbance: settings of `lr_env.studies.robustness.perturbed.Disturbed`, or `Noisy`, of the task as it was.
     """
 
     vary: Varied = lambda task: task
@@ -58,6 +58,32 @@ class Condition:
 
 def _rates(factor: float) -> Condition:
     return Condition(disturbance=lambda task: {"factor": factor, "until": 0.2})
+
+
+def slower_momentum(task: Task) -> Task:
+    """The task with momentum that forgets twice as fast: 0.8 in place of 0.9.
+
+    Raises:
+        UserError: its optimizer has none.
+    """
+    optimizer: Any = task.optimizer
+    if getattr(optimizer, "momentum", 0.0):
+        return replace(task, optimizer=replace(optimizer, momentum=1 - 2 * (1 - optimizer.momentum)))
+    if betas := getattr(optimizer, "betas", ()):
+        return replace(task, optimizer=replace(optimizer, betas=(1 - 2 * (1 - betas[0]), *betas[1:])))
+    raise UserError(f"{task.name}: its optimizer has no momentum; leave the condition 'less momentum' out")
+
+
+def more_decay(task: Task) -> Task:
+    """The task with ten times the weight decay, or 0.001 where there is none.
+
+    Raises:
+        UserError: its optimizer has no weight decay.
+    """
+    optimizer: Any = task.optimizer
+    if not hasattr(optimizer, "weight_decay"):
+        raise UserError(f"{task.name}: its optimizer has no weight decay; leave the condition 'more weight decay' out")
+    return replace(task, optimizer=replace(optimizer, weight_decay=10 * optimizer.weight_decay or 1e-3))
 
 
 def _left(factor: float) -> Condition:
@@ -73,9 +99,14 @@ CONDITIONS: Mapping[str, Condition] = {
     "wrong labels": Condition(lambda task: replace(task, label_noise=0.2)),
     "wider": Condition(wider),
     "large batch": Condition(lambda task: replace(task, batch_size=4 * task.batch_size)),
+    "less momentum": Condition(slower_momentum),
+    "more weight decay": Condition(more_decay),
+    "noisy rates": Condition(disturbance=lambda task: {"deviation": 0.5}),
+    "half start": _rates(1 / 2),
 }
 """Rates off by a factor in the first fifth; half or twice of what was left at the middle; a quarter of the data; a
-fifth of the labels wrong; twice the width; four times the batch."""
+fifth of the labels wrong; twice the width; four times the batch. No planner was developed under the last four: momentum
+that forgets twice as fast, ten times the weight decay, rates with noise, and half the rate in the first fifth."""
 
 
 def applicable(task: Task) -> tuple[list[str], dict[str, str]]:

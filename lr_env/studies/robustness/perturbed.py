@@ -81,6 +81,50 @@ class Disturbed:
         return np.minimum(middle + np.floor(on / run.segment + 1e-9) * run.segment, last).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Noisy:
+    """A planner whose rates are multiplied by a random factor in every segment, which it sees by its signals alone.
+
+    Attributes:
+        planner: who plans.
+        who: its name, by which its settings differ from those of others.
+        deviation: standard deviation of the log of the factor, whose median is 1.
+    """
+
+    planner: Planner
+    who: str
+    deviation: float
+
+    @property
+    def name(self) -> str:
+        """Name of the planner."""
+        return self.planner.name
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Signals of the planner, and the step."""
+        return self.planner.needs | {"step"}
+
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
+        """The state before the first segment."""
+        return {"own": self.planner.start(run, seeds), "seeds": [int(seed) for seed in seeds], "range": [*run.lr_range]}
+
+    def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
+        """The rate of each run, as the planner's `plan` has it."""
+        lr, own = self.planner.plan(state["own"], signals)
+        lr, steps = np.asarray(lr, dtype=np.float64), np.asarray(signals["step"]).astype(int)
+        drawn = [
+            np.random.default_rng([_NOISE, seed, step]).standard_normal()
+            for seed, step in zip(state["seeds"], steps.tolist(), strict=True)
+        ]
+        factor = np.exp(self.deviation * np.array(drawn)).reshape(-1, *[1] * (lr.ndim - 1))
+        return np.clip(lr * factor, *state["range"]), {**state, "own": own}
+
+
+_NOISE = 7
+"""Tells the random numbers of `Noisy` from those of planners."""
+
+
 def disturbed(planner: Planner, settings: Mapping[str, Any]) -> Planner:
     """A planner under a disturbance; the planner itself where there is none.
 
@@ -91,4 +135,4 @@ def disturbed(planner: Planner, settings: Mapping[str, Any]) -> Planner:
         return planner
     if isinstance(planner, OwnOptimizer):
         raise UserError(f"planner {planner.name!r} brings an optimizer of its own: it cannot be disturbed")
-    return Disturbed(planner, planner.name, **settings)
+    return (Noisy if "deviation" in settings else Disturbed)(planner, planner.name, **settings)

@@ -17,6 +17,7 @@ from lr_env.seeds import CONDITIONS as CONDITIONS_SEEDS
 from lr_env.studies.robustness.conditions import CANDIDATES, CHECKS, CONDITIONS
 from lr_env.studies.robustness.perturbed import disturbed
 from lr_env.studies.robustness.report import TUNED, RobustnessResult
+from lr_env.studies.robustness.tracked import tracked
 from lr_env.studies.tuning_budget.report import REPORTED_SCORE, SELECTION_SCORE
 from lr_env.studies.tuning_budget.study import TuningBudget
 
@@ -40,6 +41,11 @@ def run_conditions(study: Robustness, lab: Lab) -> RobustnessResult:
     planners = {answer.label: answer.planner for answer in tuned.answers}
     best = tuned.best
     losses = {TUNED: {answer.label: answer.losses() for answer in tuned.answers}}
+    if study.track:
+        followed = {f"{label}, tracked": (label, tracked(planner)) for label, planner in planners.items()}
+        planners |= {name: planner for name, (_, planner) in followed.items() if planner is not None}
+        # Nothing changes its rates there.
+        losses[TUNED] |= {name: losses[TUNED][label] for name, (label, _) in followed.items() if name in planners}
     oracles = {TUNED: (best.planner, best.losses())}
     for condition, other in varied.items():
         settings = CONDITIONS[condition].disturbance(lab.task)

@@ -37,6 +37,9 @@ class Robustness:
     """Fresh seeds that all planners are run on: how many (from 0 up), or a list 3,5,8."""
     conditions: Names = ()
     """Conditions, such as "low start". Default: all that the task can be put under."""
+    track: bool = False
+    """Run every tuned planner that can be once more, tracked: it divides its rate by the factor by which the last one
+    was changed on the way."""
 
     def __post_init__(self) -> None:
         from lr_env.studies.robustness.conditions import CANDIDATES, CONDITIONS
