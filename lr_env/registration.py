@@ -18,6 +18,9 @@ TASKS = {
     "FashionResNet18": (3e-5, 0.3),
     "CIFAR10ResNet18": (3e-5, 0.3),
     "ShakespeareGPTLarge": (3e-6, 0.03),
+    "MNISTLeNet5": (3e-5, 0.3),
+    "FashionLeNet5TenEpochs": (3e-5, 0.3),
+    "CIFAR100ResNet18": (3e-6, 0.03),
 }
 FAMILIES = ("MLPFamily", "PlainMLPFamily", "CNNFamily", "ResNetFamily", "GPTFamily", "MixedFamily")  # by name, too
 ACTIONS = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from lr_env.children import Execution
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
@@ -64,6 +65,26 @@ class Checking(Protocol):
 
         Raises:
             UserError: it cannot.
+        """
+        ...
+
+
+@runtime_checkable
+class SelfTraining(Protocol):
+    """A tuner that trains by itself, such as a population whose members are copied onto each other.
+
+    `Tuner.propose` and `Tuner.select` are not called.
+    """
+
+    def train(self, task: Task, seed: int, seeds: Sequence[int], execution: Execution, folder: Path) -> Planner:
+        """Spend the child steps of some runs, and return the planner to train with.
+
+        Args:
+            task: what is trained.
+            seed: see `Tuner.propose`.
+            seeds: of the children, one for each run that it may spend.
+            execution: how children are trained.
+            folder: an empty folder, or that of an earlier call with the same arguments, whose result it may read.
         """
         ...
 

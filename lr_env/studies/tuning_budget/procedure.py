@@ -16,6 +16,7 @@ from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.seeds import PER_REPEAT, TUNERS
 from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
+from lr_env.tuner import SelfTraining
 
 if TYPE_CHECKING:
     from lr_env.studies.tuning_budget.study import TuningBudget
@@ -85,6 +86,17 @@ def _procedure(
     Rounds that are finished are not proposed anew.
     """
     tuner, task, planners = find_tuner(name), experiment.task, {}
+    if isinstance(tuner, SelfTraining):
+        for until in runs:
+            for repeat in range(repeats):
+                first = TUNERS.start + repeat * PER_REPEAT
+                seeds = [first + tuner.seed_index(number) for number in range(until)]
+                place = folder / f"{name}-{repeat}"
+                place.mkdir(parents=True, exist_ok=True)
+                given = task, repeat, seeds, experiment.execution, place
+                planners[name, until, repeat] = experiment.engine.call(tuner.train, *given)
+                progress(until * task.budget)
+        return planners
     settings = name.partition(":")[2]
     records: list[list[RunRecord]] = [[] for _ in range(repeats)]
     turn = 0

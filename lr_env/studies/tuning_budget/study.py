@@ -26,9 +26,10 @@ class TuningBudget:
     Tuners: wsd and random (Sobol sequences over one or all families of schedules), wsd-tpe and tpe (Optuna's
     tree-structured Parzen estimator over the same), coarse-to-fine (one planner: a Sobol sequence, a finer search
     around the best, then the best again on further seeds), multi-power-law (the same for WSD schedules, with schedules
-    under a fitted law as the finer search), latent-ode (an adaptive sweep and the planner), direct (a search over knots
-    of the rate by real training) and latent-ode-generative (the published planner). Settings of a tuner follow its
-    name, as in coarse-to-fine:planner=cosine-warmup and latent-ode:design=paper (also random, mixed, wsd).
+    under a fitted law as the finer search), pbt and pb2 (a population in lockstep, whose worst members go on from
+    copies of the best), latent-ode (an adaptive sweep and the planner), direct (a search over knots of the rate by real
+    training) and latent-ode-generative (the published planner). Settings of a tuner follow its name, as in
+    coarse-to-fine:planner=cosine-warmup and latent-ode:design=paper (also random, mixed, wsd).
     """
 
     label: ClassVar[str] = "tuning-budget"
