@@ -254,6 +254,20 @@ CIFAR100 = _cifar(
 )
 
 
+def _cifar_source(cifar: Cifar, mean: tuple[float, ...], std: tuple[float, ...]) -> DataSource:
+    return DataSource(
+        f"60,000 colour photographs of {cifar.classes} classes, 32x32 "
+        "(Krizhevsky, Learning Multiple Layers of Features, 2009)",
+        {"train": 45_000, "val": 5_000, "test": 10_000},
+        (3, 32, 32),
+        cifar.classes,
+        cifar.parts,
+        scale=255.0,
+        mean=mean,
+        std=std,
+    )
+
+
 # Tiny Shakespeare --------------------------------------------------------------------------------------------------
 
 SHAKESPEARE_FILE = DataFile(
@@ -340,26 +354,8 @@ SOURCES: Mapping[str, DataSource] = {
         mean=(0.2860,),
         std=(0.3530,),
     ),
-    "cifar10": DataSource(
-        "60,000 colour photographs of 10 classes, 32x32 (Krizhevsky, Learning Multiple Layers of Features, 2009)",
-        {"train": 45_000, "val": 5_000, "test": 10_000},
-        (3, 32, 32),
-        10,
-        CIFAR10.parts,
-        scale=255.0,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    ),
-    "cifar100": DataSource(
-        "60,000 colour photographs of 100 classes, 32x32 (Krizhevsky, Learning Multiple Layers of Features, 2009)",
-        {"train": 45_000, "val": 5_000, "test": 10_000},
-        (3, 32, 32),
-        100,
-        CIFAR100.parts,
-        scale=255.0,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-    ),
+    "cifar10": _cifar_source(CIFAR10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "cifar100": _cifar_source(CIFAR100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
     "tiny-shakespeare-64": _shakespeare_source(64, 15_685, 871, 871),
     "tiny-shakespeare-256": _shakespeare_source(256, 3_921, 217, 217),
 }

@@ -118,13 +118,12 @@ class FittedLaw:
         return self.numbers.losses(curves.rates / self.unit, curves.durations)
 
 
-def fit_law(curves: Curves, seed: int = 0, weights: Floats | None = None) -> FittedLaw:
+def fit_law(curves: Curves, seed: int = 0) -> FittedLaw:
     """Fit the law: least squares of log losses, with Huber's loss against outliers, from several points of departure.
 
     Args:
         curves: at least three runs.
         seed: of the points of departure.
-        weights: of the runs, (runs,); all 1 by default.
     """
     unit = float(np.exp(np.median(np.log(curves.rates.max(1)))))
     points = _chosen_points(curves.losses)
@@ -132,13 +131,12 @@ def fit_law(curves: Curves, seed: int = 0, weights: Floats | None = None) -> Fit
     used = np.unique(columns)
     place = np.searchsorted(used, columns)
     observed = np.log(curves.losses[rows, columns])
-    weight = np.ones(len(rows)) if weights is None else np.asarray(weights)[rows]
     rates, durations = torch.from_numpy(curves.rates / unit), torch.from_numpy(curves.durations)
     at, lowest_loss = torch.from_numpy(used), 1e-3 * float(np.exp(observed.min()))
 
     def errors(logs: Floats) -> Floats:
         law = losses(torch.from_numpy(np.exp(logs)), rates, durations, at).numpy()[rows, place]
-        return (np.log(np.maximum(law, lowest_loss)) - observed) * weight
+        return np.log(np.maximum(law, lowest_loss)) - observed
 
     best = None
     for start in _departures(curves, seed):
@@ -150,7 +148,7 @@ def fit_law(curves: Curves, seed: int = 0, weights: Floats | None = None) -> Fit
         if best is None or fit.cost < best.cost:
             best = fit
     assert best is not None  # there is a departure
-    error = float(np.abs(errors(best.x)).sum() / weight.sum())
+    error = float(np.abs(errors(best.x)).mean())
     return FittedLaw(LawNumbers.of(tuple(np.exp(best.x).tolist())), unit, error)
 
 

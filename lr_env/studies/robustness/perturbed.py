@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from lr_env.capabilities import OwnOptimizer, Rebudgetable
 from lr_env.errors import UserError
 from lr_env.planner import Planner, RunSpec, Signals, State
+from lr_env.studies.robustness.around import Around
 
 
 @dataclass(frozen=True)
-class Disturbed:
+class Disturbed(Around):
     """A planner under a disturbance, which it sees by its signals alone or is notified of when it happens.
 
     Attributes:
-        planner: who plans.
-        who: its name, by which its settings differ from those of others.
         factor: its rates are multiplied by this at first, and clipped to the environment's range.
         until: share of the run in which they are.
         announced: budget that it gets at the start, in optimizer steps; 0 for the true one. In the middle of the
@@ -28,21 +27,9 @@ class Disturbed:
             a schedule, goes through the rest of its run in the steps that are left.
     """
 
-    planner: Planner
-    who: str
     factor: float = 1.0
     until: float = 0.0
     announced: int = 0
-
-    @property
-    def name(self) -> str:
-        """Name of the planner."""
-        return self.planner.name
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Signals of the planner, and the step."""
-        return self.planner.needs | {"step"}
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment.
@@ -82,28 +69,14 @@ class Disturbed:
 
 
 @dataclass(frozen=True)
-class Noisy:
+class Noisy(Around):
     """A planner whose rates are multiplied by a random factor in every segment, which it sees by its signals alone.
 
     Attributes:
-        planner: who plans.
-        who: its name, by which its settings differ from those of others.
         deviation: standard deviation of the log of the factor, whose median is 1.
     """
 
-    planner: Planner
-    who: str
     deviation: float
-
-    @property
-    def name(self) -> str:
-        """Name of the planner."""
-        return self.planner.name
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Signals of the planner, and the step."""
-        return self.planner.needs | {"step"}
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,34 +12,23 @@ from numpy.typing import NDArray
 from lr_env.capabilities import Forking, OwnOptimizer
 from lr_env.planner import Planner, RunSpec, Signals, State
 from lr_env.rates import actuation_factor
+from lr_env.studies.robustness.around import Around
 
 
 @dataclass(frozen=True)
-class Tracked:
+class Tracked(Around):
     """A planner whose next rate is divided by the factor by which its last one was changed on the way.
 
     What is asked for and what is used differ where a wrapper, a scheduler or a disturbance stands between. Any planner
     can have this; `latent-ode` has it by itself (`compensate_actuation`).
 
     Attributes:
-        planner: who plans.
-        who: its name, by which its settings differ from those of others.
         tracked: True; tells the settings from those of other planners around it.
     """
 
-    planner: Planner
-    who: str
     tracked: bool = True
 
-    @property
-    def name(self) -> str:
-        """Name of the planner."""
-        return self.planner.name
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Signals of the planner, and the rate that was used."""
-        return self.planner.needs | {"lr"}
+    reads: ClassVar[frozenset[str]] = frozenset({"lr"})
 
     def start(self, run: RunSpec, seeds: Sequence[int]) -> State:
         """The state before the first segment."""

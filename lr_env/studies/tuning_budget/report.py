@@ -1,4 +1,4 @@
-"""Result of a tuning-budget study: losses and regrets over the number of tuning runs, with intervals over repeats."""
+"""Result of a tuning-budget study: losses and regrets over the number of tuning runs."""
 
 from __future__ import annotations
 
