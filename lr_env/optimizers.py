@@ -45,11 +45,11 @@ class Optimizer(Protocol):
         """Return the numbers that a step derives from rate and time, in float64 like torch.
 
         Args:
-            lr: learning rate of every child and step, (children, steps).
-            step: number of the step, 1 for a child's first one, (children, steps).
+            lr: learning rate of every child, group of parameters and step, (children, groups, steps).
+            step: number of the step, 1 for a child's first one, (children, 1, steps).
 
         Returns:
-            Name -> (children, steps).
+            Name -> numbers that broadcast to the shape of the rates.
         """
         ...
 

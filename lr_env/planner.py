@@ -42,7 +42,8 @@ class RunSpec:
         lr_range: smallest and largest learning rate that the environment accepts.
         optimizer: name of the optimizer's class, e.g. "SGD".
         num_parameters: trainable parameters of the child.
-        groups: names of the parameter groups that may have rates of their own; empty where there is one rate for all.
+        groups: names of the groups of parameters that may have rates of their own, the layers or blocks from the input
+            to the output; empty where there is one rate for all.
         architecture_source: the architecture of the child, or a function that returns it; None where it is unknown.
             Planners read `architecture`.
     """

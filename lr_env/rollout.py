@@ -26,7 +26,7 @@ from lr_env.planner import ForkMeasurements, Planner, planner_settings
 from lr_env.pruning import Pruner
 from lr_env.records.record import SCORES, RunRecord, run_key
 from lr_env.session import PlannerSession
-from lr_env.signals import ALWAYS
+from lr_env.signals import ALWAYS, group_signal
 from lr_env.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -130,6 +130,7 @@ class Rollout(Copied):
         _, infos = self.env.reset(seed=[run.seed for run in self.runs])
         self._infos = self._measured(infos)
         spec, offered = self.env.run_spec, self._measured_names
+        self._groups = spec.groups
         self._sessions = [
             PlannerSession(planner, spec, [self.runs[row].seed for row in rows], offered)
             for planner, rows in zip(planners, self._rows, strict=True)
@@ -153,7 +154,7 @@ class Rollout(Copied):
             The signals of each run trained: (run, name -> value).
         """
         live = self.live
-        lr = self._plan()
+        lr, apart = self._plan()
         _, _, terminated, truncated, infos = self.env.step(lr)
         self._infos = self._measured(infos)
         for name in self._scores:
@@ -164,7 +165,15 @@ class Rollout(Copied):
         self.segment += 1
         if self._pruner is not None:
             self._prune(self._pruner, live)
-        return [(row, {name: float(self._infos[name][row]) for name in self._recorded[row]}) for row in live]
+        return [(row, self._record_of(row, apart[row])) for row in live]
+
+    def _record_of(self, row: int, by_group: bool) -> dict[str, float]:
+        """The signals of a run that are recorded; with the rate of each group of parameters, if a planner sets them."""
+        signals = {name: float(self._infos[name][row]) for name in self._recorded[row]}
+        if by_group:
+            rates = self.env.episodes.group_rates[row].tolist()
+            signals |= {group_signal(name): rate for name, rate in zip(self._groups, rates, strict=True)}
+        return signals
 
     def _prune(self, pruner: Pruner, trained: Sequence[int]) -> None:
         """End the runs that the pruner gives up, of those that were trained in the last segment."""
@@ -237,9 +246,13 @@ class Rollout(Copied):
         for session, rows, state in zip(self._sessions, self._rows, changing["_states"], strict=True):
             session.segment, session.state, session.seconds = self.segment, state, changing["_seconds"][rows]
 
-    def _plan(self) -> Floats:
-        """One answer from every planner: (runs,), or (runs, segment) if one of them changes inside the segment."""
-        answers = []
+    def _plan(self) -> tuple[Floats, NDArray[np.bool_]]:
+        """One answer from every planner, and which runs have rates by groups of parameters, (runs,).
+
+        Rates are (runs,), or (runs, segment) if one of them changes inside the segment, or (runs, groups, 1 or segment)
+        if one has rates by groups.
+        """
+        answers: list[Floats] = []
         for session, rows in zip(self._sessions, self._rows, strict=True):
             if self._ended[rows].all():
                 answers.append(self._infos["lr"][rows])  # not used: these runs rest
@@ -247,12 +260,16 @@ class Rollout(Copied):
             signals = {name: self._infos[name][rows] for name in self._measured_names}
             probe = partial(self._probe, session.planner, rows) if self._forks else None
             answers.append(session.next_rates(signals, probe, self._ended[rows]))
-        inside = any(answer.ndim == 2 for answer in answers)
-        shape = (len(self.runs), self.env.task.segment) if inside else (len(self.runs),)
-        lr = np.empty(shape)
+        by_group = any(answer.ndim == 3 for answer in answers)
+        steps = max(1 if answer.ndim == 1 else answer.shape[-1] for answer in answers)
+        lr = np.empty((len(self.runs), len(self._groups) if by_group else 1, steps))
+        apart = np.zeros(len(self.runs), dtype=bool)
         for rows, answer in zip(self._rows, answers, strict=True):
-            lr[rows] = answer[:, None] if inside and answer.ndim == 1 else answer
-        return lr
+            lr[rows] = answer.reshape(len(rows), -1, 1 if answer.ndim == 1 else answer.shape[-1])
+            apart[rows] = answer.ndim == 3
+        if by_group:
+            return lr, apart
+        return lr[:, 0] if steps > 1 else lr[:, 0, 0], apart
 
     def _probe(self, planner: Planner, rows: Sequence[int], lr: Floats, segments: int) -> ForkMeasurements:
         """Train forks of the runs of a planner, and count their steps; see `lr_env.planner.Probe`."""

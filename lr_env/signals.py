@@ -57,7 +57,7 @@ VALIDATION_SIGNALS: tuple[Signal, ...] = (
 SIGNALS: tuple[Signal, ...] = (
     Signal("step", "steps", "optimizer steps done", always=True),
     Signal("progress", "fraction", "optimizer steps done over the budget", always=True),
-    Signal("lr", "rate", "learning rate of the last step", always=True),
+    Signal("lr", "rate", "learning rate of the last step; the largest, where groups of parameters differ", always=True),
     Signal(
         "train_loss",
         "nats/example",
@@ -71,6 +71,15 @@ SIGNALS: tuple[Signal, ...] = (
 
 ALWAYS = names(SIGNALS)
 """The names of the signals of every run."""
+
+
+def group_signal(group: str) -> str:
+    """The name of the learning rate of a group of parameters, in records of runs whose groups had different rates.
+
+    >>> group_signal("blocks.0")
+    'lr/blocks.0'
+    """
+    return f"lr/{group}"
 
 
 AGE = "_age"
@@ -113,7 +122,8 @@ class Meter(Protocol):
 
         Args:
             parameters: after the update, (children, parameters); not to be changed.
-            lr: learning rate of the step, (children, 1), or the number where there is one child.
+            lr: learning rate of the step, (children, 1), or (children, parameters) where groups of parameters have
+                rates of their own, or the number where there is one child.
             slots: name -> (children, parameters); changed in place.
         """
         ...

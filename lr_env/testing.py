@@ -33,7 +33,7 @@ from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
 from lr_env.tuner import Checking, Tuner
 
-SPEC = RunSpec("DigitsMLP", 1000, 50, (1e-7, 10.0), "SGD", 4000)
+SPEC = RunSpec("DigitsMLP", 1000, 50, (1e-7, 10.0), "SGD", 4000, ("1", "3", "5"))
 """What is known of the simulated runs, if nothing else is asked for."""
 
 _RTOL = 1e-4
@@ -60,7 +60,8 @@ class SimulatedRuns:
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def train(self, lr: np.ndarray) -> None:
-        """Train a segment under these rates, (runs,) or (runs, segment)."""
+        """Train a segment under these rates, (runs,), (runs, segment) or (runs, groups, 1 or segment)."""
+        lr = lr.max(1) if lr.ndim == 3 else lr
         self.rates.append(lr.mean(1) if lr.ndim == 2 else lr)
 
     def _signals(self, seed: int, rates: Sequence[float]) -> dict[str, float]:
@@ -198,7 +199,8 @@ def _losses(children: Children) -> np.ndarray:
 
 def simulated_record(planner: Planner, task: Task, seed: int) -> RunRecord:
     """The record of a simulated run of a task under a planner."""
-    spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, type(task.optimizer).__name__, 4000)
+    kind = type(task.optimizer).__name__
+    spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, kind, 4000, SPEC.groups)
     runs, state = SimulatedRuns(spec, [seed]), planner.start(spec, [seed])
     rows = []
     for _ in range(spec.num_segments):
@@ -246,7 +248,9 @@ def check_purity(planner: Planner, spec: RunSpec, seeds: Sequence[int]) -> np.nd
         signals = runs.signals()
         before = copy.deepcopy((state, signals))
         lr, after = ask(planner, state, runs, signals)
-        assert lr.shape in ((len(seeds),), (len(seeds), spec.segment))
+        count, groups = len(seeds), len(spec.groups)
+        by_group = [(count, groups, 1), (count, groups, spec.segment)] if groups else []
+        assert lr.shape in [(count,), (count, spec.segment), *by_group]
         assert lr.dtype == np.float64
         assert ((lr >= spec.lr_range[0]) & (lr <= spec.lr_range[1])).all()
         answered = lr.copy()

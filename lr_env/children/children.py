@@ -92,6 +92,8 @@ class Children:
         step_losses: training loss of every step of the last segment trained, nats per example, (children, segment);
             NaN for children that were not trained in it.
         extra_signals: names of what the meters measure that `extra_signals` asked for.
+        groups: names of the groups of parameters that may have rates of their own: the layers or blocks, from the
+            input to the output; see `lr_env.children.groups`.
         step_signals: these signals at the same steps, (children, segment, signals).
 
     Raises:
@@ -133,6 +135,7 @@ class Children:
             raise UserError(f"{task.optimizer} is trained by the loop: use backend 'loop' or 'auto'")
         self.memory.check(len(self.seeds), self.backend.at_once(len(self.seeds), self.device), self.device)
         self.state = ChildrenState(layout, task.optimizer, template, len(self.seeds), self.device, dtype, self.meters)
+        self.groups = tuple(layout.groups)
         self._kind = kind_of(task, dtype)
         self._last_logits = torch.zeros(
             len(self.seeds), task.val_subset, *task.source.output_shape, device=self.device, dtype=dtype
@@ -186,7 +189,8 @@ class Children:
         """Train one segment.
 
         Args:
-            lr: learning rate of every child, (children,), or of every child and step, (children, segment).
+            lr: learning rate of every child, (children,), or of every child and step, (children, segment), or of every
+                child, group of parameters and step, (children, groups, 1 or segment).
             rows: which children to train; all by default. The others stay as they are.
 
         Returns:
@@ -196,12 +200,15 @@ class Children:
             UserError: a shape that fits neither form, or a rate that is not finite and positive.
         """
         rates = np.asarray(lr, dtype=np.float64)
+        count, segment = len(self), self.task.segment
         if rates.ndim == 1:
-            rates = np.broadcast_to(rates[:, None], (len(rates), self.task.segment))
-        if rates.shape != (len(self), self.task.segment):
+            rates = np.broadcast_to(rates[:, None], (len(rates), segment))
+        elif rates.ndim == 3 and rates.shape[2] == 1:
+            rates = np.broadcast_to(rates, (*rates.shape[:2], segment))
+        if rates.shape not in ((count, segment), (count, len(self.groups), segment)):
             raise UserError(
-                f"learning rates of shape {np.shape(lr)}: give ({len(self)},), or ({len(self)}, {self.task.segment}) "
-                "for a rate per step"
+                f"learning rates of shape {np.shape(lr)}: give ({count},), or ({count}, {segment}) with one for each "
+                f"step, or ({count}, {len(self.groups)}, 1 or {segment}) for the groups {', '.join(self.groups)}"
             )
         active = self._chosen(rows)
         if not (np.isfinite(rates[active]).all() and (rates[active] > 0).all()):

@@ -21,6 +21,7 @@ from lr_env.children.losses import mean_loss
 from lr_env.children.numerics import EXACT, Numerics
 from lr_env.children.state import ChildrenState, restored_afterwards
 from lr_env.children.workers import Workers
+from lr_env.errors import UserError
 from lr_env.signals import Meter
 
 
@@ -62,6 +63,7 @@ class LoopEngine:
         self._gradients = torch.zeros_like(state.parameters)
         self.modules = [self._bind(template, row) for row in range(len(state.parameters))]
         self.optimizers = [self._optimizer(row) for row in range(len(self.modules))]
+        self._by_group: dict[int, torch.optim.Optimizer] = {}  # those that have a rate for each group of parameters
         self.workers = Workers(workers)
 
     def train(
@@ -77,23 +79,28 @@ class LoopEngine:
         columns = 1 + sum(len(meter.signals) for meter in meters)
         measured = torch.zeros(*index.shape[:2], columns, device=index.device, dtype=self.state.parameters.dtype)
         autocast = partial(self.numerics.autocast, index.device)
+        by_group = lr.ndim == 3
 
         def train_child(row: int) -> None:
-            optimizer, module = self.optimizers[row], self.modules[row]
+            optimizer, module = self._optimizer_by_group(row) if by_group else self.optimizers[row], self.modules[row]
+            groups, gradients = optimizer.param_groups, self._gradients[row]
+            parameters_of_all = [parameter for group in groups for parameter in group["params"]]
             if "exp_avg" in self.state.slots:
-                optimizer.state[optimizer.param_groups[0]["params"][0]]["step"].fill_(int(steps[row]))
-            group, gradients = optimizer.param_groups[0], self._gradients[row]
+                for parameter in parameters_of_all:
+                    optimizer.state[parameter]["step"].fill_(int(steps[row]))
             one = slice(row, row + 1)
             whole, parameters = self._gradients[one], self.state.parameters[one]
             slots = {name: slot[one] for name, slot in self.state.meter_slots.items()}
             key = self.state.buffers(row)[layout.key] if layout.key else None
             of_row = itertools.repeat(None) if keys is None else keys[row].unbind()
             values: list[Tensor] = []
-            for batch, now, rate in zip(index[row].unbind(), of_row, lr[row].tolist(), strict=False):
+            rates = (lr[row].T if by_group else lr[row][:, None]).tolist()
+            for batch, now, rates_now in zip(index[row].unbind(), of_row, rates, strict=False):
                 if key is not None and now is not None:
                     key.copy_(now)
                 inputs, labels = self.batches.take(batch, now)
-                group["lr"] = rate
+                for group, rate in zip(groups, rates_now, strict=True):
+                    group["lr"] = rate
                 gradients.zero_()
                 with autocast():
                     logits = module(inputs)
@@ -103,10 +110,11 @@ class LoopEngine:
                 for meter in meters:
                     values += meter.before_update(whole, parameters, slots)
                 if self.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(group["params"], self.clip_norm)
+                    nn.utils.clip_grad_norm_(parameters_of_all, self.clip_norm)
                 optimizer.step()
                 for meter in meters:
-                    meter.after_update(parameters, rate, slots)
+                    used = layout.spread(parameters.new_tensor([rates_now])) if by_group else rates_now[0]
+                    meter.after_update(parameters, used, slots)
             torch.stack([value.view(()) for value in values], out=measured[row].view(-1))
 
         self.workers.each(train_child, active)
@@ -172,13 +180,30 @@ class LoopEngine:
             module.get_submodule(owner)._buffers[leaf] = buffers[names[id(buffer)]]
         return module.train()
 
-    def _optimizer(self, row: int) -> torch.optim.Optimizer:
-        """Make torch's optimizer of a child; its parameters are one vector, which one update changes."""
-        parameters = nn.Parameter(self.state.parameters[row])
-        parameters.grad = self._gradients[row]
-        optimizer = self.state.optimizer.build([parameters])
-        if self.state.slots:
-            optimizer.state[parameters] = {name: slot[row] for name, slot in self.state.slots.items()}
-        if "exp_avg" in self.state.slots:
-            optimizer.state[parameters]["step"] = torch.tensor(0.0)
+    def _optimizer_by_group(self, row: int) -> torch.optim.Optimizer:
+        """The optimizer of a child that has a rate for each group of parameters; its averages are those of the other.
+
+        Raises:
+            UserError: the optimizer keeps its own state, which only one of the two could have.
+        """
+        if not self.state.optimizer.stackable:
+            raise UserError(f"{self.state.optimizer} has one learning rate for all parameters, and none for groups")
+        if row not in self._by_group:
+            self._by_group[row] = self._optimizer(row, self.state.layout.group_slices)
+        return self._by_group[row]
+
+    def _optimizer(self, row: int, where: Sequence[slice] = (slice(None),)) -> torch.optim.Optimizer:
+        """Make torch's optimizer of a child; the parameters of each of its groups are one vector."""
+        groups = []
+        for part in where:
+            parameters = nn.Parameter(self.state.parameters[row, part])
+            parameters.grad = self._gradients[row, part]
+            groups.append({"params": [parameters]})
+        optimizer = self.state.optimizer.build(groups if len(groups) > 1 else groups[0]["params"])
+        for part, group in zip(where, groups, strict=True):
+            state = {name: slot[row, part] for name, slot in self.state.slots.items()}
+            if "exp_avg" in state:
+                state["step"] = torch.tensor(0.0)
+            if state:
+                optimizer.state[group["params"][0]] = state
         return optimizer

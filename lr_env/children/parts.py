@@ -20,17 +20,18 @@ class Parts:
         layout: of the rows.
         like: rows of as many children, (children, size).
         linear: names of the weights of linear layers.
+        by_group: whether the parameters of different groups lie apart.
 
     Attributes:
         tensors: the parts, (children, ...) each.
         views: parameter name -> view of a part, (children, *shape), in the order of the layout.
     """
 
-    def __init__(self, layout: Layout, like: Tensor, linear: Set[str] = frozenset()) -> None:
+    def __init__(self, layout: Layout, like: Tensor, linear: Set[str] = frozenset(), by_group: bool = False) -> None:
         self.tensors: list[Tensor] = []
         self._layout = layout
         of_name: dict[str, Tensor] = {}
-        for names in parts_of(layout):
+        for names in parts_of(layout, by_group):
             part = layout.only(names)
             flat = like.new_empty(len(like), part.size)
             views = part.views(flat)
@@ -52,7 +53,10 @@ class Parts:
             given.copy_(self.views[name])
 
 
-def parts_of(layout: Layout) -> list[list[str]]:
+def parts_of(layout: Layout, by_group: bool = False) -> list[list[str]]:
     """The names of the parameters in each part of `Parts`."""
-    vectors = [name for name, shape in layout.shapes.items() if len(shape) < 2]
-    return [*([name] for name, shape in layout.shapes.items() if len(shape) >= 2), *([vectors] if vectors else [])]
+    parts = []
+    for names in layout.groups.values() if by_group else [tuple(layout.shapes)]:
+        vectors = [name for name in names if len(layout.shapes[name]) < 2]
+        parts += [*([name] for name in names if len(layout.shapes[name]) >= 2), *([vectors] if vectors else [])]
+    return parts

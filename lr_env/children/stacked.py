@@ -95,13 +95,13 @@ class StackedEngine:
         self._replayed = state.parameters.is_cuda
         self.workers = Workers(1 if self._replayed else workers)
         self._whole = not (self._replayed or compiled or meters)  # whether whole steps are graphs
-        self._traced: set[int] = set()  # sizes of blocks that have trained before
-        self._step_graphs: dict[tuple[int, torch.Size], QuickGraph] = {}
-        self._parts: dict[tuple[int, int], list[Parts]] = {}
+        self._traced: set[tuple[int, bool]] = set()  # sizes of blocks that have trained before, and with which rates
+        self._step_graphs: dict[tuple[int, bool, torch.Size], QuickGraph] = {}
+        self._parts: dict[tuple[int, int, bool], list[Parts]] = {}
         self._linear = {
             f"{name}.weight".removeprefix(".") for name, part in template.named_modules() if type(part) is nn.Linear
         }
-        self._replays: dict[int, Replay] = {}
+        self._replays: dict[tuple[int, bool], Replay] = {}
 
     def train(
         self,
@@ -116,7 +116,8 @@ class StackedEngine:
         Args:
             index: row numbers of the training split, (children, steps, batch) on the device.
             keys: keys of the random numbers, (children, steps, 2) on the device; None where nothing is random.
-            lr: learning rate of every child and step, (children, steps).
+            lr: learning rate of every child and step, (children, steps), or of every group of its parameters as well,
+                (children, groups, steps).
             steps: optimizer steps that each child has done, (children,).
             active: children to train; the others stay as they are.
 
@@ -127,9 +128,11 @@ class StackedEngine:
         dtype, device = self.state.parameters.dtype, self.state.parameters.device
         resting = np.ones(len(lr), dtype=bool)
         resting[list(active)] = False
-        number = steps[:, None] + np.arange(1, index.shape[1] + 1)
+        by_group = lr.ndim == 3
+        lr = lr if by_group else lr[:, None]
+        number = steps[:, None, None] + np.arange(1, index.shape[1] + 1)
         coefficients = {
-            name: torch.tensor(values.T[:, :, None], device=device).to(dtype)
+            name: torch.tensor(np.broadcast_to(values, lr.shape).transpose(2, 0, 1), device=device).to(dtype)
             for name, values in self._coefficients(lr, number).items()
         }
         columns = 1 + sum(len(meter.signals) for meter in self.meters)
@@ -150,19 +153,21 @@ class StackedEngine:
                 **{name: values[:, rows] for name, values in coefficients.items()},
             }
             if self._replayed:
-                if start not in self._replays:
+                if (start, by_group) not in self._replays:
                     restored = partial(self.state.restored_afterwards, rows)
-                    self._replays[start] = Replay(partial(self._step, rows), tables, restored)
-                replay = self._replays[start]
+                    self._replays[start, by_group] = Replay(partial(self._step, rows, by_group), tables, restored)
+                replay = self._replays[start, by_group]
                 with replay.started():
                     running.append((rows, replay, tables, replay.run(tables)))
-            elif end - start in self._traced:
+            elif (end - start, by_group) in self._traced:
                 waiting.append((rows, tables))
             else:  # tracing is for one thread
-                measured[:, rows] = self._train_block(rows, tables)
-                self._traced.add(end - start)
+                measured[:, rows] = self._train_block(rows, by_group, tables)
+                self._traced.add((end - start, by_group))
         for (rows, _), of_block in zip(
-            waiting, self.workers.each(lambda block: self._train_block(*block), waiting), strict=True
+            waiting,
+            self.workers.each(lambda block: self._train_block(block[0], by_group, block[1]), waiting),
+            strict=True,
         ):
             measured[:, rows] = of_block
         for rows, replay, _, of_block in running:  # holds the tables until the block's stream has read them
@@ -217,15 +222,15 @@ class StackedEngine:
             return traced(key, function, *given)
         return traced_quick(key, function, [], given).given()
 
-    def _train_block(self, rows: slice, tables: Tensors) -> Tensor:
+    def _train_block(self, rows: slice, by_group: bool, tables: Tensors) -> Tensor:
         """Train a block for one segment; returns what its steps measure, (steps, block, 1 + signals)."""
         if self._whole:
-            return self._train_whole_steps(rows, tables)
+            return self._train_whole_steps(rows, by_group, tables)
         of_step = {name: table.unbind() for name, table in tables.items()}
         steps = [{name: table[number] for name, table in of_step.items()} for number in range(len(tables["index"]))]
-        return torch.stack([self._step(rows, now) for now in steps])
+        return torch.stack([self._step(rows, by_group, now) for now in steps])
 
-    def _train_whole_steps(self, rows: slice, tables: Tensors) -> Tensor:
+    def _train_whole_steps(self, rows: slice, by_group: bool, tables: Tensors) -> Tensor:
         """Train a block for one segment by graphs of whole steps; see `_train_block`."""
         layout, count = self.state.layout, rows.stop - rows.start
         names = sorted(tables.keys() - {"index", "keys"})
@@ -237,7 +242,7 @@ class StackedEngine:
         step, measured = None, []
         with torch.no_grad():
             flat = [tensor[rows] for tensor in (self.state.parameters, *self.state.slots.values())]
-            parts = self._parts_of(flat)
+            parts = self._parts_of(flat, by_group)
             for part, tensor in zip(parts, flat, strict=True):
                 part.read(tensor)
             fixed = [*parts[0].views.values(), *(tensor for part in parts for tensor in part.tensors)]
@@ -245,17 +250,17 @@ class StackedEngine:
             for number, (inputs, labels) in enumerate(self._batches_of_segment(tables["index"], keys, count)):
                 drawn = [keys[number]] if layout.key is not None and keys is not None else []
                 varying = [inputs, labels, *drawn, *(table[number] for table in current)]
-                step = step or self._step_graph(fixed, varying, names).given(*fixed)
+                step = step or self._step_graph(fixed, varying, names, by_group).given(*fixed)
                 measured.append(step(*varying))
             for part, tensor in zip(parts, flat, strict=True):
                 part.write(tensor)
         return torch.stack(measured).flatten(2).mean(2, keepdim=True)
 
-    def _parts_of(self, flat: Sequence[Tensor]) -> list[Parts]:
+    def _parts_of(self, flat: Sequence[Tensor], by_group: bool) -> list[Parts]:
         """Memory for the parts of several flat tensors of a block; a thread allocates it once."""
-        kind = threading.get_ident(), len(flat[0])
+        kind = threading.get_ident(), len(flat[0]), by_group
         if kind not in self._parts:
-            self._parts[kind] = [Parts(self.state.layout, tensor, self._linear) for tensor in flat]
+            self._parts[kind] = [Parts(self.state.layout, tensor, self._linear, by_group) for tensor in flat]
         return self._parts[kind]
 
     def _batches_of_segment(
@@ -275,27 +280,30 @@ class StackedEngine:
                 strict=True,
             )
 
-    def _step_graph(self, fixed: Sequence[Tensor], varying: Sequence[Tensor], names: Sequence[str]) -> QuickGraph:
+    def _step_graph(
+        self, fixed: Sequence[Tensor], varying: Sequence[Tensor], names: Sequence[str], by_group: bool
+    ) -> QuickGraph:
         """The graph of a whole step; see `_whole_step` for its inputs."""
-        kind = len(fixed[0]), varying[0].shape
+        kind = len(fixed[0]), by_group, varying[0].shape
         if kind not in self._step_graphs:
             with torch.enable_grad(), restored_afterwards(dict(enumerate(fixed))):  # tracing takes a step
                 self._step_graphs[kind] = traced_quick(
                     (self._key, self.state.optimizer, self.clip_norm, *kind),
-                    partial(self._whole_step, len(fixed[0]), names),
+                    partial(self._whole_step, len(fixed[0]), names, by_group),
                     fixed,
                     varying,
                 )
         return self._step_graphs[kind]
 
-    def _whole_step(self, count: int, names: Sequence[str]) -> Callable[..., Tensor]:
+    def _whole_step(self, count: int, names: Sequence[str], by_group: bool) -> Callable[..., Tensor]:
         """A function that trains a block for one step and returns the losses, (block, batch, ...).
 
         Its inputs are tensors: each parameter, the parts of the parameters (see `Parts`) and of each slot of the
         optimizer, the buffers; then inputs, labels, the keys of the random numbers where the network draws any, and
-        the coefficients of the update.
+        the coefficients of the update, (block, groups or 1) each.
         """
-        layout, optimizer, parts = self.state.layout, self.state.optimizer, parts_of(self.state.layout)
+        layout, optimizer = self.state.layout, self.state.optimizer
+        parts, groups = parts_of(layout, by_group), layout.group_of
         buffer_names = [name for name in layout.buffers if name != layout.key]
         gradients = self._gradients(count, means=False)
 
@@ -314,14 +322,13 @@ class StackedEngine:
             if self.clip_norm is not None:
                 clip_(of_parts, self.clip_norm)
             for number, (part, of_part) in enumerate(zip(parameters, of_parts, strict=True)):
-                shape = (count, *[1] * (part.dim() - 1))
-                current = {name: value.view(shape) for name, value in now.items()}
+                current = _of_piece(now, part, groups[parts[number][0]] if by_group else 0)
                 optimizer.update(part, of_part, {name: slot[number] for name, slot in slots.items()}, current)
             return measured
 
         return step
 
-    def _step(self, rows: slice, now: Mapping[str, Tensor]) -> Tensor:
+    def _step(self, rows: slice, by_group: bool, now: Mapping[str, Tensor]) -> Tensor:
         """Train a block for one step, given one row of each table; returns what it measures, (block, 1 + signals)."""
         layout, parameters = self.state.layout, self.state.parameters[rows]
         count = len(parameters)
@@ -347,10 +354,19 @@ class StackedEngine:
             gradient, loss = self._gradient_graphs[kind](views, buffers, inputs, labels)
             slots = {name: slot[rows] for name, slot in self.state.slots.items()}
             if parameters.numel() < _FLAT_ELEMENTS:
-                pieces, gradients = [(parameters, slots)], [layout.flatten(gradient)]
+                flat, where = layout.flatten(gradient), layout.group_slices if by_group else [slice(None)]
+                pieces = [
+                    (number, parameters[:, part], {name: slot[:, part] for name, slot in slots.items()})
+                    for number, part in enumerate(where)
+                ]
+                gradients = [flat[:, part] for part in where]
             else:
                 averages = {name: layout.views(slot) for name, slot in slots.items()}
-                pieces = [(view, {slot: of[name] for slot, of in averages.items()}) for name, view in views.items()]
+                groups = layout.group_of if by_group else dict.fromkeys(views, 0)
+                pieces = [
+                    (groups[name], view, {slot: of[name] for slot, of in averages.items()})
+                    for name, view in views.items()
+                ]
                 gradients = [gradient[name] for name in views]
             measured = [loss]
             meter_slots = {name: slot[rows] for name, slot in self.state.meter_slots.items()}
@@ -360,16 +376,17 @@ class StackedEngine:
                     measured += meter.before_update(whole, parameters, meter_slots)
             if self.clip_norm is not None:
                 clip_(gradients, self.clip_norm)
-            for (piece, piece_slots), piece_gradient in zip(pieces, gradients, strict=True):
-                shape = (count, *[1] * (piece.dim() - 1))
-                current = {name: value.view(shape) for name, value in now.items() if name not in _NOT_OF_UPDATE}
-                self.state.optimizer.update(piece, piece_gradient, piece_slots, current)
+            coefficients = {name: value for name, value in now.items() if name not in _NOT_OF_UPDATE}
+            for (group, piece, piece_slots), piece_gradient in zip(pieces, gradients, strict=True):
+                of_piece = _of_piece(coefficients, piece, group)
+                self.state.optimizer.update(piece, piece_gradient, piece_slots, of_piece)
             for meter in self.meters:
-                meter.after_update(parameters, now[_RATE], meter_slots)
+                rate = layout.spread(now[_RATE]) if by_group else now[_RATE]
+                meter.after_update(parameters, rate, meter_slots)
         return torch.stack(measured, dim=1)
 
     def _coefficients(self, lr: NDArray[np.float64], number: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
-        """Numbers that updates compute from rates and step numbers, (children, steps) each."""
+        """Numbers that updates compute from rates and step numbers, (children, groups or 1, steps) each."""
         rate = {_RATE: lr} if self.meters else {}
         return {**self.state.optimizer.coefficients(lr, number), **rate}
 
@@ -402,6 +419,19 @@ class StackedEngine:
 
     def _batch_norm(self, count: int) -> AbstractContextManager[object]:
         return nullcontext() if count == 1 else BatchNormForFunctorch(not self.state.layout.channels_last)
+
+
+def _of_piece(coefficients: Mapping[str, Tensor], piece: Tensor, group: int) -> dict[str, Tensor]:
+    """The coefficients of a step for some parameters of one group, name -> (children, 1, ...).
+
+    Args:
+        coefficients: name -> (children, groups or 1).
+        piece: the parameters, (children, ...).
+        group: number of the group.
+    """
+    shape = (len(piece), *[1] * (piece.dim() - 1))
+    of_group = {name: value if value.shape[1] == 1 else value[:, group] for name, value in coefficients.items()}
+    return {name: value.reshape(shape) for name, value in of_group.items()}
 
 
 def _each(function: Callable[..., Any], count: int, in_dims: tuple[int | None, ...]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lr_env.children.groups import parameter_groups
 from lr_env.children.noise import KEY_BUFFER
 from lr_env.errors import UserError
 from lr_env.optimizers import Optimizer
@@ -35,6 +36,7 @@ class Layout:
         channels_last: whether the kernels of 2-d convolutions are stored channels-last, (outputs, height, width,
             inputs); their shape does not tell. Convolutions then compute channels-last.
         align: every parameter begins at a multiple of this number; the numbers between stay 0.
+        groups: name of a parameter group -> names of its parameters, which lie side by side.
     """
 
     shapes: Mapping[str, torch.Size]
@@ -44,6 +46,7 @@ class Layout:
     size: int
     channels_last: bool = True
     align: int = 1
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(module: nn.Module, channels_last: bool = True, align: int = 1) -> Layout:
@@ -65,7 +68,7 @@ class Layout:
         buffers = {name: buffer.shape for name, buffer in module.named_buffers()}
         key = next((name for name in buffers if name.rpartition(".")[2] == KEY_BUFFER), None)
         size = _size(shapes, align)
-        return Layout(shapes, buffers, output, key, size, channels_last, align)
+        return Layout(shapes, buffers, output, key, size, channels_last, align, parameter_groups(module))
 
     @property
     def arrangement(self) -> dict[str, Any]:
@@ -85,7 +88,27 @@ class Layout:
     def only(self, names: Sequence[str]) -> Layout:
         """The layout of some parameters alone, side by side."""
         shapes = {name: self.shapes[name] for name in names}
-        return replace(self, shapes=shapes, size=_size(shapes, 1), align=1)
+        return replace(self, shapes=shapes, size=_size(shapes, 1), align=1, groups={})
+
+    @property
+    def group_slices(self) -> list[slice]:
+        """Where the parameters of each group lie in a row."""
+        sizes = [_size({name: self.shapes[name] for name in names}, self.align) for names in self.groups.values()]
+        return [slice(start, end) for start, end in itertools.pairwise(itertools.accumulate(sizes, initial=0))]
+
+    @property
+    def group_of(self) -> dict[str, int]:
+        """Name of a parameter -> number of its group."""
+        return {name: number for number, names in enumerate(self.groups.values()) for name in names}
+
+    def spread(self, of_groups: Tensor) -> Tensor:
+        """Give every number of a row the value of its group: (..., groups) -> (..., size)."""
+        lead = of_groups.shape[:-1]
+        parts = [
+            of_groups[..., number, None].expand(*lead, part.stop - part.start)
+            for number, part in enumerate(self.group_slices)
+        ]
+        return torch.cat(parts, dim=-1)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each parameter as a view of flat rows (..., size)."""

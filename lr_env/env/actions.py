@@ -34,7 +34,7 @@ class Action(Protocol):
             segment: optimizer steps in a segment.
 
         Returns:
-            Rates, (num_envs,), or (num_envs, segment) with one for each step.
+            Rates, (num_envs,), or (num_envs, segment) with one for each step, or (num_envs, groups, 1 or segment).
 
         Raises:
             UserError: an action is outside the space.
@@ -44,23 +44,38 @@ class Action(Protocol):
 
 @dataclass(frozen=True)
 class LR:
-    """The action is the learning rate itself, within `lr_range`, or a list of `segment` rates, one for each step."""
+    """The action is the learning rate itself, within `lr_range`, or a list of `segment` rates, one for each step.
+
+    Attributes:
+        groups: number of groups of parameters that may have rates of their own.
+        by_group: whether an action has a rate for each of them.
+    """
+
+    groups: int = 0
+    by_group: bool = False
 
     def space(self, lr_range: tuple[float, float]) -> spaces.Box:
-        """Return Box(lr_range), of shape (1,)."""
-        return spaces.Box(*(np.float32(bound) for bound in lr_range), shape=(1,), dtype=np.float32)
+        """Return Box(lr_range), of shape (1,), or (groups,) where an action has a rate for each."""
+        shape = (self.groups,) if self.by_group else (1,)
+        return spaces.Box(*(np.float32(bound) for bound in lr_range), shape=shape, dtype=np.float32)
 
     def decode(self, actions: Any, lr: Floats, lr_range: tuple[float, float], segment: int) -> Floats:
         """Return the actions after a check."""
         numbers(actions, "action")
         low, high = lr_range
         rates, wrong = clipped(actions, low, high)
-        if rates.ndim > 1 and rates.shape[1:] == (1,):
+        count, groups = len(lr), self.groups
+        if self.by_group and rates.ndim == 2:
+            rates = rates[:, :, None]
+        elif rates.ndim == 2 and rates.shape[1] == 1:
             rates = rates[:, 0]
-        if rates.shape not in ((len(lr),), (len(lr), segment)):
+        apart = [(count, groups, 1), (count, groups, segment)] if groups else []
+        if rates.shape not in ([(count,)] if self.by_group else [(count,), (count, segment)]) + apart:
+            text = f"({count},), or one for each step, ({count}, {segment})"
+            if self.by_group:
+                text = f"({count},), or one for each of {groups} groups, ({count}, {groups}), of each step if need be"
             raise UserError(
-                f"actions of shape {np.shape(actions)}: give one learning rate for each of {len(lr)} environments, "
-                f"({len(lr)},), or one for each step, ({len(lr)}, {segment})"
+                f"actions of shape {np.shape(actions)}: give one learning rate for each of {count} environments, {text}"
             )
         if wrong.size:
             raise UserError(f"learning rate {wrong[0]:g} is outside the range: give a rate from {low:g} to {high:g}")
@@ -132,13 +147,17 @@ ACTIONS: Mapping[str, type[LR] | type[LogLR] | type[Scale]] = {
 }
 
 
-def find_action(name: str, max_change: float) -> Action:
-    """Return the kind of action of that name.
+def find_action(name: str, max_change: float, groups: int, by_group: bool) -> Action:
+    """Return the kind of action of that name; see `LR` for `groups` and `by_group`.
 
     Raises:
-        UserError: there is none, or `max_change` is not above 1.
+        UserError: there is none, `max_change` is not above 1, or it has one rate for all groups.
     """
     kind = find("action", name, ACTIONS)
+    if issubclass(kind, LR):
+        return LR(groups, by_group)
+    if by_group:
+        raise UserError(f"action {name!r} has one rate for all groups of parameters: groups=True needs action='lr'")
     return kind(max_change) if issubclass(kind, Scale) else kind()
 
 

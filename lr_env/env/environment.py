@@ -123,6 +123,10 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
     bound by a rounding error of float32 is set to the bound; other rates outside the range are refused. "scale" and
     "discrete" start from the task's `lr_start`, or from `reset(options={"lr": ...})`, and stay in the range.
 
+    With `groups=True`, an action "lr" has a rate for each layer or block of the network, Box(1e-10, 10, (groups,)), or
+    (groups, segment) with one for each step; `env.unwrapped.run_spec.groups` names them, from the input to the output.
+    The signal `lr` is the largest of them.
+
     ## Observation
     Box of shape (9,), float32, always finite; values outside the bounds are clipped. `lr_env.FEATURES` is this table in
     code.
@@ -173,12 +177,12 @@ class LREnv(_Base, gymnasium.Env[Any, Any]):  # pyright: ignore[reportIncompatib
 
     ## Arguments
     task: name in `lr_env.TASKS`, or a `Task`. budget, segment: optimizer steps; default: the task's. lr_range: smallest
-    and largest rate; default: the task's. max_episode_steps: segments after which a run is truncated. action,
-    max_change (1.05), reward: as above. start_rates (): initial rates for relative actions; each run draws one from its
-    seed. noise (0): standard deviation of Gaussian noise on the log of the commanded rates. score (("val", "test")):
-    the scores at the end of a run, of "val", "test" and "flatness"; `()` saves time in reinforcement learning. device
-    ("cpu"), backend ("auto"): see `lr_env.Children`. numerics (`lr_env.Numerics()`): precision, determinism, memory
-    format of convolutions.
+    and largest rate; default: the task's. max_episode_steps: segments after which a run is truncated. action, groups
+    (False), max_change (1.05), reward: as above. start_rates (): initial rates for relative actions; each run draws one
+    from its seed. noise (0): standard deviation of Gaussian noise on the log of the commanded rates. score (("val",
+    "test")): the scores at the end of a run, of "val", "test" and "flatness"; `()` saves time in reinforcement
+    learning. device ("cpu"), backend ("auto"): see `lr_env.Children`. numerics (`lr_env.Numerics()`): precision,
+    determinism, memory format of convolutions.
 
     ## Versions
     v0: first release.

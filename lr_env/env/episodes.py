@@ -83,7 +83,7 @@ class Episodes(Copied):
         extra_signals: names of signals to measure on demand, see `lr_env.children.meters`.
         make_children: makes the children, of a task, seeds, an execution and names of signals; by default, those of
             this process by the fastest backend.
-        action, max_change, reward, score, ...: the arguments of `lr_env.LREnv`, which describes them.
+        action, groups, max_change, reward, score, ...: the arguments of `lr_env.LREnv`, which describes them.
 
     Attributes:
         signals: name in `lr_env.signals.ALWAYS` and `extra_signals` -> (num_envs,), measured at the end of the last
@@ -91,6 +91,7 @@ class Episodes(Copied):
             training loss of at most that.
         ended: whether each run has ended; such a run rests until it is started again.
         diverged: whether it ended because it diverged.
+        group_rates: the rates of the last step by groups of parameters, (num_envs, groups).
         loss_bound: the loss above which it diverges, nats per example.
         longest: optimizer steps of the longest run.
         last_step: step after which a run is truncated: `longest` for all, unless the owner sets one for each,
@@ -104,6 +105,7 @@ class Episodes(Copied):
         num_envs: int,
         *,
         action: str = "lr",
+        groups: bool = False,
         max_change: float = 1.05,
         reward: str = "improvement",
         score: Sequence[str] = ("val", "test"),
@@ -134,7 +136,6 @@ class Episodes(Copied):
             self.longest = min(self.task.budget, segments * self.task.segment)
         self.last_step: int | NDArray[np.int64] = self.longest
         self.num_envs = num_envs = whole("num_envs", num_envs)
-        self.action = find_action(action, max_change)
         rates = numbers(() if start_rates is None else start_rates, "start_rates").reshape(-1)
         self.start_rates = self._in_range(rates if rates.size else [self.task.lr_start])
         if not 0 <= numbers(noise, "noise") < np.inf:
@@ -152,6 +153,7 @@ class Episodes(Copied):
             self.score = ("val", *self.score)
         execution = Execution(device, from_plain(backend), from_plain(numerics))
         self.children = (make_children or _children_here)(self.task, range(num_envs), execution, extra_signals)
+        self.action = find_action(action, max_change, len(self.children.groups), groups)
         self.names = (*ALWAYS, *(name for name in self.children.extra_signals if name in extra_signals))
         self.ended = np.ones(num_envs, dtype=bool)
         self.diverged = np.zeros(num_envs, dtype=bool)
@@ -159,6 +161,7 @@ class Episodes(Copied):
         table = np.zeros((len(self.names), num_envs))
         table[ALWAYS.index("lr")] = self.task.lr_start
         self._set_table(table)
+        self.group_rates = np.full((num_envs, len(self.children.groups)), self.task.lr_start)
         self.loss_bound = np.zeros(num_envs)
 
     @property
@@ -181,6 +184,7 @@ class Episodes(Copied):
             lr_range=self.task.lr_range,
             optimizer=type(self.task.optimizer).__name__,
             num_parameters=self.children.num_parameters,
+            groups=self.children.groups,
             architecture_source=source_of_task(self.task),
         )
 
@@ -230,8 +234,9 @@ class Episodes(Copied):
         if rows:
             began = time.perf_counter()
             losses = self.children.train(lr, rows)[rows]
-            last = lr if lr.ndim == 1 else lr[:, -1]
-            measured = {"lr": last[rows], "train_loss": losses, **self.children.measure(rows)}
+            last = lr if lr.ndim == 1 else lr[..., -1]
+            self.group_rates[rows] = last[rows] if lr.ndim == 3 else last[rows, None]
+            measured = {"lr": self.group_rates[rows].max(1), "train_loss": losses, **self.children.measure(rows)}
             if self.children.extra_signals:
                 means = self.children.step_signals[rows].mean(1).T
                 measured.update(zip(self.children.extra_signals, means, strict=True))

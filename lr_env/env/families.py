@@ -45,6 +45,8 @@ class _TaskDraws(Copied):
         family = find_family(family) if isinstance(family, str) else from_plain(family)
         if not isinstance(family, TaskFamily):
             raise UserError(f"family is of type {type(family).__name__}: give a name, or a lr_env.tasks.TaskFamily")
+        if settings.get("groups"):
+            raise UserError("groups=True: the networks of a family differ in their layers, so give one rate for all")
         if (settings.get("budget") is None) != (settings.get("segment") is None):
             raise UserError("budget and segment: give both or none, because the segments of the tasks differ")
         self.family = family

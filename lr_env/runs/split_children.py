@@ -33,7 +33,7 @@ class SplitChildren:
         extra_signals: see `Children`.
 
     Attributes:
-        seeds, steps, step_losses, extra_signals, step_signals, backend: as those of `Children`.
+        seeds, steps, step_losses, extra_signals, step_signals, groups, backend: as those of `Children`.
 
     Raises:
         UserError: see `Children`; or a process of the engine ended.
@@ -57,7 +57,7 @@ class SplitChildren:
             for start, end in zip(self.edges, self.edges[1:], strict=False):
                 part = self.seeds[start:end].tolist()
                 self._hosts.append(engine.host(_Part, task, part, execution, tuple(extra_signals)))
-            self.execution, self.num_parameters, self.extra_signals = self._hosts[0].ask("facts")()
+            self.execution, self.num_parameters, self.extra_signals, self.groups = self._hosts[0].ask("facts")()
         except BaseException:
             self.close()
             raise
@@ -169,9 +169,10 @@ class _Part:
             self.children.check_fits,
         )
 
-    def facts(self) -> tuple[Execution, int, tuple[str, ...]]:
+    def facts(self) -> tuple[Execution, int, tuple[str, ...], tuple[str, ...]]:
         """What is the same in all slots."""
-        return self.children.execution, self.children.num_parameters, self.children.extra_signals
+        children = self.children
+        return children.execution, children.num_parameters, children.extra_signals, children.groups
 
     def train(self, lr: Floats, rows: Sequence[int]) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """Train one segment; returns the losses and signals of its steps, and the steps done."""

@@ -46,7 +46,8 @@ class Disturbed(Around):
 
     def plan(self, state: State, signals: Signals) -> tuple[NDArray[np.float64], State]:
         """The rate of each run, as the planner's `plan` has it."""
-        run = RunSpec(**{**state["run"], "lr_range": tuple(state["run"]["lr_range"])})
+        pairs = {name: tuple(state["run"][name]) for name in ("lr_range", "groups")}  # lists, from JSON
+        run = RunSpec(**{**state["run"], **pairs})
         step, of_planner, changed = np.asarray(signals["step"]), state["own"], state["changed"]
         middle = state["told"] // 2
         if self.announced and not changed and step.max() >= middle:

@@ -41,7 +41,9 @@ class Tracked(Around):
         if state["asked"] is not None:
             factor = actuation_factor(signals["lr"], state["asked"])
             lr = np.clip(lr / factor.reshape(-1, *[1] * (lr.ndim - 1)), *state["range"])
-        return lr, {**state, "own": own, "asked": lr.reshape(len(lr), -1).mean(1)}
+        # As the signal has it: the largest rate of all groups of parameters.
+        asked = lr.max(1)[:, -1] if lr.ndim == 3 else lr.reshape(len(lr), -1).mean(1)
+        return lr, {**state, "own": own, "asked": asked}
 
 
 def tracked(planner: Planner) -> Planner | None:
