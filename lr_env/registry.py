@@ -164,7 +164,8 @@ def find_tuner(name: str) -> Tuner:
         raise UserError(f"tuner {base!r} is no lr_env.tuner.Tuner of that name: repair the package that declares it")
     if not text:
         return tuner
-    names = {field.name for field in fields(cast("Any", tuner))} - {"name"} if is_dataclass(tuner) else set()
+    own = fields(cast("Any", tuner)) if is_dataclass(tuner) else ()
+    names = {field.name for field in own if field.type in (str, "str")} - {"name"}
     settings: dict[str, str] = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
     for setting in settings:
         if setting not in names:

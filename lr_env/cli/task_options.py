@@ -28,7 +28,16 @@ def directly(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
-_VARIED = ("budget", "segment", "batch_size", "train_fraction", "label_noise", "val_subset")
+_VARIED = (
+    "budget",
+    "segment",
+    "batch_size",
+    "train_fraction",
+    "label_noise",
+    "val_subset",
+    "target_val_loss",
+    "objective",
+)
 """Fields of a task that can be replaced by an option of the same name."""
 
 
@@ -51,6 +60,11 @@ class TaskOptions:
     """Share of the training labels to replace by wrong ones, e.g. 0.2."""
     val_subset: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the task's)")] = None
     """Validation examples to measure after every segment."""
+    target_val_loss: Annotated[float | None, arg(metavar="LOSS", help_behavior_hint="(default: the task's)")] = None
+    """Validation loss by which runs are timed: steps to target."""
+    objective: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: val_loss)")] = None
+    """What settings are chosen and models are fitted by, and planners judged by: val_loss, val_accuracy,
+    final_train_loss or steps_to_target."""
     adam: bool = False
     """Train with Adam instead of the task's optimizer."""
     device: Annotated[str, arg(metavar="NAME")] = "cpu"

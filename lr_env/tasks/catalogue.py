@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from lr_env.entry_points import find_with, names_with
-from lr_env.errors import UserError, whole
+from lr_env.errors import UserError, unknown, whole
 from lr_env.jsonable import to_plain
 from lr_env.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
 from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
+
+OBJECTIVES = ("val_loss", "val_accuracy", "final_train_loss", "steps_to_target")
+"""What settings are chosen and models are fitted by: loss or accuracy on the validation split, training loss of the
+last segment, or optimizer steps until the validation loss is at the target. See `lr_env.objectives`."""
 
 GROUP = "lr_env.tasks"
 """Entry points of tasks: the name of a task -> the `Task`."""
@@ -47,6 +51,8 @@ class Task:
         augment: random changes of the training inputs, if any.
         train_fraction: share of the training split that is used, in (0, 1]; a larger share includes a smaller one.
         label_noise: share of the training labels that are replaced by wrong ones, in [0, 1).
+        objective: what training is for, one of `OBJECTIVES`: settings are chosen and models fitted by it, and planners
+            are judged by it. No run depends on it.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Task:
     augment: Augment | None = None
     train_fraction: float = 1.0
     label_noise: float = 0.0
+    objective: str = "val_loss"
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "budget", "segment", "val_subset"):
@@ -97,6 +104,10 @@ class Task:
             raise UserError(f"clip_norm is {self.clip_norm}: it must be a finite number above 0, or None")
         if not 0 <= self.label_noise < 1:
             raise UserError(f"label_noise is {self.label_noise}: it must be at least 0 and below 1")
+        if self.objective not in OBJECTIVES:
+            raise unknown("objective", self.objective, OBJECTIVES)
+        if self.objective == "steps_to_target" and self.target_val_loss is None:
+            raise UserError(f"objective steps_to_target: {self.name} has no target_val_loss: give --target-val-loss")
         if not self.lr_range[0] <= self.lr_start <= self.lr_range[1]:
             raise UserError(f"lr_start is {self.lr_start}: it must lie in lr_range {self.lr_range}")
 
@@ -122,6 +133,8 @@ class Task:
             if fields[part] is not None:
                 settings = fields[part] if isinstance(fields[part], dict) else {}  # an object need not be a dataclass
                 fields[part] = {"class": type(getattr(self, part)).__name__, **settings}
+        if self.objective == "val_loss":
+            del fields["objective"]  # which tasks did not have, of earlier versions
         return fields
 
 

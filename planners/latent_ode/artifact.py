@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lr_env.isolation import isolating
+from lr_env.objectives import VAL_LOSS, Objective
 from planners.latent_ode.channels import CHANNELS
 from planners.latent_ode.data.scaling import Scales
 from planners.latent_ode.data.schedule_library import ScheduleLibrary
@@ -24,6 +25,9 @@ from planners.weights import Tensors, WeightFiles
 
 HELD_OUT_ERRORS = "held_out_errors"
 """Key of `FittedModel.about`: pairs of a share of the run that is over, and the error of forecasts made then."""
+
+OBJECTIVE = "objective"
+"""Key of `FittedModel.about`: the objective that the model sees in the place of the validation loss; absent for that."""
 
 RUNS_OF, MEASURED, SEGMENT, LR_RANGE = "runs_of", "measured", "segment", "lr_range"
 """Keys of `FittedModel.about` of a model of imported runs: their name; channel -> share of the points at which it was
@@ -62,6 +66,12 @@ class FittedModel:
     def channels(self) -> tuple[str, ...]:
         """The channels that the model was fitted to; what it says about others means nothing."""
         return tuple(name for name in CHANNELS if name in self.about.get(MEASURED, CHANNELS))
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the model was fitted for: it predicts this in the place of the validation loss."""
+        saved = self.about.get(OBJECTIVE)
+        return VAL_LOSS if saved is None else Objective(**saved)
 
     @property
     def ensemble(self) -> Ensemble:
@@ -105,6 +115,7 @@ class FittedModel:
         default = {name: getattr(type(self.model.sizes)(), name) for name in not_in_shapes}
         parts = [asdict(self.scales), self.library.names, *([not_in_shapes] if not_in_shapes != default else [])]
         parts += [self.channels] if self.channels != CHANNELS else []
+        parts += [self.objective.to_json()] if self.objective != VAL_LOSS else []
         digest = hashlib.sha256(json.dumps(parts).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())

@@ -72,12 +72,18 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
             return None
         about = MODELS.find(task.name).about
         fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
+        fits &= MODELS.find(task.name).objective.name == task.objective
         return {"model": task.name} if fits else None
 
     @property
     def trained(self) -> FittedModel:
         """The fitted model."""
         return MODELS.find(self.model)
+
+    @property
+    def objective(self) -> str:
+        """Name of the objective that the model was fitted for, see `lr_env.objectives`."""
+        return self.trained.objective.name
 
     @property
     def preferred_segment(self) -> int | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, Self, TypedDict
+from typing import ClassVar, Self, TypedDict, cast
 
 import numpy as np
 
+from lr_env.errors import UserError
+from lr_env.objectives import VAL_LOSS
 from lr_env.planner import RunSpec, Signals, require
 from planners.latent_ode.artifact import FittedModel
 from planners.latent_ode.base import ModelBasedPlanner, ReplanningPlanner, ReplanningState
@@ -112,6 +115,18 @@ class MeanOfBest(Replay):
         return library.mean_of_best(self.count)
 
 
+class ObjectiveOfModel:
+    """The signals that a control reads: step, and what the objective of its model follows from."""
+
+    def __get__(self, planner: Reselecting | None, kind: type[Reselecting]) -> frozenset[str]:
+        """Return the names; of the class, those of the validation loss."""
+        objective = VAL_LOSS
+        if planner is not None:
+            with suppress(UserError):  # `start` says what is wrong with the model
+                objective = planner.trained.objective
+        return objective.needs | {"step"}
+
+
 class ReselectingState(ReplanningState):
     """The state of a control that chooses a schedule anew at each plan."""
 
@@ -129,7 +144,7 @@ class Reselecting(ReplanningPlanner, ABC):
     """
 
     control_of = LatentODE.name
-    needs = frozenset({"step", "val_loss"})
+    needs = cast("frozenset[str]", ObjectiveOfModel())
     rules: ClassVar[Rules] = {"first_plan": SHARE}
 
     @abstractmethod
@@ -167,7 +182,8 @@ class Reselecting(ReplanningPlanner, ABC):
         now = int(np.max(np.asarray(signals["step"])) // state["segment"])
         if now > 0:
             losses = state["losses"].copy()
-            losses[:, now - 1] = channel("val_loss", np.asarray(signals["val_loss"], dtype=np.float64))
+            seen = fitted.objective.signals(signals)
+            losses[:, now - 1] = channel("val_loss", np.asarray(seen["val_loss"], dtype=np.float64))
             state = {**state, "losses": losses}
         if now in self.plans_at(state["rates"].shape[1]):
             rates = state["rates"].copy()

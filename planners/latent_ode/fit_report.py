@@ -15,14 +15,16 @@ from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
 from lr_env.files import json_number
 from lr_env.isolation import isolating
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.tables import write_runs
 from lr_env.registry import find_planner, setting_defaults
 from lr_env.report.files import write_json_and_figure
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, plain, save
 from lr_env.runs.lab import Lab
+from lr_env.signals import group_signal
 from lr_env.tasks import Task
-from planners.latent_ode.artifact import KINDS_OF, RUNS_OF, FittedModel
+from planners.latent_ode.artifact import KINDS_OF, OBJECTIVE, RUNS_OF, FittedModel
 from planners.latent_ode.channels import Floats
 from planners.latent_ode.data.dataset import RunDataset, run_dataset
 from planners.latent_ode.fitting.baselines import BASELINES, Quality, quality
@@ -215,12 +217,23 @@ FITS: Mapping[str, Callable[[RunDataset, int, int, Mapping[str, Any]], Report]] 
 
 
 def about_runs(task: Task, records: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return what is saved with a model about the runs that it was fitted to."""
+    """Return what is saved with a model about the runs that it was fitted to.
+
+    Raises:
+        UserError: the objective of the task has no curve that a model could be fitted to.
+    """
+    objective = Objective.of(task)
+    if not objective.has_curve:
+        raise UserError(
+            f"a model of training follows a curve, and {objective.name} has no value before a run ends: choose another "
+            "--objective"
+        )
     return {
         "task": task.name,
         "budget": task.budget,
         "optimizer": type(task.optimizer).__name__,
         "child_steps": sum(record.child_steps for record in records),
+        **({OBJECTIVE: objective.to_json()} if objective != VAL_LOSS else {}),
     }
 
 
@@ -245,6 +258,8 @@ def _unusable(record: RunRecord) -> str:
         return f"under the optimizer that {record.planner} brings along"
     if not record.diverged and len(record.curves.get("lr", (0, 0))) < 2:
         return "a single point"
+    if any(name.startswith(group_signal("")) for name in record.curves):
+        return "with a rate of its own for each group of parameters"
     return ""
 
 
@@ -289,7 +304,8 @@ def fit_records(
     usable = sorted(usable, key=run_key)  # the model does not depend on their order
     about = {**about_runs(task, usable), **(about or {})}
     try:
-        result = FITS[kind](run_dataset(usable, task.budget), members, seed, about)
+        seen = [Objective.of(task).as_loss(run) for run in usable]
+        result = FITS[kind](run_dataset(seen, task.budget), members, seed, about)
     except UserError as error:
         reasons = "".join(f"; {count} left out: {why}" for why, count in left_out.items())
         raise UserError(f"{error}{reasons}") from error
@@ -331,6 +347,7 @@ def fit_sweep(
             more members than runs; rates are outside the task's range; or the fit diverged.
     """
     check_kind(kind, members, settings.runs)
+    about_runs(lab.task, [])  # which sees whether a model can follow the objective
     low, high = lab.task.lr_range
     if not low <= settings.rates[0] < settings.rates[1] <= high:
         raise UserError(f"rates {settings.rates[0]:g}:{settings.rates[1]:g}: the task's range is {low:g} to {high:g}")

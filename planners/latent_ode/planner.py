@@ -207,7 +207,8 @@ class LatentODE(ReplanningPlanner):
         state = {**state, "step": step}
         now = step // state["segment"]
         if now > 0:
-            state = {**state, "points": [*state["points"], _point(signals, self.needs, state["segment"])]}
+            seen = self.trained.objective.signals(signals)
+            state = {**state, "points": [*state["points"], _point(seen, self.needs, state["segment"])]}
         if state["due"] or now in self.plans_at(state["rates"].shape[1]):
             state = self._planned({**state, "due": False}, now)
         rates = state["rates"][:, now].copy()

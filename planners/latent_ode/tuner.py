@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
 from lr_env.errors import UserError, unknown
 from lr_env.planner import Planner
@@ -44,6 +45,8 @@ class LatentODETuner:
 
     name: str = LatentODE.name
     design: str = ADAPTIVE
+
+    reads_curves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.design not in (designs := {ADAPTIVE, *DESIGNS}):
@@ -101,6 +104,8 @@ def controls(
 
 def fitted_to(task: Task, records: Sequence[RunRecord], folder: Path, fitting: Fitting | GenerativeFitting) -> str:
     """Return the file of the model of some runs with their curves; fit the model if the file is not there.
+
+    The records have the objective of the task in the place of the validation loss, see `Objective.as_loss`.
 
     The name of the file in the folder contains a hash of the runs and the settings of the fit.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,18 @@ _POINTS = 24
 _STARTS = 6
 """From so many points of departure the best fit is taken."""
 
+_END_WEIGHT = 20.0
+"""Weight of the error of a loss on the whole validation split at the end of a run. The others are of a small part of
+it, and their luck at high rates is twenty times larger; what a schedule is worth is decided at the end."""
+
+# What is known of the last three numbers before: mean and standard deviation of their natural logs, from the fits of
+# the paper. Short runs of schedules that all fall alike say next to nothing about them, and without it a law may
+# promise everything to a rate that falls at once.
+_BEFORE, _BEFORE_DEVIATION = np.log([20.0, 0.6, 0.6]), np.array([1.5, 0.3, 0.3])
+
+_BEFORE_WEIGHT = 0.3
+"""A number that is one such deviation away is as bad as residuals that are larger by the root of 1 + this squared."""
+
 # Natural logs of the seven numbers: where fits depart from (mean and standard deviation), and how far they may go. The
 # last is at most 1: if it were larger, a fall of the rate would pay sooner at lower rates.
 _DEPARTURES = np.log([1.0, 1.0, 0.5, 0.5, 20.0, 0.6, 0.6]), np.array([0.5, 0.7, 0.5, 1.0, 2.0, 0.4, 0.4])
@@ -42,12 +55,14 @@ class Curves:
         durations: of the stretches, in budgets, (runs, stretches); 0 after the end of a run.
         losses: at the ends of the stretches, nats per example, (runs, stretches); NaN where not measured.
         labels: what shape each run's schedule has, as a text.
+        scored: whether a run's last loss is of the whole validation split, (runs,); None where none is.
     """
 
     rates: Floats
     durations: Floats
     losses: Floats
     labels: tuple[str, ...]
+    scored: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -55,9 +70,9 @@ class Curves:
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> Curves:
         """Some of the runs."""
         chosen = np.asarray(rows, dtype=np.int64)
-        return Curves(
-            self.rates[chosen], self.durations[chosen], self.losses[chosen], tuple(self.labels[row] for row in chosen)
-        )
+        labels, scored = tuple(self.labels[row] for row in chosen), self.scored
+        scored = None if scored is None else scored[chosen]
+        return Curves(self.rates[chosen], self.durations[chosen], self.losses[chosen], labels, scored)
 
 
 def curves_of(records: Sequence[RunRecord], budget: int) -> Curves:
@@ -84,19 +99,22 @@ def curves_of(records: Sequence[RunRecord], budget: int) -> Curves:
     rates, durations, measured = np.ones((3, len(usable), longest))
     durations *= 0.0
     measured *= np.nan
+    scored = np.zeros(len(usable), dtype=bool)
     for row, record in enumerate(usable):
         count = len(record.curves["lr"])
         rates[row, :count] = record.curves["lr"]
         rates[row, count:] = record.curves["lr"][-1]
         durations[row, :count] = np.diff(np.asarray(record.curves["step"], dtype=np.float64), prepend=0.0) / budget
         measured[row, :count] = record.curves["val_loss"]
+        if record.steps >= budget and np.isfinite(end := record.scores.get("final_val_loss", np.nan)):
+            measured[row, count - 1], scored[row] = end, True
     if (np.ptp(np.log(rates / rates.max(1, keepdims=True)), axis=0) < 1e-6).all():
         raise UserError(
             "all runs have a schedule of the same shape: the multi-power law learns from how shapes differ, so give "
             "runs with others, too"
         )
     labels = tuple(f"{record.planner} {dict(record.settings)}" for record in usable)
-    return Curves(rates, durations, measured, labels)
+    return Curves(rates, durations, measured, labels, scored)
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,8 @@ class FittedLaw:
 def fit_law(curves: Curves, seed: int = 0) -> FittedLaw:
     """Fit the law: least squares of log losses, with Huber's loss against outliers, from several points of departure.
 
+    Losses on the whole validation split weigh more, and the last three numbers stay near what they are elsewhere.
+
     Args:
         curves: at least three runs.
         seed: of the points of departure.
@@ -134,20 +154,34 @@ def fit_law(curves: Curves, seed: int = 0) -> FittedLaw:
     rates, durations = torch.from_numpy(curves.rates / unit), torch.from_numpy(curves.durations)
     at, lowest_loss = torch.from_numpy(used), 1e-3 * float(np.exp(observed.min()))
 
+    weights = np.ones(len(rows))
+    if curves.scored is not None:
+        weights[curves.scored[rows] & (columns == _last_points(curves.losses)[rows])] = _END_WEIGHT
+
     def errors(logs: Floats) -> Floats:
         law = losses(torch.from_numpy(np.exp(logs)), rates, durations, at).numpy()[rows, place]
         return np.log(np.maximum(law, lowest_loss)) - observed
 
-    best = None
-    for start in _departures(curves, seed):
+    def residuals(logs: Floats, of_before: float) -> Floats:
+        weighed = weights * errors(logs)
+        size = np.abs(weighed)
+        # Its square is Huber's loss, so that what was known before is not subject to it.
+        huber = np.where(size <= _HUBER, weighed, np.sign(weighed) * np.sqrt(_HUBER * np.maximum(2 * size - _HUBER, 0)))
+        return np.concatenate([huber, of_before * (logs[-3:] - _BEFORE) / _BEFORE_DEVIATION])
+
+    def fitted(starts: Floats, of_before: float) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # where a trial step is far out
-            fit = least_squares(
-                errors, start, bounds=(_LOWEST, _HIGHEST), loss="huber", f_scale=_HUBER, x_scale=1.0, max_nfev=60
-            )
-        if best is None or fit.cost < best.cost:
-            best = fit
-    assert best is not None  # there is a departure
+            fits = [
+                least_squares(residuals, start, bounds=(_LOWEST, _HIGHEST), x_scale=1.0, max_nfev=60, args=(of_before,))
+                for start in starts
+            ]
+        return min(fits, key=lambda fit: fit.cost)
+
+    starts = _departures(curves, seed)
+    alone = fitted(starts, 0.0)
+    inside = np.clip(alone.x, _LOWEST + 1e-6, _HIGHEST - 1e-6)
+    best = fitted(np.vstack([starts, inside]), _BEFORE_WEIGHT * np.sqrt(2 * alone.cost))
     error = float(np.abs(errors(best.x)).mean())
     return FittedLaw(LawNumbers.of(tuple(np.exp(best.x).tolist())), unit, error)
 
@@ -176,13 +210,17 @@ def _last(values: Floats) -> float:
     return float(values[np.isfinite(values)][-1])
 
 
+def _last_points(measured: Floats) -> NDArray[np.int64]:
+    """The last point of each run that was measured, (runs,)."""
+    return np.array([np.flatnonzero(np.isfinite(values))[-1] for values in measured])
+
+
 def _chosen_points(measured: Floats) -> NDArray[np.bool_]:
     """Which points of the curves are fitted: evenly spread ones, and the last, (runs, stretches)."""
     stretches = measured.shape[1]
     chosen = np.zeros_like(measured, dtype=bool)
     chosen[:, np.unique(np.linspace(0, stretches - 1, min(stretches, _POINTS + 1)).astype(int))] = True
-    for row, values in enumerate(measured):
-        chosen[row, np.flatnonzero(np.isfinite(values))[-1]] = True
+    chosen[np.arange(len(measured)), _last_points(measured)] = True
     return chosen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class MultiPowerLawTuner(CoarseToFine):
     """
 
     name: str = MultiPowerLaw.name
+
+    reads_curves: ClassVar[bool] = True
 
     def check(self, runs: Sequence[int]) -> None:
         """Check that a law can be fitted to each of these numbers of runs.

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lr_env.capabilities import Searchable, SettingRange
+from lr_env.capabilities import Searchable, SettingRange, Tunable
 from lr_env.errors import UserError
 from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord, settings_key
-from lr_env.registry import candidates, find_planner, make_planner
+from lr_env.registry import candidates, check_settings, find_planner, make_planner, with_settings
 from lr_env.tasks import Task
 from planners.settings import Array
 from planners.tuning.search_space import sobol
@@ -27,6 +27,10 @@ _WIDTH = 0.2
 
 _WIDEST_RETEST = 4
 """Settings that are made again in a cycle, at most; others runs go to further seeds of these."""
+
+
+_CAUTION = 2.0
+"""So many standard errors are added to the mean of a setting, so that the luckiest of many is not selected."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +74,36 @@ class CoarseToFine:
     """Tunes one planner: a coarse search, a finer one around the best, then the best again on further seeds.
 
     The peak rate is searched on a log scale over the task's range, and with it the settings in the planner's
-    `search_ranges`, all alike; a planner without any takes turns with its `tuning_variants`. All settings are tried on
+    `search_ranges`, all alike; a planner without any takes turns with its `tuning_variants`, and one without a peak
+    rate goes through its `candidates`, which have no finer search. All settings are tried on
     one seed first, so that luck decides less among them, and those that are tried again on further ones, which they
-    share. Of these the one with the lowest mean loss is selected; where one of them diverged on some seed, the smallest
-    peak whose mean is within a standard error of it. The procedure may end after any number of runs; 8, 16, 32, 64, ...
-    are the best ones.
+    share. The one with the lowest mean loss is selected, to which luck is added, for a setting with fewer runs more of
+    it; where a setting that was tried again diverged, the smallest peak whose mean is within a standard error of it.
+    The procedure may end after any number of runs; 8, 16, 32, 64, ... are the best ones.
 
     Attributes:
         name: name of the tuner.
         planner: name of the planner that is tuned.
+        fixed: settings that are not searched, and their values.
 
     Raises:
-        UserError: there is no such planner, or it has no peak rate.
+        UserError: there is no such planner, or it has neither a peak rate nor candidates.
     """
 
     name: str = "coarse-to-fine"
     planner: str = "wsd"
+    fixed: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        if "peak" not in getattr(find_planner(self.planner), "__dataclass_fields__", {}):
+        kind = find_planner(self.planner)
+        if not self.has_peak and not isinstance(kind, Tunable):
             raise UserError(f"tuner {self.name!r}: planner {self.planner!r} has no peak rate to be tuned")
+        check_settings(self.planner, dict(self.fixed))
+
+    @property
+    def has_peak(self) -> bool:
+        """Whether the planner has a peak rate that is searched."""
+        return "peak" in getattr(find_planner(self.planner), "__dataclass_fields__", {})
 
     def batch_size(self, done: int) -> int:
         """The runs that are left of a part of a cycle, for the next part depends on them."""
@@ -105,12 +119,16 @@ class CoarseToFine:
         if first.part == "retest":
             best = [chosen.planner for chosen in ranked(records)[: retested(first)]]
             return [best[(first.number + number) % len(best)] for number in range(count)]
+        if not self.has_peak:
+            before = sum(slot_of(run).part != "retest" for run in range(len(records)))
+            offered = candidates(find_planner(self.planner), [float(number + 1) for number in range(before + count)])
+            return [with_settings(one, dict(self.fixed)) for one in offered[before:]]
         if first.part == "refine":
             return self._refined(task, seed, records, first, count)
         return self._explored(task, seed, records, count)
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
-        """The setting with the lowest mean loss of those that were made on most seeds."""
+        """The setting with the lowest mean loss; see the class."""
         return selected(records)
 
     def _explored(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> list[Planner]:
@@ -135,15 +153,17 @@ class CoarseToFine:
     def space(self) -> Mapping[str, SettingRange]:
         """The settings that are searched besides the peak; empty for a planner that has variants instead."""
         kind = find_planner(self.planner)
-        return kind.search_ranges if isinstance(kind, Searchable) else {}
+        ranges = kind.search_ranges if isinstance(kind, Searchable) else {}
+        return {name: one for name, one in ranges.items() if name not in dict(self.fixed)}
 
     def at(self, point: Array, task: Task) -> Planner:
         """The planner at a point of the unit cube, (1 + settings,); the peak comes first."""
         peak = SettingRange(*task.tuning_range, log=True).at(float(point[0]))
-        if not (space := self.space):
-            return self._variant(peak, task)
+        if not isinstance(find_planner(self.planner), Searchable):
+            return with_settings(self._variant(peak, task), dict(self.fixed))
+        space = self.space
         settings = {name: one.at(float(share)) for (name, one), share in zip(space.items(), point[1:], strict=True)}
-        return make_planner(self.planner, {"peak": peak, **settings})
+        return make_planner(self.planner, {"peak": peak, **settings, **dict(self.fixed)})
 
     def _variant(self, peak: float, task: Task) -> Planner:
         """The planner with a peak rate, and the variant of its other settings whose turn it is."""
@@ -207,16 +227,41 @@ def retested(slot: Slot) -> int:
 def selected(records: Sequence[RunRecord]) -> Planner:
     """The setting to train with; see `CoarseToFine`."""
     every = tried(records)
-    again = [setting for setting in every if len(setting.losses) > 1] or every
-    finite = [setting for setting in again if np.isfinite(setting.mean)]
+    finite = [setting for setting in every if np.isfinite(setting.mean)]
     if not finite:
-        # All that looked best diverged on another seed: of the others, the one with the lowest loss.
-        return min(every, key=lambda setting: (not np.isfinite(setting.mean), setting.mean)).planner
-    best = min(finite, key=lambda setting: setting.mean)
-    if len(finite) == len(again):
+        return every[0].planner
+    bounds = _upper_bounds(finite)
+    best = finite[int(np.argmin(bounds))]
+    again = [setting for setting in every if len(setting.losses) > 1]
+    if all(np.isfinite(setting.mean) for setting in again):
         return best.planner
-    near = [setting for setting in finite if setting.mean <= best.mean + best.error]
-    return min(near, key=lambda setting: getattr(setting.planner, "peak", np.inf)).planner
+    near = [setting for setting in again if setting.mean <= best.mean + best.error]
+    return min([*near, best], key=lambda setting: getattr(setting.planner, "peak", np.inf)).planner
+
+
+def _upper_bounds(settings: Sequence[Tried]) -> list[float]:
+    """What each setting's loss may be: its mean without the luck of its seeds, and for the rest of luck some more.
+
+    A seed's luck is what it changes, on average, for the settings that were made on it and on the first one. Where too
+    few were made again to tell how large the rest is, a setting that was not made again is not trusted.
+    """
+    again = [setting.losses for setting in settings if len(setting.losses) > 1]
+    seeds = max((len(losses) for losses in again), default=1)
+    luck = [0.0] + [
+        float(np.mean([losses[seed] - losses[0] for losses in again if len(losses) > seed])) for seed in range(1, seeds)
+    ]
+    means = [float(np.mean(np.subtract(setting.losses, luck[: len(setting.losses)]))) for setting in settings]
+    freedom = sum(len(losses) - 1 for losses in again) - (seeds - 1)
+    if freedom < 1:
+        return [
+            mean + (np.inf if again and len(setting.losses) < 2 else 0.0)
+            for mean, setting in zip(means, settings, strict=True)
+        ]
+    rest = [np.subtract(losses, luck[: len(losses)]) for losses in again]
+    deviation = float(np.sqrt(sum(((of - of.mean()) ** 2).sum() for of in rest) / freedom))
+    return [
+        mean + _CAUTION * deviation / len(setting.losses) ** 0.5 for mean, setting in zip(means, settings, strict=True)
+    ]
 
 
 def _share(one: SettingRange, value: float) -> float:

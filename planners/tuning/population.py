@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from lr_env.children import Children, Execution
 from lr_env.errors import UserError
 from lr_env.files import write_text
+from lr_env.objectives import Objective
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
@@ -45,6 +47,8 @@ class Population(ABC):
     """
 
     name: str
+
+    reads_curves: ClassVar[bool] = True
 
     def batch_size(self, done: int) -> int:
         """Not used: it trains by itself."""
@@ -106,9 +110,10 @@ class Population(ABC):
         learner = self.explorer(task)
         turns = {round((number + 1) * task.num_segments / _INTERVALS) for number in range(_INTERVALS - 1)}
         before: Array | None = None
+        objective, train = Objective.of(task), np.full(count, np.inf)
         for segment in range(task.num_segments):
             if segment in turns:
-                losses = _finite(children.measure()["val_loss"])
+                losses = _finite(objective.signals({"train_loss": train, **children.measure()})["val_loss"])
                 learner.learn(segment, logs, losses, before)
                 replaced = max(1, int(_REPLACED * count))
                 order = np.argsort(losses, kind="stable")
@@ -120,9 +125,10 @@ class Population(ABC):
                 losses[worst] = losses[sources]
                 logs[worst] = np.clip(learner.rates(segment, logs[sources], losses[worst], random), low, high)
                 before = losses
-            children.train(np.exp(logs))
+            train = children.train(np.exp(logs))
             history[:, segment] = np.exp(logs)
-        ends, _ = children.evaluate("val")
+        loss, accuracy = children.evaluate("val")
+        ends = {"val_loss": loss, "val_accuracy": 1 - accuracy, "final_train_loss": train}[objective.name]
         return knots_at(history[int(np.argmin(_finite(ends)))])
 
     @abstractmethod

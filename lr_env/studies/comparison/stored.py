@@ -239,6 +239,8 @@ def _task_of(name: str, spec: Mapping[str, Any], saved: Mapping[str, Any]) -> Ta
     task = find_task(stored["name"])
     plain = ("budget", "segment", "batch_size", "train_fraction", "label_noise", "val_subset")
     task = replace(task, **{field: stored[field] for field in plain})
+    if objective := stored.get("objective"):
+        task = replace(task, objective=objective, target_val_loss=stored["target_val_loss"] or task.target_val_loss)
     optimizer = dict(stored["optimizer"])
     if kind := getattr(optimizers, optimizer.pop("class"), None):
         task = replace(task, optimizer=kind(**optimizer))

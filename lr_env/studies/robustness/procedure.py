@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lr_env.objectives import Objective
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner
@@ -18,7 +19,6 @@ from lr_env.studies.robustness.conditions import CANDIDATES, CHECKS, CONDITIONS
 from lr_env.studies.robustness.perturbed import disturbed
 from lr_env.studies.robustness.report import TUNED, RobustnessResult
 from lr_env.studies.robustness.tracked import tracked
-from lr_env.studies.tuning_budget.report import REPORTED_SCORE, SELECTION_SCORE
 from lr_env.studies.tuning_budget.study import TuningBudget
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run_conditions(study: Robustness, lab: Lab) -> RobustnessResult:
         planners |= {name: planner for name, (_, planner) in followed.items() if planner is not None}
         # Nothing changes its rates there.
         losses[TUNED] |= {name: losses[TUNED][label] for name, (label, _) in followed.items() if name in planners}
-    oracles = {TUNED: (best.planner, best.losses())}
+    oracles, objective = {TUNED: (best.planner, best.losses())}, Objective.of(lab.task)
     for condition, other in varied.items():
         settings = CONDITIONS[condition].disturbance(lab.task)
         part, telling = lab.part(condition.replace(" ", "-"), other), lab.reporting(condition)
@@ -60,31 +60,33 @@ def run_conditions(study: Robustness, lab: Lab) -> RobustnessResult:
             final = {**{label: disturbed(planner, settings) for label, planner in planners.items()}, "": oracle}
             runs = {run_key(run): run for run in (PlannedRun(p, s) for p in final.values() for s in study.seeds)}
             experiment.run(sorted(runs.values(), key=run_key), "final", ("val", "test"), telling)
-            ends = {run_key(run): run for run in lab.store.runs(part.name, "final")}
+            ends = {run_key(run): run for run in lab.store.runs(part.name, "final", curves=objective.needs_curves)}
         test_losses = {
-            label: np.array([ends[run_key(PlannedRun(planner, seed))].end(REPORTED_SCORE) for seed in study.seeds])
+            label: np.array([objective.reported(ends[run_key(PlannedRun(planner, seed))]) for seed in study.seeds])
             for label, planner in final.items()
         }
         oracles[condition] = oracle, test_losses.pop("")
         losses[condition] = test_losses
-    return RobustnessResult(lab.task.name, study.seeds, losses, oracles, planners, left_out)
+    return RobustnessResult(lab.task.name, study.seeds, losses, oracles, planners, left_out, objective)
 
 
 def _oracle(experiment: Experiment, runs: int, settings: Mapping[str, Any], progress: Callable[[int], None]) -> Planner:
     """The best of a number of WSD schedules under a condition; the best few are run again on further seeds."""
     offered = [disturbed(planner, settings) for planner in find_tuner("wsd").propose(experiment.task, 0, [], runs)]
     experiment.run([PlannedRun(planner, CONDITIONS_SEEDS.start) for planner in offered], "oracle", ("val",), progress)
-    ends = _by_planner(experiment.store.runs(experiment.name, "oracle"), offered)
+    objective = Objective.of(experiment.task)
+    curves = objective.needs_curves
+    ends = _by_planner(experiment.store.runs(experiment.name, "oracle", curves=curves), offered, objective)
     best = sorted(offered, key=lambda planner: float(np.mean(ends[offered.index(planner)])))[:CANDIDATES]
     again = [PlannedRun(planner, CONDITIONS_SEEDS.start + 1 + seed) for planner in best for seed in range(CHECKS)]
     experiment.run(again, "oracle-again", ("val",), progress)
-    more = _by_planner(experiment.store.runs(experiment.name, "oracle-again"), best)
+    more = _by_planner(experiment.store.runs(experiment.name, "oracle-again", curves=curves), best, objective)
     return best[int(np.argmin([np.mean(of) for of in more]))]
 
 
-def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner]) -> list[list[float]]:
-    """Losses on the whole validation split of each planner's runs; infinite where one diverged."""
+def _by_planner(records: Sequence[RunRecord], planners: Sequence[Planner], objective: Objective) -> list[list[float]]:
+    """What each planner's runs are selected by; infinite where one diverged."""
     losses: dict[tuple[str, str], list[float]] = {}
     for run in records:
-        losses.setdefault(run_key(run)[:2], []).append(run.end(SELECTION_SCORE))
+        losses.setdefault(run_key(run)[:2], []).append(objective.selected(run))
     return [losses[run_key(PlannedRun(planner, 0))[:2]] for planner in planners]

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.files import json_numbers, write_text
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.planner import Planner, planner_settings
 from lr_env.report.chart import Axis, Chart, Panel, Series
 from lr_env.report.document import Code, Column, Document, Figure, Reported, Table, Text
 from lr_env.report.formatting import decimals_of, estimate_text, seeds_text
 from lr_env.report.written import write_report
 from lr_env.stats import intervals as st
-
-_REGRET = "regret, test loss [nats/example]"
+from lr_env.words import sentence
 
 TUNED = "as tuned"
 """The condition that planners were tuned under."""
@@ -37,6 +37,7 @@ class RobustnessResult(Reported):
         oracles: condition -> (schedule tuned for it, its test loss by seed).
         planners: label -> tuned planner.
         left_out: condition -> why the task cannot be put under it.
+        objective: what planners were tuned for, and are judged by.
     """
 
     task: str
@@ -45,6 +46,7 @@ class RobustnessResult(Reported):
     oracles: Mapping[str, tuple[Planner, NDArray[np.float64]]]
     planners: Mapping[str, Planner]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    objective: Objective = VAL_LOSS
 
     def regret(self, condition: str, answer: str) -> st.Estimate:
         """Test loss above that of the schedule tuned for the condition, paired over seeds."""
@@ -114,10 +116,12 @@ class RobustnessResult(Reported):
             f"{self.task}: robustness under shifted conditions",
             (
                 Text(
-                    f"Test loss on {self.task}, in nats/example, above that of the WSD schedule that was tuned for the "
-                    f"condition: mean of {seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were "
-                    "tuned on the task as it is, where regret is relative to the tuned planner with the lowest "
-                    f"validation loss, {self.oracles[TUNED][0].name}; the mean is over the other conditions."
+                    f"{sentence(self.objective.reported_as)} on {self.task}, in {self.objective.unit}, above that of "
+                    "the WSD schedule that was tuned for the condition: mean of "
+                    f"{seeds_text(len(self.seeds))}, paired, 95 % intervals. All planners were tuned on the task as it "
+                    "is, where regret is relative to the tuned planner with the lowest "
+                    f"{self.objective.selected_by}, {self.oracles[TUNED][0].name}; the mean is over the other "
+                    "conditions."
                 ),
                 *(Text(f"Without {name!r}: {why}") for name, why in self.left_out.items()),
                 self.table(),
@@ -142,7 +146,8 @@ class RobustnessResult(Reported):
             values = [e.value for e in regrets]
             series.append(Series(condition, values, order, "points", *ends, bars="x", style=style, group=condition))
         title = "Mean over the conditions, and each condition; 95 % intervals"
-        panel = Panel(title, Axis(_REGRET), Axis("", "names", names=tuple(order)), series, {" ": 0.0})
+        regret = f"regret, {self.objective.reported_as} [{self.objective.unit}]"
+        panel = Panel(title, Axis(regret), Axis("", "names", names=tuple(order)), series, {" ": 0.0})
         return Chart([panel], ["mean"])
 
     def _diverged(self, condition: str, name: str) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from lr_env.capabilities import Previewable
 from lr_env.errors import UserError
+from lr_env.objectives import Objective, check_can_follow
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner, find_variants
@@ -15,6 +20,7 @@ from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.seeds import PER_REPEAT, TUNERS
+from lr_env.studies.tuning_budget.exchange import SHARES, Exchange
 from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 from lr_env.tuner import SelfTraining
 
@@ -34,6 +40,9 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
     Raises:
         UserError: another process works on it, or it was begun otherwise.
     """
+    objective = Objective.of(lab.task)
+    for tuner, *_ in study.procedures:
+        check_can_follow(objective, f"tuner {tuner!r}", find_tuner(tuner))
     most = max(len(study.seeds), study.repeats * study.runs[0])
     with lab.experiment(
         {"budgets": study.spec}, at_once=most, runs=study.num_runs, extends=_has_more_runs
@@ -41,9 +50,10 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
         if lab.fresh:
             for file in lab.folder.glob("*/model-*.safetensors"):
                 file.unlink()
-        selected: dict[tuple[str, int, int], Planner] = {}
+        selected: dict[tuple[str, int, int], Tuned] = {}
         for tuner, repeats, runs in study.procedures:
-            answers = _procedure(experiment, tuner, repeats, runs, study.variants, lab.folder, lab.reporting(tuner))
+            kinds = study.variants_of(tuner)
+            answers = _procedure(experiment, tuner, repeats, runs, kinds, lab.folder, lab.reporting(tuner))
             if twice := sorted({label for label, *_ in answers} & {label for label, *_ in selected}):
                 raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
             selected |= answers
@@ -51,18 +61,61 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
         for until in sorted(
             {runs for _, runs, _ in selected}
         ):  # apart, so that a budget that is added later changes none
-            planners = [planner for (_, runs, _), planner in selected.items() if runs == until]
+            planners = [tuned.planner for (_, runs, _), tuned in selected.items() if runs == until]
             planned = {run_key(run): run for run in (PlannedRun(p, s) for p in planners for s in study.seeds)}
             new = [planned[place] for place in sorted(planned.keys() - before)]
             experiment.run(new, FINAL, ("val", "test"), lab.reporting("answers"))
             before |= planned.keys()
-        ends = {run_key(run): run for run in lab.store.runs(lab.name, FINAL)}
+        ends = {run_key(run): run for run in lab.store.runs(lab.name, FINAL, curves=objective.needs_curves)}
     answers = tuple(
-        TunedPlanner(label, runs, repeat, planner, tuple(ends[run_key(PlannedRun(planner, s))] for s in study.seeds))
-        for (label, runs, repeat), planner in selected.items()
+        TunedPlanner(
+            label,
+            runs,
+            repeat,
+            tuned.planner,
+            tuple(ends[run_key(PlannedRun(tuned.planner, seed))] for seed in study.seeds),
+            objective,
+            tuned.child_steps,
+        )
+        for (label, runs, repeat), tuned in selected.items()
     )
     reference = study.reference[0] if study.reference else ""
-    return BudgetCurve(lab.task.name, study.tuners, study.runs, study.seeds, answers, reference, study.margin)
+    curve = BudgetCurve(lab.task.name, study.tuners, study.runs, study.seeds, answers, reference, study.margin)
+    return replace(curve, exchange=_exchange(study, lab, curve)) if study.in_steps else curve
+
+
+def _exchange(study: TuningBudget, lab: Lab, curve: BudgetCurve) -> Exchange:
+    """Run the planners that a tuner selected with other budgets, on the same seeds.
+
+    Raises:
+        UserError: they are no schedules, which could be stretched.
+    """
+    task, objective = lab.task, Objective.of(lab.task)
+    answers = [a for a in curve.answers if (a.label, a.runs) == (study.in_steps, study.runs[-1])]
+    for answer in answers:
+        if not isinstance(answer.planner, Previewable):
+            raise UserError(
+                f"in-steps {study.in_steps!r}: it selects no schedule that could be stretched: give another"
+            )
+    budgets, losses = [], []
+    for share in SHARES:
+        budget = max(1, round(share * task.num_segments)) * task.segment
+        budgets.append(budget)
+        if budget == task.budget:
+            losses.append([a.losses().tolist() for a in answers])
+            continue
+        part = lab.part(f"{budget}-steps", replace(task, budget=budget))
+        planned = [
+            PlannedRun(planner, seed) for planner in dict.fromkeys(a.planner for a in answers) for seed in study.seeds
+        ]
+        with part.experiment(
+            {"stretched": study.in_steps, "seeds": list(study.seeds)}, at_once=len(planned), runs=len(planned)
+        ) as experiment:
+            experiment.run(sorted(planned, key=run_key), FINAL, ("val", "test"), lab.reporting("other budgets"))
+            runs = lab.store.runs(part.name, FINAL, curves=objective.needs_curves)
+            ends = {run_key(run): objective.reported(run) for run in runs}
+        losses.append([[ends[run_key(PlannedRun(a.planner, seed))] for seed in study.seeds] for a in answers])
+    return Exchange(study.in_steps, np.array(budgets) / task.budget, np.array(losses))
 
 
 def _has_more_runs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -70,6 +123,14 @@ def _has_more_runs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     had = before["budgets"].get("runs") if isinstance(before.get("budgets"), dict) else None
     shorter = {**now["budgets"], "runs": now["budgets"]["runs"][: len(had) if isinstance(had, list) else 0]}
     return before == {**now, "budgets": shorter}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuner selected, and the child steps that this took."""
+
+    planner: Planner
+    child_steps: int
 
 
 def _procedure(
@@ -80,12 +141,13 @@ def _procedure(
     variants: Sequence[str],
     folder: Path,
     progress: Callable[[int], None],
-) -> Mapping[tuple[str, int, int], Planner]:
+) -> Mapping[tuple[str, int, int], Tuned]:
     """All repeats of a tuner's procedure in lockstep: (name of the answer, runs, repeat) -> planner.
 
     Rounds that are finished are not proposed anew.
     """
-    tuner, task, planners = find_tuner(name), experiment.task, {}
+    tuner, task, tuned = find_tuner(name), experiment.task, {}
+    objective = Objective.of(task)
     if isinstance(tuner, SelfTraining):
         for until in runs:
             for repeat in range(repeats):
@@ -94,9 +156,9 @@ def _procedure(
                 place = folder / f"{name}-{repeat}"
                 place.mkdir(parents=True, exist_ok=True)
                 given = task, repeat, seeds, experiment.execution, place
-                planners[name, until, repeat] = experiment.engine.call(tuner.train, *given)
+                tuned[name, until, repeat] = Tuned(experiment.engine.call(tuner.train, *given), until * task.budget)
                 progress(until * task.budget)
-        return planners
+        return tuned
     settings = name.partition(":")[2]
     records: list[list[RunRecord]] = [[] for _ in range(repeats)]
     turn = 0
@@ -115,20 +177,22 @@ def _procedure(
             else:
                 progress(count * repeats * task.budget)
             for run in _finished(experiment, phase):
-                records[(run.seed - TUNERS.start) // PER_REPEAT].append(run)
+                records[(run.seed - TUNERS.start) // PER_REPEAT].append(objective.as_loss(run))
             turn += 1
         for repeat, earlier in enumerate(records):
             place = folder / f"{name}-{repeat}"
             place.mkdir(parents=True, exist_ok=True)
-            selected = planners[name, until, repeat] = tuner.select(task, repeat, earlier, place)
+            steps = sum(run.child_steps for run in earlier)
+            selected = tuner.select(task, repeat, earlier, place)
+            tuned[name, until, repeat] = Tuned(selected, steps)
             for kind in variants:
                 for label, planner in find_variants(kind)(selected, task, repeat, earlier, place).items():
                     named = label.format(tuner=name)
                     own = f"{label} ({settings})" if settings and named == label else named
-                    planners[own, until, repeat] = planner
+                    tuned[own, until, repeat] = Tuned(planner, steps)
             with suppress(OSError):  # not empty
                 place.rmdir()
-    return planners
+    return tuned
 
 
 def _finished(experiment: Experiment, phase: str) -> list[RunRecord]:

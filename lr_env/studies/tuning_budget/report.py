@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.files import json_numbers
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.planner import Planner, planner_settings
 from lr_env.records.record import RunRecord
 from lr_env.report.chart import Axis, Chart, Panel, Series
@@ -23,20 +24,13 @@ from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new
 from lr_env.report.written import write_report
 from lr_env.stats import intervals as st
 from lr_env.stats.two_way import Mean, holm, two_way_difference
-from lr_env.words import counted
+from lr_env.studies.tuning_budget.exchange import Exchange
+from lr_env.words import counted, sentence
 
 Floats = NDArray[np.float64]
 
-REPORTED_SCORE = "test_loss"
-"""The score that is reported; nothing is chosen by it."""
-
-SELECTION_SCORE = "final_val_loss"
-"""The score that planners are chosen by."""
-
 MOST_CURVES = 12
 """Curves that can be told apart in one figure."""
-
-_REGRET = "regret, test loss [nats/example]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +43,8 @@ class TunedPlanner:
         repeat: number of the tuner's repeat, from 0.
         planner: with its chosen settings.
         final_runs: one for each seed.
+        objective: what it was chosen for.
+        child_steps: optimizer steps of the runs that it was chosen from.
     """
 
     label: str
@@ -56,10 +52,13 @@ class TunedPlanner:
     repeat: int
     planner: Planner
     final_runs: tuple[RunRecord, ...]
+    objective: Objective = VAL_LOSS
+    child_steps: int = 0
 
-    def losses(self, score: str = REPORTED_SCORE) -> Floats:
-        """Scores by seed, (seeds,); infinite where a run diverged."""
-        return np.array([run.end(score) for run in self.final_runs])
+    def losses(self, selected: bool = False) -> Floats:
+        """What is reported of each run, or what settings are selected by, (seeds,); infinite where it diverged."""
+        of_run = self.objective.selected if selected else self.objective.reported
+        return np.array([of_run(run) for run in self.final_runs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,8 @@ class BudgetCurve(Reported):
         answers: the tuned planners.
         reference_search: label of the tuned planner that regret is relative to; if empty, it is relative to the one
             with the lowest mean validation loss.
-        margin: largest difference of losses that does not matter, nats per example; 0 for none.
+        margin: largest difference of losses that does not matter, in their unit; 0 for none.
+        exchange: losses of a tuner's schedules with other budgets; None where losses are not told as steps.
     """
 
     task: str
@@ -84,6 +84,12 @@ class BudgetCurve(Reported):
     answers: tuple[TunedPlanner, ...]
     reference_search: str = ""
     margin: float = 0.0
+    exchange: Exchange | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """What the planners were chosen for."""
+        return self.answers[0].objective
 
     @property
     def labels(self) -> list[str]:
@@ -97,24 +103,29 @@ class BudgetCurve(Reported):
         among = [answer for answer in self.answers if answer.label == self.reference_search] or self.answers
 
         def diverged_and_mean(answer: TunedPlanner) -> tuple[int, float]:
-            losses = answer.losses(SELECTION_SCORE)
+            losses = answer.losses(selected=True)
             finished = np.isfinite(losses)
             return int((~finished).sum()), float(losses[finished].mean()) if finished.any() else np.inf
 
         return min(among, key=diverged_and_mean)
 
-    def losses(self, label: str, runs: int, score: str = REPORTED_SCORE) -> Floats:
-        """Losses of each repeat on each seed, (repeats, seeds)."""
+    def losses(self, label: str, runs: int, selected: bool = False) -> Floats:
+        """Losses of each repeat on each seed, (repeats, seeds); see `TunedPlanner.losses`."""
         repeats = sorted(self._answers(label, runs), key=lambda answer: answer.repeat)
-        return np.array([answer.losses(score) for answer in repeats])
+        return np.array([answer.losses(selected) for answer in repeats])
+
+    def mean_loss(self, label: str, runs: int) -> st.Estimate:
+        """Mean loss, with an interval over repeats and seeds; infinite where a run diverged."""
+        losses = self.losses(label, runs)
+        return two_way_difference(losses, np.zeros_like(losses)).interval()
 
     def _answers(self, label: str, runs: int) -> list[TunedPlanner]:
         return [answer for answer in self.answers if (answer.label, answer.runs) == (label, runs)]
 
-    def regret(self, label: str, runs: int, score: str = REPORTED_SCORE) -> st.Estimate:
+    def regret(self, label: str, runs: int, selected: bool = False) -> st.Estimate:
         """Mean loss less that of `best` on the same seeds, with an interval over repeats and seeds."""
-        losses = self.losses(label, runs, score)
-        return two_way_difference(losses, np.broadcast_to(self.best.losses(score), losses.shape)).interval()
+        losses = self.losses(label, runs, selected)
+        return two_way_difference(losses, np.broadcast_to(self.best.losses(selected), losses.shape)).interval()
 
     def difference(self, label: str, other: str, runs: int) -> Mean:
         """Difference of two mean losses: over repeats, which share their tuning seeds, and over seeds."""
@@ -130,7 +141,8 @@ class BudgetCurve(Reported):
         return {
             "task": self.task,
             "seeds": list(self.seeds),
-            "score": REPORTED_SCORE,
+            "score": self.objective.reported_as.replace(" ", "_"),
+            **({} if self.exchange is None else {"in_steps": self.exchange.to_json()}),
             "ceiling": {
                 "answer": self.best.label,
                 "runs": self.best.runs,
@@ -142,13 +154,16 @@ class BudgetCurve(Reported):
                     "answer": label,
                     "runs": runs,
                     "regret": self.regret(label, runs).to_json(),
-                    "validation_regret": self.regret(label, runs, SELECTION_SCORE).to_json(),
+                    "validation_regret": self.regret(label, runs, selected=True).to_json(),
+                    "loss": self.mean_loss(label, runs).to_json(),
+                    **self._in_steps(label, runs),
                     **{f"to_{self.labels[0]}": self._to_first(label, runs)},
                     "repeats": [
                         {
                             **_of_planner(answer),
                             "losses": json_numbers(answer.losses().tolist()),
-                            "validation_losses": json_numbers(answer.losses(SELECTION_SCORE).tolist()),
+                            "validation_losses": json_numbers(answer.losses(selected=True).tolist()),
+                            "child_steps": answer.child_steps,
                         }
                         for answer in self._answers(label, runs)
                     ],
@@ -157,6 +172,16 @@ class BudgetCurve(Reported):
                 for runs in self.budgets
             ],
         }
+
+    def _in_steps(self, label: str, runs: int) -> dict[str, Any]:
+        """The share of the budget after which the schedules of `exchange` have the same loss."""
+        if self.exchange is None:
+            return {}
+        return {"in_steps": self.exchange.steps(self._to_exchanged(label, runs)).to_json()}
+
+    def _to_exchanged(self, label: str, runs: int) -> Mean:
+        assert self.exchange is not None
+        return two_way_difference(self.losses(label, runs), self.losses(self.exchange.label, self.budgets[-1]))
 
     def _to_first(self, label: str, runs: int) -> dict[str, Any]:
         """The difference to the first tuner, with what is said of it."""
@@ -178,6 +203,34 @@ class BudgetCurve(Reported):
         for runs in self.budgets:
             value = partial(lambda runs, label: estimates[label, runs], runs)
             columns.append(Column(f"{runs} runs", value, text, 0, interval=True))
+        return Table(rows, columns)
+
+    def _means(self) -> Table[Any]:
+        """After the largest number of runs: the mean loss of each, what it is worth in steps, and what was spent."""
+        last, repeats = self.budgets[-1], len(self.losses(self.labels[0], self.budgets[-1]))
+        means = {label: self.mean_loss(label, last) for label in self.labels}
+        text = partial(estimate_text, decimals=decimals_of(means.values()))
+        rows = sorted(means, key=lambda label: np.nan_to_num(means[label].value, nan=np.inf))
+
+        def diverged(label: str) -> int:
+            return int(np.isinf(self.losses(label, last)).sum())
+
+        def steps(label: str) -> int:
+            return round(sum(answer.child_steps for answer in self._answers(label, last)) / repeats)
+
+        columns: list[Column[str]] = [
+            Column("tuned planner", str, rank=0, words=True),
+            Column(self.objective.reported_as, means.__getitem__, text, 0, csv="loss", interval=True),
+            Column("diverged", diverged, str if any(map(diverged, rows)) else None, 1),
+            Column("tuning runs", lambda label: last, rank=2),
+            Column("child steps", steps, "{:,}".format, 2, csv="child_steps"),
+        ]
+        if (exchange := self.exchange) is not None:
+            told = Column[str](
+                f"steps of {exchange.label}", lambda label: exchange.text(self._to_exchanged(label, last)), rank=1,
+                csv="in_steps", words=True,
+            )  # fmt: skip
+            columns.insert(3, told)
         return Table(rows, columns)
 
     @property
@@ -213,15 +266,23 @@ class BudgetCurve(Reported):
             ),
             self._differences(others),
         )
+        exchanged = (
+            f" Beside it, after which share of the budget the schedules of {self.exchange.label} have the same loss."
+            if self.exchange
+            else ""
+        )
         return Document(
             f"What tuning runs buy on {self.task}",
             (
                 Text(
-                    f"Test loss on {self.task} above {best.losses().mean():.4f} nats/example, which {best.label} "
-                    f"reaches after {best.runs} runs: mean of {seeds_text(len(self.seeds))} and {repeats} repeats of "
-                    "the whole procedure, 95 % intervals over both."
+                    f"{sentence(self.objective.reported_as)} on {self.task} above {best.losses().mean():.4f} "
+                    f"{self.objective.unit}, which {best.label} reaches after {best.runs} runs: mean of "
+                    f"{seeds_text(len(self.seeds))} and {repeats} repeats of the whole procedure, 95 % intervals over "
+                    "both."
                 ),
                 self.table(self.regret, self.labels),
+                Text(f"The {self.objective.reported_as} itself after {self.budgets[-1]} runs.{exchanged}"),
+                self._means(),
                 *(differences if others else ()),
                 Figure("budget.png", "Regret over the number of tuning runs", self.draw, self._chart),
                 *([Code(provenance["command"])] if provenance else []),
@@ -240,7 +301,7 @@ class BudgetCurve(Reported):
             runs = self.budgets[0]
             regrets = {label: self.regret(label, runs) for label in self.labels}
             order = sorted(regrets, key=lambda label: np.nan_to_num(regrets[label].value, nan=np.inf))
-            return Chart([rows_panel(f"After {runs} runs: {caption}", _REGRET, order,
+            return Chart([rows_panel(f"After {runs} runs: {caption}", self._regret_text, order,
                                      [(regrets[label], "strong") for label in order], lines={" ": 0.0})])  # fmt: skip
         series = []
         for style, label in enumerate(self.labels):
@@ -250,7 +311,11 @@ class BudgetCurve(Reported):
             look: dict[str, Any] = {"style": style, "group": label}
             series.append(Series(label, list(self.budgets), values, **look))
             series.append(Series(label, list(self.budgets), values, "points", low, high, **look))
-        return Chart([Panel(caption, Axis("tuning runs", "log"), Axis(_REGRET), series)])
+        return Chart([Panel(caption, Axis("tuning runs", "log"), Axis(self._regret_text), series)])
+
+    @property
+    def _regret_text(self) -> str:
+        return f"regret, {self.objective.reported_as} [{self.objective.unit}]"
 
     @own_style()
     def draw(self, path: Path) -> None:
@@ -276,7 +341,7 @@ class BudgetCurve(Reported):
         log_scale(axes, "x")
         axes.set_yscale("symlog", linthresh=_middle(values))
         axes.set_xlabel("tuning runs")
-        axes.set_ylabel(_REGRET)
+        axes.set_ylabel(self._regret_text)
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption(axes, f"mean and 95 % interval over repeats; 0 is {self.best.label} after {self.best.runs} runs")
 
@@ -292,7 +357,7 @@ class BudgetCurve(Reported):
         axes.axvline(0, color="#888888", linewidth=0.8)
         axes.set_xscale("symlog", linthresh=_middle([estimate.value for estimate in regrets.values()]))
         axes.set_yticks(range(len(order)), order, fontsize=8)
-        axes.set_xlabel(_REGRET)
+        axes.set_xlabel(self._regret_text)
         best = self.best
         caption(axes, f"after {runs} runs: mean, 95 % interval over repeats; 0 is {best.label} after {best.runs}")
 

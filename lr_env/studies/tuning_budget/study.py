@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lr_env.errors import UserError, check_seeds
+from lr_env.errors import UserError, check_seeds, unknown
 from lr_env.runs.options import Counts, Names, Reference, Seeds, parse_names
 from lr_env.seeds import COMPARISON, PER_REPEAT
 
@@ -44,10 +44,14 @@ class TuningBudget:
     """Fresh seeds that the tuned planners are run on: how many (from 0 up), or a list 3,5,8."""
     variants: Names = ("controls",)
     """Further planners made of the same runs: controls and ablations (what each part of latent-ode is worth), sweep
-    (the best run of each tuner, and the mean of its best three), or several of them."""
+    (the best run of each tuner, and the mean of its best three), or several of them. Of some tuners alone:
+    sweep:wsd+latent-ode."""
     reference: Reference = None
     """Tuner that is run once with a budget of its own, e.g. direct:400, and relative to which regret is reported.
     Default: regret relative to the best tuned planner."""
+    in_steps: str = ""
+    """Tuner of schedules whose planners are run with fewer and with more steps as well, so that losses are told as
+    steps: how many it would have needed for the same loss."""
     margin: float = 0.0
     """Largest difference of losses that does not matter, nats per example: smaller ones are told as equivalent."""
 
@@ -73,8 +77,13 @@ class TuningBudget:
         check_seeds(self.seeds, COMPARISON.stop)
         if self.reference and (tuner in self.tuners or tuner_runs < 1):
             raise UserError(f"reference {tuner!r}: give a tuner that is not among the others, and its runs")
-        for name in self.variants:
-            find_variants(name)
+        for kind, _, of in (name.partition(":") for name in self.variants):
+            find_variants(kind)
+            for tuned in of.split("+") if of else ():
+                if tuned not in self.tuners:
+                    raise unknown(f"tuner of variants {kind!r}", tuned, self.tuners)
+        if self.in_steps and self.in_steps not in self.tuners:
+            raise unknown("tuner of in-steps", self.in_steps, self.tuners)
         for name, _, runs in self.procedures:
             if isinstance(checking := find_tuner(name), Checking):
                 checking.check(runs)
@@ -84,6 +93,11 @@ class TuningBudget:
         """Tuner, repeats, and numbers of runs after which it selects a planner."""
         reference = [(self.reference[0], 1, (self.reference[1],))] if self.reference else []
         return [*((name, self.repeats, self.runs) for name in self.tuners), *reference]
+
+    def variants_of(self, tuner: str) -> list[str]:
+        """The kinds of variants that a tuner has."""
+        kinds = [name.partition(":") for name in self.variants]
+        return [kind for kind, _, of in kinds if not of or tuner in of.split("+")]
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -212,7 +212,8 @@ class LatentODEGenerative(ReplanningPlanner):
     def _observed(self, state: GenerativeState, signals: Signals) -> GenerativeState:
         """Add the measurements of the last segment."""
         fitted: FittedModel = self.check_unchanged(state)
-        values = np.stack([channel(name, np.asarray(signals[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
+        seen = fitted.objective.signals(signals)
+        values = np.stack([channel(name, np.asarray(seen[name], dtype=np.float64)) for name in CHANNELS], axis=-1)
         low, high = state["range"]
         lr = np.nan_to_num(np.asarray(signals["lr"], dtype=np.float64), nan=low)  # runs that have ended have none
         rates = np.log(np.clip(lr, low, high)) - fitted.scales.log_rate

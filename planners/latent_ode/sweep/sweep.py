@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lr_env.errors import UserError, unknown
+from lr_env.objectives import Objective
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.rollout import PlannedRun, not_made_before
@@ -126,7 +127,7 @@ def sweep(settings: Sweep, lab: Lab) -> list[RunRecord]:
     Raises:
         UserError: another process works on it, it was started with other settings, or too few runs are usable.
     """
-    store, name = lab.store, lab.name
+    store, name, objective = lab.store, lab.name, Objective.of(lab.task)
     with lab.experiment({"sweep": asdict(settings)}, at_once=settings.runs, runs=settings.runs) as experiment:
         finished: list[RunRecord] = []
         seeds = iter(settings.seeds)
@@ -136,7 +137,8 @@ def sweep(settings: Sweep, lab: Lab) -> list[RunRecord]:
             if len(started) == size:  # its runs are not proposed again
                 planned = [PlannedRun(planner_of(run), run.seed) for run in started]
             else:
-                planners = next_schedules(settings.design, lab.task, settings.rates, settings.seed, finished, size)
+                seen = [objective.as_loss(run) for run in finished]
+                planners = next_schedules(settings.design, lab.task, settings.rates, settings.seed, seen, size)
                 planned = not_made_before(planners, seeds_of_round, finished)
             # Neighbours in a stack change the last bits of a run.
             experiment.run(sorted(planned, key=run_key), phase, ("val",), lab.reporting("sweeping"))
@@ -150,7 +152,8 @@ def next_schedules(
 ) -> list[Planner]:
     """Return the next schedules of a sweep: those of its design, or those that a model of the runs so far proposes.
 
-    `rates` is the range of peaks; the finished runs have their curves.
+    `rates` is the range of peaks; the finished runs have their curves, and the objective in the place of the validation
+    loss.
     """
     done = len(finished)
     if finished and design == ADAPTIVE:

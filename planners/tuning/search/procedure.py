@@ -13,6 +13,7 @@ import numpy as np
 from lr_env.capabilities import Previewable, fingerprint
 from lr_env.children.meters import on_demand
 from lr_env.errors import UserError
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.planner import Planner
 from lr_env.pruning import Pruner
 from lr_env.records.record import FINISHED, RunRecord, run_key
@@ -68,7 +69,7 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
     space = search.space(lab.task)
     needs = frozenset().union(*(space.at(name, space.lr_range[0], 0.0).needs for name in space.families))
     _check_rates(space, lab.task)
-    path = search.storage or default_path(lab.store.path, lab.name)
+    path, objective = search.storage or default_path(lab.store.path, lab.name), Objective.of(lab.task)
     with lab.experiment(
         lambda before: _spec(search, space, before),
         at_once=min(search.round, search.runs),
@@ -87,7 +88,9 @@ def run_search(search: Search, lab: Lab) -> SearchResult:
             pruner = None if search.rule is None else search.rule.pruner(records, lab.task)
             new_records = _trained(experiment, part, planners, search.seed, records, lab, pruner)
             records += new_records
-            for trial, record, value in zip(trials, new_records, trial_values(new_records, records), strict=True):
+            for trial, record, value in zip(
+                trials, new_records, trial_values(new_records, records, objective), strict=True
+            ):
                 if record.pruned:
                     for step, loss in zip(record.curves["step"], record.curves["val_loss"], strict=True):
                         trial.report(float(loss), int(step))
@@ -124,16 +127,19 @@ def make_sampler(name: str, seed: int, finished: int) -> Any:
         return optuna.samplers.TPESampler(seed=drawn, constant_liar=True)
 
 
-def trial_values(new_records: Sequence[RunRecord], records: Sequence[RunRecord]) -> list[float]:
+def trial_values(
+    new_records: Sequence[RunRecord], records: Sequence[RunRecord], objective: Objective = VAL_LOSS
+) -> list[float]:
     """Return what Optuna is told of runs: final losses; a run that diverged counts as the worst one that did not.
 
     Args:
         new_records: the runs.
         records: all runs so far, with these.
+        objective: what is searched for.
     """
-    losses = map(end_loss, records)
+    losses = [end_loss(record, objective) for record in records]
     worst = max((loss for loss in losses if np.isfinite(loss)), default=np.inf)
-    return [loss if np.isfinite(loss) else worst for loss in map(end_loss, new_records)]
+    return [loss if np.isfinite(loss) else worst for loss in (end_loss(record, objective) for record in new_records)]
 
 
 def child_seed(seed: int, number: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lr_env.cli.task_options import variation_of
 from lr_env.files import json_number
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.records.record import RunRecord
 from lr_env.records.tables import write_runs
 from lr_env.registry import setting_defaults
@@ -22,7 +23,7 @@ from lr_env.report.formatting import setting_text
 from lr_env.report.plotting import Axes, caption, distinct_style, log_scale, new_figure, own_style, plain, save
 from lr_env.report.written import write_report
 from lr_env.tasks import Task
-from planners.tuning.tuners import final_val_loss
+from lr_env.words import sentence
 
 RUNS_FILE = "runs.parquet"
 
@@ -35,9 +36,9 @@ _OFF_SCALE = 30.0
 """Losses above this multiple of the lowest are drawn at the upper border."""
 
 
-def end_loss(record: RunRecord) -> float:
-    """Return the loss on the whole validation split at the end of a run; infinite if it diverged or was pruned."""
-    return np.inf if record.pruned else final_val_loss(record)
+def end_loss(record: RunRecord, objective: Objective) -> float:
+    """Return what a run is selected by; infinite if it diverged or was pruned."""
+    return np.inf if record.pruned else objective.selected(record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Best:
         diverged: how many of them diverged.
         pruned: how many of them were pruned.
         record: the run with the lowest loss.
+        objective: what is searched for.
     """
 
     planner: str
@@ -57,6 +59,7 @@ class Best:
     diverged: int
     pruned: int
     record: RunRecord
+    objective: Objective
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,8 +70,8 @@ class Best:
 
     @property
     def loss(self) -> float:
-        """Its loss on the whole validation split at the end; infinite if no run was whole."""
-        return end_loss(self.record)
+        """What it is selected by, less is better; infinite if no run was whole."""
+        return end_loss(self.record, self.objective)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,15 @@ class SearchResult(Reported):
     folder: Path
 
     @property
+    def objective(self) -> Objective:
+        """What was searched for."""
+        return Objective.of(self.task)
+
+    def loss_of(self, record: RunRecord) -> float:
+        """What a run is selected by, less is better; infinite if it diverged or was pruned."""
+        return end_loss(record, self.objective)
+
+    @property
     def best(self) -> list[Best]:
         """The best run of each planner that had any, the lowest loss first."""
         bests: list[Best] = []
@@ -101,7 +113,7 @@ class SearchResult(Reported):
             runs = [record for record in self.records if record.planner == name]
             if runs:
                 counts = sum(run.diverged for run in runs), sum(run.pruned for run in runs)
-                bests.append(Best(name, len(runs), *counts, min(runs, key=end_loss)))
+                bests.append(Best(name, len(runs), *counts, min(runs, key=self.loss_of), self.objective))
         return sorted(bests, key=lambda best: best.loss)
 
     @property
@@ -133,7 +145,7 @@ class SearchResult(Reported):
                     "planner": best.planner,
                     "settings": dict(best.record.settings),
                     "seed": best.record.seed,
-                    "final_val_loss": json_number(best.loss),
+                    **self._json_of(best.loss),
                     "runs": best.runs,
                     "diverged": best.diverged,
                     "pruned": best.pruned,
@@ -145,11 +157,15 @@ class SearchResult(Reported):
                     "planner": record.planner,
                     "settings": dict(record.settings),
                     "seed": record.seed,
-                    "final_val_loss": json_number(end_loss(record)),
+                    **self._json_of(self.loss_of(record)),
                 }
                 for record in self.records
             ],
         }
+
+    def _json_of(self, loss: float) -> dict[str, Any]:
+        name = "final_val_loss" if self.objective == VAL_LOSS else self.objective.selected_by.replace(" ", "_")
+        return {name: json_number(loss)}
 
     def document(self) -> Document:
         """The best settings of each planner, and the commands that go on from there."""
@@ -164,7 +180,13 @@ class SearchResult(Reported):
             [
                 Column[Best]("planner", lambda best: best.planner, rank=0, words=True),
                 Column[Best]("best setting", lambda best: setting_text(best.settings), rank=0, words=True),
-                Column[Best]("validation loss", lambda best: best.loss, _loss, rank=0, head="validation\nloss"),
+                Column[Best](
+                    self.objective.selected_by,
+                    lambda best: best.loss,
+                    _loss,
+                    rank=0,
+                    head=self.objective.selected_by.replace(" ", "\n", 1),
+                ),
                 Column[Best]("runs", lambda best: best.runs, rank=1),
                 Column[Best]("diverged", lambda best: best.diverged, rank=2),
                 *([Column[Best]("pruned", lambda best: best.pruned, rank=2)] if counts["were pruned"] else ()),
@@ -190,7 +212,9 @@ class SearchResult(Reported):
                 ),
                 *(compare if self.compare_command else ()),
                 *(fit if self.fit_command else ()),
-                Figure("search.png", "Final validation losses over the peak rate", self.draw, self._chart),
+                Figure(
+                    "search.png", f"{sentence(self.objective.selected_by)} over the peak rate", self.draw, self._chart
+                ),
             ),
         )
 
@@ -203,20 +227,25 @@ class SearchResult(Reported):
     def _chart(self) -> Chart:
         """The loss of each run over its peak rate, as a chart."""
         series = []
-        top = max((loss for record in self.records if np.isfinite(loss := end_loss(record))), default=1.0)
+        top = max((loss for record in self.records if np.isfinite(loss := self.loss_of(record))), default=1.0)
         for style, best in enumerate(self.best):
             runs = [record for record in self.records if record.planner == best.planner]
             for whole, marker in ((True, ""), (False, "cross")):
-                of = [record for record in runs if np.isfinite(end_loss(record)) == whole]
-                losses = [end_loss(record) if whole else top for record in of]
+                of = [record for record in runs if np.isfinite(self.loss_of(record)) == whole]
+                losses = [self.loss_of(record) if whole else top for record in of]
                 texts = [setting_text(record.settings) + ("" if whole else ": no loss") for record in of]
                 peaks = [float(record.settings["peak"]) for record in of]
                 look: dict[str, Any] = {"style": style, "group": best.planner, "marker": marker, "texts": texts}
                 if of:
                     series.append(Series(best.planner, peaks, losses, "points", **look))
         title = "A run each; crosses, at the top: diverged, or pruned"
-        loss = Axis("final validation loss [nats/example]", "log")
+        loss = Axis(self._axis, "log")
         return Chart([Panel(title, Axis("peak learning rate", "log"), loss, series)])
+
+    @property
+    def _axis(self) -> str:
+        final = "final " if self.objective == VAL_LOSS else ""
+        return f"{final}{self.objective.selected_by} [{self.objective.unit}]"
 
     @own_style()
     def draw(self, path: Path) -> None:
@@ -224,7 +253,7 @@ class SearchResult(Reported):
         figure = new_figure(7.5, 4.8, f"{self.task.name}: search of schedules and rates")
         axes = figure.subplots()
         plain(axes)
-        losses = np.array([end_loss(record) for record in self.records])
+        losses = np.array([self.loss_of(record) for record in self.records])
         finite = losses[np.isfinite(losses)]
         low, high = (finite.min(), finite.max()) if len(finite) else (0.1, 1.0)
         top = min(float(high), float(low) * _OFF_SCALE) * 1.1
@@ -235,7 +264,7 @@ class SearchResult(Reported):
         log_scale(axes, "y")
         axes.set_ylim(float(low) / 1.1, top)
         axes.set_xlabel("peak learning rate")
-        axes.set_ylabel("final validation loss [nats/example]")
+        axes.set_ylabel(self._axis)
         cut = "; larger losses are at the upper border" if high > top else ""
         caption(axes, f"a run each; crosses: diverged, or pruned{cut}")
         axes.legend(frameon=False, fontsize=9)
@@ -245,7 +274,7 @@ class SearchResult(Reported):
         """Draw the runs of a planner, those beyond the axes at their upper border."""
         runs = [record for record in self.records if record.planner == planner]
         peaks = np.array([float(record.settings["peak"]) for record in runs])
-        losses = np.array([end_loss(record) for record in runs])
+        losses = np.array([self.loss_of(record) for record in runs])
         ended = np.isfinite(losses)
         shown = np.minimum(losses[ended], top)
         axes.plot(peaks[ended], shown, linestyle="none", markersize=5, alpha=0.8, label=planner, clip_on=False, **style)
