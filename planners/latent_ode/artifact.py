@@ -27,7 +27,7 @@ HELD_OUT_ERRORS = "held_out_errors"
 """Key of `FittedModel.about`: pairs of a share of the run that is over, and the error of forecasts made then."""
 
 OBJECTIVE = "objective"
-"""Key of `FittedModel.about`: the objective that the model sees in the place of the validation loss; absent for that."""
+"""Key of `FittedModel.about`: the objective that the model sees in the place of the validation loss, if any."""
 
 RUNS_OF, MEASURED, SEGMENT, LR_RANGE = "runs_of", "measured", "segment", "lr_range"
 """Keys of `FittedModel.about` of a model of imported runs: their name; channel -> share of the points at which it was
