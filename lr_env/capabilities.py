@@ -65,6 +65,14 @@ class Searchable(Protocol):
 
 
 @runtime_checkable
+class TunedByItself(Protocol):
+    """A planner that a tuner of its own makes of runs of the task, such as one with a model that is fitted to them."""
+
+    tuner: str
+    """Name of the tuner."""
+
+
+@runtime_checkable
 class TaskSpecific(Protocol):
     """A planner that needs other settings for each task, such as a model that was fitted to it."""
 

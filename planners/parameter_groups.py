@@ -190,5 +190,5 @@ class Discriminative(GroupSchedule):
     def group_factors(self, groups: int, segments: int) -> Array:
         """The rate of each group as a fraction of the base schedule's, (groups, segments)."""
         share = np.arange(groups) / (groups - 1) if groups > 1 else np.ones(1)
-        factors = np.array([self.lowest ** (1 - at) for at in share.tolist()])
+        factors = np.array([self.lowest ** (1 - at) for at in share.tolist()], dtype=np.float64)
         return np.repeat(factors[:, None], segments, axis=1)

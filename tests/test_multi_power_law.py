@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,8 +191,14 @@ def test_the_tuner_makes_schedules_under_laws_of_its_runs_and_selects_one(tmp_pa
             records.append(RunRecord("tune", planner.name, settings, seed, "finished", scores=scores, curves=curves))
     chosen = tuner.select(task, 0, records, tmp_path)
     under_laws = [run for run in records if run.planner == "multi-power-law"]
-    assert len(under_laws) == 8  # a half of the runs, of which a half is made again
+    assert len({str(run.settings) for run in under_laws}) == 4  # a quarter of the runs
     assert isinstance(chosen, MultiPowerLaw)
     assert chosen.__dict__ in [run.settings for run in under_laws]
     best_swept = min(run.scores["final_val_loss"] for run in records if run.planner == "wsd")
     assert min(run.scores["final_val_loss"] for run in under_laws) < best_swept
+
+
+def test_where_most_runs_diverged_there_is_no_law_to_be_fitted():
+    tuner, task = find_tuner("multi-power-law"), find_task("DigitsMLP")
+    few = [replace(record(WSD(peak=0.1 * number), 20), diverged=number > 2) for number in (1, 2, 3, 4)]
+    assert {planner.name for planner in tuner.propose(task, 0, few, 2)} == {"wsd"}

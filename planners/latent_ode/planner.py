@@ -122,6 +122,7 @@ class LatentODE(ReplanningPlanner):
     """
 
     name = "latent-ode"
+    tuner: ClassVar[str] = "latent-ode"
     kind = "controlled"
     needs = cast("frozenset[str]", ChannelsOfModel())
     rules: ClassVar[Rules] = {

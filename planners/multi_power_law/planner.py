@@ -11,7 +11,7 @@ from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
 from planners.settings import FRACTION, POSITIVE, Array, Rules, TuningVariants
 
-LANGUAGE_MODEL = (3.1353, 0.1233, 0.477, 0.1054, 144.1, 2.0, 1.0)
+LANGUAGE_MODEL = (3.138, 0.121, 0.4814, 0.1107, 595.1, 0.8335, 0.6999)
 """Our fit to nine runs of a language model with 25 M parameters that the paper's authors published. Their peak rate,
 0.0003, is the unit, and 72,000 steps are the budget."""
 
@@ -42,6 +42,7 @@ class MultiPowerLaw(Schedule):
     """
 
     name = "multi-power-law"
+    tuner: ClassVar[str] = "multi-power-law"
     rules: ClassVar[Rules] = {"warmup": FRACTION}
     tuning_variants: ClassVar[TuningVariants] = ({}, {"warmup": 0.02})
     law: tuple[float, ...] = LANGUAGE_MODEL

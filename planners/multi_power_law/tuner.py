@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,23 +14,24 @@ from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
 from planners.multi_power_law.fit import MIN_RUNS, as_setting, curves_of, fit_law
 from planners.multi_power_law.planner import MultiPowerLaw
-from planners.tuning.coarse_to_fine import CoarseToFine, Slot, ranked, retested, selected, slot_of
+from planners.tuning.coarse_to_fine import CoarseToFine, Slot
 from planners.tuning.tuners import final_val_loss
 
 _PEAKS = (1.0, 0.7, 1.4)
 """Peaks that are tried under a law, as multiples of that of the best run; then their roots, which are nearer to it."""
 
-_FITTED_SHARE = 0.5
-"""Share of the runs that a law is fitted to, the best ones."""
+_NEAR = 1.1
+"""A law is fitted to runs that ended at most by this factor above the best."""
 
 
 @dataclass(frozen=True)
 class MultiPowerLawTuner(CoarseToFine):
     """The procedure of `CoarseToFine` for WSD schedules, in which a law takes the place of the finer search.
 
-    A law is fitted to the better half of the runs so far, for one law does not describe rates that are far too low and
+    A law is fitted to the runs that ended near the best, for one law does not describe rates that are far too low and
     far too high. It says nothing of rates that are too high: the peak is that of the best run, or near it. Schedules
-    that are best under the law are made, the best of them again on further seeds, and one of them is selected.
+    that are best under the law are made, the best of all runs again on further seeds, and one of them is selected: it
+    is of WSD where no schedule under a law was better.
 
     Attributes:
         name: name of the tuner.
@@ -51,30 +51,20 @@ class MultiPowerLawTuner(CoarseToFine):
         if min(runs) < MIN_RUNS + 1:
             raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a law needs at least {MIN_RUNS + 1}")
 
-    def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """The settings of the next runs, which are all of one part of a cycle."""
-        slot = slot_of(len(records))
-        if slot.part != "retest":
-            return super().propose(task, seed, records, count)
-        best = [chosen.planner for chosen in ranked(_under_laws(records))[: retested(slot)]]
-        return [best[(slot.number + number) % len(best)] for number in range(count)]
-
-    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
-        """The best of the schedules under laws; where there was no run for any, the best under a law of all runs."""
-        made = _under_laws(records)
-        return selected(made) if made else _under_a_law(task, seed, records, 1)[0]
-
     def _refined(
         self, task: Task, seed: int, records: Sequence[RunRecord], first: Slot, count: int
     ) -> Sequence[Planner]:
-        """The best schedules under a law of the runs so far, at several peaks in turns."""
+        """The best schedules under a law of the runs so far, at several peaks; a finer search if too many diverged."""
+        if sum(not run.diverged for run in records) < MIN_RUNS:
+            return super()._refined(task, seed, records, first, count)
         return _under_a_law(task, seed, records, count)
 
 
 def _under_a_law(task: Task, seed: int, records: Sequence[RunRecord], count: int) -> list[MultiPowerLaw]:
-    """The best schedules under a law of the better runs, at peaks around that of the best run."""
+    """The best schedules under a law of the runs near the best, at peaks around that of the best run."""
     finished = sorted((run for run in records if not run.diverged), key=final_val_loss)
-    law = fit_law(curves_of(finished[: max(MIN_RUNS, round(_FITTED_SHARE * len(finished)))], task.budget), seed)
+    near = sum(final_val_loss(run) <= _NEAR * final_val_loss(finished[0]) for run in finished)
+    law = fit_law(curves_of(finished[: max(MIN_RUNS, near)], task.budget), seed)
     best = finished[0]
     peak, warmup = max(best.curves["lr"]), float(best.settings.get("warmup", 0.1))
     return [
@@ -88,7 +78,3 @@ def _under_a_law(task: Task, seed: int, records: Sequence[RunRecord], count: int
         )
         for number in range(count)
     ]
-
-
-def _under_laws(records: Sequence[RunRecord]) -> list[RunRecord]:
-    return [run for run in records if run.planner == MultiPowerLaw.name]

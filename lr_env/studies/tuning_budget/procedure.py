@@ -14,12 +14,13 @@ from lr_env.capabilities import Previewable
 from lr_env.errors import UserError
 from lr_env.objectives import Objective, check_can_follow
 from lr_env.planner import Planner
-from lr_env.records.record import RunRecord, run_key
+from lr_env.records.record import run_key
 from lr_env.registry import find_tuner, find_variants
-from lr_env.rollout import PlannedRun, not_made_before
+from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.seeds import PER_REPEAT, TUNERS
+from lr_env.studies.procedure import Procedure
 from lr_env.studies.tuning_budget.exchange import SHARES, Exchange
 from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
 from lr_env.tuner import SelfTraining
@@ -53,7 +54,8 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
         selected: dict[tuple[str, int, int], Tuned] = {}
         for tuner, repeats, runs in study.procedures:
             kinds = study.variants_of(tuner)
-            answers = _procedure(experiment, tuner, repeats, runs, kinds, lab.folder, lab.reporting(tuner))
+            numbers = range(study.first_repeat, study.first_repeat + repeats)
+            answers = _procedure(experiment, tuner, numbers, runs, kinds, lab.folder, lab.reporting(tuner))
             if twice := sorted({label for label, *_ in answers} & {label for label, *_ in selected}):
                 raise UserError(f"two tuners answer with {twice[0]!r}: leave out {tuner!r} or the other")
             selected |= answers
@@ -136,7 +138,7 @@ class Tuned:
 def _procedure(
     experiment: Experiment,
     name: str,
-    repeats: int,
+    repeats: range,
     runs: Sequence[int],
     variants: Sequence[str],
     folder: Path,
@@ -147,10 +149,9 @@ def _procedure(
     Rounds that are finished are not proposed anew.
     """
     tuner, task, tuned = find_tuner(name), experiment.task, {}
-    objective = Objective.of(task)
     if isinstance(tuner, SelfTraining):
         for until in runs:
-            for repeat in range(repeats):
+            for repeat in repeats:
                 first = TUNERS.start + repeat * PER_REPEAT
                 seeds = [first + tuner.seed_index(number) for number in range(until)]
                 place = folder / f"{name}-{repeat}"
@@ -159,27 +160,10 @@ def _procedure(
                 tuned[name, until, repeat] = Tuned(experiment.engine.call(tuner.train, *given), until * task.budget)
                 progress(until * task.budget)
         return tuned
-    settings = name.partition(":")[2]
-    records: list[list[RunRecord]] = [[] for _ in range(repeats)]
-    turn = 0
+    settings, procedure = name.partition(":")[2], Procedure(experiment, tuner, name, len(repeats), repeats.start)
     for until in runs:
-        while len(records[0]) < until:
-            done = len(records[0])
-            count = min(tuner.batch_size(done), until - done)
-            phase = f"{name}-{turn}"
-            if len(_finished(experiment, phase)) < count * repeats:
-                planned = []
-                for repeat, earlier in enumerate(records):
-                    first = TUNERS.start + repeat * PER_REPEAT
-                    seeds = [first + tuner.seed_index(number) for number in range(done, done + count)]
-                    planned += not_made_before(tuner.propose(task, repeat, earlier, count), seeds, earlier)
-                experiment.run(planned, phase, ("val",), progress)
-            else:
-                progress(count * repeats * task.budget)
-            for run in _finished(experiment, phase):
-                records[(run.seed - TUNERS.start) // PER_REPEAT].append(objective.as_loss(run))
-            turn += 1
-        for repeat, earlier in enumerate(records):
+        procedure.spend(until, progress)
+        for repeat, earlier in enumerate(procedure.records, repeats.start):
             place = folder / f"{name}-{repeat}"
             place.mkdir(parents=True, exist_ok=True)
             steps = sum(run.child_steps for run in earlier)
@@ -193,9 +177,3 @@ def _procedure(
             with suppress(OSError):  # not empty
                 place.rmdir()
     return tuned
-
-
-def _finished(experiment: Experiment, phase: str) -> list[RunRecord]:
-    """The finished runs of a round, with their curves, in an order that does not depend on how they were made."""
-    runs = experiment.store.runs(experiment.name, phase, curves=True)
-    return sorted((run for run in runs if run.status == "finished"), key=run_key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lr_env.errors import UserError, check_seeds, unknown
 from lr_env.runs.options import Counts, Names, Reference, Seeds, parse_names
-from lr_env.seeds import COMPARISON, PER_REPEAT
+from lr_env.seeds import COMPARISON, PER_REPEAT, TUNERS
 
 if TYPE_CHECKING:
     from lr_env.runs.lab import Lab
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 MOST_RUNS = PER_REPEAT
 """Runs that a tuner has at most: it may make each on a seed of its own."""
+
+
+REPEATS = len(TUNERS) // PER_REPEAT
+"""Repeats that have seeds of their own."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class TuningBudget:
     steps: how many it would have needed for the same loss."""
     margin: float = 0.0
     """Largest difference of losses that does not matter, nats per example: smaller ones are told as equivalent."""
+    first_repeat: int = 0
+    """Number of the first repeat, on which the seeds of tuning runs depend: 10 repeats from 50 on have other seeds than
+    those from 0 on."""
 
     def __post_init__(self) -> None:
         from lr_env.registry import find_tuner, find_variants
@@ -70,8 +77,8 @@ class TuningBudget:
             raise UserError(f"{most} runs: a tuner has at most {MOST_RUNS:,}")
         if not 0 <= self.margin < math.inf:
             raise UserError(f"margin {self.margin:g}: give a difference of at least 0, e.g. 0.002")
-        if not 1 <= self.repeats <= 100:
-            raise UserError(f"{self.repeats} repeats: give 1 to 100")
+        if not (self.repeats >= 1 and self.first_repeat >= 0 and self.first_repeat + self.repeats <= REPEATS):
+            raise UserError(f"{self.repeats} repeats from number {self.first_repeat} on: there are {REPEATS}, from 0")
         if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:
             raise UserError("give at least one tuner, each once, and at least one seed")
         check_seeds(self.seeds, COMPARISON.stop)
@@ -111,7 +118,8 @@ class TuningBudget:
             "ceiling": tuner,
             "ceiling_runs": runs,
         }
-        return spec if self.variants == ("controls",) else {**spec, "variants": self.variants}
+        spec |= {} if self.variants == ("controls",) else {"variants": self.variants}
+        return spec | ({"first_repeat": self.first_repeat} if self.first_repeat else {})
 
     @property
     def num_runs(self) -> int:

@@ -76,6 +76,7 @@ class LatentODEGenerative(ReplanningPlanner):
     """
 
     name = "latent-ode-generative"
+    tuner: ClassVar[str] = "latent-ode-generative"
     kind = "generative"
     needs = frozenset({"step", "lr", *CHANNELS})
     rules: ClassVar[Rules] = {

@@ -1,0 +1,169 @@
+"""The common procedure that tunes the planners of a comparison: the same number of runs for each.
+
+Runs that a planner's model was fitted to are among them. A planner that was trained with more runs than that before,
+such as a policy, is shown in a class of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from lr_env.capabilities import TunedByItself, original_of, pretraining_steps
+from lr_env.errors import UserError
+from lr_env.objectives import Objective, check_can_follow, check_planner
+from lr_env.planner import Planner
+from lr_env.records.record import RunRecord
+from lr_env.records.store import Store
+from lr_env.registry import check_settings, find_planner, find_tuner, make_planner
+from lr_env.runs.experiment import Experiment
+from lr_env.studies.procedure import Procedure
+from lr_env.tasks import Task
+from lr_env.tuner import Checking, SelfTraining, Tuner
+
+COMMON = "coarse-to-fine"
+"""Name of the tuner of planners that have none of their own."""
+
+PHASE = "tune"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How one planner is tuned.
+
+    Attributes:
+        planner: its name.
+        task: what is trained.
+        settings: those that are given.
+        runs: that each planner has.
+    """
+
+    planner: str
+    task: Task
+    settings: Mapping[str, Any]
+    runs: int
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether its own tuner makes it of the runs, e.g. fits a model to them."""
+        kind = find_planner(self.planner)
+        return isinstance(kind, TunedByItself) and not self.settings
+
+    @property
+    def tuner(self) -> Tuner:
+        """Who proposes its runs and selects its setting.
+
+        Raises:
+            UserError: it cannot be tuned, or cannot follow the objective of the task.
+        """
+        if self.by_itself:
+            tuner = find_tuner(cast("TunedByItself", find_planner(self.planner)).tuner)
+        else:
+            check_settings(self.planner, self.settings)
+            common: Any = find_tuner(COMMON)
+            tuner = cast("Tuner", replace(common, planner=self.planner, fixed=tuple(sorted(self.settings.items()))))
+        check_can_follow(Objective.of(self.task), f"planner {self.planner!r}", tuner)
+        return tuner
+
+    @property
+    def given(self) -> Planner | None:
+        """The planner where its peak rate is given, so that nothing is tuned; None where it is tuned."""
+        return make_planner(self.planner, self.settings) if "peak" in self.settings else None
+
+    @property
+    def before(self) -> int:
+        """Runs that it was fitted to or trained with before, in runs of the task's budget."""
+        if self.by_itself:
+            return 0
+        sample = self.given or self.tuner.propose(self.task, 0, [], 1)[0]
+        check_planner(sample, self.task)
+        return math.ceil(pretraining_steps(sample) / self.task.budget)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it had more runs before than the others have, so that it is in a class of its own."""
+        return self.before > self.runs
+
+    @property
+    def left(self) -> int:
+        """The runs that it is tuned with.
+
+        Raises:
+            UserError: its model, which was given, took as many runs as there are, or more.
+        """
+        if self.given is not None:
+            return 0
+        kind, before = find_planner(self.planner), self.before
+        model = isinstance(kind, TunedByItself) or original_of(kind) is not None
+        if model and before >= self.runs:
+            raise UserError(
+                f"planner {self.planner!r}: its model took {before} runs, and each planner has {self.runs}: give "
+                f"--tuning-runs {before + 1} or more, or leave out the model, so that one is fitted to these runs"
+            )
+        return self.runs if before > self.runs else self.runs - before
+
+    def check(self) -> None:
+        """Check that it can be tuned so.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.given is not None:
+            return
+        if isinstance(tuner := self.tuner, Checking):
+            tuner.check([self.left])
+        if isinstance(tuner, SelfTraining):
+            raise UserError(f"planner {self.planner!r} trains its runs by itself: use `lr-env tuning-budget`")
+
+    def spend(self, experiment: Experiment, progress: Callable[[int], None]) -> None:
+        """Make its runs, or those that are left."""
+        if self.left:
+            Procedure(experiment, self.tuner, f"{PHASE}-{self.planner}").spend(self.left, progress)
+
+    def select(self, records: Sequence[RunRecord], folder: Path) -> Planner:
+        """The planner with the setting that its runs select.
+
+        Args:
+            records: the runs of its rounds, with their curves, round by round.
+            folder: where its files are kept.
+        """
+        if (planner := self.given) is not None:
+            return planner
+        place = folder / f"{self.planner}-0"
+        place.mkdir(parents=True, exist_ok=True)
+        seen = [Objective.of(self.task).as_loss(run) for run in records]
+        selected = self.tuner.select(self.task, 0, seen, place)
+        if not any(place.iterdir()):
+            place.rmdir()
+        return selected
+
+
+def tuned_planner(record: RunRecord) -> str:
+    """The name of the planner that a run of a sweep was made to tune: its own, unless a tuner made it for another one.
+
+    >>> tuned_planner(RunRecord("tune", "wsd", {}, 0)), tuned_planner(RunRecord("tune-latent-ode-3", "wsd", {}, 0))
+    ('wsd', 'latent-ode')
+    """
+    name = record.phase.removeprefix(PHASE).removeprefix("-").rpartition("-")[0]
+    return name or record.planner
+
+
+def is_tuning(phase: str) -> bool:
+    """Whether runs of a phase are those that settings are chosen from."""
+    return phase == PHASE or phase.startswith(f"{PHASE}-")
+
+
+def tuning_runs(store: Store, name: str, *, curves: bool = False) -> list[RunRecord]:
+    """The runs that settings of an experiment are chosen from, round by round, in an order that is always the same."""
+    phases = [phase for phase in store.phases(name) if is_tuning(phase)]
+    runs = [run for phase in phases for run in store.runs(name, phase, curves=curves)]
+    return sorted(runs, key=_round)
+
+
+def _round(record: RunRecord) -> tuple[str, int]:
+    if record.phase == PHASE:
+        return "", 0
+    return tuned_planner(record), int(record.phase.rpartition("-")[2])
