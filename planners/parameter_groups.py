@@ -160,7 +160,8 @@ class LayerwiseDecay(GroupSchedule):
 
     def group_factors(self, groups: int, segments: int) -> Array:
         """The rate of each group as a fraction of the base schedule's, (groups, segments)."""
-        return np.repeat(self.decay ** np.arange(groups)[::-1, None], segments, axis=1)
+        factors = np.array([self.decay**depth for depth in reversed(range(groups))], dtype=np.float64)
+        return np.repeat(factors[:, None], segments, axis=1)
 
 
 @dataclass(frozen=True)

@@ -401,6 +401,14 @@ class Store:
         """
         return {(run.phase, *run_key(run)) for run in self.runs(experiment) if run.status == FINISHED}
 
+    def phases(self, experiment: str) -> list[str]:
+        """The phases of the runs of an experiment, in the order of their names."""
+        with told_plainly(self.path):
+            rows = self._db.execute(
+                "SELECT DISTINCT phase FROM runs WHERE experiment = ? ORDER BY phase", (experiment,)
+            ).fetchall()
+        return [phase for (phase,) in rows]
+
     def runs(self, experiment: str, phase: str | None = None, *, curves: bool = False) -> list[RunRecord]:
         """The runs of an experiment, in the order of phase, planner, settings and seed.
 

@@ -42,9 +42,11 @@ which are older, do not have them."""
 
 def runs_table(records: Sequence[RunRecord]) -> pa.Table:
     """Make a table with one row a run; scores and curves that were not measured, and unknown provenance, are null."""
-    order = {"tune": 0, "final": 1}
 
-    runs = sorted(records, key=lambda run: (order.get(run.phase, 2), *run_key(run)))
+    def place(run: RunRecord) -> int:
+        return 0 if run.phase.startswith("tune") else 1 if run.phase == "final" else 2
+
+    runs = sorted(records, key=lambda run: (place(run), *run_key(run), run.phase))
     columns: dict[str, pa.Array] = {
         "phase": pa.array([r.phase for r in runs], pa.string()),
         "planner": pa.array([r.planner for r in runs], pa.string()),

@@ -116,7 +116,7 @@ def rows_panel(
             of_rows = [e for _, e in rows]
             series.append(
                 Series(
-                    tone if tone in ("better", "worse", "tie") else label,
+                    {"better": "better", "worse": "worse", "tie": "neither"}.get(tone, label),
                     [e.value for e in of_rows],
                     [name for name, _ in rows],
                     "points",

@@ -68,8 +68,20 @@ def marked_planner(row: _PlannerRow) -> str:
 
 
 def versus_text(versus: Versus, decimals: int) -> str:
-    """A paired difference with its Student t interval and its verdict, e.g. "+0.0123 ±0.0021 worse"."""
-    return f"{estimate_text(versus.difference, decimals, sign=True)} {versus.verdict}"
+    """A paired difference with its Student t interval and its verdict, e.g. "+0.0123 ±0.0021 worse".
+
+    Of one that is not told apart, also how large it may be: the end of the interval that is farther from 0.
+    """
+    most = max(abs(versus.difference.low), abs(versus.difference.high))
+    up_to = f", up to {number_text(most, decimals)}" if versus.verdict == "not told apart" and np.isfinite(most) else ""
+    return f"{estimate_text(versus.difference, decimals, sign=True)} {versus.verdict}{up_to}"
+
+
+def short_versus_text(versus: Versus | None, decimals: int) -> str:
+    """The same for narrow tables: the verdict in one word; the reference itself is said to be that."""
+    if versus is None:
+        return "(reference)"
+    return f"{estimate_text(versus.difference, decimals, sign=True)} {versus.short}"
 
 
 def tied_text(names: Sequence[str], gaps: Sequence[Estimate], decimals: int, unit: str, what: str) -> str:

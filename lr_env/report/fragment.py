@@ -25,10 +25,10 @@ FIRST = 2
 WIDE = 10
 """Columns from which on a table is printed across the page."""
 
-_LEADING = re.compile(r"([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)(?= ±| \[| better| worse| tie|\+|$)")
+_LEADING = re.compile(r"([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)(?= ±| \[| better| worse| equivalent| not|\+|$)")
 """A number with which the text of a cell begins."""
 
-_VERDICTS = ("better", "worse", "tie")
+_VERDICTS = ("better", "worse")
 
 _STYLE = """
 .lr-env-report table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

@@ -18,7 +18,7 @@ from lr_env.terminal import paragraph, shown
 _ASCII = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 """As `box.SIMPLE_HEAD`, where its line cannot be shown."""
 
-STYLES = {"better": "green", "worse": "red", "tie": "bold yellow"}
+STYLES = {"better": "green", "worse": "red", "equivalent": "bold", "unclear": "bold yellow"}
 """Verdict -> its style."""
 
 
@@ -106,7 +106,7 @@ def _styled(cell: str, console: Console, pad: bool = False) -> RichText:
     if verdict in STYLES:
         text.stylize(STYLES[verdict], len(cell) - len(verdict))
         if pad:
-            text.pad_right(len("better") - len(verdict))
+            text.pad_right(len("unclear") - len(verdict))
     return text
 
 

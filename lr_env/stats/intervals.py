@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals over seeds, and the words "better", "worse" and "tie".
+"""Estimates with 95 % intervals over seeds, and what is said of differences.
 
 Why these intervals. How often a nominal 95 % interval held the true value, in percent, in 2000 simulated
 comparisons each (1999 resamples, fixed seed; a standard error of 0.5 to 1 point). The populations: normal;
@@ -57,7 +57,7 @@ SEED = 0
 Seeds = NDArray[np.int64]
 """Indices of seeds."""
 
-Verdict = Literal["better", "worse", "tie"]
+Verdict = Literal["better", "worse", "equivalent", "not told apart"]
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ def share_won(wins: NDArray[np.float64], counts: NDArray[np.float64]) -> Any:
 
 
 def verdict(difference: Estimate) -> Verdict:
-    """The verdict on a paired difference in loss: a tie where the interval contains 0, or where there is none."""
+    """The verdict on a paired difference in loss: not told apart where the interval contains 0, or there is none."""
     if difference.high < 0:
         return "better"
-    return "worse" if difference.low > 0 else "tie"
+    return "worse" if difference.low > 0 else "not told apart"
 
 
 def steps_to_target(steps: ArrayLike, val_loss: ArrayLike, target: float) -> float:
@@ -291,13 +291,26 @@ class Versus:
 
     Attributes:
         difference: paired difference in test loss, nats per example; negative where the planner is better.
-        verdict: "better", "worse" or "tie".
+        verdict: "better", "worse", "equivalent" (smaller than a margin that was given beforehand) or "not told apart".
+        p_value: of a two-sided test that the difference is 0, adjusted for the number of comparisons where that is
+            said; NaN where there is none.
     """
 
     difference: Estimate
     verdict: Verdict
+    p_value: float = np.nan
 
     @classmethod
     def of(cls, difference: Estimate) -> Versus:
         """The comparison with that difference."""
         return cls(difference, verdict(difference))
+
+    @property
+    def tone(self) -> Literal["better", "worse", "tie"]:
+        """How it is drawn: neither better nor worse in one tone."""
+        return self.verdict if self.verdict in ("better", "worse") else "tie"
+
+    @property
+    def short(self) -> str:
+        """The verdict in one word, for narrow tables."""
+        return "unclear" if self.verdict == "not told apart" else self.verdict

@@ -16,7 +16,7 @@ def standings_chart(standings: Standings) -> Chart:
     """Mean ranks with their 95 % intervals beside performance profiles."""
     rows = standings.rows
     names = [row.planner for row in rows]
-    tones: list[Tone] = ["strong" if row.to_first is None else row.to_first.verdict for row in rows]
+    tones: list[Tone] = ["strong" if row.to_first is None else row.to_first.tone for row in rows]
     ranks = rows_panel(
         f"Mean over {len(standings.tasks)} tasks, 95 % interval over seeds; 1 is best",
         "mean rank by test loss",

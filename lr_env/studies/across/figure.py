@@ -51,7 +51,7 @@ def _draw_ranks(axes: Axes, standings: Standings) -> None:
         estimate = row.mean_rank
         interval_bar(axes, y, estimate, colour, "o")
         text = f"{number_text(estimate.value, RANK_DECIMALS)} {interval_text(estimate, RANK_DECIMALS)}"
-        beside(axes, y, text if row.to_first is None else f"{text}  {row.to_first.verdict}", colour)
+        beside(axes, y, text if row.to_first is None else f"{text}  {row.to_first.short}", colour)
     rows_axes(axes, [row.planner for row in rows])
     axes.set_xlabel("mean rank by test loss", fontsize=11, color=TEXT)
     caption(axes, f"mean over {len(standings.tasks)} tasks, 95 % interval over seeds; 1 is best")

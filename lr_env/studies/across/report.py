@@ -200,15 +200,15 @@ def standings_table(standings: Standings) -> Table[Standing]:
         columns.append(Column("test loss", lambda r, at=at: r.test_losses[at], None, csv=f"test_loss_{task}"))
         columns.append(Column("to target", lambda r, at=at: r.costs[at], None, csv=f"steps_to_target_{task}"))
     meanings = _MEANINGS | {
-        f"vs {first}": "paired difference in mean rank to the first planner, with a 95 % interval; a tie where it "
-        "contains 0: not told apart",
+        f"vs {first}": "paired difference in mean rank to the first planner, with a 95 % interval; not told apart "
+        "where that contains 0",
         "P(better)": f"mean over tasks of the chance that a run has a lower test loss than a run of {reference}, with "
         "a 95 % interval",
         **{task: f"rank on {task}; planners with equal means share the mean of their ranks" for task in tasks},
     }
     note = (
-        f"under a task: rank by mean test loss; {'div.: runs that diverged; ' if diverged else ''}tie: not told apart, "
-        "for the interval contains 0; []: 95 % interval"
+        f"under a task: rank by mean test loss; {'div.: runs that diverged; ' if diverged else ''}unclear: not "
+        "told apart, for the interval contains 0; []: 95 % interval"
     )
     return Table(rows, columns, meanings, note, {"tuning [runs]": f"tuning: {_TUNING}"})
 
@@ -217,7 +217,7 @@ def _short_versus(row: Standing) -> str:
     versus = row.to_first
     if versus is None:
         return "(reference)"
-    return f"{number_text(versus.difference.value, RANK_DECIMALS, sign=True)} {versus.verdict}"
+    return f"{number_text(versus.difference.value, RANK_DECIMALS, sign=True)} {versus.short}"
 
 
 def _left_out(standings: Standings) -> list[str]:

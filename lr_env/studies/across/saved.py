@@ -17,6 +17,7 @@ from lr_env.files import sha256_of
 from lr_env.records.record import RunRecord
 from lr_env.records.tables import MANIFEST, read_manifest, read_runs
 from lr_env.stats.paired_runs import runs_by_planner
+from lr_env.studies.comparison.tuning import is_tuning, tuned_planner
 from lr_env.tasks import Task
 
 _MEASURED = {"name", "segment", "val_subset", "lr_start", "lr_range", "tuning_range", "target_val_loss"}
@@ -107,7 +108,7 @@ def read_saved(folder: Path) -> SavedComparison:
         raise UserError(
             f"summary.csv and runs.parquet in {str(folder)!r} are of different planners: make the comparison again"
         )
-    tuning_runs = Counter(record.planner for record in records if record.phase == "tune")
+    tuning_runs = Counter(tuned_planner(record) for record in records if is_tuning(record.phase))
     return SavedComparison(
         folder=folder,
         name=name,

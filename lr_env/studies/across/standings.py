@@ -177,7 +177,7 @@ def aggregate(comparisons: Sequence[SavedComparison], planners: Sequence[str] = 
         left_out=tuple(tuple(sorted(comparison.runs.keys() - set(names))) for comparison in comparisons),
         reference=None if reference is None else REFERENCE,
         ratios=tuple(cost_ratios(cost)[order] for cost in costs),
-        tied=tuple(row.planner for row in rows if row.to_first is not None and row.to_first.verdict == "tie"),
+        tied=tuple(row.planner for row in rows if row.to_first is not None and row.to_first.tone == "tie"),
         conclusion=_conclusion(rows, comparisons),
     )
 
@@ -263,7 +263,7 @@ def _conclusion(rows: Sequence[Standing], comparisons: Sequence[SavedComparison]
             f"Nothing can be told apart: {first.planner} has the lowest mean rank {field}, which may be chance, for "
             f"{listed(alone)} ran on 1 seed; run more seeds."
         )
-    gaps = {r.planner: r.to_first.difference for r in rows if r.to_first is not None and r.to_first.verdict == "tie"}
+    gaps = {r.planner: r.to_first.difference for r in rows if r.to_first is not None and r.to_first.tone == "tie"}
     what = "the paired differences in mean rank"
     ties = tied_text([*gaps], [*gaps.values()], RANK_DECIMALS, "in mean rank", what)
     return (

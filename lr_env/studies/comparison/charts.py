@@ -39,7 +39,7 @@ def scores_chart(summary: Summary, records: Sequence[RunRecord]) -> Chart:
     rows, seeds = summary.rows, summary.seeds
     names = [diverged_label(row.planner, row.diverged, row.n) for row in rows]
     losses = {row.planner: losses_by_seed(records, row.planner, seeds) for row in rows}
-    tones: list[Tone] = ["strong" if row.to_baseline is None else row.to_baseline.verdict for row in rows]
+    tones: list[Tone] = ["strong" if row.to_baseline is None else row.to_baseline.tone for row in rows]
     gaps = [None if row.to_baseline is None else row.to_baseline.difference for row in rows]
     texts = [f"seed {seed}" for seed in seeds]
 

@@ -17,6 +17,7 @@ from lr_env.report.formatting import (
     marked_planner,
     number_text,
     seeds_text,
+    short_versus_text,
     value_and_interval_text,
     versus_text,
 )
@@ -72,6 +73,7 @@ def comparison_table(summary: Summary) -> Table[Row]:
         *_score_columns(rows, "test", loss_rank=0, accuracy_rank=4),
         *_versus_columns(rows, "reference", reference, 2, shown=reference not in (None, baseline)),
         *_versus_columns(rows, "baseline", baseline, 0),
+        Column("p (Holm)", _p_value, partial(number_text, decimals=3), 6, csv="p_holm_to_baseline"),
         *_versus_columns(rows, "best", rows[0].planner, None, shown=False),
         Column("P(better)", lambda r: r.improvement, chance, 7, _short_chance, csv="improvement", interval=True),
         *_hessian_columns(rows),
@@ -84,14 +86,16 @@ def comparison_table(summary: Summary) -> Table[Row]:
     meanings = _MEANINGS | {
         f"vs {reference}": "paired difference in test loss to the best constant rate; negative is better",
         f"vs {baseline}": "paired difference in test loss to the best baseline, the planner with the lowest mean final "
-        "validation loss of those that take no steps beyond their budget; a tie where the interval contains 0: not "
-        "told apart",
+        "validation loss of those that take no steps beyond their budget and had no more runs before; not told apart "
+        "where the interval contains 0, up to its end that is farther from 0",
+        "p (Holm)": "two-sided p-value of the difference to the best baseline, adjusted for their number (Holm)",
         "P(better)": f"chance that a run has a lower test loss than a run of {baseline}, with a 95 % interval",
         "to target": f"median optimizer steps of a run to a validation loss of {target or 0:g} nats/example",
     }
     note = (
-        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval; tie: not told apart, "
-        f"for the interval contains 0{'; div.: runs that diverged' if diverged else ''}"
+        f"{seeds_text(len(summary.seeds))}; losses in nats/example; ± is half of a 95 % interval; unclear: not told "
+        f"apart, for the interval contains 0{'; div.: runs that diverged' if diverged else ''}"
+        f"{f'; equivalent: below the margin of {summary.margin:g}' if summary.margin else ''}"
     )
     return Table(rows, columns, meanings, note, {"tuning runs": f"tuning runs: {SPENT_MEANING}"})
 
@@ -123,12 +127,20 @@ def _versus_columns(
 ) -> list[Column[Row]]:
     """Differences to another planner and their verdicts; only the CSV file names that planner in a column."""
     versus = attrgetter(f"to_{kind}")
-    text = partial(versus_text, decimals=decimals_of(v and v.difference for v in map(versus, rows)))
+    decimals = decimals_of(v and v.difference for v in map(versus, rows))
+    text = partial(versus_text, decimals=decimals)
     differences = f"test_loss_less_{kind}"
     return [
         Column(kind, lambda r: other, None, csv=kind),
         Column(
-            f"vs {other}", versus, text if shown else None, rank, csv=differences, absent="(reference)", interval=True
+            f"vs {other}",
+            versus,
+            text if shown else None,
+            rank,
+            lambda r: short_versus_text(versus(r), decimals),
+            csv=differences,
+            absent="(reference)",
+            interval=True,
         ),
         Column("verdict", lambda r: versus(r) and versus(r).verdict, None, csv=f"verdict_to_{kind}"),
     ]
@@ -146,6 +158,11 @@ def _hessian_columns(rows: Sequence[Row]) -> list[Column[Row]]:
             Column(f"Hessian {name}", value, text, rank, csv=f"hessian_{name}", absent="not measured", interval=True)
         )
     return columns
+
+
+def _p_value(row: Row) -> float | None:
+    p_value = np.nan if row.to_baseline is None else row.to_baseline.p_value
+    return None if np.isnan(p_value) else p_value
 
 
 def _short_setting(row: Row) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from lr_env.children.flatness import default_settings
 from lr_env.children.meters import on_demand
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError, check_seeds, refuse_duplicates
+from lr_env.objectives import VAL_LOSS, Objective, check_planner
 from lr_env.planner import Planner, planner_settings
 from lr_env.provenance import code_version, device_name
 from lr_env.pruning import PlannerPruners, PruningRule, find_rule
@@ -26,6 +28,8 @@ from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.runs.spec import ExperimentSpec
+from lr_env.seeds import PER_REPEAT
+from lr_env.studies.comparison.tuning import COMMON, Tuning, made_of_runs, tuned_planner, tuning_runs
 from lr_env.tasks import Task
 
 
@@ -42,6 +46,9 @@ class ComparisonPlan:
         settings: planner -> settings in place of those that its sweep would try.
         flatness: whether to measure the Hessian at the end of the final runs.
         stop: rule by which runs of the sweep end early, see `lr_env.pruning.find_rule`.
+        tuning_runs: runs that each planner has in the common procedure, see `lr_env.studies.comparison.tuning`; 0 for a
+            sweep over `rates` on `tune_seeds`.
+        margin: largest difference of losses that does not matter, nats per example; reports alone depend on it.
     """
 
     task: Task
@@ -52,11 +59,21 @@ class ComparisonPlan:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     flatness: bool = False
     stop: str = "none"
+    tuning_runs: int = 0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.planners:
             raise UserError("no planners: name at least one, e.g. --planners constant cosine")
         refuse_duplicates("planner", self.planners)
+        check_seeds(self.seeds)
+        if self.tuning_runs:
+            if not 1 <= self.tuning_runs <= PER_REPEAT or self.rates or self.tune_seeds or self.rule is not None:
+                raise UserError(
+                    f"{self.tuning_runs} tuning runs: give 1 to {PER_REPEAT:,}, and no rates, tuning seeds or rule, "
+                    "which are of a sweep over a grid"
+                )
+            return
         low, high = self.task.lr_range
         if not self.rates:
             raise UserError("no rates: give at least one, e.g. --rates 0.01:1:9")
@@ -64,14 +81,26 @@ class ComparisonPlan:
             if not (np.isfinite(rate) and low <= rate <= high):
                 raise UserError(f"rate {rate:g}: rates must be finite and lie in the task's range, {low:g} to {high:g}")
         refuse_duplicates("rate", self.rates)
-        for seeds in (self.tune_seeds, self.seeds):
-            check_seeds(seeds)
+        check_seeds(self.tune_seeds)
         if not self.tune_seeds:
             raise UserError("no seeds to tune on: give at least one with --tune-seeds")
         if both := sorted(set(self.seeds) & set(self.tune_seeds)):
             raise UserError(
                 f"seed {both[0]} is used for tuning and for the comparison: the comparison needs fresh seeds"
             )
+
+    def tuning(self, planner: str) -> Tuning:
+        """How a planner is tuned by the common procedure."""
+        return Tuning(planner, self.task, self.settings.get(planner, {}), self.tuning_runs)
+
+    def sample(self, planner: str) -> Planner | type[Planner]:
+        """The planner with one of the settings that are tried; its class, where these follow from runs."""
+        if not self.tuning_runs:
+            return self.candidates(planner)[0]
+        tuning = self.tuning(self.controls.get(planner, planner))
+        if planner in self.controls or tuning.by_itself:
+            return find_planner(planner)
+        return tuning.given or tuning.tuner.propose(self.task, 0, [], 1)[0]
 
     def candidates(self, planner: str) -> list[Planner]:
         """The settings of a planner that the sweep tries: each once, so only one where all were given.
@@ -134,7 +163,7 @@ class ComparisonPlan:
             UserError: naming the planner and the setting.
         """
         low, high = self.task.lr_range
-        for name in self.planners:
+        for name in () if self.tuning_runs else self.planners:
             for setting in self.candidates(name):
                 if not isinstance(setting, Previewable):
                     continue
@@ -147,6 +176,18 @@ class ComparisonPlan:
                         "longer --segment"
                     )
 
+    @cached_property
+    def apart(self) -> tuple[str, ...]:
+        """Planners in a class of their own: they were trained with more runs before than each has here."""
+        if not self.tuning_runs:
+            return ()
+        return tuple(name for name in self.planners if name not in self.controls and self.tuning(name).apart)
+
+    @property
+    def reads_curves(self) -> bool:
+        """Whether settings are chosen by the curves of runs."""
+        return bool(self.tuning_runs) or Objective.of(self.task).needs_curves
+
     @property
     def measurements(self) -> dict[str, Any]:
         """How what is measured only on demand is measured; empty where nothing is."""
@@ -155,7 +196,11 @@ class ComparisonPlan:
     @property
     def num_runs(self) -> int:
         """The number of all runs."""
-        return len(self.sweep_runs(self.planners)) + len(self.planners) * len(self.seeds)
+        if self.tuning_runs:
+            tuned = sum(self.tuning(name).left for name in self.planners if name not in self.controls)
+        else:
+            tuned = len(self.sweep_runs(self.planners))
+        return tuned + len(self.planners) * len(self.seeds)
 
     @property
     def child_steps(self) -> int:
@@ -178,7 +223,8 @@ class ComparisonPlan:
                     f"{control} already has a setting of its own in this experiment: to add {original} and run it as "
                     f"{original}'s control, start a new experiment with --name or --fresh"
                 )
-        prints = {name: fingerprint(self.candidates(name)[0]) for name in self.planners}
+        samples = {name: self.sample(name) for name in self.planners}
+        prints = {name: fingerprint(one) for name, one in samples.items() if not isinstance(one, type)}
         fingerprints = {name: value for name, value in prints.items() if value is not None}
         return {
             **merge_planners(before, self.planners),
@@ -188,6 +234,7 @@ class ComparisonPlan:
             "tune_seeds": list(self.tune_seeds),
             "seeds": list(self.seeds),
             **({} if self.rule is None else {"stop": self.rule.to_json()}),
+            **({"tuning_runs": self.tuning_runs} if self.tuning_runs else {}),
             **self.measurements,
         }
 
@@ -218,11 +265,16 @@ def open_comparison(plan: ComparisonPlan, lab: Lab) -> AbstractContextManager[Ex
         UserError: see `ComparisonPlan` and `Lab.experiment`.
     """
     plan.check_rates()
+    for name in plan.planners:
+        if plan.tuning_runs and name not in plan.controls:
+            plan.tuning(name).check()
+        elif not plan.tuning_runs:
+            check_planner(plan.candidates(name)[0], plan.task)
     kinds = {name: find_planner(name) for name in plan.planners}
-    needs = frozenset().union(*(plan.candidates(name)[0].needs for name in plan.planners))
+    needs = frozenset().union(*(cast("Planner", plan.sample(name)).needs for name in plan.planners))
     return lab.experiment(
         plan.study,
-        at_once=len(plan.planners) * max(len(plan.rates) * len(plan.tune_seeds), len(plan.seeds)),
+        at_once=len(plan.planners) * max(len(plan.rates) * len(plan.tune_seeds), len(plan.seeds), 1),
         runs=plan.num_runs,
         extends=has_more_planners,
         planners=kinds,
@@ -246,8 +298,8 @@ def run_comparison(plan: ComparisonPlan, lab: Lab) -> ComparisonRuns:
         batches = generations(experiment.spec.study)
         for names in batches:
             _tune(plan, names, experiment, lab)
-        tuning = lab.store.runs(lab.name, "tune")
-        chosen = choose(plan, tuning)
+        tuning = tuning_runs(lab.store, lab.name, curves=plan.reads_curves)
+        chosen = choose(plan, tuning, lab.folder)
         for names in batches:
             final = [PlannedRun(chosen[planner], seed) for seed in plan.seeds for planner in names]
             experiment.run(final, "final", ("val", "test", *plan.measurements), lab.reporting("comparing"))
@@ -262,6 +314,11 @@ def _tune(plan: ComparisonPlan, planners: Sequence[str], experiment: Experiment,
     setting of which a run ended early is not tried on further seeds.
     """
     report, before = lab.reporting("tuning"), []
+    if plan.tuning_runs:
+        for name in planners:
+            if name not in plan.controls:
+                plan.tuning(name).spend(experiment, report)
+        return
     for runs in plan.sweep_rounds(planners):
         out = {(record.planner, settings_key(record.settings)) for record in before if record.pruned}
         left = [run for run in runs if (run.planner.name, settings_key(run.settings)) not in out]
@@ -339,16 +396,31 @@ def has_more_planners(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool
     return have[: len(had)] == had and all(same(key) for key in of_planners[1:])
 
 
-def choose(plan: ComparisonPlan, tuning: Sequence[RunRecord]) -> dict[str, Planner]:
-    """The setting of each planner of a plan: the best of its sweep, or that of the planner whose control it is."""
+def choose(plan: ComparisonPlan, tuning: Sequence[RunRecord], folder: Path) -> dict[str, Planner]:
+    """The setting of each planner of a plan: the best of its runs, or that of the planner whose control it is.
+
+    Args:
+        plan: what was run.
+        tuning: the runs of all planners, see `tuning_runs`; with curves where the plan reads them.
+        folder: where files of planners are kept, such as fitted models.
+    """
     swept = [name for name in plan.planners if name not in plan.controls]
-    chosen = {name: best_setting(name, plan.candidates(name), tuning) for name in swept}
+    if plan.tuning_runs:
+        of = {name: [run for run in tuning if tuned_planner(run) == name] for name in swept}
+        chosen = {name: plan.tuning(name).select(of[name], folder) for name in swept}
+    else:
+        objective = Objective.of(plan.task)
+        chosen = {name: best_setting(name, plan.candidates(name), tuning, objective) for name in swept}
     matched = {name: matched_control(name, chosen[of]) for name, of in plan.controls.items()}
     return {name: (chosen | matched)[name] for name in plan.planners}
 
 
-def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunRecord]) -> Planner:
+def best_setting(
+    planner: str, offered: Sequence[Planner], tuning: Sequence[RunRecord], objective: Objective = VAL_LOSS
+) -> Planner:
     """The setting of a planner with the lowest mean loss on the whole validation split, over the tuning seeds.
+
+    Another objective takes the place of that loss.
 
     A setting of which a run diverged, or ended early, comes after all others. Among equals the earlier setting wins.
     """
@@ -360,9 +432,14 @@ def best_setting(planner: str, offered: Sequence[Planner], tuning: Sequence[RunR
     def rank(setting: Planner) -> tuple[int, float]:
         of_setting = runs[settings_key(planner_settings(setting))]
         failed = sum(r.diverged or r.pruned for r in of_setting)
-        return failed, float(np.mean([r.score("final_val_loss") for r in of_setting if not r.pruned] or [np.inf]))
+        return failed, float(np.mean([_loss(r, objective) for r in of_setting if not r.pruned] or [np.inf]))
 
     return min(offered, key=rank)
+
+
+def _loss(record: RunRecord, objective: Objective) -> float:
+    """The loss of a run, also where it diverged: settings of which some did are told apart by it."""
+    return record.score("final_val_loss") if objective == VAL_LOSS else objective.selected(record)
 
 
 def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> dict[str, int]:
@@ -370,10 +447,12 @@ def tuning_steps(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner]) -> 
 
     Those of a control are those of the planner whose setting it takes over.
     """
-    steps = {planner: pretraining_steps(setting) for planner, setting in chosen.items()}
+    fitted = made_of_runs(tuning)
+    steps = {planner: 0 if planner in fitted else pretraining_steps(setting) for planner, setting in chosen.items()}
     for record in tuning:
-        steps[record.planner] = steps.get(record.planner, 0) + record.child_steps
-    swept = {record.planner for record in tuning}
+        planner = tuned_planner(record)
+        steps[planner] = steps.get(planner, 0) + record.child_steps
+    swept = {tuned_planner(record) for record in tuning}
     shared = {name: original_of(setting) for name, setting in chosen.items() if name not in swept}
     return steps | {name: steps[of] for name, of in shared.items() if of in steps}
 
@@ -382,8 +461,17 @@ def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[s
     """How the runs were made, for people and for programs."""
     training, steps = runs.spec.training, tuning_steps(runs.tuning, runs.chosen)
     backend = Backend(**training["backend"])
-    tried = {name: len(plan.candidates(name)) for name in plan.planners if name not in plan.controls}
+    swept = [] if plan.tuning_runs else [name for name in plan.planners if name not in plan.controls]
+    tried = {name: len(plan.candidates(name)) for name in swept}
     fewer = {name: count for name, count in tried.items() if count < len(plan.rates)}
+    how: dict[str, Any] = {"procedure": COMMON, "runs_per_planner": plan.tuning_runs}
+    if not plan.tuning_runs:
+        how = {
+            "settings_per_planner": len(plan.rates),
+            "runs_per_planner": len(plan.rates) * len(plan.tune_seeds),
+            "rates": list(plan.rates),
+            "seeds": list(plan.tune_seeds),
+        }
     return {
         "title": f"{plan.task.name}: learning-rate schedules compared",
         "command": command,
@@ -391,10 +479,7 @@ def manifest(plan: ComparisonPlan, runs: ComparisonRuns, command: str) -> dict[s
         "data_sha256": runs.spec.data.get("sha256"),
         "seeds": list(plan.seeds),
         "tuning": {
-            "settings_per_planner": len(plan.rates),
-            "runs_per_planner": len(plan.rates) * len(plan.tune_seeds),
-            "rates": list(plan.rates),
-            "seeds": list(plan.tune_seeds),
+            **how,
             **({"fewer_settings": fewer} if fewer else {}),
             **({"controls": plan.controls} if plan.controls else {}),
             **({} if plan.rule is None else {"stop": plan.stop, "stopped": sum(r.pruned for r in runs.tuning)}),

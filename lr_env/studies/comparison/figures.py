@@ -142,7 +142,7 @@ def draw_differences(
             text = "(reference)"
         else:
             interval_bar(axes, y, gap, tone, marker, sizes)
-            text = f"{estimate_text(gap, decimals, sign=True)}  {row.to_baseline.verdict}"
+            text = f"{estimate_text(gap, decimals, sign=True)}  {row.to_baseline.short}"
         if numbers:
             beside(axes, y, text, tone, sizes)
     rows_axes(axes, [diverged_label(row.planner, row.diverged, row.n) for row in rows], sizes)
@@ -152,7 +152,7 @@ def draw_differences(
 def _look(row: Row) -> tuple[str, str]:
     """Colour and marker of a planner."""
     versus = row.to_baseline
-    return (TEXT, "D") if versus is None else (VERDICT_COLOURS[versus.verdict], "o")
+    return (TEXT, "D") if versus is None else (VERDICT_COLOURS[versus.tone], "o")
 
 
 def _end_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], height: float, least: float) -> int:

@@ -39,6 +39,7 @@ from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns,
 from lr_env.studies.comparison.pages import planner_page
 from lr_env.studies.comparison.spent import spent
 from lr_env.studies.comparison.summary import Row, Summary, summarise
+from lr_env.studies.comparison.tuning import tuned_planner
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class ComparisonReport(Reported):
                 row.settings,
                 scores=replace(table, rows=[row], note="", link=None),
                 records=[run for run in (*self.records, *self.in_flight) if run.planner == row.planner],
-                tuning=[run for run in self.tuning_records if run.planner == row.planner],
+                tuning=[run for run in self.tuning_records if tuned_planner(run) == row.planner],
                 baseline=None if row.planner == summary.baseline else baseline,
                 shared=shared.get(row.planner, ""),
                 beliefs=partial(belief_blocks, row.planner, row.settings, self._task, self.folder),
@@ -202,7 +203,7 @@ class ComparisonReport(Reported):
         controls = self.manifest.get("tuning", {}).get("controls", {})
         rows = []
         for row in self.summary.rows:
-            runs = [record for record in self.tuning_records if record.planner == row.planner]
+            runs = [run for run in self.tuning_records if tuned_planner(run) == row.planner]
             losses = _mean_losses(runs)
             count = f"{len(runs) if row.spent is None else row.spent} ({len(losses)} settings)" if runs else "none"
             if row.planner in controls:
@@ -294,5 +295,7 @@ def report_of(plan: ComparisonPlan, runs: ComparisonRuns) -> ComparisonReport:
         tuning_steps=tuning_steps(runs.tuning, runs.chosen),
         controls=plan.controls,
         spent=spent(runs.tuning, runs.chosen, plan.task.budget),
+        apart=plan.apart,
+        margin=plan.margin,
     )
     return ComparisonReport(summary, runs.final, runs.tuning, manifest(plan, runs, command_line()))

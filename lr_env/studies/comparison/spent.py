@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lr_env.capabilities import original_of, pretraining_steps
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
+from lr_env.studies.comparison.tuning import made_of_runs, tuned_planner
 
 SPENT_MEANING = (
     "runs that the setting was chosen from; after a plus what the planner was trained or fitted with before, in whole "
@@ -42,7 +43,8 @@ def spent(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner], budget: in
         chosen: planner -> its chosen setting.
         budget: optimizer steps of a run.
     """
-    runs = Counter(record.planner for record in tuning)
-    counts = {name: Spent(runs[name], pretraining_steps(setting) / budget) for name, setting in chosen.items()}
+    runs, fitted = Counter(map(tuned_planner, tuning)), made_of_runs(tuning)
+    before = {name: 0 if name in fitted else pretraining_steps(setting) for name, setting in chosen.items()}
+    counts = {name: Spent(runs[name], before[name] / budget) for name in chosen}
     planners = {name: original_of(setting) for name, setting in chosen.items() if not runs[name]}
     return counts | {name: counts[planner] for name, planner in planners.items() if planner in counts}

@@ -31,6 +31,7 @@ from lr_env.studies.comparison.comparison import (
 from lr_env.studies.comparison.report import ComparisonReport
 from lr_env.studies.comparison.spent import spent
 from lr_env.studies.comparison.summary import summarise
+from lr_env.studies.comparison.tuning import tuning_runs
 from lr_env.tasks import Task, find_task
 
 _ONLY_MADE = ("command", "wall_seconds_of_last_start")
@@ -84,7 +85,8 @@ class StoredComparison:
             if spec is None or not is_comparison(spec):
                 raise UserError(f"{name!r} is no comparison in the record store {str(store.path)!r}")
             final = store.runs(name, "final", curves=True)
-            tuning = store.runs(name, "tune", curves=not final)
+            curves = not final or bool(spec.get("tuning_runs")) or bool(spec["task"].get("objective"))
+            tuning = tuning_runs(store, name, curves=curves)
         return cls(name, spec, tuning, final, _saved_manifest(folder, spec), datetime.now().astimezone(), folder)
 
     @cached_property
@@ -104,6 +106,7 @@ class StoredComparison:
             settings=spec.get("settings", {}),
             flatness=FLATNESS in spec,
             stop=_rule_text(spec.get("stop")),
+            tuning_runs=spec.get("tuning_runs", 0),
         )
 
     @cached_property
@@ -114,7 +117,7 @@ class StoredComparison:
             return {}
         begun |= {original for name, original in plan.controls.items() if name in begun}
         of_begun = replace(plan, planners=tuple(name for name in plan.planners if name in begun))
-        return choose(of_begun, self.tuning)
+        return choose(of_begun, self.tuning, self.folder)
 
     @property
     def finished(self) -> list[RunRecord]:
@@ -162,6 +165,8 @@ class StoredComparison:
             tuning_steps={name: steps[name] for name in planners},
             controls={name: of for name, of in plan.controls.items() if name in planners and of in planners},
             spent=had,
+            apart=plan.apart,
+            margin=plan.margin,
         )
         runs = ComparisonRuns(tuning, final, self.chosen, self._spec(), 0.0)
         made = self._manifest(runs)

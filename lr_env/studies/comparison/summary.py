@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lr_env.report.formatting import (
 from lr_env.stats import intervals as st
 from lr_env.stats.intervals import Estimate, Versus
 from lr_env.stats.paired_runs import run_scores, run_steps_to_target, runs_by_planner
+from lr_env.stats.two_way import holm, two_way_difference
 from lr_env.studies.comparison.spent import Spent
 
 
@@ -48,6 +50,7 @@ class Row:
         hessian_max, hessian_trace: means over the runs that did not diverge of the largest eigenvalue and the trace of
             the training loss's Hessian; None where they were not measured.
         spent: runs that it was tuned, trained or fitted with; None where that is not known.
+        apart: whether it had more runs before than the others have, so that it is in a class of its own.
     """
 
     planner: str
@@ -73,6 +76,7 @@ class Row:
     hessian_max: Estimate | None = None
     hessian_trace: Estimate | None = None
     spent: Spent | None = None
+    apart: bool = False
 
     @property
     def setting(self) -> str:
@@ -85,7 +89,7 @@ class Summary:
     """The result of a comparison.
 
     Attributes:
-        rows: one a planner, lowest mean test loss first.
+        rows: one a planner, lowest mean test loss first, those in a class of their own last.
         seeds: the seeds that every planner ran on.
         reference: name of the constant rate that the others are compared with; None where it did not run.
         baseline: name of the best baseline, the planner with the lowest mean final validation loss of those that take
@@ -94,6 +98,7 @@ class Summary:
         controls: (planner, the control that took over its setting, the planner against its control).
         target_val_loss: nats per example, or None.
         conclusion: the outcome in words.
+        margin: largest difference that does not matter, nats per example; 0 for none.
     """
 
     rows: tuple[Row, ...]
@@ -104,6 +109,7 @@ class Summary:
     controls: tuple[tuple[str, str, Versus], ...]
     target_val_loss: float | None
     conclusion: str
+    margin: float = 0.0
 
 
 def summarise(
@@ -114,6 +120,8 @@ def summarise(
     reference: str | None = "constant",
     controls: Mapping[str, str] | None = None,
     spent: Mapping[str, Spent] | None = None,
+    apart: Collection[str] = (),
+    margin: float = 0.0,
 ) -> Summary:
     """Put the final runs of a comparison into one row a planner.
 
@@ -129,6 +137,8 @@ def summarise(
         reference: name of the constant rate; a planner that did not run is no reference.
         controls: control -> the planner whose setting it took over; both ran.
         spent: planner -> what it was tuned with, and made of before.
+        apart: planners in a class of their own.
+        margin: largest difference that does not matter, nats per example; 0 for none.
 
     Raises:
         UserError: when the runs are not comparable, naming the first reason found.
@@ -138,21 +148,35 @@ def summarise(
         raise UserError(f"tuning_steps has no entry for planner {missing[0]!r}; give 0 if it was not tuned")
     measured = {name for record in records for name in record.scores}
     rows = [_row(of, measured, target_val_loss, tuning_steps, spent or {}) for of in runs.values()]
-    rows.sort(key=lambda row: (row.test_loss.value, row.test_loss_iqm.value, row.planner))
+    rows = [replace(row, apart=row.planner in apart) for row in rows]
+    rows.sort(key=lambda row: (row.apart, row.test_loss.value, row.test_loss_iqm.value, row.planner))
+    fair = [row for row in rows if not row.apart] or rows
     losses = {planner: run_scores(of, "test_loss") for planner, of in runs.items()}
     reference = reference if reference in runs else None
-    baseline = _best_baseline(rows)
-    compared = tuple(_compared(row, losses, reference, baseline, rows[0].planner) for row in rows)
+    baseline = _best_baseline(fair)
+    versus = partial(_versus, losses, margin=margin)
+    compared = _adjusted([_compared(row, losses, versus, reference, baseline, rows[0].planner) for row in rows])
     return Summary(
         rows=compared,
         seeds=tuple(run.seed for run in runs[rows[0].planner]),
         reference=reference,
         baseline=baseline,
-        tied=tuple(row.planner for row in compared if row.to_best is not None and row.to_best.verdict == "tie"),
-        controls=tuple((of, control, _versus(losses, of, control)) for control, of in (controls or {}).items()),
+        tied=tuple(r.planner for r in compared if r.to_best is not None and not r.apart and r.to_best.tone == "tie"),
+        controls=tuple((of, control, versus(of, control)) for control, of in (controls or {}).items()),
         target_val_loss=target_val_loss,
         conclusion=_conclusion(compared, reference),
+        margin=margin,
     )
+
+
+def _adjusted(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Rows whose p-values against the baseline are adjusted for their number."""
+    adjusted = holm({row.planner: row.to_baseline.p_value for row in rows if row.to_baseline is not None})
+    return tuple(
+        row if row.to_baseline is None
+        else replace(row, to_baseline=replace(row.to_baseline, p_value=adjusted[row.planner]))
+        for row in rows
+    )  # fmt: skip
 
 
 def _row(
@@ -200,12 +224,17 @@ def _best_baseline(rows: Sequence[Row]) -> str:
 
 
 def _compared(
-    row: Row, losses: Mapping[str, NDArray[np.float64]], reference: str | None, baseline: str, best: str
+    row: Row,
+    losses: Mapping[str, NDArray[np.float64]],
+    of_two: Callable[[str, str], Versus],
+    reference: str | None,
+    baseline: str,
+    best: str,
 ) -> Row:
     """A row with its comparisons with others; `losses` are test losses by planner, (seeds,)."""
 
     def versus(other: str | None) -> Versus | None:
-        return None if other is None or other == row.planner else _versus(losses, row.planner, other)
+        return None if other is None or other == row.planner else of_two(row.planner, other)
 
     improvement = st.probability_of_improvement(losses[row.planner], losses[baseline])
     return replace(
@@ -217,8 +246,9 @@ def _compared(
     )
 
 
-def _versus(losses: Mapping[str, NDArray[np.float64]], planner: str, other: str) -> Versus:
-    return Versus.of(st.paired_difference(losses[planner], losses[other]))
+def _versus(losses: Mapping[str, NDArray[np.float64]], planner: str, other: str, *, margin: float) -> Versus:
+    mean = two_way_difference(losses[planner][None], losses[other][None])
+    return Versus(st.paired_difference(losses[planner], losses[other]), mean.told(margin), mean.p_value)
 
 
 def _mean_where_measured(runs: Sequence[RunRecord], score: str) -> Estimate | None:
@@ -229,6 +259,8 @@ def _mean_where_measured(runs: Sequence[RunRecord], score: str) -> Estimate | No
 
 def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
     """The outcome in one sentence and a caution."""
+    fair = [row for row in rows if not row.apart] or rows
+    apart, rows = [row for row in rows if row not in fair], fair
     best, n = rows[0], rows[0].n
     name = _named(best)
     if n > 1 and np.isinf(best.test_loss.value):
@@ -242,14 +274,18 @@ def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
             f"Nothing can be told apart on 1 seed: {name} has the lowest test loss {field}, which may be "
             "chance; run more seeds."
         )
-    gaps = {_named(r): r.to_best.difference for r in rows if r.to_best is not None and r.to_best.verdict == "tie"}
+    gaps = {_named(r): r.to_best.difference for r in rows if r.to_best is not None and r.to_best.tone == "tie"}
     ties = tied_text([*gaps], [*gaps.values()], decimals_of(gaps.values()), "nats/example", "their paired differences")
     text = f"{name} has the lowest mean test loss {field} on the same {n} seeds{ties}"
     if best.extra_steps:
         text += f". Each run of {best.planner} took {best.extra_steps:.0f} child steps beyond its budget"
     constant = next((r for r in rows if r.planner == reference), None)
     against = "" if constant is None else f". {best.planner} {_against_constant(best, constant)}"
-    return f"{text}{against}. Intervals are per comparison and not adjusted for the number of comparisons."
+    own = ""
+    if apart:
+        theirs = [f"{row.planner} ({number_text(row.test_loss.value, decimals_of([row.test_loss]))})" for row in apart]
+        own = f". In a class of its own, for it had more runs before: {', '.join(theirs)}"
+    return f"{text}{against}{own}. Intervals are per comparison; p-values are adjusted for their number."
 
 
 def _against_constant(best: Row, constant: Row) -> str:
@@ -263,7 +299,7 @@ def _against_constant(best: Row, constant: Row) -> str:
     decimals = decimals_of([lower])
     interval = f"95 % interval {interval_text(lower, decimals)}"
     by = f"by {number_text(lower.value, decimals)} nats/example, {interval}"
-    if best.to_reference.verdict == "tie":
+    if best.to_reference.tone == "tie":
         return f"does not beat {rate} beyond doubt: it is lower {by}"
     return f"beats {rate} {by}"
 

@@ -14,6 +14,7 @@ from lr_env.report.formatting import setting_text
 from lr_env.report.written import write_report
 from lr_env.studies.comparison.comparison import ComparisonPlan, ComparisonRuns, tuning_steps
 from lr_env.studies.comparison.pages import planner_page
+from lr_env.studies.comparison.tuning import tuned_planner
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SweepResult(Reported):
 
     def _page(self, planner: str) -> Page:
         """The settings of a planner that were tried."""
-        tuning = [run for run in self.runs.tuning if run.planner == planner]
+        tuning = [run for run in self.runs.tuning if tuned_planner(run) == planner]
         settings = planner_settings(self.runs.chosen[planner])
         return planner_page(planner, settings, tuning=tuning, shared=self.plan.controls.get(planner, ""))
 

@@ -60,13 +60,19 @@ class Tuning:
             UserError: it cannot be tuned, or cannot follow the objective of the task.
         """
         if self.by_itself:
-            tuner = find_tuner(cast("TunedByItself", find_planner(self.planner)).tuner)
+            tuner = find_tuner(self.tuner_name)
         else:
             check_settings(self.planner, self.settings)
             common: Any = find_tuner(COMMON)
             tuner = cast("Tuner", replace(common, planner=self.planner, fixed=tuple(sorted(self.settings.items()))))
         check_can_follow(Objective.of(self.task), f"planner {self.planner!r}", tuner)
         return tuner
+
+    @property
+    def tuner_name(self) -> str:
+        """The name of the tuner, as studies of tuners take it."""
+        own = cast("TunedByItself", find_planner(self.planner)).tuner if self.by_itself else ""
+        return own or f"{COMMON}:planner={self.planner}"
 
     @property
     def given(self) -> Planner | None:
@@ -149,6 +155,12 @@ def tuned_planner(record: RunRecord) -> str:
     """
     name = record.phase.removeprefix(PHASE).removeprefix("-").rpartition("-")[0]
     return name or record.planner
+
+
+def made_of_runs(tuning: Sequence[RunRecord]) -> set[str]:
+    """Planners that a tuner of their own made of some of these runs, e.g. with a model that it fitted to them."""
+    names = {tuned_planner(run) for run in tuning if run.phase != PHASE}
+    return {name for name in names if isinstance(find_planner(name), TunedByItself)}
 
 
 def is_tuning(phase: str) -> bool:

@@ -128,7 +128,7 @@ class StartRatesResult(Reported):
             Column("paired difference", itemgetter(3), lambda e: f"{text(e, sign=True)} {st.verdict(e)}", 0),
         ]
         columns = [columns[0], *(replace(column, interval=True) for column in columns[1:])]
-        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; tie: not told apart, for it "
+        note = f"{len(self.seeds)} seeds; nats/example; ± is half of a 95 % interval; not told apart where it "
         figure = Figure("starts.png", "Rates and validation losses", self.draw, self._chart)
         return Document(self._title, (Table(self.rows, columns), Text(note + "contains 0"), figure))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,11 @@ class BudgetCurve(Reported):
     reference_search: str = ""
     margin: float = 0.0
     exchange: Exchange | None = None
+
+    def renamed(self, names: Mapping[str, str]) -> BudgetCurve:
+        """The same with other labels: those of planners for those of the tuners that all of them have."""
+        answers = tuple(replace(answer, label=names.get(answer.label, answer.label)) for answer in self.answers)
+        return replace(self, tuners=tuple(names.get(tuner, tuner) for tuner in self.tuners), answers=answers)
 
     @property
     def objective(self) -> Objective:
