@@ -91,16 +91,16 @@ def test_an_infinite_loss_makes_the_mean_infinite_but_not_the_interquartile_mean
     assert iqm_interval(diverged).value == 4.5
     assert verdict(paired_difference(diverged, range(8))) == "worse"
     assert verdict(paired_difference(range(8), diverged)) == "better"
-    assert verdict(paired_difference(diverged, diverged)) == "tie"
+    assert verdict(paired_difference(diverged, diverged)) == "not told apart"
     assert probability_of_improvement(diverged, diverged).value == 0.5
 
 
 def test_verdict():
     assert verdict(Estimate(-2, -3, -1)) == "better"
     assert verdict(Estimate(2, 1, 3)) == "worse"
-    assert verdict(Estimate(2, -1, 5)) == "tie"
-    assert verdict(Estimate(0, 0, 0)) == "tie"
-    assert verdict(paired_difference([1.0], [2.0])) == "tie"  # one seed tells nothing
+    assert verdict(Estimate(2, -1, 5)) == "not told apart"
+    assert verdict(Estimate(0, 0, 0)) == "not told apart"
+    assert verdict(paired_difference([1.0], [2.0])) == "not told apart"  # one seed tells nothing
     with pytest.raises(UserError, match="seed by seed"):
         paired_difference([1, 2], [1, 2, 3])
 

@@ -119,8 +119,9 @@ class Tuning:
         """
         if self.given is not None:
             return
-        if isinstance(tuner := self.tuner, Checking):
-            tuner.check([self.left])
+        tuner, left = self.tuner, self.left
+        if isinstance(tuner, Checking):
+            tuner.check([left])
         if isinstance(tuner, SelfTraining):
             raise UserError(f"planner {self.planner!r} trains its runs by itself: use `lr-env tuning-budget`")
 
