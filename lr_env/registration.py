@@ -21,6 +21,7 @@ TASKS = {
     "MNISTLeNet5": (3e-5, 0.3),
     "FashionLeNet5TenEpochs": (3e-5, 0.3),
     "CIFAR100ResNet18": (3e-6, 0.03),
+    "CIFAR100SwishResNet": (3e-6, 0.03),
 }
 FAMILIES = ("MLPFamily", "PlainMLPFamily", "CNNFamily", "ResNetFamily", "GPTFamily", "MixedFamily")  # by name, too
 ACTIONS = {"": "lr", "-Scale": "scale", "-Discrete": "discrete", "-LogLR": "log_lr"}

@@ -18,6 +18,7 @@ from lr_env.children.initial import build_seeded
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, Adam, AdamW
 from lr_env.tasks import MLP, TASKS, LeNet5
+from lr_env.tasks.data import load
 
 TASK = TASKS["DigitsMLP"]
 LOOP, POOL = Backend("loop"), Backend("loop", workers=2)
@@ -78,6 +79,36 @@ def test_stacked_equals_loop_equals_plain_torch_in_float64(optimizer):
     module = plain_torch(task, 3, 200, lr)
     flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     torch.testing.assert_close(truth[0], flat, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", [LOOP, Backend("stacked", 2)], ids=str)
+def test_labels_are_wrong_in_a_burst_and_only_then(backend):
+    """Against a plain loop that has the labels of a noisier data set for these steps."""
+    task = replace(TASK, budget=40, segment=10, label_burst=(0.25, 0.6, 0.5))
+    children = Children(task, [3, 4], dtype=torch.float64, execution=Execution(backend=backend))
+    lr = np.full((2, 40), 0.02)
+    children.train(lr[:, :10])
+    snapshot = children.snapshot()
+    losses = [children.train(lr[:, :10]) for _ in range(3)]
+
+    split = load(task.data, dtype=torch.float64).splits["train"]
+    wrong = load(task.data, dtype=torch.float64, label_noise=0.5).splits["train"].labels
+    assert 0.45 < (wrong != split.labels).double().mean() < 0.55
+    source = task.source
+    module = build_seeded(lambda: task.network.build(source.input_shape, source.num_classes), 3, torch.float64)
+    optimizer = task.optimizer.build(module.parameters())
+    optimizer.param_groups[0]["lr"] = 0.02
+    for step, batch in enumerate(children.order.batches(np.zeros(2, dtype=np.int64), 40)[0]):
+        labels = (wrong if 10 <= step < 24 else split.labels)[batch]
+        optimizer.zero_grad()
+        F.cross_entropy(module(split.inputs[batch]), labels).backward()
+        optimizer.step()
+    flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    torch.testing.assert_close(children.state.parameters[0], flat, rtol=1e-9, atol=1e-9)
+
+    children.restore(snapshot)
+    again = [children.train(lr[:, :10]) for _ in range(3)]
+    np.testing.assert_array_equal(again, losses)
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()], ids=str)

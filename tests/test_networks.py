@@ -21,7 +21,7 @@ from lr_env.children.stacked import clip_
 from lr_env.children.state import Layout
 from lr_env.errors import UserError
 from lr_env.optimizers import SGD, Adam, AdamW
-from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, Task
+from lr_env.tasks import CNN, GPT, MLP, TASKS, CropFlip, LeNet5, ResNet, SwishResNet, Task
 from lr_env.tasks.networks import _MaxPool2
 from lr_env.tasks.sources import SOURCES, DataSource
 
@@ -68,6 +68,8 @@ TASKS_OF = {
         BASE, data="test-colour", network=ResNet((1, 2), 2), optimizer=SGD(nesterov=True, weight_decay=0.01)
     ),
     "resnet-stride": replace(BASE, network=ResNet((1, 1), 3, stem_stride=2), optimizer=AdamW()),
+    "swish-resnet": replace(BASE, network=SwishResNet((1, 1), 4, dropout=0.3)),
+    "label-burst": replace(BASE, network=MLP((8,)), label_burst=(0.25, 0.5, 0.5)),
     "gpt": replace(BASE, data="test-text", network=GPT(8, 1, 2), optimizer=AdamW(), clip_norm=0.5),
     "gpt-dropout": replace(BASE, data="test-text", network=GPT(8, 1, 2, dropout=0.3)),
     "crop-flip": replace(BASE, data="test-colour", network=CNN(2, 8), augment=CropFlip(2)),
@@ -389,6 +391,13 @@ class Frozen:
         (lambda: CNN(dropout=1.0), "dropout is 1.0"),
         (lambda: ResNet(()), "at least one stage"),
         (lambda: ResNet((1, -1)), "blocks is -1"),
+        (lambda: SwishResNet(()), "at least one stage"),
+        (lambda: SwishResNet(dropout=1.0), "dropout is 1.0"),
+        (
+            lambda: replace(BASE, label_burst=(0.5, 0.4, 0.5)),
+            "two rising shares of the budget",
+        ),
+        (lambda: replace(BASE, label_burst=(0.5, 0.6)), "two rising shares of the budget"),
         (lambda: GPT(width=10, heads=4), "not a multiple of the 4 heads"),
         (lambda: MLP((0,)), "hidden is 0"),
         (lambda: CropFlip(padding=-1), "padding is -1"),
@@ -412,6 +421,7 @@ def test_bad_input_is_one_clear_line(change, message):
         (CNN(), (1, 28, 28), 1_867_466),  # counted by hand from the layers of arXiv 2509.23052
         (ResNet(), (3, 32, 32), 11_173_962),  # ResNet-18 with a 3x3 stem, as widely published
         (ResNet((1, 1, 1), 16), (3, 32, 32), 78_042),
+        (SwishResNet(), (3, 32, 32), 11_200_874),  # counted by hand from what arXiv 2509.23052 says of it
         (LeNet5(), (1, 28, 28), 61_706),
         (
             GPT(384, 6, 6),

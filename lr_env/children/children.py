@@ -143,7 +143,7 @@ class Children:
         self.state.tensors["logits"] = self._last_logits  # the next prediction change depends on them
         self._measured = np.zeros(len(self.seeds), dtype=bool)
         self.order = DataOrder(len(self.data.splits["train"]), task.batch_size, self.seeds.tolist())
-        self.batches = Batches(self.data.splits["train"], task.augment)
+        self.batches = Batches(self.data.splits["train"], task.augment, self._burst_labels())
         self._random = layout.key is not None or task.augment is not None
         self._template = moved(template, self.device)
         common = self.state, self._template, self.batches, task.clip_norm, numerics, self.meters
@@ -215,7 +215,7 @@ class Children:
             raise UserError("learning rates must be finite and above 0")
         self._forget_steps()
         if active:
-            index = torch.from_numpy(self.order.batches(self.steps, self.task.segment)).to(self.device)
+            index = self._next_examples(self.task.segment)
             keys = self._keys(self.task.segment)
             with self.numerics.active(self.device):
                 measured = self.engine.train(index, keys, rates, self.steps, active)
@@ -288,7 +288,7 @@ class Children:
     def first_batch_loss(self, rows: Sequence[int]) -> Floats:
         """Training loss, nats per example, of the batch that each child will train on next, (rows,)."""
         chosen = self._chosen(rows)
-        index = torch.from_numpy(self.order.batches(self.steps, 1)[chosen, 0]).to(self.device)
+        index = self._next_examples(1)[chosen, 0]
         keys = self._keys(1)
         losses = []
         for place, row in enumerate(chosen):  # one child at a time, as every child has its own examples
@@ -392,6 +392,22 @@ class Children:
     def _forget_steps(self) -> None:
         self.step_losses = np.full((len(self), self.task.segment), np.nan)
         self.step_signals = np.full((len(self), self.task.segment, len(self.extra_signals)), np.nan)
+
+    def _next_examples(self, count: int) -> Tensor:
+        """Row numbers of the next batches, (children, count, batch); in a burst of wrong labels those of `Batches`."""
+        examples = self.order.batches(self.steps, count)
+        if self.task.label_burst is not None:
+            first, last = (round(share * self.task.budget) for share in self.task.label_burst[:2])
+            steps = self.steps[:, None] + np.arange(count)
+            examples[(steps >= first) & (steps < last)] += self.order.num_examples
+        return torch.from_numpy(examples).to(self.device)
+
+    def _burst_labels(self) -> Tensor | None:
+        """The labels of the training split in a burst of wrong ones."""
+        if (task := self.task).label_burst is None:
+            return None
+        wrong = load(task.data, str(self.device), self.dtype, task.train_fraction, task.label_burst[2])
+        return wrong.splits["train"].labels
 
     def _keys(self, count: int) -> Tensor | None:
         """Keys of the random numbers of the next steps, (children, count, 2); None where nothing is random."""

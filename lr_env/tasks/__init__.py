@@ -4,7 +4,7 @@ from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.catalogue import TASKS, Task, find_task
 from lr_env.tasks.families import FAMILIES, Family, TaskFamily, find_family
 from lr_env.tasks.layered import LayeredCNN, LayeredMLP
-from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
+from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet, SwishResNet
 
 __all__ = [
     "CNN",
@@ -20,6 +20,7 @@ __all__ = [
     "LeNet5",
     "Network",
     "ResNet",
+    "SwishResNet",
     "Task",
     "TaskFamily",
     "find_family",

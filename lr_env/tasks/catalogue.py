@@ -18,7 +18,7 @@ from lr_env.jsonable import to_plain
 from lr_env.optimizers import SGD, Adam, AdamW, Optimizer
 from lr_env.tasks.augment import Augment, CropFlip
 from lr_env.tasks.data import DataSource, find_source, train_size
-from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet
+from lr_env.tasks.networks import CNN, GPT, MLP, LeNet5, Network, ResNet, SwishResNet
 
 OBJECTIVES = ("val_loss", "val_accuracy", "final_train_loss", "steps_to_target")
 """What settings are chosen and models are fitted by: loss or accuracy on the validation split, training loss of the
@@ -51,6 +51,8 @@ class Task:
         augment: random changes of the training inputs, if any.
         train_fraction: share of the training split that is used, in (0, 1]; a larger share includes a smaller one.
         label_noise: share of the training labels that are replaced by wrong ones, in [0, 1).
+        label_burst: from which to which share of the budget what share of the training labels are wrong, besides
+            those of `label_noise`, e.g. (0.5, 0.55, 0.5); None for no such burst.
         objective: what training is for, one of `OBJECTIVES`: settings are chosen and models fitted by it, and planners
             are judged by it. No run depends on it.
     """
@@ -72,6 +74,7 @@ class Task:
     train_fraction: float = 1.0
     label_noise: float = 0.0
     objective: str = "val_loss"
+    label_burst: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "budget", "segment", "val_subset"):
@@ -104,6 +107,14 @@ class Task:
             raise UserError(f"clip_norm is {self.clip_norm}: it must be a finite number above 0, or None")
         if not 0 <= self.label_noise < 1:
             raise UserError(f"label_noise is {self.label_noise}: it must be at least 0 and below 1")
+        if self.label_burst is not None:
+            burst = tuple(_number("label_burst", number) for number in self.label_burst)
+            object.__setattr__(self, "label_burst", burst)  # JSON gives a list
+            if len(burst) != 3 or not (0 <= burst[0] < burst[1] <= 1 and 0 < burst[2] < 1):
+                raise UserError(
+                    f"label_burst is {list(burst)}: give two rising shares of the budget and a share of the labels, "
+                    "above 0 and below 1, e.g. (0.5, 0.55, 0.5)"
+                )
         if self.objective not in OBJECTIVES:
             raise unknown("objective", self.objective, OBJECTIVES)
         if self.objective == "steps_to_target" and self.target_val_loss is None:
@@ -133,8 +144,9 @@ class Task:
             if fields[part] is not None:
                 settings = fields[part] if isinstance(fields[part], dict) else {}  # an object need not be a dataclass
                 fields[part] = {"class": type(getattr(self, part)).__name__, **settings}
-        if self.objective == "val_loss":
-            del fields["objective"]  # which tasks did not have, of earlier versions
+        for field, default in (("objective", "val_loss"), ("label_burst", None)):
+            if fields[field] == default:
+                del fields[field]  # which tasks of earlier versions did not have
         return fields
 
 
@@ -312,6 +324,17 @@ TASKS: Mapping[str, Task] = {
             val_subset=5000,
             augment=CropFlip(),
             **_FOR_SGD,
+        ),
+        _task(
+            "CIFAR100SwishResNet",
+            "cifar100",
+            SwishResNet(),
+            AdamW(weight_decay=0.01),
+            batch_size=256,
+            budget=10_500,
+            val_subset=5000,
+            augment=CropFlip(),
+            **_FOR_ADAM,
         ),
         _task(
             "CIFAR100ResNet18",

@@ -103,10 +103,12 @@ CONDITIONS: Mapping[str, Condition] = {
     "more weight decay": Condition(more_decay),
     "noisy rates": Condition(disturbance=lambda task: {"deviation": 0.5}),
     "half start": _rates(1 / 2),
+    "label burst": Condition(lambda task: replace(task, label_burst=(0.5, 0.55, 0.5))),
 }
 """Rates off by a factor in the first fifth; half or twice of what was left at the middle; a quarter of the data; a
-fifth of the labels wrong; twice the width; four times the batch. No planner was developed under the last four: momentum
-that forgets twice as fast, ten times the weight decay, rates with noise, and half the rate in the first fifth."""
+fifth of the labels wrong; twice the width; four times the batch. No planner was developed under the last five: momentum
+that forgets twice as fast, ten times the weight decay, rates with noise, half the rate in the first fifth, and half of
+the labels wrong for a twentieth of the run in its middle."""
 
 
 def applicable(task: Task) -> tuple[list[str], dict[str, str]]:
