@@ -53,7 +53,7 @@ class SettingRange:
         """Return the value at a share of the range, from 0 to 1."""
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
         value = low + round(high - low, 12) * share  # 0.8 - 0.2 is 0.6
-        return 10.0**value if self.log else value
+        return min(max(10.0**value if self.log else value, self.low), self.high)
 
 
 @runtime_checkable

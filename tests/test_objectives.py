@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from lr_env.records.store import Store
 from lr_env.registry import find_tuner
 from lr_env.runs.lab import Lab
 from lr_env.studies.comparison.comparison import ComparisonPlan, best_setting
+from lr_env.studies.comparison.report import report_of
 from lr_env.studies.tuning_budget.study import TuningBudget
 from lr_env.tasks import TASKS
 from lr_env.testing import simulated_record
@@ -156,3 +158,25 @@ def test_bad_objectives():
         replace(TASK, objective="steps_to_target", target_val_loss=None)
     assert "objective" not in TASK.settings()  # as specs of earlier versions have it
     assert for_("val_accuracy").settings()["objective"] == "val_accuracy"
+
+
+def test_a_comparison_is_told_in_it(tmp_path):
+    """Planners are ordered, and their differences told, by the objective; the test loss is one more column."""
+    job = ComparisonPlan(for_("val_accuracy"), ("wsd", "constant"), (), (), (0, 1, 2), tuning_runs=4)
+    runs = compared(job, Store(tmp_path / "r.sqlite"), "x", Execution(backend="stacked"), folder=tmp_path)
+    report = report_of(job, runs)
+    errors = {
+        name: np.mean([1 - run.scores["test_accuracy"] for run in runs.final if run.planner == name])
+        for name in job.planners
+    }
+    rows = report.summary.rows
+    assert [row.planner for row in rows] == sorted(errors, key=errors.__getitem__)
+    assert {row.planner: row.judged.value for row in rows} == pytest.approx(errors)
+    gap = next(row.to_baseline for row in rows if row.to_baseline is not None)
+    assert abs(gap.difference.value) == pytest.approx(abs(errors["wsd"] - errors["constant"]))
+    assert "test error" in report.summary.conclusion
+    report.write(tmp_path)
+    with (tmp_path / "summary.csv").open() as file:
+        head, *lines = csv.DictReader(file)
+    assert {"test_error", "test_loss", "test_error_less_baseline"} <= head.keys()
+    assert [line["planner"] for line in (head, *lines)] == [row.planner for row in rows]

@@ -49,6 +49,11 @@ def parts(lr=0.1, groups=1, kind=torch.optim.SGD):
     return kind([{"params": [weight]} for weight in weights], lr=lr)
 
 
+def layers():
+    """An optimizer whose groups have the names of the layers of DigitsMLP."""
+    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "name": name} for name in "135"], lr=0.1)
+
+
 def advance(optimizer, scheduler, **signals):
     optimizer.step()
     scheduler.observe(**signals)
@@ -93,12 +98,12 @@ def replayed(run, kills=(), optimizer_first=True):
     """The rate of every step under the recorded signals; at a kill all is written, and read into fresh objects."""
     planner, task, signals, _ = run
     settings = {"budget": task.budget, "segment": task.segment, **RANGE}
-    optimizer = parts()
+    optimizer = layers()
     scheduler = PlannerLR(optimizer, planner, **settings)
     scheduler.observe(**signals[0])
     rates = []
     for step in range(1, task.budget + 1):
-        rates.append(optimizer.param_groups[0]["lr"])
+        rates.append(max(group["lr"] for group in optimizer.param_groups))
         optimizer.step()
         if step % task.segment == 0:
             scheduler.observe(**signals[step // task.segment])
@@ -108,7 +113,7 @@ def replayed(run, kills=(), optimizer_first=True):
             torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
             file.seek(0)
             saved = torch.load(file, weights_only=True)
-            optimizer = parts()
+            optimizer = layers()
             if optimizer_first:
                 optimizer.load_state_dict(saved["optimizer"])
             scheduler = PlannerLR(optimizer, planner, **settings)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.report.chart import Axis, Chart, Panel, Scale, Series, Tone
 from lr_env.report.curve_chart import PlannerRuns, curves_chart, rows_panel
 from lr_env.report.curve_data import HIGHLIGHTED, diverged_label
 from lr_env.report.formatting import seeds_text, setting_text
-from lr_env.stats.paired_runs import run_scores
 from lr_env.studies.comparison.summary import Summary
 
 LATE = 0.25
@@ -38,7 +38,8 @@ def scores_chart(summary: Summary, records: Sequence[RunRecord]) -> Chart:
     """Mean test losses, and paired differences to the best baseline, with their intervals; and each seed's."""
     rows, seeds = summary.rows, summary.seeds
     names = [diverged_label(row.planner, row.diverged, row.n) for row in rows]
-    losses = {row.planner: losses_by_seed(records, row.planner, seeds) for row in rows}
+    objective = summary.objective
+    losses = {row.planner: losses_by_seed(records, row.planner, seeds, objective) for row in rows}
     tones: list[Tone] = ["strong" if row.to_baseline is None else row.to_baseline.tone for row in rows]
     gaps = [None if row.to_baseline is None else row.to_baseline.difference for row in rows]
     texts = [f"seed {seed}" for seed in seeds]
@@ -53,19 +54,19 @@ def scores_chart(summary: Summary, records: Sequence[RunRecord]) -> Chart:
     own = [name for name, gap in zip(names, gaps, strict=True) if gap is None]
     reference = [Series("the reference", [0.0], own, "points", tone="strong")]
     n = seeds_text(len(seeds))
-    unit = "[nats/example]"
+    unit = f"[{objective.unit}]"
     return Chart(
         [
             rows_panel(
                 f"Mean over {n}, 95 % interval",
-                f"mean test loss {unit}",
+                f"mean {objective.reported_as} {unit}",
                 names,
-                [(row.test_loss, tone) for row, tone in zip(rows, tones, strict=True)],
+                [(row.judged, tone) for row, tone in zip(rows, tones, strict=True)],
                 [behind(losses)] if records else [],
             ),
             rows_panel(
                 f"Paired difference to {summary.baseline}, 95 % interval; left of the line: lower loss",
-                f"difference in test loss to {summary.baseline} {unit}",
+                f"difference in {objective.reported_as} to {summary.baseline} {unit}",
                 names,
                 list(zip(gaps, tones, strict=True)),
                 [*([behind(differences)] if records else []), *reference],
@@ -75,10 +76,15 @@ def scores_chart(summary: Summary, records: Sequence[RunRecord]) -> Chart:
     )
 
 
-def losses_by_seed(records: Sequence[RunRecord], planner: str, seeds: Sequence[int]) -> np.ndarray:
-    """Test losses of a planner's runs, (seeds,); infinite where one diverged, NaN where there is none."""
+def losses_by_seed(
+    records: Sequence[RunRecord], planner: str, seeds: Sequence[int], objective: Objective = VAL_LOSS
+) -> np.ndarray:
+    """Test losses of a planner's runs, (seeds,); infinite where one diverged, NaN where there is none.
+
+    Another objective is in their place.
+    """
     runs = {record.seed: record for record in records if record.planner == planner}
-    return np.array([run_scores([runs[seed]], "test_loss")[0] if seed in runs else np.nan for seed in seeds])
+    return np.array([objective.reported(runs[seed]) if seed in runs else np.nan for seed in seeds])
 
 
 def sweep_chart(tuning: Sequence[RunRecord], chosen: Mapping[str, object]) -> Chart:

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 import numpy as np
 
+from lr_env.objectives import VAL_LOSS
 from lr_env.records.record import settings_key
 from lr_env.report.document import Column, Table
 from lr_env.report.formatting import (
@@ -61,7 +62,7 @@ def comparison_table(summary: Summary) -> Table[Row]:
     diverged, forks, tuned = (
         any(values) for values in zip(*((r.diverged, r.extra_steps, r.spent) for r in rows), strict=True)
     )
-    targeted = target is not None
+    targeted, judged = target is not None, summary.objective.reported_as
     chance = partial(value_and_interval_text, decimals=2)
     columns: list[Column[Row]] = [
         Column("planner", lambda r: r.planner, rank=0, short=marked_planner, csv="planner", words=True),
@@ -71,10 +72,11 @@ def comparison_table(summary: Summary) -> Table[Row]:
         Column("diverged", lambda r: r.diverged, str if diverged else None, csv="diverged", unlisted=True),
         *_score_columns(rows, "val", loss_rank=8, accuracy_rank=None),
         *_score_columns(rows, "test", loss_rank=0, accuracy_rank=4),
-        *_versus_columns(rows, "reference", reference, 2, shown=reference not in (None, baseline)),
-        *_versus_columns(rows, "baseline", baseline, 0),
+        *_reported_columns(summary),
+        *_versus_columns(summary, "reference", reference, 2, shown=reference not in (None, baseline)),
+        *_versus_columns(summary, "baseline", baseline, 0),
         Column("p (Holm)", _p_value, partial(number_text, decimals=3), 6, csv="p_holm_to_baseline"),
-        *_versus_columns(rows, "best", rows[0].planner, None, shown=False),
+        *_versus_columns(summary, "best", rows[0].planner, None, shown=False),
         Column("P(better)", lambda r: r.improvement, chance, 7, _short_chance, csv="improvement", interval=True),
         *_hessian_columns(rows),
         Column("to target", lambda r: r.steps_to_target, _reached if targeted else None, 5, csv="steps_to_target"),
@@ -84,12 +86,13 @@ def comparison_table(summary: Summary) -> Table[Row]:
         Column("planning [s]", lambda r: r.planning_seconds, "{:.2g}".format, 11, csv="planning_seconds"),
     ]
     meanings = _MEANINGS | {
-        f"vs {reference}": "paired difference in test loss to the best constant rate; negative is better",
-        f"vs {baseline}": "paired difference in test loss to the best baseline, the planner with the lowest mean final "
-        "validation loss of those that take no steps beyond their budget and had no more runs before; not told apart "
-        "where the interval contains 0, up to its end that is farther from 0",
+        judged: f"mean {judged}",
+        f"vs {reference}": f"paired difference in {judged} to the best constant rate; negative is better",
+        f"vs {baseline}": f"paired difference in {judged} to the best baseline, the planner with the lowest mean "
+        f"{summary.objective.selected_by} of those that take no steps beyond their budget and had no more runs "
+        "before; not told apart where the interval contains 0, up to its end that is farther from 0",
         "p (Holm)": "two-sided p-value of the difference to the best baseline, adjusted for their number (Holm)",
-        "P(better)": f"chance that a run has a lower test loss than a run of {baseline}, with a 95 % interval",
+        "P(better)": f"chance that a run has a lower {judged} than a run of {baseline}, with a 95 % interval",
         "to target": f"median optimizer steps of a run to a validation loss of {target or 0:g} nats/example",
     }
     note = (
@@ -122,14 +125,23 @@ def _score_columns(rows: Sequence[Row], split: str, *, loss_rank: int, accuracy_
     return columns
 
 
+def _reported_columns(summary: Summary) -> list[Column[Row]]:
+    """What planners are judged by, unless it is the test loss, which is there anyway."""
+    if summary.objective == VAL_LOSS:
+        return []
+    name = summary.objective.reported_as
+    text = partial(estimate_text, decimals=decimals_of(row.judged for row in summary.rows))
+    return [Column(name, lambda row: row.judged, text, 0, csv=name.replace(" ", "_"), interval=True)]
+
+
 def _versus_columns(
-    rows: Sequence[Row], kind: str, other: str | None, rank: int | None, *, shown: bool = True
+    summary: Summary, kind: str, other: str | None, rank: int | None, *, shown: bool = True
 ) -> list[Column[Row]]:
     """Differences to another planner and their verdicts; only the CSV file names that planner in a column."""
-    versus = attrgetter(f"to_{kind}")
+    versus, rows = attrgetter(f"to_{kind}"), summary.rows
     decimals = decimals_of(v and v.difference for v in map(versus, rows))
     text = partial(versus_text, decimals=decimals)
-    differences = f"test_loss_less_{kind}"
+    differences = f"{summary.objective.reported_as.replace(' ', '_')}_less_{kind}"
     return [
         Column(kind, lambda r: other, None, csv=kind),
         Column(

@@ -8,6 +8,7 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.records.record import RunRecord
 from lr_env.report.curve_data import curves_by_planner, diverged_label, loss_limits, rate_limits
 from lr_env.report.curves import (
@@ -101,8 +102,8 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     rows = summary.rows
     figure = new_figure(13.0, 1.9 + 0.34 * len(rows), title)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.25))
-    draw_means(left, rows)
-    draw_differences(right, rows, summary.baseline)
+    draw_means(left, rows, objective=summary.objective)
+    draw_differences(right, rows, summary.baseline, objective=summary.objective)
     rows_axes(right, [""] * len(rows))
     n = seeds_text(len(summary.seeds))
     caption(left, f"mean over {n}, 95 % interval")
@@ -110,25 +111,34 @@ def draw_scores(summary: Summary, path: str | PathLike[str], title: str) -> None
     save(figure, path)
 
 
-def draw_means(axes: Axes, rows: Sequence[Row], sizes: Sizes = PAGE, *, numbers: bool = True) -> None:
+def draw_means(
+    axes: Axes, rows: Sequence[Row], sizes: Sizes = PAGE, *, numbers: bool = True, objective: Objective = VAL_LOSS
+) -> None:
     """Draw mean test losses with their intervals, one row a planner, with `numbers` beside them.
 
+    What else planners are judged by takes their place.
     The colour says how a planner compares to the best baseline, whose marker is a diamond.
     """
-    means = [row.test_loss for row in rows]
+    means = [row.judged for row in rows]
     decimals = decimals_of(means)
     span(axes, means)
     for y, row in enumerate(rows):
         tone, marker = _look(row)
-        interval_bar(axes, y, row.test_loss, tone, marker, sizes)
+        interval_bar(axes, y, row.judged, tone, marker, sizes)
         if numbers:
-            beside(axes, y, estimate_text(row.test_loss, decimals), tone, sizes)
+            beside(axes, y, estimate_text(row.judged, decimals), tone, sizes)
     rows_axes(axes, [diverged_label(row.planner, row.diverged, row.n) for row in rows], sizes)
-    axes.set_xlabel("mean test loss [nats/example]", fontsize=sizes.label, color=TEXT)
+    axes.set_xlabel(f"mean {objective.reported_as} [{objective.unit}]", fontsize=sizes.label, color=TEXT)
 
 
 def draw_differences(
-    axes: Axes, rows: Sequence[Row], baseline: str, sizes: Sizes = PAGE, *, numbers: bool = True
+    axes: Axes,
+    rows: Sequence[Row],
+    baseline: str,
+    sizes: Sizes = PAGE,
+    *,
+    numbers: bool = True,
+    objective: Objective = VAL_LOSS,
 ) -> None:
     """Draw paired differences in test loss to the best baseline, one row a planner, with `numbers` beside them."""
     gaps = [None if row.to_baseline is None else row.to_baseline.difference for row in rows]
@@ -146,7 +156,8 @@ def draw_differences(
         if numbers:
             beside(axes, y, text, tone, sizes)
     rows_axes(axes, [diverged_label(row.planner, row.diverged, row.n) for row in rows], sizes)
-    axes.set_xlabel(f"difference in test loss to {baseline} [nats/example]", fontsize=sizes.label, color=TEXT)
+    label = f"difference in {objective.reported_as} to {baseline} [{objective.unit}]"
+    axes.set_xlabel(label, fontsize=sizes.label, color=TEXT)
 
 
 def _look(row: Row) -> tuple[str, str]:

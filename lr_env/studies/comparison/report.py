@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lr_env.objectives import Objective
 from lr_env.provenance import command_line
 from lr_env.records.record import RunRecord, settings_key
 from lr_env.records.tables import write_manifest, write_runs
@@ -81,16 +82,17 @@ class ComparisonReport(Reported):
 
     def document(self) -> Document:
         """The report: in the terminal the table and the conclusion, in files all of it."""
+        judged = self.summary.objective.reported_as
         table, conclusion = replace(comparison_table(self.summary), link=_planner), Text(self.summary.conclusion)
         explanation = in_files(
             Text(
-                "Rows are sorted by mean test loss, best first. Losses are in nats/example. ± is half of a 95 % "
+                f"Rows are sorted by mean {judged}, best first. Losses are in nats/example. ± is half of a 95 % "
                 "interval (Student t). In summary.csv is every digit, in runs.parquet every run with its curves."
             )
         )
         figures = (
             Heading("Differences", place="page"),
-            Figure("scores.png", "Paired differences in test loss", self._draw_scores, self._scores_chart, "files"),
+            Figure("scores.png", f"Paired differences in {judged}", self._draw_scores, self._scores_chart, "files"),
             Heading("Curves", place="page"),
             Figure(
                 "curves.png", "Learning rates and validation losses", self._draw_curves, self._curves_chart, "files"
@@ -296,6 +298,7 @@ def report_of(plan: ComparisonPlan, runs: ComparisonRuns) -> ComparisonReport:
         controls=plan.controls,
         spent=spent(runs.tuning, runs.chosen, plan.task.budget),
         apart=plan.apart,
+        objective=Objective.of(plan.task),
         margin=plan.margin,
     )
     return ComparisonReport(summary, runs.final, runs.tuning, manifest(plan, runs, command_line()))

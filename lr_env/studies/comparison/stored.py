@@ -13,6 +13,7 @@ from lr_env import optimizers
 from lr_env.capabilities import fingerprint
 from lr_env.env.episodes import FLATNESS
 from lr_env.errors import UserError
+from lr_env.objectives import Objective
 from lr_env.planner import Planner
 from lr_env.provenance import command_line
 from lr_env.records.record import FINISHED, RunRecord
@@ -166,6 +167,7 @@ class StoredComparison:
             controls={name: of for name, of in plan.controls.items() if name in planners and of in planners},
             spent=had,
             apart=plan.apart,
+            objective=Objective.of(plan.task),
             margin=plan.margin,
         )
         runs = ComparisonRuns(tuning, final, self.chosen, self._spec(), 0.0)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr_env.errors import UserError
+from lr_env.objectives import VAL_LOSS, Objective
 from lr_env.records.record import SPLIT_SCORES, RunRecord
 from lr_env.report.formatting import (
     decimals_of,
@@ -51,6 +52,7 @@ class Row:
             the training loss's Hessian; None where they were not measured.
         spent: runs that it was tuned, trained or fitted with; None where that is not known.
         apart: whether it had more runs before than the others have, so that it is in a class of its own.
+        reported: mean of what planners are judged by, see `Objective.reported`; None for the test loss.
     """
 
     planner: str
@@ -77,6 +79,12 @@ class Row:
     hessian_trace: Estimate | None = None
     spent: Spent | None = None
     apart: bool = False
+    reported: Estimate | None = None
+
+    @property
+    def judged(self) -> Estimate:
+        """What planners are judged by."""
+        return self.test_loss if self.reported is None else self.reported
 
     @property
     def setting(self) -> str:
@@ -99,6 +107,7 @@ class Summary:
         target_val_loss: nats per example, or None.
         conclusion: the outcome in words.
         margin: largest difference that does not matter, nats per example; 0 for none.
+        objective: what planners were tuned for, and are judged by.
     """
 
     rows: tuple[Row, ...]
@@ -110,6 +119,7 @@ class Summary:
     target_val_loss: float | None
     conclusion: str
     margin: float = 0.0
+    objective: Objective = VAL_LOSS
 
 
 def summarise(
@@ -122,6 +132,7 @@ def summarise(
     spent: Mapping[str, Spent] | None = None,
     apart: Collection[str] = (),
     margin: float = 0.0,
+    objective: Objective = VAL_LOSS,
 ) -> Summary:
     """Put the final runs of a comparison into one row a planner.
 
@@ -139,6 +150,7 @@ def summarise(
         spent: planner -> what it was tuned with, and made of before.
         apart: planners in a class of their own.
         margin: largest difference that does not matter, nats per example; 0 for none.
+        objective: what planners were tuned for, and are judged by.
 
     Raises:
         UserError: when the runs are not comparable, naming the first reason found.
@@ -148,12 +160,15 @@ def summarise(
         raise UserError(f"tuning_steps has no entry for planner {missing[0]!r}; give 0 if it was not tuned")
     measured = {name for record in records for name in record.scores}
     rows = [_row(of, measured, target_val_loss, tuning_steps, spent or {}) for of in runs.values()]
-    rows = [replace(row, apart=row.planner in apart) for row in rows]
-    rows.sort(key=lambda row: (row.apart, row.test_loss.value, row.test_loss_iqm.value, row.planner))
-    fair = [row for row in rows if not row.apart] or rows
     losses = {planner: run_scores(of, "test_loss") for planner, of in runs.items()}
+    if objective != VAL_LOSS:
+        losses = {planner: np.array([objective.reported(run) for run in of]) for planner, of in runs.items()}
+        rows = [replace(row, reported=st.mean_interval(losses[row.planner])) for row in rows]
+    rows = [replace(row, apart=row.planner in apart) for row in rows]
+    rows.sort(key=lambda row: (row.apart, row.judged.value, row.test_loss_iqm.value, row.planner))
+    fair = [row for row in rows if not row.apart] or rows
     reference = reference if reference in runs else None
-    baseline = _best_baseline(fair)
+    baseline = _best_baseline(fair, {planner: [*map(objective.selected, of)] for planner, of in runs.items()})
     versus = partial(_versus, losses, margin=margin)
     compared = _adjusted([_compared(row, losses, versus, reference, baseline, rows[0].planner) for row in rows])
     return Summary(
@@ -164,8 +179,9 @@ def summarise(
         tied=tuple(r.planner for r in compared if r.to_best is not None and not r.apart and r.to_best.tone == "tie"),
         controls=tuple((of, control, versus(of, control)) for control, of in (controls or {}).items()),
         target_val_loss=target_val_loss,
-        conclusion=_conclusion(compared, reference),
+        conclusion=_conclusion(compared, reference, objective),
         margin=margin,
+        objective=objective,
     )
 
 
@@ -213,14 +229,14 @@ def _row(
     )
 
 
-def _best_baseline(rows: Sequence[Row]) -> str:
-    """The planner with the lowest mean validation loss.
+def _best_baseline(rows: Sequence[Row], selected: Mapping[str, Sequence[float]]) -> str:
+    """The planner with the lowest mean validation loss, or of what else settings are selected by.
 
     One that looks ahead on forks has picked its rates by the validation loss, at many times the cost: it is no baseline
     where there is another one.
     """
     without_forks = [row for row in rows if not row.extra_steps] or rows
-    return min(without_forks, key=lambda row: (row.val_loss.value, row.planner)).planner
+    return min(without_forks, key=lambda row: (float(np.mean(selected[row.planner])), row.planner)).planner
 
 
 def _compared(
@@ -257,38 +273,39 @@ def _mean_where_measured(runs: Sequence[RunRecord], score: str) -> Estimate | No
     return st.mean_interval(values) if len(values) else None
 
 
-def _conclusion(rows: Sequence[Row], reference: str | None) -> str:
+def _conclusion(rows: Sequence[Row], reference: str | None, objective: Objective) -> str:
     """The outcome in one sentence and a caution."""
+    judged, unit = objective.reported_as, objective.unit
     fair = [row for row in rows if not row.apart] or rows
     apart, rows = [row for row in rows if row not in fair], fair
     best, n = rows[0], rows[0].n
     name = _named(best)
-    if n > 1 and np.isinf(best.test_loss.value):
-        return "Nothing can be compared by mean test loss: of every planner at least one run diverged."
-    loss = f"{number_text(best.test_loss.value, decimals_of([best.test_loss]))} nats/example"
+    if n > 1 and np.isinf(best.judged.value):
+        return f"Nothing can be compared by mean {judged}: of every planner at least one run diverged."
+    loss = f"{number_text(best.judged.value, decimals_of([best.judged]))} {unit}"
     if len(rows) == 1:
-        return f"{name} is the only planner: mean test loss {loss} on {seeds_text(n)}."
+        return f"{name} is the only planner: mean {judged} {loss} on {seeds_text(n)}."
     field = f"({loss}) of {len(rows)} planners"
     if n == 1:
         return (
-            f"Nothing can be told apart on 1 seed: {name} has the lowest test loss {field}, which may be "
+            f"Nothing can be told apart on 1 seed: {name} has the lowest {judged} {field}, which may be "
             "chance; run more seeds."
         )
     gaps = {_named(r): r.to_best.difference for r in rows if r.to_best is not None and r.to_best.tone == "tie"}
-    ties = tied_text([*gaps], [*gaps.values()], decimals_of(gaps.values()), "nats/example", "their paired differences")
-    text = f"{name} has the lowest mean test loss {field} on the same {n} seeds{ties}"
+    ties = tied_text([*gaps], [*gaps.values()], decimals_of(gaps.values()), unit, "their paired differences")
+    text = f"{name} has the lowest mean {judged} {field} on the same {n} seeds{ties}"
     if best.extra_steps:
         text += f". Each run of {best.planner} took {best.extra_steps:.0f} child steps beyond its budget"
     constant = next((r for r in rows if r.planner == reference), None)
-    against = "" if constant is None else f". {best.planner} {_against_constant(best, constant)}"
+    against = "" if constant is None else f". {best.planner} {_against_constant(best, constant, unit)}"
     own = ""
     if apart:
-        theirs = [f"{row.planner} ({number_text(row.test_loss.value, decimals_of([row.test_loss]))})" for row in apart]
+        theirs = [f"{row.planner} ({number_text(row.judged.value, decimals_of([row.judged]))})" for row in apart]
         own = f". In a class of its own, for it had more runs before: {', '.join(theirs)}"
     return f"{text}{against}{own}. Intervals are per comparison; p-values are adjusted for their number."
 
 
-def _against_constant(best: Row, constant: Row) -> str:
+def _against_constant(best: Row, constant: Row, unit: str) -> str:
     if best.to_reference is None:
         return "is itself the best constant rate"
     gap = best.to_reference.difference
@@ -298,7 +315,7 @@ def _against_constant(best: Row, constant: Row) -> str:
     lower = Estimate(-gap.value, -gap.high, -gap.low)
     decimals = decimals_of([lower])
     interval = f"95 % interval {interval_text(lower, decimals)}"
-    by = f"by {number_text(lower.value, decimals)} nats/example, {interval}"
+    by = f"by {number_text(lower.value, decimals)} {unit}, {interval}"
     if best.to_reference.tone == "tie":
         return f"does not beat {rate} beyond doubt: it is lower {by}"
     return f"beats {rate} {by}"
