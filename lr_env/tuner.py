@@ -70,6 +70,15 @@ class Checking(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    """A tuner that can tell how well it knows the task, such as one with a law that forecasts held-out runs."""
+
+    def tell(self, task: Task, seed: int, records: Sequence[RunRecord]) -> str:
+        """What reports say of it, as a part of a sentence; arguments as for `Tuner.select`."""
+        ...
+
+
+@runtime_checkable
 class SelfTraining(Protocol):
     """A tuner that trains by itself, such as a population whose members are copied onto each other.
 

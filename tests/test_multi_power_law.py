@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,6 +197,15 @@ def test_the_tuner_makes_schedules_under_laws_of_its_runs_and_selects_one(tmp_pa
     assert chosen.__dict__ in [run.settings for run in under_laws]
     best_swept = min(run.scores["final_val_loss"] for run in records if run.planner == "wsd")
     assert min(run.scores["final_val_loss"] for run in under_laws) < best_swept
+
+
+def test_the_tuner_tells_how_far_its_laws_forecast(tmp_path):
+    tuner, task = find_tuner("multi-power-law"), find_task("DigitsMLP")
+    sweep = [WSD(peak=1.5 * 1.01**number, cooldown=0.3 + 0.05 * (number % 7)) for number in range(12)]
+    runs = [record(planner, 20, budget=task.budget) for planner in sweep]
+    told = tuner.tell(task, 0, runs)
+    assert float(re.search(r"held-out ends to ([\d.]+) % of the loss", told)[1]) < 5  # the runs follow such a law
+    assert "too few to hold some out" in tuner.tell(task, 0, runs[:4])
 
 
 def test_where_most_runs_diverged_there_is_no_law_to_be_fitted():

@@ -12,7 +12,7 @@ from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
-from planners.multi_power_law.fit import MIN_RUNS, as_setting, curves_of, fit_law
+from planners.multi_power_law.fit import MIN_RUNS, as_setting, curves_of, fit_law, held_out_error
 from planners.multi_power_law.planner import MultiPowerLaw
 from planners.tuning.coarse_to_fine import CoarseToFine, Slot
 from planners.tuning.tuners import final_val_loss
@@ -51,6 +51,14 @@ class MultiPowerLawTuner(CoarseToFine):
         if min(runs) < MIN_RUNS + 1:
             raise UserError(f"{min(runs)} runs of tuner {self.name!r}: a law needs at least {MIN_RUNS + 1}")
 
+    def tell(self, task: Task, seed: int, records: Sequence[RunRecord]) -> str:
+        """How far a law forecasts the ends of runs that it was not fitted to, of those near the best."""
+        near = _near_the_best(records)
+        if len(near) < 2 * MIN_RUNS:
+            return f"{len(near)} runs near the best are too few to hold some out of a law"
+        error = held_out_error(curves_of(near, task.budget), seed)
+        return f"laws of {len(near)} runs near the best forecast held-out ends to {100 * error:.2f} % of the loss"
+
     def _refined(
         self, task: Task, seed: int, records: Sequence[RunRecord], first: Slot, count: int
     ) -> Sequence[Planner]:
@@ -62,10 +70,8 @@ class MultiPowerLawTuner(CoarseToFine):
 
 def _under_a_law(task: Task, seed: int, records: Sequence[RunRecord], count: int) -> list[MultiPowerLaw]:
     """The best schedules under a law of the runs near the best, at peaks around that of the best run."""
-    finished = sorted((run for run in records if not run.diverged), key=final_val_loss)
-    near = sum(final_val_loss(run) <= _NEAR * final_val_loss(finished[0]) for run in finished)
-    law = fit_law(curves_of(finished[: max(MIN_RUNS, near)], task.budget), seed)
-    best = finished[0]
+    near = _near_the_best(records)
+    law, best = fit_law(curves_of(near, task.budget), seed), near[0]
     peak, warmup = max(best.curves["lr"]), float(best.settings.get("warmup", 0.1))
     return [
         MultiPowerLaw(
@@ -78,3 +84,10 @@ def _under_a_law(task: Task, seed: int, records: Sequence[RunRecord], count: int
         )
         for number in range(count)
     ]
+
+
+def _near_the_best(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that a law is fitted to, the best first."""
+    finished = sorted((run for run in records if not run.diverged), key=final_val_loss)
+    near = sum(final_val_loss(run) <= _NEAR * final_val_loss(finished[0]) for run in finished)
+    return finished[: max(MIN_RUNS, near)]

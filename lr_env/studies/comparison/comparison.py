@@ -29,7 +29,7 @@ from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
 from lr_env.runs.spec import ExperimentSpec
 from lr_env.seeds import PER_REPEAT
-from lr_env.studies.comparison.tuning import COMMON, Tuning, made_of_runs, tuned_planner, tuning_runs
+from lr_env.studies.comparison.tuning import COMMON, Tuning, made_of_runs, spend, tuned_planner, tuning_runs
 from lr_env.tasks import Task
 
 
@@ -315,9 +315,7 @@ def _tune(plan: ComparisonPlan, planners: Sequence[str], experiment: Experiment,
     """
     report, before = lab.reporting("tuning"), []
     if plan.tuning_runs:
-        for name in planners:
-            if name not in plan.controls:
-                plan.tuning(name).spend(experiment, report)
+        spend([plan.tuning(name) for name in planners if name not in plan.controls], experiment, report)
         return
     for runs in plan.sweep_rounds(planners):
         out = {(record.planner, settings_key(record.settings)) for record in before if record.pruned}

@@ -7,6 +7,7 @@ such as a policy, is shown in a class of its own.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import check_settings, find_planner, find_tuner, make_planner
+from lr_env.rollout import not_made_before
 from lr_env.runs.experiment import Experiment
-from lr_env.studies.procedure import Procedure
+from lr_env.seeds import TUNERS
+from lr_env.studies.procedure import Procedure, finished_runs
 from lr_env.tasks import Task
 from lr_env.tuner import Checking, SelfTraining, Tuner
 
@@ -125,11 +128,6 @@ class Tuning:
         if isinstance(tuner, SelfTraining):
             raise UserError(f"planner {self.planner!r} trains its runs by itself: use `lr-env tuning-budget`")
 
-    def spend(self, experiment: Experiment, progress: Callable[[int], None]) -> None:
-        """Make its runs, or those that are left."""
-        if self.left:
-            Procedure(experiment, self.tuner, f"{PHASE}-{self.planner}").spend(self.left, progress)
-
     def select(self, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The planner with the setting that its runs select.
 
@@ -148,20 +146,56 @@ class Tuning:
         return selected
 
 
+def spend(tunings: Sequence[Tuning], experiment: Experiment, progress: Callable[[int], None]) -> None:
+    """Make the runs of several planners, or those that are left.
+
+    Those of the common tuner are in lockstep, round by round, in phases that have the number of the round. A planner
+    with a tuner of its own has phases of its own.
+    """
+    together = [tuning for tuning in tunings if tuning.left and not tuning.by_itself]
+    records: dict[str, list[RunRecord]] = {tuning.planner: [] for tuning in together}
+    objective, number = Objective.of(experiment.task), 0
+    while waiting := [tuning for tuning in together if len(records[tuning.planner]) < tuning.left]:
+        phase, planned, counts = f"{PHASE}-{number}", [], {}
+        there = Counter(run.planner for run in finished_runs(experiment.store, experiment.name, phase))
+        for tuning in waiting:
+            done = len(records[tuning.planner])
+            counts[tuning.planner] = min(tuning.tuner.batch_size(done), tuning.left - done)
+        if all(there[name] >= count for name, count in counts.items()):
+            progress(sum(counts.values()) * experiment.task.budget)
+        else:  # all of them, for neighbours in a stack change the last bits of a run
+            for tuning in waiting:
+                tuner, earlier, count = tuning.tuner, records[tuning.planner], counts[tuning.planner]
+                numbers = range(len(earlier), len(earlier) + count)
+                seeds = [TUNERS.start + tuner.seed_index(one) for one in numbers]
+                planned += not_made_before(tuner.propose(experiment.task, 0, earlier, count), seeds, earlier)
+            experiment.run(planned, phase, ("val",), progress)
+        for run in finished_runs(experiment.store, experiment.name, phase):
+            if run.planner in counts:
+                records[run.planner].append(objective.as_loss(run))
+        number += 1
+    for tuning in tunings:
+        if tuning.by_itself:
+            Procedure(experiment, tuning.tuner, f"{PHASE}-{tuning.planner}").spend(tuning.left, progress)
+
+
 def tuned_planner(record: RunRecord) -> str:
     """The name of the planner that a run of a sweep was made to tune: its own, unless a tuner made it for another one.
 
-    >>> tuned_planner(RunRecord("tune", "wsd", {}, 0)), tuned_planner(RunRecord("tune-latent-ode-3", "wsd", {}, 0))
+    >>> tuned_planner(RunRecord("tune-3", "wsd", {}, 0)), tuned_planner(RunRecord("tune-latent-ode-3", "wsd", {}, 0))
     ('wsd', 'latent-ode')
     """
-    name = record.phase.removeprefix(PHASE).removeprefix("-").rpartition("-")[0]
-    return name or record.planner
+    return _own_name(record.phase) or record.planner
+
+
+def _own_name(phase: str) -> str:
+    """The planner whose own tuner made the runs of a phase; empty where there is none."""
+    return phase.removeprefix(PHASE).removeprefix("-").rpartition("-")[0]
 
 
 def made_of_runs(tuning: Sequence[RunRecord]) -> set[str]:
     """Planners that a tuner of their own made of some of these runs, e.g. with a model that it fitted to them."""
-    names = {tuned_planner(run) for run in tuning if run.phase != PHASE}
-    return {name for name in names if isinstance(find_planner(name), TunedByItself)}
+    return {name for run in tuning if (name := _own_name(run.phase))}
 
 
 def is_tuning(phase: str) -> bool:
@@ -177,6 +211,5 @@ def tuning_runs(store: Store, name: str, *, curves: bool = False) -> list[RunRec
 
 
 def _round(record: RunRecord) -> tuple[str, int]:
-    if record.phase == PHASE:
-        return "", 0
-    return tuned_planner(record), int(record.phase.rpartition("-")[2])
+    number = record.phase.rpartition("-")[2]
+    return _own_name(record.phase), int(number) if number.isdigit() else 0

@@ -23,7 +23,7 @@ from lr_env.seeds import PER_REPEAT, TUNERS
 from lr_env.studies.procedure import Procedure
 from lr_env.studies.tuning_budget.exchange import SHARES, Exchange
 from lr_env.studies.tuning_budget.report import BudgetCurve, TunedPlanner
-from lr_env.tuner import SelfTraining
+from lr_env.tuner import SelfTraining, Telling
 
 if TYPE_CHECKING:
     from lr_env.studies.tuning_budget.study import TuningBudget
@@ -78,6 +78,7 @@ def run_procedures(study: TuningBudget, lab: Lab) -> BudgetCurve:
             tuple(ends[run_key(PlannedRun(tuned.planner, seed))] for seed in study.seeds),
             objective,
             tuned.child_steps,
+            tuned.note,
         )
         for (label, runs, repeat), tuned in selected.items()
     )
@@ -129,10 +130,11 @@ def _has_more_runs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a tuner selected, and the child steps that this took."""
+    """What a tuner selected, the child steps that this took, and what the tuner tells of it."""
 
     planner: Planner
     child_steps: int
+    note: str = ""
 
 
 def _procedure(
@@ -168,7 +170,8 @@ def _procedure(
             place.mkdir(parents=True, exist_ok=True)
             steps = sum(run.child_steps for run in earlier)
             selected = tuner.select(task, repeat, earlier, place)
-            tuned[name, until, repeat] = Tuned(selected, steps)
+            note = tuner.tell(task, repeat, earlier) if isinstance(tuner, Telling) and until == runs[-1] else ""
+            tuned[name, until, repeat] = Tuned(selected, steps, note)
             for kind in variants:
                 for label, planner in find_variants(kind)(selected, task, repeat, earlier, place).items():
                     named = label.format(tuner=name)

@@ -45,6 +45,7 @@ class TunedPlanner:
         final_runs: one for each seed.
         objective: what it was chosen for.
         child_steps: optimizer steps of the runs that it was chosen from.
+        note: what the tuner tells of it.
     """
 
     label: str
@@ -54,6 +55,7 @@ class TunedPlanner:
     final_runs: tuple[RunRecord, ...]
     objective: Objective = VAL_LOSS
     child_steps: int = 0
+    note: str = ""
 
     def losses(self, selected: bool = False) -> Floats:
         """What is reported of each run, or what settings are selected by, (seeds,); infinite where it diverged."""
@@ -169,6 +171,7 @@ class BudgetCurve(Reported):
                             "losses": json_numbers(answer.losses().tolist()),
                             "validation_losses": json_numbers(answer.losses(selected=True).tolist()),
                             "child_steps": answer.child_steps,
+                            **({"note": answer.note} if answer.note else {}),
                         }
                         for answer in self._answers(label, runs)
                     ],
@@ -288,11 +291,18 @@ class BudgetCurve(Reported):
                 self.table(self.regret, self.labels),
                 Text(f"The {self.objective.reported_as} itself after {self.budgets[-1]} runs.{exchanged}"),
                 self._means(),
+                *self._notes(),
                 *(differences if others else ()),
                 Figure("budget.png", "Regret over the number of tuning runs", self.draw, self._chart),
                 *([Code(provenance["command"])] if provenance else []),
             ),
         )
+
+    def _notes(self) -> list[Text]:
+        """What tuners tell of what they know, in each repeat."""
+        last = [answer for answer in self.answers if answer.runs == self.budgets[-1] and answer.note]
+        by_label = {label: [answer.note for answer in last if answer.label == label] for label in self.labels}
+        return [Text(f"{label}: {'; '.join(notes)}.") for label, notes in by_label.items() if notes]
 
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write budget.json, summary.md, budget.png and report.html."""
