@@ -10,7 +10,7 @@ PYTEST := -m pytest -n 2 --dist loadfile
 .PHONY: compare test test-clients test-rllib test-oldest lint bench bench-gpu install clean
 
 compare: $(INSTALLED)
-	$(BIN)/lr-env compare DigitsMLP --seeds 10
+	$(BIN)/lr-env compare DigitsMLP --seeds 10 --threads 1
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
