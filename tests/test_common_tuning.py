@@ -93,6 +93,9 @@ def test_what_cannot_be_fair_is_refused():
     given = plan("latent-ode", **{"latent-ode": {"model": "FashionLeNet5"}})
     with pytest.raises(UserError, match=r"its model took \d+ runs, and each planner has 8: give --tuning-runs \d+ or"):
         given.tuning("latent-ode").check()
+    alone = plan("latent-ode-best", **{"latent-ode-best": {"model": "DigitsMLP"}})
+    with pytest.raises(UserError, match="or compare latent-ode, too, so that one is fitted to these runs"):
+        alone.tuning("latent-ode-best").check()
     with pytest.raises(UserError, match="8 runs of tuner 'latent-ode': a model needs at least 10"):
         plan("latent-ode").tuning("latent-ode").check()
     with pytest.raises(UserError, match="no rates, tuning seeds or rule"):

@@ -106,11 +106,12 @@ class Tuning:
         if self.given is not None:
             return 0
         kind, before = find_planner(self.planner), self.before
-        model = isinstance(kind, TunedByItself) or original_of(kind) is not None
-        if model and before >= self.runs:
+        original = original_of(kind)
+        if (isinstance(kind, TunedByItself) or original is not None) and before >= self.runs:
+            instead = "leave out the model" if original is None else f"compare {original}, too"
             raise UserError(
                 f"planner {self.planner!r}: its model took {before} runs, and each planner has {self.runs}: give "
-                f"--tuning-runs {before + 1} or more, or leave out the model, so that one is fitted to these runs"
+                f"--tuning-runs {before + 1} or more, or {instead}, so that one is fitted to these runs"
             )
         return self.runs if before > self.runs else self.runs - before
 
