@@ -10,7 +10,8 @@ from lr_env.children import Execution
 from lr_env.errors import UserError
 from lr_env.records.store import Store
 from lr_env.rollout import Rollout
-from lr_env.studies.comparison.comparison import ComparisonPlan, merge_planners
+from lr_env.studies.comparison.comparison import ComparisonPlan
+from lr_env.studies.comparison.generations import merge_planners
 from lr_env.tasks import TASKS
 from tests.helpers import begun, compared
 

@@ -25,10 +25,10 @@ from lr_env.studies.comparison.comparison import (
     ComparisonPlan,
     ComparisonRuns,
     choose,
-    generations,
     manifest,
     tuning_steps,
 )
+from lr_env.studies.comparison.generations import generations
 from lr_env.studies.comparison.report import ComparisonReport
 from lr_env.studies.comparison.spent import spent
 from lr_env.studies.comparison.summary import summarise
