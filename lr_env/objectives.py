@@ -192,7 +192,17 @@ def check_can_follow(objective: Objective, who: str, by: object) -> None:
     Raises:
         UserError: it needs a value after every segment, and the objective has none.
     """
-    if isinstance(by, ReadsCurves) and by.reads_curves and not objective.has_curve:
+    if isinstance(by, ReadsCurves) and by.reads_curves:
+        check_has_curve(objective, who)
+
+
+def check_has_curve(objective: Objective, who: str) -> None:
+    """Check that an objective has a value after every segment, which somebody follows.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not objective.has_curve:
         raise UserError(
             f"{who} follows a curve, and {objective.name} has no value before a run ends: choose another --objective"
         )

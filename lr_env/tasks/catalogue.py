@@ -206,6 +206,14 @@ def _task(name: str, data: str, network: Network, optimizer: Optimizer, budget: 
 
 _FOR_SGD: dict[str, Any] = {"lr_start": 0.01, "tuning_range": (0.003, 0.3)}
 _FOR_ADAM: dict[str, Any] = {"lr_start": 0.001, "tuning_range": (0.0003, 0.03)}
+_FOR_CIFAR100: dict[str, Any] = {
+    "optimizer": AdamW(weight_decay=0.01),
+    "batch_size": 256,
+    "budget": 10_500,
+    "val_subset": 5000,
+    "augment": CropFlip(),
+    **_FOR_ADAM,
+}
 _MOMENTUM = SGD(momentum=0.9)
 _DECAYED = SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)
 
@@ -325,28 +333,8 @@ TASKS: Mapping[str, Task] = {
             augment=CropFlip(),
             **_FOR_SGD,
         ),
-        _task(
-            "CIFAR100SwishResNet",
-            "cifar100",
-            SwishResNet(),
-            AdamW(weight_decay=0.01),
-            batch_size=256,
-            budget=10_500,
-            val_subset=5000,
-            augment=CropFlip(),
-            **_FOR_ADAM,
-        ),
-        _task(
-            "CIFAR100ResNet18",
-            "cifar100",
-            ResNet(),
-            AdamW(weight_decay=0.01),
-            batch_size=256,
-            budget=10_500,
-            val_subset=5000,
-            augment=CropFlip(),
-            **_FOR_ADAM,
-        ),
+        _task("CIFAR100SwishResNet", "cifar100", SwishResNet(), **_FOR_CIFAR100),
+        _task("CIFAR100ResNet18", "cifar100", ResNet(), **_FOR_CIFAR100),
         _task(
             "ShakespeareGPTLarge",
             "tiny-shakespeare-256",

@@ -121,6 +121,15 @@ class CNN:
         return nn.Sequential(*layers, nn.Linear(self.dense, num_classes))
 
 
+def _check_stages(network: ResNet | SwishResNet) -> None:
+    """Check the numbers of blocks in the stages of a network, and keep them as a tuple."""
+    object.__setattr__(network, "blocks", tuple(network.blocks))
+    if not network.blocks:
+        raise UserError(f"{type(network).__name__}: it needs at least one stage of blocks")
+    for blocks in network.blocks:
+        _check(network, blocks=blocks)
+
+
 @dataclass(frozen=True)
 class ResNet:
     """A residual network with batch norm and a 3x3 stem, for small images (He et al., arXiv 1512.03385).
@@ -139,11 +148,7 @@ class ResNet:
     stem_stride: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(self.blocks))
-        if not self.blocks:
-            raise UserError("ResNet: it needs at least one stage of blocks")
-        for blocks in self.blocks:
-            _check(self, blocks=blocks)
+        _check_stages(self)
         _check(self, width=self.width, stem_stride=self.stem_stride)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -217,11 +222,7 @@ class SwishResNet:
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(self.blocks))
-        if not self.blocks:
-            raise UserError("SwishResNet: it needs at least one stage of blocks")
-        for blocks in self.blocks:
-            _check(self, blocks=blocks)
+        _check_stages(self)
         _check(self, self.dropout, width=self.width)
 
     def build(self, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -242,19 +243,12 @@ class SwishResNet:
         return nn.Sequential(*layers, _MeanOverImage(), nn.Dropout(self.dropout), head)
 
 
-class _SwishResidual(nn.Module):
+class _SwishResidual(_Residual):
     """silu(norm(conv(silu(norm(conv(x))))) + shortcut(x)), with a last norm whose gain begins at 0."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        super().__init__(inputs, outputs, 1)
         nn.init.zeros_(self.norm2.weight)
-        self.shortcut: nn.Module = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.silu(self.norm1(self.conv1(x)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -23,6 +24,25 @@ MISMATCH = ("refuse", "steps", "rescaled")
 
 BUDGET_FACTOR, SEGMENT_FACTOR = 1.1, 2.0
 """A model of imported runs is used for budgets and segments that are longer or shorter by at most these factors."""
+
+
+class SignalsOfModel:
+    """The signals that a planner reads, where they follow from its model.
+
+    Args:
+        names: returns them, of the model, or of None for the class and for a model that cannot be loaded.
+    """
+
+    def __init__(self, names: Callable[[FittedModel | None], frozenset[str]]) -> None:
+        self._names = names
+
+    def __get__(self, planner: ModelBasedPlanner | None, kind: type[ModelBasedPlanner]) -> frozenset[str]:
+        """Return the names."""
+        fitted = None
+        if planner is not None:
+            with suppress(UserError):  # `start` says what is wrong with the model
+                fitted = planner.trained
+        return self._names(fitted)
 
 
 @dataclass(frozen=True)
@@ -70,9 +90,9 @@ class ModelBasedPlanner(FromWeights, ValidatedSettings):
         """Return the setting that selects the model shipped for a task; None if there is none that fits."""
         if task.name not in MODELS.shipped():
             return None
-        about = MODELS.find(task.name).about
-        fits = (about["budget"], about["optimizer"]) == (task.budget, type(task.optimizer).__name__)
-        fits &= MODELS.find(task.name).objective.name == task.objective
+        fitted = MODELS.find(task.name)
+        of_model = fitted.about["budget"], fitted.about["optimizer"], fitted.objective.name
+        fits = of_model == (task.budget, type(task.optimizer).__name__, task.objective)
         return {"model": task.name} if fits else None
 
     @property

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Self, TypedDict, cast
 
 import numpy as np
 
-from lr_env.errors import UserError
 from lr_env.objectives import VAL_LOSS
 from lr_env.planner import RunSpec, Signals, require
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.base import ModelBasedPlanner, ReplanningPlanner, ReplanningState
+from planners.latent_ode.base import ModelBasedPlanner, ReplanningPlanner, ReplanningState, SignalsOfModel
 from planners.latent_ode.channels import Floats, channel
 from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.data.schedule_library import TIMES, ScheduleLibrary
@@ -115,16 +113,9 @@ class MeanOfBest(Replay):
         return library.mean_of_best(self.count)
 
 
-class ObjectiveOfModel:
-    """The signals that a control reads: step, and what the objective of its model follows from."""
-
-    def __get__(self, planner: Reselecting | None, kind: type[Reselecting]) -> frozenset[str]:
-        """Return the names; of the class, those of the validation loss."""
-        objective = VAL_LOSS
-        if planner is not None:
-            with suppress(UserError):  # `start` says what is wrong with the model
-                objective = planner.trained.objective
-        return objective.needs | {"step"}
+def _objective(fitted: FittedModel | None) -> frozenset[str]:
+    """Step, and what the objective of a model follows from; the validation loss where none is known."""
+    return (VAL_LOSS if fitted is None else fitted.objective).needs | {"step"}
 
 
 class ReselectingState(ReplanningState):
@@ -144,7 +135,7 @@ class Reselecting(ReplanningPlanner, ABC):
     """
 
     control_of = LatentODE.name
-    needs = cast("frozenset[str]", ObjectiveOfModel())
+    needs = cast("frozenset[str]", SignalsOfModel(_objective))
     rules: ClassVar[Rules] = {"first_plan": SHARE}
 
     @abstractmethod

@@ -15,7 +15,7 @@ from lr_env.capabilities import OwnOptimizer
 from lr_env.errors import UserError, unknown
 from lr_env.files import json_number
 from lr_env.isolation import isolating
-from lr_env.objectives import VAL_LOSS, Objective
+from lr_env.objectives import VAL_LOSS, Objective, check_has_curve
 from lr_env.records.record import RunRecord, run_key
 from lr_env.records.tables import write_runs
 from lr_env.registry import find_planner, setting_defaults
@@ -217,17 +217,8 @@ FITS: Mapping[str, Callable[[RunDataset, int, int, Mapping[str, Any]], Report]] 
 
 
 def about_runs(task: Task, records: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return what is saved with a model about the runs that it was fitted to.
-
-    Raises:
-        UserError: the objective of the task has no curve that a model could be fitted to.
-    """
+    """Return what is saved with a model about the runs that it was fitted to."""
     objective = Objective.of(task)
-    if not objective.has_curve:
-        raise UserError(
-            f"a model of training follows a curve, and {objective.name} has no value before a run ends: choose another "
-            "--objective"
-        )
     return {
         "task": task.name,
         "budget": task.budget,
@@ -300,6 +291,7 @@ def fit_records(
     """
     check_kind(kind, members)
     check_seed(seed)
+    check_has_curve(Objective.of(task), "a model of training")
     usable, left_out = usable_of(records)
     usable = sorted(usable, key=run_key)  # the model does not depend on their order
     about = {**about_runs(task, usable), **(about or {})}
@@ -347,7 +339,7 @@ def fit_sweep(
             more members than runs; rates are outside the task's range; or the fit diverged.
     """
     check_kind(kind, members, settings.runs)
-    about_runs(lab.task, [])  # which sees whether a model can follow the objective
+    check_has_curve(Objective.of(lab.task), "a model of training")
     low, high = lab.task.lr_range
     if not low <= settings.rates[0] < settings.rates[1] <= high:
         raise UserError(f"rates {settings.rates[0]:g}:{settings.rates[1]:g}: the task's range is {low:g} to {high:g}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Self, TypedDict, cast
 
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor
 
 from lr_env.capabilities import PlanForecast
-from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
 from lr_env.rates import actuation_factor
 from lr_env.signals import AGE
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.base import MISMATCH, ReplanningPlanner, ReplanningState, rates_for_budget
+from planners.latent_ode.base import MISMATCH, ReplanningPlanner, ReplanningState, SignalsOfModel, rates_for_budget
 from planners.latent_ode.channels import CHANNELS, LOSS, Floats
 from planners.latent_ode.data.rate_curve import RateCurve
 from planners.latent_ode.filtering.observations import observe
@@ -42,16 +40,9 @@ PRIOR_SCHEDULES = 3
 """Number of the best schedules of a sweep whose mean is the prior."""
 
 
-class ChannelsOfModel:
-    """The signals that a planner reads: step, rate, and the channels that its model was fitted to."""
-
-    def __get__(self, planner: LatentODE | None, kind: type[LatentODE]) -> frozenset[str]:
-        """Return the names; of the class, those of a model that was fitted to all channels."""
-        channels = CHANNELS
-        if planner is not None:
-            with suppress(UserError):  # `start` says what is wrong with the model
-                channels = planner.trained.channels
-        return frozenset({"step", "lr", *channels})
+def _channels(fitted: FittedModel | None) -> frozenset[str]:
+    """Step, rate, and the channels that a model was fitted to; all of them where none is known."""
+    return frozenset({"step", "lr", *(CHANNELS if fitted is None else fitted.channels)})
 
 
 class PlanRecord(TypedDict):
@@ -124,7 +115,7 @@ class LatentODE(ReplanningPlanner):
     name = "latent-ode"
     tuner: ClassVar[str] = "latent-ode"
     kind = "controlled"
-    needs = cast("frozenset[str]", ChannelsOfModel())
+    needs = cast("frozenset[str]", SignalsOfModel(_channels))
     rules: ClassVar[Rules] = {
         "first_plan": SHARE,
         "horizon": RATIO,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,6 +12,7 @@ from lr_env.capabilities import TunedByItself
 from lr_env.errors import UserError
 from lr_env.runs.options import Names, OptionalRates, Seeds, Settings, TuneSeeds, log_grid, parse_names, parse_settings
 from lr_env.seeds import TUNING
+from lr_env.studies.tuning_budget.study import REPEATS, check_margin
 
 if TYPE_CHECKING:
     from lr_env.runs.lab import Lab
@@ -99,10 +99,9 @@ class Comparison(Sweep):
             raise UserError("--tuning-runs and a grid of --rates, --tune-seeds or --stop: give one of them")
         if grid and self.repeats > 1:
             raise UserError("--repeats repeats the common procedure: leave out --rates, --tune-seeds and --stop")
-        if not 0 <= self.margin < math.inf:
-            raise UserError(f"margin {self.margin:g}: give a difference of at least 0, e.g. 0.002")
-        if not 1 <= self.repeats <= 100:
-            raise UserError(f"{self.repeats} repeats: give 1 to 100")
+        check_margin(self.margin)
+        if not 1 <= self.repeats <= REPEATS:
+            raise UserError(f"{self.repeats} repeats: give 1 to {REPEATS}")
 
     @property
     def _is_grid(self) -> bool:

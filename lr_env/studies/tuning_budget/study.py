@@ -23,6 +23,16 @@ REPEATS = len(TUNERS) // PER_REPEAT
 """Repeats that have seeds of their own."""
 
 
+def check_margin(margin: float) -> None:
+    """Check the largest difference that does not matter.
+
+    Raises:
+        UserError: it is below 0, or not finite.
+    """
+    if not 0 <= margin < math.inf:
+        raise UserError(f"margin {margin:g}: give a difference of at least 0, e.g. 0.002")
+
+
 @dataclass(frozen=True)
 class TuningBudget:
     """Let tuners spend 10, 20, 40 ... runs on choosing a planner, several times, and run what they chose.
@@ -75,8 +85,7 @@ class TuningBudget:
             raise UserError(f"runs {list(self.runs)}: give rising numbers of runs, e.g. 10,20,40")
         if (most := max(*self.runs, tuner_runs)) > MOST_RUNS:
             raise UserError(f"{most} runs: a tuner has at most {MOST_RUNS:,}")
-        if not 0 <= self.margin < math.inf:
-            raise UserError(f"margin {self.margin:g}: give a difference of at least 0, e.g. 0.002")
+        check_margin(self.margin)
         if not (self.repeats >= 1 and self.first_repeat >= 0 and self.first_repeat + self.repeats <= REPEATS):
             raise UserError(f"{self.repeats} repeats from number {self.first_repeat} on: there are {REPEATS}, from 0")
         if not self.tuners or len(set(self.tuners)) < len(self.tuners) or not self.seeds:
