@@ -46,6 +46,8 @@ class RunSpec:
             to the output; empty where there is one rate for all.
         architecture_source: the architecture of the child, or a function that returns it; None where it is unknown.
             Planners read `architecture`.
+        facts: what is known of the task besides, such as "momentum", "batch_size" and "classes", with the names of
+            `lr_env.tasks.facts.facts`; in a training loop of one's own, what was told.
     """
 
     task: str
@@ -56,6 +58,7 @@ class RunSpec:
     num_parameters: int
     groups: tuple[str, ...] = ()
     architecture_source: Architecture | Callable[[], Architecture] | None = field(default=None, repr=False, hash=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @cached_property
     def architecture(self) -> Architecture | None:

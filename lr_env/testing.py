@@ -31,9 +31,11 @@ from lr_env.records.checkpoint import load_tree, save_tree
 from lr_env.records.record import FINISHED, RunRecord
 from lr_env.signals import ALWAYS
 from lr_env.tasks import Task
+from lr_env.tasks.facts import facts
 from lr_env.tuner import Checking, Tuner
 
-SPEC = RunSpec("DigitsMLP", 1000, 50, (1e-7, 10.0), "SGD", 4000, ("1", "3", "5"))
+FACTS: Mapping[str, Any] = {"momentum": 0.9, "batch_size": 16, "train_size": 1078, "classes": 10}
+SPEC = RunSpec("DigitsMLP", 1000, 50, (1e-7, 10.0), "SGD", 4000, ("1", "3", "5"), facts=FACTS)
 """What is known of the simulated runs, if nothing else is asked for."""
 
 _RTOL = 1e-4
@@ -200,7 +202,7 @@ def _losses(children: Children) -> np.ndarray:
 def simulated_record(planner: Planner, task: Task, seed: int) -> RunRecord:
     """The record of a simulated run of a task under a planner."""
     kind = type(task.optimizer).__name__
-    spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, kind, 4000, SPEC.groups)
+    spec = RunSpec(task.name, task.budget, task.segment, task.lr_range, kind, 4000, SPEC.groups, facts=facts(task))
     runs, state = SimulatedRuns(spec, [seed]), planner.start(spec, [seed])
     rows = []
     for _ in range(spec.num_segments):

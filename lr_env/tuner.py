@@ -70,6 +70,16 @@ class Checking(Protocol):
 
 
 @runtime_checkable
+class KnowsBefore(Protocol):
+    """A tuner that selects a planner before the first run as well, such as one with a model of other tasks."""
+
+    @property
+    def most_runs(self) -> int | None:
+        """Runs that it can make use of; None for any number."""
+        ...
+
+
+@runtime_checkable
 class Telling(Protocol):
     """A tuner that can tell how well it knows the task, such as one with a law that forecasts held-out runs."""
 

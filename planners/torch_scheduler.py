@@ -21,6 +21,7 @@ from lr_env.jsonable import pack, unpack
 from lr_env.planner import Planner, RunSpec, planner_settings
 from lr_env.session import PlannerSession
 from lr_env.signals import AGE
+from lr_env.tasks.facts import facts_of_optimizer
 from planners.observations import Observations, Observed
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class PlannerLR(LRScheduler):
         count_calls: count calls of `step` and not the optimizer's steps, for programs that update parameters without
             calling `optimizer.step`.
         process_group: of the distributed run; by default that of all processes.
+        facts: what is known of the training besides the optimizer, for planners that read it: "batch_size",
+            "train_size" (examples), "classes"; see `RunSpec.facts`.
 
     Attributes:
         budget: optimizer steps of the run.
@@ -112,6 +115,7 @@ class PlannerLR(LRScheduler):
         count_calls: bool = False,
         process_group: Any = None,
         architecture: Architecture | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         optimizer = _inner(optimizer)
         if not isinstance(optimizer, Optimizer):
@@ -126,6 +130,7 @@ class PlannerLR(LRScheduler):
         self.seed = seed
         self._count_calls = count_calls
         self._group = process_group
+        first = optimizer.param_groups[0] if optimizer.param_groups else {}
         self._run = RunSpec(
             task=task,
             budget=self._whole(self.budget),
@@ -135,6 +140,7 @@ class PlannerLR(LRScheduler):
             num_parameters=sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
             groups=_names(optimizer),
             architecture_source=architecture,
+            facts={**facts_of_optimizer(type(optimizer).__name__, first), "budget": self.budget, **(facts or {})},
         )
         self._measured = planner.needs - _FILLED_IN
         self._optional = planner.may_be_missing if isinstance(planner, AllowsMissing) else frozenset()

@@ -26,6 +26,7 @@ from lr_env.records.record import FLATNESS_SCORES
 from lr_env.signals import ALWAYS
 from lr_env.tasks import Task, find_task
 from lr_env.tasks.architecture import source_of_task
+from lr_env.tasks.facts import facts
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -186,6 +187,7 @@ class Episodes(Copied):
             num_parameters=self.children.num_parameters,
             groups=self.children.groups,
             architecture_source=source_of_task(self.task),
+            facts=facts(self.task),
         )
 
     def start(self, rows: Sequence[int], seeds: Sequence[int], lr: Any = None) -> None:

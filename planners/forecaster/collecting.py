@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +41,32 @@ _BEYOND = 3.0
 _SIGNALS = ("train_loss", "val_loss", "val_accuracy")
 
 _STREAM = 0xC011
+
+FINAL = "final_val_loss"
+"""Key of a run's config: its loss on the whole validation split at the end, where it was scored."""
+
+
+class Collecting(Protocol):
+    """Runs of tasks of a family, which follow from some settings."""
+
+    @property
+    def family(self) -> str:
+        """Name of the task family."""
+        ...
+
+    @property
+    def per_task(self) -> int:
+        """Runs of each task."""
+        ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the runs depend on, besides their number."""
+        ...
+
+    def chunks(self, execution: Execution) -> Iterator[Chunk]:
+        """The runs of each task, to be trained together."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,11 @@ class Collection:
         if not 0 <= self.repeated <= 1:
             raise UserError(f"repeated {self.repeated:g}: give a share, from 0 to 1")
         _ = SearchSpace(self.schedules, (1e-3, 1.0))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the runs depend on, besides their number."""
+        return {**asdict(self), "runs": None}
 
     @property
     def num_tasks(self) -> int:
@@ -126,7 +157,7 @@ class Collection:
 
 
 def collect(
-    collection: Collection,
+    collection: Collecting,
     store: Store,
     name: str,
     execution: Execution,
@@ -141,7 +172,7 @@ def collect(
     Raises:
         UserError: the name is that of other runs.
     """
-    spec = json.loads(json.dumps({"collection": {**asdict(collection), "runs": None}, "versions": versions()}))
+    spec = json.loads(json.dumps({"collection": collection.spec, "versions": versions()}))
     there: set[str] = set()
     if name in store.imports():
         before = store.import_spec(name)
@@ -177,7 +208,7 @@ class _CurveSink:
     """Keeps the curves of chunks that are done in the store."""
 
     def __init__(
-        self, collection: Collection, store: Store, name: str, spec: dict[str, Any], progress: Callable[[int], None]
+        self, collection: Collecting, store: Store, name: str, spec: dict[str, Any], progress: Callable[[int], None]
     ) -> None:
         self._collection, self._store, self._name, self._spec, self._progress = collection, store, name, spec, progress
         self._signals: dict[str, list[list[dict[str, float]]]] = {}
@@ -212,6 +243,7 @@ class _CurveSink:
                 "planner": planner,
                 "planner_settings": json.dumps(dict(settings), sort_keys=True),
                 "seed": record.seed,
+                **{name: value for name, value in record.scores.items() if name == FINAL and np.isfinite(value)},
             }
             curves = {name: _series(segments, name) for name in ("lr", *_SIGNALS)}
             runs.append(

@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from lr_env.tasks import Task
 from lr_env.tasks.architecture import of_task
+from lr_env.tasks.facts import CLASSES
+from lr_env.tasks.facts import facts as of_settings
 from planners.forecaster.description import RunDescription
-from planners.forecaster.from_runs import ARCHITECTURE, CLASSES
+from planners.forecaster.from_runs import ARCHITECTURE
 
 
 def facts(task: Task) -> dict[str, Any]:
@@ -22,22 +24,7 @@ def facts(task: Task) -> dict[str, Any]:
     >>> about["optimizer"], about["momentum"], about["batch_size"], about["classes"]
     ('SGD', 0.9, 16, 10)
     """
-    optimizer: dict[str, Any] = {
-        name: value for name, value in vars(task.optimizer).items() if isinstance(value, bool | int | float)
-    }
-    betas = getattr(task.optimizer, "betas", None)
-    if betas is not None:
-        optimizer |= {"beta1": float(betas[0]), "beta2": float(betas[1])}
-    return {
-        **optimizer,
-        "optimizer": type(task.optimizer).__name__,
-        "batch_size": task.batch_size,
-        "budget": task.budget,
-        "train_size": task.train_size,
-        "label_noise": task.label_noise,
-        CLASSES: task.source.num_classes,
-        ARCHITECTURE: json.dumps(of_task(task).to_json(), separators=(",", ":")),
-    }
+    return {**of_settings(task), ARCHITECTURE: json.dumps(of_task(task).to_json(), separators=(",", ":"))}
 
 
 def describe(

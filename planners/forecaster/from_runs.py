@@ -18,8 +18,8 @@ from planners.forecaster.curves import POINTS, CurveSet, Floats, on_grid
 ARCHITECTURE = "architecture"
 """Key of a run's config under which its graph is, as `Architecture.to_json` gives it."""
 
-TASK, CONFIGURATION, CLASSES = "task", "configuration", "classes"
-"""Keys of a run's config: its task; what it shares with runs that differ in their seed alone; number of classes."""
+TASK, CONFIGURATION = "task", "configuration"
+"""Keys of a run's config: its task; and what it shares with runs that differ in their seed alone."""
 
 METRICS: Mapping[str, tuple[str, Callable[[Floats], Floats]]] = {
     "val_loss": ("val_loss", lambda values: values),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from lr_env.cli.experiment_options import ReportOptions
 from lr_env.cli.parsing import progress_bar, writable
 from lr_env.errors import UserError
-from lr_env.runs.options import parse_ends
+from lr_env.runs.options import Names, parse_ends
 
 if TYPE_CHECKING:
     from lr_env.tasks import Task
@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 _SEEDS = 10
 """Number of seeds of a comparison by default: 0, 1, ..."""
 
+_SWEEP_RUNS = 100
+"""Runs of a sweep by default."""
+
 _SWEEP_OPTIONS = ("design", "runs", "rates", "log")
 """Options that do not apply to existing runs."""
+
+_FAMILY_OPTIONS = (
+    "family", "tasks", "runs", "members", "seed", "threads", "store", "name", "results", "fresh", "device", "backend",
+    "engine", "workers", "ray_address",
+)  # fmt: skip
+"""Options that apply to task families."""
 
 _IMPORTED_OPTIONS = ("runs_of", "budget", "segment", "members", "seed", "threads", "store", "name", "results")
 """Options that apply to imported runs, which have no task."""
@@ -52,8 +61,13 @@ class Fit(ReportOptions):
     design: Annotated[str, arg(metavar="NAME")] = "adaptive"
     """Schedules of the sweep: wsd (warm-up, stable, decay), paper (those of the paper), random (random lines), mixed
     (common and random ones), or adaptive (first wsd, then what a model of the runs so far proposes)."""
-    runs: Annotated[int, arg(metavar="N")] = 100
-    """Number of runs of the sweep."""
+    runs: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 100; with --family 32)")] = None
+    """Number of runs of the sweep; with --family, of each task."""
+    family: Names = ()
+    """Fit a model across tasks of these families, for latent-ode-transfer, without a TASK. Settings may follow a name,
+    as in CNNFamily:tasks=40,runs=24."""
+    tasks: Annotated[int, arg(metavar="N")] = 200
+    """With --family: number of tasks of each."""
     records: Annotated[Path | None, arg(metavar="FILE")] = None
     """Fit to existing runs instead of a sweep: runs.parquet of a fit or a comparison. Compare on other seeds then."""
     runs_of: Annotated[str | None, arg(metavar="NAME")] = None
@@ -74,10 +88,14 @@ class Fit(ReportOptions):
 
     def default_name(self) -> str:
         """Return the name of the imported runs, or that of the task and the suffix."""
+        if self.family:
+            return "-".join(name.partition(":")[0] for name in self.family)
         return super().default_name() if self.runs_of is None else self.runs_of
 
     def run(self) -> None:
         """Run the sweep, fit the model, and print how well it forecasts the ends of runs."""
+        if self.family:
+            return self._fit_families()
         if self.runs_of is not None:
             return self._fit_imported(self.runs_of)
         if not self.task:
@@ -122,11 +140,12 @@ class Fit(ReportOptions):
         from planners.latent_ode.sweep.sweep import Sweep
 
         rates = task.tuning_range if self.rates is None else parse_ends(self.rates)
-        settings = Sweep(self.design, self.runs, rates, self.seed)
+        runs = _SWEEP_RUNS if self.runs is None else self.runs
+        settings = Sweep(self.design, runs, rates, self.seed)
         self.check_log()
         writable(folder)
         lab = self.lab(task, self.experiment_name(), folder)
-        with closing(lab.engine), progress_bar(self.runs * task.budget) as progress:
+        with closing(lab.engine), progress_bar(runs * task.budget) as progress:
             about = self.provenance(task, lab.engine.call)
             report = fit_sweep(settings, replace(lab, progress=progress), about=about, **model)
         self.write_log(lab)
@@ -138,12 +157,8 @@ class Fit(ReportOptions):
         from lr_env.records.store import Store
         from planners.latent_ode.fit_imported import fit_imported
 
-        for option in fields(self):
-            if option.name not in _IMPORTED_OPTIONS and getattr(self, option.name) != option.default:
-                which = option.name if option.name == "task" else f"--{option.name.replace('_', '-')}"
-                raise UserError(
-                    f"{which} is of runs of a task, and --runs-of takes imported ones: leave out one of them"
-                )
+        if which := self._beyond(_IMPORTED_OPTIONS):
+            raise UserError(f"{which} is of runs of a task, and --runs-of takes imported ones: leave out one of them")
         folder = self.folder
         if not self.store.is_file():
             raise UserError(
@@ -161,3 +176,48 @@ class Fit(ReportOptions):
         file = folder / "model.safetensors"
         print(f"Model: {file}; use it in your training by")
         print("\n".join(f"  {line}" for line in report.usage(file).splitlines()))
+
+    def _fit_families(self) -> None:
+        """Train runs of task families, and fit a model across them."""
+        from lr_env.children import Backend, Execution
+        from lr_env.provenance import command_line, versions
+        from planners.transfer import fit_family
+        from planners.transfer.fit import Fitting
+
+        if which := self._beyond(_FAMILY_OPTIONS):
+            raise UserError(f"{which} does not apply to task families: leave it or --family out")
+        from planners.latent_ode.fitting.fit import check_members
+
+        check_members(self.members)
+        runs = fit_family.DEFAULT_RUNS if self.runs is None else self.runs
+        searches = fit_family.searches_of(self.family, self.tasks, runs)
+        folder, threads = self.folder, self.set_threads()
+        writable(folder)
+        backend = Backend("loop") if self.backend == "loop" else Backend("stacked", block=runs)
+        with (
+            closing(self.find_engine(self.device, threads)) as engine,
+            progress_bar(sum(search.runs for search in searches)) as progress,
+        ):
+            names = fit_family.collected(
+                searches,
+                self.store,
+                self.experiment_name(),
+                Execution(self.device, backend),
+                engine,
+                self.fresh,
+                lambda done: progress("runs", done),
+            )
+        about = {"command": command_line(), "versions": versions(), "families": list(self.family)}
+        fitting = Fitting(members=self.members, seed=self.seed)
+        report = fit_family.fit_families(self.store, names, fitting, about)
+        file = folder / "model.safetensors"
+        report.model.save(file)
+        print(report.text())
+        print(f"Model: {file}; compare the planner that uses it with others, on any task, by")
+        print(f"  lr-env compare TASK --planners latent-ode-transfer wsd --set latent-ode-transfer.model={file}")
+
+    def _beyond(self, allowed: Sequence[str]) -> str:
+        """An option that was given though it does not apply; empty where there is none."""
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        beyond = [name for name in given if name not in allowed]
+        return "" if not beyond else beyond[0] if beyond[0] == "task" else f"--{beyond[0].replace('_', '-')}"

@@ -1,0 +1,153 @@
+"""A model's belief of one task, and the schedules that are considered for it: who plans, and who proposes runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lr_env.architecture.graph import Architecture
+from lr_env.errors import UserError
+from lr_env.tasks.facts import CLASSES
+from planners.schedule import Schedule
+from planners.transfer.artifact import TransferModel
+from planners.transfer.belief import WORST, Belief, Outlook
+from planners.transfer.candidates import Candidates, candidates
+from planners.transfer.descriptors import rate_unit
+from planners.transfer.grid import STEPS, Floats, log_rates
+from planners.transfer.runs import TaskRuns
+
+_FINALISTS = 64
+"""Schedules that are considered with all draws; the others were worse with a few."""
+
+_FEW = 2
+"""Draws for each member by which the finalists are chosen."""
+
+
+def task_without_runs(name: str, facts: Mapping[str, Any], architecture: Architecture | None) -> TaskRuns:
+    """Return what is known of a task before its first run.
+
+    Raises:
+        UserError: its optimizer is none that models are fitted to, or the number of classes is missing.
+    """
+    rate_unit(facts)
+    classes = facts.get(CLASSES)
+    if not isinstance(classes, int | float) or classes < 2:
+        raise UserError(
+            "a model across tasks needs the number of classes of the task: give PlannerLR facts={'classes': 10, ...}"
+        )
+    none = np.empty((0, STEPS))
+    return TaskRuns(name, facts, architecture, float(np.log(classes)), none, none, np.empty(0), ())
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What a model knows of one task.
+
+    Attributes:
+        model: the model.
+        task: what is known of the task, with its runs so far.
+        lr_range: smallest and largest rate.
+        segments: of a run.
+    """
+
+    model: TransferModel
+    task: TaskRuns
+    lr_range: tuple[float, float]
+    segments: int
+
+    @property
+    def unit(self) -> float:
+        """The rate that counts as 1."""
+        return rate_unit(self.task.facts)
+
+    @cached_property
+    def belief(self) -> Belief:
+        """The belief of the task."""
+        return Belief(self.model, self.task)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """The schedules that are considered.
+
+        Raises:
+            UserError: the range allows none.
+        """
+        found = candidates(self.unit, self.lr_range, self.segments)
+        if not len(found):
+            raise UserError(f"rates from {self.lr_range[0]:g} to {self.lr_range[1]:g}: no schedule that is considered")
+        return found
+
+    @cached_property
+    def _finalists(self) -> tuple[list[int], Outlook]:
+        """Indices of the better schedules, the best first, and their outlook."""
+        rates = log_rates(self.candidates.rates, self.unit)
+        order = self.belief.outlook(rates, draws=_FEW).regrets.argsort(kind="stable")[:_FINALISTS]
+        outlook = self.belief.outlook(rates[order])
+        ranked = outlook.regrets.argsort(kind="stable")
+        return order[ranked].tolist(), Outlook(outlook.ends[:, ranked], outlook.deviations[ranked])
+
+    @cached_property
+    def best(self) -> Schedule:
+        """The schedule with the lowest expected regret; of those that were made, where that is known of any.
+
+        Among these, what was measured counts half: the luckiest of many runs is not the best, nor what is believed.
+        """
+        order, _ = self._finalists
+        made = self._made
+        if not made:
+            return self.candidates.schedules[order[0]]
+        runs = [run for run, _ in made]
+        believed = self.belief.outlook(self.task.log_rates[runs]).regrets
+        measured = np.minimum(self.task.ends[runs] - self.task.ends[runs].min(), WORST)
+        best = int((believed - believed.min() + measured).argmin())
+        return self.candidates.schedules[made[best][1]]
+
+    @cached_property
+    def _made(self) -> list[tuple[int, int]]:
+        """Runs of schedules that are considered: the number of each, and the index of its schedule."""
+        if not len(self.task):
+            return []
+        rates = log_rates(self.candidates.rates, self.unit)
+        distances = np.abs(self.task.log_rates[:, None] - rates[None]).max(-1)
+        return [(run, int(row.argmin())) for run, row in enumerate(distances) if row.min() < _SAME]
+
+    @property
+    def expected_gain(self) -> float:
+        """By how much the next run is expected to lower the log of the lowest final loss; infinite before the first."""
+        if not len(self.task):
+            return np.inf
+        order, _ = self._finalists
+        outlook = self.belief.outlook(np.concatenate([self._rates(order), self.task.log_rates]))
+        best_made = len(order) + int(outlook.regrets[len(order) :].argmin())
+        return float(outlook.gains(best_made)[: len(order)].max())
+
+    def next(self, count: int) -> list[Schedule]:
+        """Return the schedules of the next runs: those with the lowest expected regrets that are unlike those made.
+
+        Schedules that are made at once are not alike either. To look for the largest gain instead, or where most is
+        unknown, was measured to be worse: a run that fails teaches little of the schedules that are good.
+        """
+        order, _ = self._finalists
+        rates = self._rates(order)
+        chosen: list[int] = []
+        made = list(self.task.log_rates)
+        for place in range(len(order)):
+            if all(np.abs(rates[place] - other).max() >= _APART for other in made):
+                chosen.append(place)
+                made.append(rates[place])
+        rest = [place for place in range(len(order)) if place not in chosen]
+        return [self.candidates.schedules[order[place]] for place in (chosen + rest)[:count]]
+
+    def _rates(self, order: list[int]) -> Floats:
+        return log_rates(self.candidates.rates[order], self.unit)
+
+
+_SAME = 0.02
+"""Largest difference of a log rate between a run and a schedule that it is taken to be of."""
+
+_APART = 0.15
+"""Smallest difference of a log rate between schedules of which one was made, or that are made at once."""

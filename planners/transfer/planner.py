@@ -1,0 +1,224 @@
+"""The planner `latent-ode-transfer`: plans on a model of training that was fitted to other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+
+import numpy as np
+
+from lr_env.errors import UserError
+from lr_env.isolation import isolating
+from lr_env.planner import RunSpec, Signals, require, step_after
+from planners.settings import RATIO, SHARE, Array, Rules, ValidatedSettings
+from planners.transfer.artifact import TRANSFER_MODELS, TransferModel
+from planners.transfer.grid import STEPS, Floats, at_ends, log_rates
+from planners.transfer.knowledge import Knowledge, task_without_runs
+from planners.transfer.runs import log_ratio
+from planners.weights import FromWeights
+
+if TYPE_CHECKING:
+    from lr_env.architecture.graph import Architecture
+    from lr_env.tasks import Task
+
+SHIPPED = "SmallNetworks"
+"""The model that is shipped."""
+
+_DRAWS = 3
+"""Draws of the task's code, for each member, by which the rest of a run is planned."""
+
+_CLEARLY, _AGREED = 0.01, 0.8
+"""Smallest expected gain, log loss, for which the rest of a schedule is replaced, and the share of the draws that have
+to expect one."""
+
+_RISE = 1.5
+"""A rest may have rates up to this times the highest of the schedule so far and as planned: what a run does at much
+higher ones, its losses do not tell, and some diverged."""
+
+
+class PlannerState(TypedDict):
+    """The state of the planner."""
+
+    model: str  # fingerprint of the model
+    facts: dict[str, Any]  # of the task
+    architecture: dict[str, Any] | None
+    range: list[float]  # smallest and largest rate
+    rates: Floats  # of all segments, (runs, segments)
+    losses: Floats  # validation losses so far, NaN where not measured, (runs, segments)
+    segment: int  # optimizer steps of a segment
+    step: int | None  # optimizer step of the last call
+
+
+@dataclass(frozen=True)
+class TransferredLatentODE(FromWeights, ValidatedSettings):
+    """Plans with what a latent ODE learned from the training of other tasks, and needs no run of this one.
+
+    The model is an ensemble of latent ODEs driven by the log of the learning rate (after arXiv:2509.23052, Sampson &
+    Melchior 2025), told what a task is: the network as a graph (arXiv:2412.15554), the optimizer, sizes. `lr-env fit
+    --family NAME` fits one across tasks. Before the first run the planner plays the schedule with the lowest expected
+    regret. Runs of the task, as `lr-env tune TASK` makes them, update what is believed of it. During a run, the losses
+    so far do: the rest of the schedule is replaced where another is clearly better.
+
+    Attributes:
+        model: a model across tasks that is shipped, or a .safetensors file: one of `lr-env fit --family`, or one of
+            `lr-env tune`, which knows runs of the task as well.
+        plan_interval: share of the run between two plans. 1 plans only at the start.
+        last_plan: share of the run after which no plan is made.
+    """
+
+    name = "latent-ode-transfer"
+    tuner: ClassVar[str] = "latent-ode-transfer"
+    weights_field = "model"
+    needs = frozenset({"step", "val_loss"})
+    may_be_missing = frozenset({"val_loss"})
+    rules: ClassVar[Rules] = {"plan_interval": RATIO, "last_plan": SHARE}
+    model: str = SHIPPED
+    plan_interval: float = 0.2
+    last_plan: float = 0.8
+
+    @classmethod
+    def candidates(cls, rates: Sequence[float]) -> Sequence[Self]:
+        """Return as many plan intervals as there are rates; the rates themselves are not used."""
+        intervals = [1.0, 0.2, 0.1, 0.5]
+        more = [round(0.2 + 0.7 * (number + 1) / (len(rates) + 1), 6) for number in range(len(rates))]
+        return [cls(plan_interval=interval) for interval in dict.fromkeys([*intervals, *more])][: len(rates)]
+
+    @classmethod
+    def for_task(cls, task: Task) -> Mapping[str, Any] | None:
+        """No other settings, for tasks with an optimizer that the shipped model knows; None for others."""
+        from planners.transfer.descriptors import OPTIMIZERS
+
+        known = type(task.optimizer).__name__ in OPTIMIZERS and task.objective == "val_loss"
+        return {} if known and SHIPPED in TRANSFER_MODELS.shipped() else None
+
+    @property
+    def trained(self) -> TransferModel:
+        """The model."""
+        return TRANSFER_MODELS.find(self.model)
+
+    @isolating
+    def start(self, run: RunSpec, seeds: Sequence[int]) -> PlannerState:
+        """Return the state before the first segment.
+
+        Raises:
+            UserError: there is no such model; the optimizer is none that it knows; the number of classes is not known;
+                or the model knows runs of another task.
+        """
+        if run.num_segments < 1:
+            raise UserError(f"planner {self.name!r} needs a run of at least one segment")
+        facts = {**run.facts, "optimizer": run.optimizer, "budget": run.budget}
+        knowledge = self._knowledge(facts, run.architecture, run.lr_range, run.num_segments)
+        rates = np.clip(knowledge.best.preview(run.num_segments), *run.lr_range)
+        graph = run.architecture
+        return {
+            "model": self.trained.fingerprint,
+            "facts": facts,
+            "architecture": graph and graph.to_json(),
+            "range": list(run.lr_range),
+            "rates": np.tile(rates, (len(seeds), 1)),
+            "losses": np.full((len(seeds), run.num_segments), np.nan),
+            "segment": run.segment,
+            "step": None,
+        }
+
+    @isolating
+    def plan(self, state: PlannerState, signals: Signals) -> tuple[Array, PlannerState]:
+        """Return the rate of each run for the next segment, (runs,), and the new state."""
+        require(self, signals)
+        self.check_unchanged(state)
+        step = step_after(self, state, signals)
+        now = step // state["segment"]
+        state = {**state, "step": step}
+        if now > 0:
+            losses = state["losses"].copy()
+            losses[:, now - 1] = signals["val_loss"]
+            state = {**state, "losses": losses}
+        if now in self._plans_at(state["rates"].shape[1]):
+            state = {**state, "rates": self._planned(state, now)}
+        return state["rates"][:, now].copy(), state
+
+    def _plans_at(self, segments: int) -> set[int]:
+        """Segments before which the rest is planned anew."""
+        if self.plan_interval == 1:
+            return set()
+        shares = np.arange(1, int(np.floor(self.last_plan / self.plan_interval + 1e-9)) + 1) * self.plan_interval
+        return {round(share * segments) for share in shares} - {0}
+
+    def _planned(self, state: PlannerState, now: int) -> Floats:
+        """Rates of all segments, with the rest of each run planned anew."""
+        rates, segments = state["rates"].copy(), state["rates"].shape[1]
+        knowledge = self._known(state)
+        for row in range(len(rates)):
+            options = rests(rates[row], now, knowledge.candidates.rates, *state["range"])
+            seen = log_ratio(at_ends(state["losses"][row]), knowledge.task.chance)
+            seen[np.arange(STEPS) >= int(now * STEPS / segments)] = np.nan
+            outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen, _DRAWS)
+            best = int(outlook.regrets.argmin())
+            gains = outlook.ends[:, 0] - outlook.ends[:, best]
+            if gains.mean() > _CLEARLY and (gains > 0).mean() >= _AGREED:
+                rates[row] = options[best]
+        return rates
+
+    def _known(self, state: PlannerState) -> Knowledge:
+        from lr_env.architecture.graph import Architecture
+
+        saved = state["architecture"]
+        graph = None if saved is None else Architecture.from_json(saved)
+        low, high = state["range"]
+        return self._knowledge(state["facts"], graph, (low, high), state["rates"].shape[1])
+
+    def _knowledge(
+        self, facts: Mapping[str, Any], architecture: Architecture | None, lr_range: tuple[float, float], segments: int
+    ) -> Knowledge:
+        model = self.trained
+        task = model.runs
+        if task is None:
+            task = task_without_runs("", facts, architecture)
+        else:
+            different = [name for name, value in task.facts.items() if name in facts and facts[name] != value]
+            if different:
+                name = different[0]
+                raise UserError(
+                    f"planner {self.name!r}: model {self.model!r} knows runs with {name} {task.facts[name]!r}, not "
+                    f"{facts[name]!r}: tune for this task with `lr-env tune`, or take the model without runs"
+                )
+        return _remembered(model, task, lr_range, segments)
+
+
+_memory: dict[tuple[Any, ...], Knowledge] = {}
+
+
+def _remembered(model: TransferModel, task: Any, lr_range: tuple[float, float], segments: int) -> Knowledge:
+    """The same knowledge for the same question: it takes some tens of milliseconds to make."""
+    graph = task.architecture
+    key = (model.fingerprint, repr(sorted(task.facts.items())), graph and graph.key, tuple(lr_range), segments)
+    if key not in _memory:
+        if len(_memory) >= 32:
+            _memory.clear()
+        _memory[key] = Knowledge(model, task, (float(lr_range[0]), float(lr_range[1])), segments)
+    return _memory[key]
+
+
+@lru_cache(maxsize=8)
+def _levels() -> Floats:
+    """Factors by which the rest of a schedule is raised or lowered."""
+    return np.exp(np.array([0.0, -0.2, 0.2, -0.4, 0.4, -0.7, -1.2, -2.0]))
+
+
+def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> Floats:
+    """Return schedules that begin as one does, (schedules, segments); the first goes on as planned.
+
+    Args:
+        rates: the schedule so far and as planned, (segments,).
+        now: the segment from which on the rest may differ.
+        others: schedules that are considered; rests are those of every fourth, and all of the present one at other
+            levels, (schedules, segments).
+        low: smallest rate.
+        high: largest rate.
+    """
+    at_levels = rates[None, now:] * _levels()[:, None]
+    own = np.concatenate([at_levels, others[::4, now:]])
+    begun = np.broadcast_to(rates[:now], (len(own), now))
+    return np.concatenate([begun, np.clip(own, low, min(high, _RISE * float(rates.max())))], 1)

@@ -1,0 +1,255 @@
+"""The model across tasks, what it believes of a task, and who plans and tunes with it; on tasks that are known."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+from torch import nn
+
+from lr_env.architecture import architecture_of
+from lr_env.errors import UserError
+from lr_env.planner import RunSpec
+from planners.transfer import belief as of_belief
+from planners.transfer import descriptors
+from planners.transfer.artifact import TRANSFER_MODELS, TransferModel
+from planners.transfer.belief import Belief, features
+from planners.transfer.candidates import candidates
+from planners.transfer.evaluation import best_on_average, choices
+from planners.transfer.fit import Fitting, fit
+from planners.transfer.grid import STEPS, at_ends, log_rates, mean_rates
+from planners.transfer.knowledge import Knowledge, task_without_runs
+from planners.transfer.planner import TransferredLatentODE, rests
+from planners.transfer.runs import CEILING
+from tests.made_up_tasks import RANGE, SEGMENTS, facts_of, losses_of, made_up_task, with_runs
+
+SPEC = RunSpec("made-up", 400, 10, RANGE, "SGD", 1, facts=facts_of(16))
+
+
+@pytest.fixture(scope="session")
+def tasks():
+    return [made_up_task(number)[0] for number in range(36)]
+
+
+@pytest.fixture(scope="session")
+def model(tasks):
+    fitting = Fitting(members=3, updates=400, tasks=8, runs=8)
+    return TransferModel(fit(tasks, fitting), None, {"tasks": len(tasks)})
+
+
+@pytest.fixture(scope="session")
+def model_file(model, tmp_path_factory):
+    file = tmp_path_factory.mktemp("transfer") / "model.safetensors"
+    model.save(file)
+    return str(file)
+
+
+def regret(schedule, critical):
+    """Log loss of a schedule over the lowest of all that are considered."""
+    considered = candidates(1.0, RANGE, SEGMENTS)
+    ends = np.minimum(losses_of(considered.rates, critical)[:, -1], np.log(10) * np.exp(CEILING))
+    end = min(losses_of(schedule.preview(SEGMENTS)[None], critical)[0, -1], np.log(10) * np.exp(CEILING))
+    return np.log(end / ends.min())
+
+
+def test_examples():
+    assert not doctest.testmod(descriptors).failed
+
+
+@pytest.mark.parametrize("segments", [7, STEPS, 50, 1000])
+def test_schedules_are_read_as_their_mean_rates(segments):
+    """A rate that grows linearly has the mean of its ends in each part, whatever the segments."""
+    rates = (np.arange(segments) + 0.5) / segments
+    fine = np.repeat(rates, 20 * 50)  # each part covers whole pieces of this
+    expected = fine.reshape(STEPS, -1).mean(1)
+    np.testing.assert_allclose(mean_rates(rates), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(log_rates(rates[None], 0.5)[0]), expected / 0.5, rtol=1e-9)
+    assert mean_rates(np.full(segments, 0.3)) == pytest.approx(0.3)
+    line = at_ends((np.arange(segments) + 1.0) / segments)
+    np.testing.assert_allclose(line[-1], 1.0)
+    if segments >= STEPS:
+        np.testing.assert_allclose(line, (np.arange(STEPS) + 1) / STEPS, atol=1e-9)
+
+
+def test_what_was_not_measured_stays_unknown():
+    losses = np.linspace(2, 1, 50)
+    losses[30:] = np.nan
+    assert np.isfinite(at_ends(losses)).sum() == 12
+
+
+def test_before_the_first_run_it_chooses_better_than_what_is_best_on_average(model, tasks):
+    """The rate that a task takes follows from its batch size by a factor of 8; what is hidden is a third in the log."""
+    unseen = [made_up_task(number) for number in range(100, 120)]
+    considered = candidates(1.0, RANGE, SEGMENTS)
+    average = considered.schedules[best_on_average(log_rates(considered.rates, 1.0), tasks)]
+    ours, simple = [], []
+    for task, critical in unseen:
+        known = task_without_runs(task.name, task.facts, None)
+        ours.append(regret(Knowledge(model, known, RANGE, SEGMENTS).best, critical))
+        simple.append(regret(average, critical))
+    assert np.mean(ours) < 0.5 * np.mean(simple), (np.mean(ours), np.mean(simple))
+
+
+def test_runs_of_a_task_teach_what_its_description_does_not_say(model):
+    """One hidden factor decides; three runs of the task tell it."""
+    regrets = []
+    for hidden in (-0.8, 0.8):
+        critical = 0.2 * np.exp(hidden)
+        rates, of_task = np.empty((0, SEGMENTS)), []
+        for count in range(5):
+            knowledge = Knowledge(model, with_runs("odd", 16, critical, rates), RANGE, SEGMENTS)
+            if count in (0, 4):
+                of_task.append(regret(knowledge.best, critical))
+            rates = np.concatenate([rates, [knowledge.next(1)[0].preview(SEGMENTS)]])
+        regrets.append(of_task)
+    before, after = np.mean(regrets, 0)
+    assert after < 0.5 * before, regrets
+    assert after < 0.05
+
+
+def test_the_residual_is_the_gaussian_process_of_scikit_learn(tasks):
+    task = tasks[0]
+    forecast = task.ends + 0.1 * np.sin(np.arange(len(task)))
+    ours = of_belief._Residual(task, forecast)
+    noise = (of_belief._NOISE / 2 + of_belief._FAR * (task.ends - task.ends.min())) ** 2
+    kernel = ConstantKernel(ours._amplitude**2, "fixed") * RBF(of_belief._REACH, "fixed")
+    theirs = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
+    theirs.fit(features(task.log_rates), task.ends - forecast)
+    new = tasks[1].log_rates
+    mean, deviation = theirs.predict(features(new), return_std=True)
+    np.testing.assert_allclose(ours(new)[0], mean, atol=1e-8)
+    np.testing.assert_allclose(ours(new)[1], deviation, atol=1e-6)
+
+
+def test_the_code_minimises_its_loss(model, tasks):
+    """Gauss-Newton against a gradient that torch computes of the same loss, with its weights held."""
+    task = tasks[3]
+    belief = Belief(model, task)
+    context = model.fitted.context([task])
+    mean, _ = belief._posterior(context)
+    code = mean.clone().requires_grad_()
+    rates, ends = (torch.tensor(part, dtype=torch.float32) for part in (task.log_rates, task.ends))
+    network = model.fitted.model
+    contexts = (context + network.of_code(code[:, None])).expand(-1, len(rates), -1)
+    _, forecast = network(contexts, rates[None])
+    deviation = of_belief._NOISE + of_belief._FAR * (ends - ends.min())
+    error = ((ends - forecast) / deviation).abs()
+    huber = torch.where(error < of_belief._HUBER, error**2 / 2, of_belief._HUBER * (error - of_belief._HUBER / 2))
+    loss = huber.sum(1) + (code**2).sum(1) / 2
+    start = ((ends - network(context.expand(-1, len(rates), -1), rates[None])[1]) / deviation).abs()
+    before = torch.where(start < of_belief._HUBER, start**2 / 2, of_belief._HUBER * (start - of_belief._HUBER / 2))
+    assert (loss <= before.sum(1) + 1e-3).all()
+
+
+def test_gains_are_those_of_the_closed_form():
+    """Without spread among draws, the expected improvement of a normal distribution."""
+    outlook = of_belief.Outlook(np.array([[0.0, 0.1, -0.1]]), np.array([0.0, 0.1, 0.2]))
+    draws = np.random.default_rng(0).standard_normal(2_000_000)
+    for place, (mean, deviation) in enumerate(((0.0, 0.0), (0.1, 0.1), (-0.1, 0.2))):
+        expected = np.maximum(0, -(mean + deviation * draws)).mean()
+        assert outlook.gains(0)[place] == pytest.approx(expected, abs=3e-4)
+
+
+def test_the_rest_of_a_run_is_changed_where_it_goes_wrong(model_file):
+    """A task that takes eight times less rate than its description says."""
+    critical = 0.2 / 8
+    ends = {}
+    for interval in (1.0, 0.2):
+        planner = TransferredLatentODE(model_file, plan_interval=interval)
+        state, rates = planner.start(SPEC, [0]), np.empty((1, 0))
+        signals = {"step": np.array([0.0]), "val_loss": np.array([np.log(10)])}
+        for segment in range(SEGMENTS):
+            answer, state = planner.plan(state, signals)
+            rates = np.concatenate([rates, answer[:, None]], 1)
+            loss = losses_of(np.pad(rates, ((0, 0), (0, SEGMENTS - segment - 1))), critical * 4)[0, segment]
+            signals = {"step": np.array([10.0 * (segment + 1)]), "val_loss": np.array([min(loss, 5.0)])}
+        ends[interval] = rates
+    assert not np.allclose(ends[1.0], ends[0.2])
+    assert ends[0.2][0, -20:].mean() < ends[1.0][0, -20:].mean()
+
+
+def test_rests_begin_as_the_run_began():
+    rates = np.linspace(1, 2, 10)
+    options = rests(rates, 4, np.full((8, 10), 0.5), 0.1, 3.0)
+    assert (options[:, :4] == rates[:4]).all()
+    assert (options[0] == rates).all()
+    assert (options >= 0.1).all()
+    assert (options <= 3.0).all()
+    assert (options[-1, 4:] == 0.5).all()
+
+
+def test_runs_do_not_depend_on_their_company(model_file):
+    planner = TransferredLatentODE(model_file)
+    together, alone = planner.start(SPEC, [3, 4]), planner.start(SPEC, [4])
+    for segment in range(20):
+        losses = np.log(10) * np.array([0.95**segment, 0.9**segment])
+        step = np.full(2, 10.0 * segment)
+        both, together = planner.plan(together, {"step": step, "val_loss": losses})
+        one, alone = planner.plan(alone, {"step": step[1:], "val_loss": losses[1:]})
+        np.testing.assert_allclose(both[1], one[0], rtol=1e-6)
+
+
+def test_a_file_has_the_whole_model_and_the_runs_of_a_task(model, model_file, tasks, tmp_path):
+    again = TRANSFER_MODELS.find(model_file)
+    assert again.fingerprint == model.fingerprint
+    assert again.runs is None
+    file = tmp_path / "with-runs.safetensors"
+    model.with_runs(tasks[2], 123).save(file)
+    loaded = TRANSFER_MODELS.find(str(file))
+    assert loaded.about["child_steps"] == 123
+    assert loaded.fingerprint != model.fingerprint
+    for name in ("log_rates", "curves", "ends"):
+        np.testing.assert_allclose(getattr(loaded.runs, name), getattr(tasks[2], name), rtol=1e-6)
+    assert TransferredLatentODE(str(file)).pretraining_steps == 123
+    one, other = (Knowledge(m, m.runs, RANGE, SEGMENTS).best for m in (loaded, model.with_runs(tasks[2], 123)))
+    assert one == other
+
+
+def test_the_same_seed_fits_the_same_model(tasks):
+    fitting = Fitting(members=2, updates=3, tasks=4, runs=4)
+    one, other = (fit(tasks[:12], fitting).model.state_dict() for _ in range(2))
+    assert all((one[name] == other[name]).all() for name in one)
+    third = fit(tasks[:12], replace(fitting, seed=1)).model.state_dict()
+    assert any((one[name] != third[name]).any() for name in one)
+
+
+@pytest.mark.parametrize("encoder", ["", "gcn"])
+def test_networks_are_read(tasks, encoder):
+    """Two networks: what a model says of a task depends on which of them it has; unknown ones are allowed."""
+    with torch.random.fork_rng():
+        networks = [nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 10)) for width in (4, 64)]
+    graphs = [architecture_of(network, torch.zeros(1, 8)) for network in networks]
+    known = [replace(task, architecture=graphs[place % 2]) for place, task in enumerate(tasks[:12])]
+    fitted = fit(known, Fitting(members=2, updates=3, tasks=4, runs=4, encoder=encoder))
+    contexts = fitted.context([replace(tasks[20], architecture=graph) for graph in (*graphs, None)])
+    assert not torch.allclose(contexts[:, 0], contexts[:, 1])
+    assert torch.isfinite(contexts).all()
+
+
+def test_choices_of_held_out_tasks_are_reported(model, tasks):
+    report = choices(model.fitted, tasks)
+    assert report.regrets["the model"].mean() < report.regrets["best on average of other tasks"].mean()
+    assert "36 tasks held out" in report.text()
+
+
+def test_what_it_cannot_do_is_said_in_one_line(model_file, tasks, tmp_path, model):
+    planner = TransferredLatentODE(model_file)
+    with pytest.raises(UserError, match="optimizer 'Lion': models across tasks know SGD, Adam, AdamW"):
+        planner.start(replace(SPEC, optimizer="Lion"), [0])
+    with pytest.raises(UserError, match="needs the number of classes"):
+        planner.start(replace(SPEC, facts={}), [0])
+    with pytest.raises(UserError, match="no schedule that is considered"):
+        planner.start(replace(SPEC, lr_range=(50.0, 60.0)), [0])
+    with pytest.raises(UserError, match="3 tasks: a model across tasks needs at least 10"):
+        fit(tasks[:3])
+    file = tmp_path / "of-another.safetensors"
+    model.with_runs(replace(tasks[0], facts={**tasks[0].facts, "batch_size": 77}), 1).save(file)
+    with pytest.raises(UserError, match="knows runs with batch_size 77, not 16: tune for this task"):
+        TransferredLatentODE(str(file)).start(SPEC, [0])
+    json.dumps(planner.start(SPEC, [0])["facts"])
