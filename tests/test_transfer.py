@@ -87,7 +87,9 @@ def test_before_the_first_run_it_chooses_better_than_what_is_best_on_average(mod
     """The rate that a task takes follows from its batch size by a factor of 8; what is hidden is a third in the log."""
     unseen = [made_up_task(number) for number in range(100, 120)]
     considered = candidates(1.0, RANGE, SEGMENTS)
-    average = considered.schedules[best_on_average(log_rates(considered.rates, 1.0), tasks)]
+    average = considered.schedules[
+        best_on_average(log_rates(considered.rates, 1.0), [(t.log_rates, t.ends) for t in tasks])
+    ]
     ours, simple = [], []
     for task, critical in unseen:
         known = task_without_runs(task.name, task.facts, None)
@@ -116,7 +118,7 @@ def test_runs_of_a_task_teach_what_its_description_does_not_say(model):
 def test_the_residual_is_the_gaussian_process_of_scikit_learn(tasks):
     task = tasks[0]
     forecast = task.ends + 0.1 * np.sin(np.arange(len(task)))
-    ours = of_belief._Residual(task, forecast)
+    ours = of_belief.Residual(task, forecast)
     noise = (of_belief._NOISE / 2 + of_belief._FAR * (task.ends - task.ends.min())) ** 2
     kernel = ConstantKernel(ours._amplitude**2, "fixed") * RBF(of_belief._REACH, "fixed")
     theirs = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)

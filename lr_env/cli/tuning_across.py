@@ -35,7 +35,7 @@ class TuningAcross(EngineChoice):
     tuners: Names = ("latent-ode-transfer", "wsd", "wsd-tpe")
     """Tuners, by name; settings follow a name, as in latent-ode-transfer:model=FILE."""
     planners: Names = ()
-    """Planners with their default settings, which have no runs."""
+    """Planners without runs of the task; settings may follow a name, as in prodigy:peak=1.0."""
     runs: Counts = (0, 1, 2, 3, 5, 10, 24, 40)
     """Numbers of runs after which each tuner chooses; 0 for those that know something before."""
     repeats: int = 1
@@ -90,6 +90,8 @@ class TuningAcross(EngineChoice):
         if self.backend not in ("loop", "stacked", "compiled"):
             raise UserError(f"backend {self.backend!r}: give loop, stacked or compiled")
         plan = Plan(tuple(self.tuners), tuple(self.planners), self.runs, self.repeats, self.seeds, self.score)
+        against = tuple(map(_pair, self.against))
+        plan.check_selected([one for pair in against for one in pair])
         name = parse_name(self.name or f"{self.family}-{self.split}-tuning")
         folder = self.results / name
         writable(folder)
@@ -116,9 +118,7 @@ class TuningAcross(EngineChoice):
                 )
                 answers.append(TaskAnswers(task.name, tuple(tune_on_task(lab, plan, lambda steps: None))))
                 progress("tasks", 1)
-        result = TuningAcrossResult(
-            self.family, self.split, tuple(answers), self.seeds, self.score, tuple(map(_pair, self.against))
-        )
+        result = TuningAcrossResult(self.family, self.split, tuple(answers), self.seeds, self.score, against)
         result.write(folder, {"command": command_line(), "versions": versions()})
         print_document(result.document(), console(), folder)
         print(f"Report: {folder / 'summary.md'}")

@@ -88,7 +88,7 @@ class Belief:
         codes = mean[:, None] + normal @ torch.linalg.cholesky(covariance).transpose(1, 2)
         with torch.no_grad():
             self._contexts = context + self._fitted.model.of_code(codes)
-        self._residual = _Residual(task, self._ends(task.log_rates).mean(0)) if len(task) else None
+        self._residual = Residual(task, self._ends(task.log_rates).mean(0)) if len(task) else None
 
     @isolating
     def outlook(self, log_rates: Floats, seen: Floats | None = None, draws: int | None = None) -> Outlook:
@@ -150,7 +150,7 @@ class Belief:
         return ends[:, 0], (ends[:, 1:] - ends[:, :1]) / step
 
 
-class _Residual:
+class Residual:
     """A Gaussian process over schedules, of what a model leaves unexplained of known ends.
 
     Args:

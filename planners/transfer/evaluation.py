@@ -66,7 +66,8 @@ def choices(fitted: Fitted, tasks: Sequence[TaskRuns]) -> Choices:
         regrets = np.minimum(task.ends - task.ends.min(), WORST)
         context = contexts[:, [place]].expand(-1, len(task), -1)
         _, ends = fitted.model(context, torch.tensor(task.log_rates[None], dtype=torch.float32))
-        others = [other for other in tasks if other is not task and _adaptive(other) == _adaptive(task)]
+        alike = [other for other in tasks if other is not task and is_adaptive(other) == is_adaptive(task)]
+        others = [(other.log_rates, other.ends) for other in alike]
         picks = [int(ends[member].argmin()), best_on_average(task.log_rates, others) if others else 0]
         for name, pick in zip(found, picks, strict=False):
             found[name].append(regrets[pick])
@@ -75,14 +76,20 @@ def choices(fitted: Fitted, tasks: Sequence[TaskRuns]) -> Choices:
     return Choices({name: np.array(values) for name, values in found.items()})
 
 
-def best_on_average(log_rates: Floats, others: Sequence[TaskRuns]) -> int:
-    """Index of the schedule, (schedules, STEPS), whose neighbours had the lowest mean regret on other tasks."""
-    at = np.concatenate([features(other.log_rates) for other in others])
-    regrets = np.concatenate([np.minimum(other.ends - other.ends.min(), WORST) for other in others])
+def best_on_average(log_rates: Floats, others: Sequence[tuple[Floats, Floats]]) -> int:
+    """Index of the schedule, (schedules, STEPS), whose neighbours had the lowest mean regret on other tasks.
+
+    Args:
+        log_rates: of the schedules.
+        others: log rates of runs, (runs, STEPS), and their ends, (runs,), of each other task.
+    """
+    at = np.concatenate([features(rates) for rates, _ in others])
+    regrets = np.concatenate([np.minimum(ends - ends.min(), WORST) for _, ends in others])
     distances = ((features(log_rates)[:, None] - at[None]) ** 2).sum(-1)
     weights = np.exp(-distances / (2 * _REACH**2))
     return int(((weights @ regrets) / np.maximum(weights.sum(1), 1e-9) + 10.0 * (weights.sum(1) < 1)).argmin())
 
 
-def _adaptive(task: TaskRuns) -> bool:
+def is_adaptive(task: TaskRuns) -> bool:
+    """Whether a task is trained by an optimizer that scales its steps, such as Adam."""
     return OPTIMIZERS[str(task.facts["optimizer"])] < 1

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lr_env.architecture.graph import Architecture
 from lr_env.errors import UserError
@@ -18,7 +19,7 @@ from planners.transfer.belief import WORST, Belief, Outlook
 from planners.transfer.candidates import Candidates, candidates
 from planners.transfer.descriptors import rate_unit
 from planners.transfer.grid import STEPS, Floats, log_rates
-from planners.transfer.runs import TaskRuns
+from planners.transfer.runs import CEILING, TaskRuns
 
 _FINALISTS = 64
 """Schedules that are considered with all draws; the others were worse with a few."""
@@ -65,6 +66,12 @@ class Knowledge:
         return rate_unit(self.task.facts)
 
     @cached_property
+    def survived(self) -> float:
+        """The highest rate at which a run of the task did not diverge; 0 before the first."""
+        whole = self.task.ends < CEILING
+        return float(np.exp(self.task.log_rates[whole].max()) * self.unit) if whole.any() else 0.0
+
+    @cached_property
     def belief(self) -> Belief:
         """The belief of the task."""
         return Belief(self.model, self.task)
@@ -101,9 +108,10 @@ class Knowledge:
         if not made:
             return self.candidates.schedules[order[0]]
         runs = [run for run, _ in made]
-        believed = self.belief.outlook(self.task.log_rates[runs]).regrets
-        measured = np.minimum(self.task.ends[runs] - self.task.ends[runs].min(), WORST)
-        best = int((believed - believed.min() + measured).argmin())
+        outlook = self.belief.outlook(self.task.log_rates[runs])
+        ends = _without_luck(self.task.ends[runs], outlook.ends.mean(0), np.array(self.task.seeds)[runs])
+        measured = np.minimum(ends - ends.min(), WORST)
+        best = int((outlook.regrets - outlook.regrets.min() + measured).argmin())
         return self.candidates.schedules[made[best][1]]
 
     @cached_property
@@ -118,20 +126,26 @@ class Knowledge:
     @property
     def expected_gain(self) -> float:
         """By how much the next run is expected to lower the log of the lowest final loss; infinite before the first."""
-        if not len(self.task):
-            return np.inf
+        return float(self._gains.max()) if len(self.task) else np.inf
+
+    @cached_property
+    def _gains(self) -> Floats:
+        """Expected gain of a run under each of the better schedules over the best one that was made, (schedules,)."""
         order, _ = self._finalists
         outlook = self.belief.outlook(np.concatenate([self._rates(order), self.task.log_rates]))
         best_made = len(order) + int(outlook.regrets[len(order) :].argmin())
-        return float(outlook.gains(best_made)[: len(order)].max())
+        return outlook.gains(best_made)[: len(order)]
 
     def next(self, count: int) -> list[Schedule]:
-        """Return the schedules of the next runs: those with the lowest expected regrets that are unlike those made.
+        """Return the schedules of the next runs, which are unlike those made, and unlike each other.
 
-        Schedules that are made at once are not alike either. To look for the largest gain instead, or where most is
-        unknown, was measured to be worse: a run that fails teaches little of the schedules that are good.
+        The first ones are those with the lowest expected regret: to look for the largest gain at once was measured to
+        be worse, for a run that fails teaches little of the schedules that are good. Later ones have the largest gain:
+        those with the lowest expected regret stay where the first ones were.
         """
         order, _ = self._finalists
+        if len(self.task) >= _SAFE_RUNS:
+            order = [order[place] for place in (-self._gains).argsort(kind="stable")]
         rates = self._rates(order)
         chosen: list[int] = []
         made = list(self.task.log_rates)
@@ -146,8 +160,18 @@ class Knowledge:
         return log_rates(self.candidates.rates[order], self.unit)
 
 
+_SAFE_RUNS = 5
+"""So many runs are chosen by their expected regret, the later ones by their expected gain."""
+
 _SAME = 0.02
 """Largest difference of a log rate between a run and a schedule that it is taken to be of."""
 
 _APART = 0.15
 """Smallest difference of a log rate between schedules of which one was made, or that are made at once."""
+
+
+def _without_luck(ends: Floats, believed: Floats, seeds: NDArray[np.int64]) -> Floats:
+    """Ends of runs, (runs,), without what the runs of each seed have in common beyond what is believed of them."""
+    error = ends - believed
+    luck = {seed: float(np.median(error[seeds == seed])) for seed in set(seeds.tolist())}
+    return ends - np.array([luck[seed] for seed in seeds.tolist()])

@@ -33,10 +33,6 @@ _CLEARLY, _AGREED = 0.01, 0.8
 """Smallest expected gain, log loss, for which the rest of a schedule is replaced, and the share of the draws that have
 to expect one."""
 
-_RISE = 1.5
-"""A rest may have rates up to this times the highest of the schedule so far and as planned: what a run does at much
-higher ones, its losses do not tell, and some diverged."""
-
 
 class PlannerState(TypedDict):
     """The state of the planner."""
@@ -151,7 +147,9 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         rates, segments = state["rates"].copy(), state["rates"].shape[1]
         knowledge = self._known(state)
         for row in range(len(rates)):
-            options = rests(rates[row], now, knowledge.candidates.rates, *state["range"])
+            low, high = state["range"]
+            high = min(high, max(float(rates[row].max()), knowledge.survived))
+            options = rests(rates[row], now, knowledge.candidates.rates, low, high)
             seen = log_ratio(at_ends(state["losses"][row]), knowledge.task.chance)
             seen[np.arange(STEPS) >= int(now * STEPS / segments)] = np.nan
             outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen, _DRAWS)
@@ -221,4 +219,4 @@ def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> F
     at_levels = rates[None, now:] * _levels()[:, None]
     own = np.concatenate([at_levels, others[::4, now:]])
     begun = np.broadcast_to(rates[:now], (len(own), now))
-    return np.concatenate([begun, np.clip(own, low, min(high, _RISE * float(rates.max())))], 1)
+    return np.concatenate([begun, np.clip(own, low, high)], 1)

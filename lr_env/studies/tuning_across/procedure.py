@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         tuners: names of tuners.
-        planners: names of planners with their default settings, which need no runs.
+        planners: names of planners, which settings may follow, as in prodigy:peak=1.0; they have no runs.
         runs: numbers of runs after which each tuner selects a planner, rising; 0 for those that know something before.
         repeats: of each procedure, on other seeds.
         seeds: that the selected planners are run on.
@@ -43,6 +43,8 @@ class Plan:
     score: str
 
     def __post_init__(self) -> None:
+        for name in self.planners:
+            _planner(name)
         for name in self.tuners:
             tuner = find_tuner(name)
             if isinstance(tuner, SelfTraining):
@@ -52,6 +54,18 @@ class Plan:
                 raise UserError(f"tuner {name!r} selects nothing without runs: ask for some, e.g. 1,3,10")
             if isinstance(tuner, Checking):
                 tuner.check(runs)
+
+    def check_selected(self, answers: Sequence[tuple[str, int]]) -> None:
+        """Check that something is selected by these tuners after these numbers of runs.
+
+        Raises:
+            UserError: it is not.
+        """
+        there = {(name, 0) for name in self.planners}
+        there |= {(name, count) for name in self.tuners for count in self.runs_of(find_tuner(name))}
+        for name, count in answers:
+            if (name, count) not in there:
+                raise UserError(f"against {name}/{count}: {name!r} selects nothing after {count} runs here")
 
     def runs_of(self, tuner: Tuner) -> tuple[int, ...]:
         """Numbers of runs after which a tuner selects: without 0 where it knows nothing before its first run."""
@@ -126,7 +140,7 @@ def tune_on_task(lab: Lab, plan: Plan, progress: Callable[[int], None]) -> list[
         planners: dict[tuple[str, int, int], Planner] = {
             (one.name, count, one.repeat): planner for one in procedures for count, planner in one.selected.items()
         }
-        planners |= {(name, 0, 0): make_planner(name, {}) for name in plan.planners}
+        planners |= {(name, 0, 0): _planner(name) for name in plan.planners}
         runs = {run_key(run): run for run in (PlannedRun(p, s) for p in planners.values() for s in plan.seeds)}
         experiment.run([runs[key] for key in sorted(runs)], FINAL, (plan.score,), progress)
         ends = {run_key(run): run for run in lab.store.runs(lab.name, FINAL)}
@@ -139,6 +153,23 @@ def tune_on_task(lab: Lab, plan: Plan, progress: Callable[[int], None]) -> list[
         )
         for (label, count, repeat), planner in planners.items()
     ]
+
+
+def _planner(text: str) -> Planner:
+    """The planner of a name, which settings may follow: "prodigy:peak=1.0".
+
+    Raises:
+        UserError: there is no such planner or setting, or a setting is missing.
+    """
+    name, _, rest = text.partition(":")
+    settings: dict[str, float] = {}
+    for part in rest.split(",") if rest else ():
+        setting, _, value = part.partition("=")
+        try:
+            settings[setting] = float(value)
+        except ValueError:
+            raise UserError(f"planner {text!r}: {setting} must be a number, not {value!r}") from None
+    return make_planner(name, settings)
 
 
 def _scored(plan: Plan) -> str:
