@@ -253,8 +253,8 @@ def require_probe(planner: Planner, probe: Probe | None) -> Probe:
     return probe
 
 
-def pretraining_steps(planner: Planner) -> int:
-    """Child steps that were spent on a planner before any sweep; see `Pretrained`."""
+def pretraining_steps(planner: object) -> int:
+    """Child steps that were spent on a planner, or a tuner, before any sweep; see `Pretrained`."""
     return int(planner.pretraining_steps) if isinstance(planner, Pretrained) else 0
 
 

@@ -17,11 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lr_env.capabilities import AllowsMissing, Forking, OwnOptimizer, PlanForecast, PreferredSegment, fingerprint
 from lr_env.errors import UserError
+from lr_env.facts import facts_of_optimizer
 from lr_env.jsonable import pack, unpack
 from lr_env.planner import Planner, RunSpec, planner_settings
 from lr_env.session import PlannerSession
 from lr_env.signals import AGE
-from lr_env.tasks.facts import facts_of_optimizer
 from planners.observations import Observations, Observed
 
 if TYPE_CHECKING:

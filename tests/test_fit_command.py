@@ -17,8 +17,8 @@ from lr_env.runs.lab import Lab
 from lr_env.seeds import SWEEPS
 from lr_env.tasks import TASKS
 from planners import LatentODE
+from planners.fit_command import on_fresh_seeds
 from planners.latent_ode.artifact import FittedModel
-from planners.latent_ode.command import on_fresh_seeds
 from planners.latent_ode.fit_report import MODEL, SHARES, fit_records, fit_sweep, usable_of
 from planners.latent_ode.sweep import sweep as sweeps
 from planners.latent_ode.sweep.sweep import Sweep, seed_number, sweep

@@ -26,6 +26,8 @@ from lr_env.registry import has_peak, make_planner, task_settings
 from lr_env.rollout import rollout
 from lr_env.signals import ALWAYS
 from lr_env.tasks import TASKS
+from lr_env.tasks.architecture import of_task
+from lr_env.tasks.facts import facts
 from planners.latent_ode.artifact import MODELS, FittedModel
 from planners.latent_ode.data.dataset import run_dataset
 from planners.latent_ode.data.schedule_library import schedule_library
@@ -97,7 +99,8 @@ def recorded(name, folder=None):
 def replayed(run, kills=(), optimizer_first=True):
     """The rate of every step under the recorded signals; at a kill all is written, and read into fresh objects."""
     planner, task, signals, _ = run
-    settings = {"budget": task.budget, "segment": task.segment, **RANGE}
+    told = {"facts": facts(task), "architecture": of_task(task)}
+    settings = {"budget": task.budget, "segment": task.segment, **RANGE, **told}
     optimizer = layers()
     scheduler = PlannerLR(optimizer, planner, **settings)
     scheduler.observe(**signals[0])

@@ -244,8 +244,6 @@ def test_what_it_cannot_do_is_said_in_one_line(model_file, tasks, tmp_path, mode
     planner = TransferredLatentODE(model_file)
     with pytest.raises(UserError, match="optimizer 'Lion': models across tasks know SGD, Adam, AdamW"):
         planner.start(replace(SPEC, optimizer="Lion"), [0])
-    with pytest.raises(UserError, match="needs the number of classes"):
-        planner.start(replace(SPEC, facts={}), [0])
     with pytest.raises(UserError, match="no schedule that is considered"):
         planner.start(replace(SPEC, lr_range=(50.0, 60.0)), [0])
     with pytest.raises(UserError, match="3 tasks: a model across tasks needs at least 10"):
@@ -255,3 +253,16 @@ def test_what_it_cannot_do_is_said_in_one_line(model_file, tasks, tmp_path, mode
     with pytest.raises(UserError, match="knows runs with batch_size 77, not 16: tune for this task"):
         TransferredLatentODE(str(file)).start(SPEC, [0])
     json.dumps(planner.start(SPEC, [0])["facts"])
+
+
+def test_where_the_classes_are_unknown_the_loss_of_the_untrained_network_stands_for_them(model_file):
+    planner = TransferredLatentODE(model_file)
+    rates = []
+    for facts in (facts_of(16), {name: value for name, value in facts_of(16).items() if name != "classes"}):
+        state, answers = planner.start(replace(SPEC, facts=facts), [0]), []
+        for segment in range(20):
+            loss = np.array([np.log(10) * 0.97**segment])
+            answer, state = planner.plan(state, {"step": np.array([10.0 * segment]), "val_loss": loss})
+            answers.append(answer[0])
+        rates.append(answers)
+    assert rates[0] == pytest.approx(rates[1])

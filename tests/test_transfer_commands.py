@@ -96,7 +96,7 @@ def test_a_task_is_tuned_and_more_runs_are_added(tmp_path, lr_env, monkeypatch, 
     assert "expected to lower the loss by" in second["note"]
     model = TRANSFER_MODELS.find(second["selected"]["settings"]["model"])
     assert len(model.runs) == 3
-    assert model.about["child_steps"] == 180
+    assert model.about["child_steps"] == 180 + TRANSFER_MODELS.find("SmallNetworks").about["child_steps"]
     told = " ".join(capsys.readouterr().out.split())
     summary = (tmp_path / "results/DigitsMLP-tune/summary.md").read_text()
     assert "PlannerLR(optimizer, TransferredLatentODE(model=" in summary

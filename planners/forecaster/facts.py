@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from lr_env.facts import CLASSES
 from lr_env.tasks import Task
 from lr_env.tasks.architecture import of_task
-from lr_env.tasks.facts import CLASSES
 from lr_env.tasks.facts import facts as of_settings
 from planners.forecaster.description import RunDescription
 from planners.forecaster.from_runs import ARCHITECTURE

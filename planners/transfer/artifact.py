@@ -32,7 +32,7 @@ class TransferModel:
     Attributes:
         fitted: the ensemble, and how tasks are described to it.
         runs: runs of the one task that it is to be used for; None where there are none.
-        about: provenance, JSON-able: families, tasks, runs, how it was fitted, and "child_steps" of the runs of `runs`.
+        about: provenance, JSON-able: families, tasks, runs, how it was fitted, and "child_steps" of all its runs.
     """
 
     fitted: Fitted
@@ -41,7 +41,8 @@ class TransferModel:
 
     def with_runs(self, runs: TaskRuns, child_steps: int) -> TransferModel:
         """Return the same model, to be updated by runs of a task that took so many optimizer steps."""
-        return replace(self, runs=runs, about={**self.about, "child_steps": child_steps})
+        before = int(self.about.get("child_steps", 0))
+        return replace(self, runs=runs, about={**self.about, "child_steps": before + child_steps})
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""

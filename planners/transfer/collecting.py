@@ -12,12 +12,12 @@ import numpy as np
 from lr_env.architecture.graph import Architecture
 from lr_env.children import Execution
 from lr_env.errors import UserError, whole
+from lr_env.facts import CLASSES
 from lr_env.records.readers.base import ImportedRun
 from lr_env.rollout import PlannedRun
 from lr_env.runs.chunks import Chunk
 from lr_env.seeds import COLLECTIONS
 from lr_env.tasks import Task
-from lr_env.tasks.facts import CLASSES
 from lr_env.tasks.families import find_family, split_seeds
 from planners.forecaster.collecting import FINAL
 from planners.forecaster.from_runs import ARCHITECTURE, CONFIGURATION, TASK

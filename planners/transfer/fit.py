@@ -78,6 +78,10 @@ class Fitted:
     held_out: tuple[int, ...] = ()
     history: LossHistory = ()
 
+    def beyond(self, task: TaskRuns) -> list[str]:
+        """What of a task lies beyond what was fitted to, e.g. "log_budget 9.2 (5.01 to 6.68)"."""
+        return self.scaler.beyond(columns([task]))
+
     def known(self, tasks: Sequence[TaskRuns]) -> Tensor:
         """Scaled descriptions and which of their numbers are known, (1, tasks, known)."""
         return described(self.scaler, tasks)

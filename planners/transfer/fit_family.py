@@ -96,5 +96,9 @@ def fit_families(store: Path, names: Sequence[str], fitting: Fitting, about: Map
     with closing(Store.reading(store)) as records:
         tasks = [task for name in names for task in tasks_of(records.imported(name))]
     fitted = fit(tasks, fitting)
-    counts = {"tasks": len(tasks), "runs": sum(len(task) for task in tasks)}
+    counts = {
+        "tasks": len(tasks),
+        "runs": sum(len(task) for task in tasks),
+        "child_steps": sum(len(task) * int(task.facts["budget"]) for task in tasks),
+    }
     return FamilyFit(TransferModel(fitted, None, {**about, **counts}), choices(fitted, tasks))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lr_env.architecture.graph import Architecture
 from lr_env.errors import UserError
-from lr_env.tasks.facts import CLASSES
+from lr_env.facts import CLASSES
 from planners.schedule import Schedule
 from planners.transfer.artifact import TransferModel
 from planners.transfer.belief import WORST, Belief, Outlook
@@ -32,16 +32,13 @@ def task_without_runs(name: str, facts: Mapping[str, Any], architecture: Archite
     """Return what is known of a task before its first run.
 
     Raises:
-        UserError: its optimizer is none that models are fitted to, or the number of classes is missing.
+        UserError: its optimizer is none that models are fitted to.
     """
     rate_unit(facts)
     classes = facts.get(CLASSES)
-    if not isinstance(classes, int | float) or classes < 2:
-        raise UserError(
-            "a model across tasks needs the number of classes of the task: give PlannerLR facts={'classes': 10, ...}"
-        )
+    chance = float(np.log(classes)) if isinstance(classes, int | float) and classes >= 2 else np.nan
     none = np.empty((0, STEPS))
-    return TaskRuns(name, facts, architecture, float(np.log(classes)), none, none, np.empty(0), ())
+    return TaskRuns(name, facts, architecture, chance, none, none, np.empty(0), ())
 
 
 @dataclass(frozen=True, eq=False)

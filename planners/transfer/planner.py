@@ -43,6 +43,7 @@ class PlannerState(TypedDict):
     range: list[float]  # smallest and largest rate
     rates: Floats  # of all segments, (runs, segments)
     losses: Floats  # validation losses so far, NaN where not measured, (runs, segments)
+    chance: Floats  # loss of a model that has learned nothing, NaN where it is unknown, (runs,)
     segment: int  # optimizer steps of a segment
     step: int | None  # optimizer step of the last call
 
@@ -99,8 +100,8 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         """Return the state before the first segment.
 
         Raises:
-            UserError: there is no such model; the optimizer is none that it knows; the number of classes is not known;
-                or the model knows runs of another task.
+            UserError: there is no such model; the optimizer is none that it knows; or the model knows runs of another
+                task.
         """
         if run.num_segments < 1:
             raise UserError(f"planner {self.name!r} needs a run of at least one segment")
@@ -115,6 +116,7 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
             "range": list(run.lr_range),
             "rates": np.tile(rates, (len(seeds), 1)),
             "losses": np.full((len(seeds), run.num_segments), np.nan),
+            "chance": np.full(len(seeds), knowledge.task.chance),
             "segment": run.segment,
             "step": None,
         }
@@ -127,7 +129,10 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         step = step_after(self, state, signals)
         now = step // state["segment"]
         state = {**state, "step": step}
-        if now > 0:
+        if now == 0:  # the loss of an untrained network tells it, where the number of classes is unknown
+            unknown = np.isnan(state["chance"])
+            state = {**state, "chance": np.where(unknown, signals["val_loss"], state["chance"])}
+        else:
             losses = state["losses"].copy()
             losses[:, now - 1] = signals["val_loss"]
             state = {**state, "losses": losses}
@@ -150,7 +155,9 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
             low, high = state["range"]
             high = min(high, max(float(rates[row].max()), knowledge.survived))
             options = rests(rates[row], now, knowledge.candidates.rates, low, high)
-            seen = log_ratio(at_ends(state["losses"][row]), knowledge.task.chance)
+            if not np.isfinite(state["chance"][row]):
+                continue
+            seen = log_ratio(at_ends(state["losses"][row]), float(state["chance"][row]))
             seen[np.arange(STEPS) >= int(now * STEPS / segments)] = np.nan
             outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen, _DRAWS)
             best = int(outlook.regrets.argmin())

@@ -28,7 +28,7 @@ class TaskRuns:
         name: of the task.
         facts: what is known of it, see `planners.transfer.descriptors.numbers`.
         architecture: of its network; None where it is unknown.
-        chance: loss of a model that has learned nothing, nats per example.
+        chance: loss of a model that has learned nothing, nats per example; NaN where it is unknown.
         log_rates: log of the mean rates, in their unit, (runs, STEPS).
         curves: log of the validation loss over `chance` at the end of each part, at most `CEILING`, (runs, STEPS); NaN
             where it was not measured.

@@ -55,6 +55,11 @@ class TransferTuner:
         """The first twenty runs share a seed, so that luck decides less among them; then the next twenty."""
         return run // RUNS_PER_SEED
 
+    @property
+    def pretraining_steps(self) -> int:
+        """Child steps of the runs of other tasks that the model was fitted to."""
+        return int(TRANSFER_MODELS.find(self.model).about.get("child_steps", 0))
+
     def check(self, runs: Sequence[int]) -> None:
         """Check that there is such a model; any number of runs will do, 0 as well.
 
@@ -94,9 +99,15 @@ class TransferTuner:
         return TransferredLatentODE(model, **({"plan_interval": 1.0} if self.plan == "before" else {}))
 
     def tell(self, task: Task, seed: int, records: Sequence[RunRecord]) -> str:
-        """Whether more runs are worth it."""
-        gain = self.knowledge(task, records).expected_gain
-        return f"one run more than {counted(len(records), 'run')} is expected to lower the loss by {100 * gain:.1f} %"
+        """Whether more runs are worth it, and what of the task lies beyond what the model was fitted to."""
+        knowledge = self.knowledge(task, records)
+        told = []
+        if records:
+            gain = f"{100 * knowledge.expected_gain:.1f} %"
+            told.append(f"one run more than {counted(len(records), 'run')} is expected to lower the loss by {gain}")
+        beyond = knowledge.model.fitted.beyond(knowledge.task)
+        told += [f"beyond what the model was fitted to, so that it guesses: {', '.join(beyond)}"] if beyond else []
+        return "; ".join(told)
 
 
 def runs_of(task: Task, records: Sequence[RunRecord]) -> TaskRuns:

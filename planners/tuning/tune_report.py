@@ -21,7 +21,7 @@ from lr_env.report.written import write_report
 from lr_env.runs.lab import Lab
 from lr_env.studies.procedure import Procedure
 from lr_env.tasks import Task
-from lr_env.tuner import Telling
+from lr_env.tuner import KnowsBefore, Telling
 from lr_env.words import counted
 
 if TYPE_CHECKING:
@@ -127,5 +127,9 @@ def tune(study: Tune, lab: Lab) -> TuneResult:
             records = procedure.records[0]
     lab.folder.mkdir(parents=True, exist_ok=True)
     selected = tuner.select(task, study.seed, records, lab.folder)
-    note = tuner.tell(task, study.seed, records) if isinstance(tuner, Telling) and records else ""
+    note = (
+        tuner.tell(task, study.seed, records)
+        if isinstance(tuner, Telling) and (records or isinstance(tuner, KnowsBefore))
+        else ""
+    )
     return TuneResult(task, study.tuner, tuple(records), selected, note)

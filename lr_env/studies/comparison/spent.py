@@ -44,7 +44,8 @@ def spent(tuning: Sequence[RunRecord], chosen: Mapping[str, Planner], budget: in
         budget: optimizer steps of a run.
     """
     runs, fitted = Counter(map(tuned_planner, tuning)), made_of_runs(tuning)
-    before = {name: 0 if name in fitted else pretraining_steps(setting) for name, setting in chosen.items()}
+    own = {name: sum(run.child_steps for run in tuning if tuned_planner(run) == name) for name in fitted}
+    before = {name: max(0, pretraining_steps(setting) - own.get(name, 0)) for name, setting in chosen.items()}
     counts = {name: Spent(runs[name], before[name] / budget) for name in chosen}
     planners = {name: original_of(setting) for name, setting in chosen.items() if not runs[name]}
     return counts | {name: counts[planner] for name, planner in planners.items() if planner in counts}

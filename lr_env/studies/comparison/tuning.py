@@ -86,7 +86,7 @@ class Tuning:
     def before(self) -> int:
         """Runs that it was fitted to or trained with before, in runs of the task's budget."""
         if self.by_itself:
-            return 0
+            return math.ceil(pretraining_steps(self.tuner) / self.task.budget)
         sample = self.given or self.tuner.propose(self.task, 0, [], 1)[0]
         check_planner(sample, self.task)
         return math.ceil(pretraining_steps(sample) / self.task.budget)
