@@ -16,6 +16,7 @@ from lr_env.errors import UserError
 from lr_env.records.record import RunRecord
 from lr_env.registry import find_tuner
 from lr_env.tasks import find_task
+from lr_env.testing import simulated_record
 from planners.multi_power_law.fit import Curves, curves_of, fit_law, held_out_error
 from planners.multi_power_law.law import LawNumbers
 from planners.multi_power_law.optimise import best_rates
@@ -212,3 +213,19 @@ def test_where_most_runs_diverged_there_is_no_law_to_be_fitted():
     tuner, task = find_tuner("multi-power-law"), find_task("DigitsMLP")
     few = [replace(record(WSD(peak=0.1 * number), 20), diverged=number > 2) for number in (1, 2, 3, 4)]
     assert {planner.name for planner in tuner.propose(task, 0, few, 2)} == {"wsd"}
+
+
+def test_a_schedule_of_wsd_that_is_better_keeps_the_name_of_the_planner(tmp_path):
+    """`compare` tells planners by their names."""
+    planner = MultiPowerLaw(0.3, warmup=0.05, cooldown=0.4)
+    np.testing.assert_array_equal(planner.preview(50), WSD(0.3, warmup=0.05, cooldown=0.4).preview(50))
+    runs = [
+        replace(record, scores={"final_val_loss": 1.0 + number})
+        for number, record in enumerate(
+            simulated_record(WSD(0.1 + 0.01 * n, 0.1, 0.3), find_task("DigitsMLP"), 0) for n in range(6)
+        )
+    ]
+    selected = find_tuner("multi-power-law").select(find_task("DigitsMLP"), 0, runs, tmp_path)
+    assert selected == MultiPowerLaw(0.1, warmup=0.1, cooldown=0.3)
+    with pytest.raises(UserError, match="warmup \\+ cooldown must be at most 1"):
+        MultiPowerLaw(0.1, warmup=0.5, cooldown=0.6)

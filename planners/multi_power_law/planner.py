@@ -9,6 +9,7 @@ import numpy as np
 
 from lr_env.errors import UserError
 from planners.schedule import Index, Schedule
+from planners.schedules import WSD
 from planners.settings import FRACTION, POSITIVE, Array, Rules, TuningVariants
 
 LANGUAGE_MODEL = (3.138, 0.121, 0.4814, 0.1107, 595.1, 0.8335, 0.6999)
@@ -36,6 +37,8 @@ class MultiPowerLaw(Schedule):
         law: its seven numbers, for time in budgets and rates in multiples of the unit.
         unit: the rate that counts as 1; the peak where it is None.
         warmup: length of the warm-up as a fraction of the budget.
+        cooldown: length of the cool-down of a WSD schedule, which is played in place of what is best under the law: the
+            tuner sets it where runs of a WSD schedule ended better. None: the law's.
 
     >>> MultiPowerLaw(peak=0.1).preview(5).shape
     (5,)
@@ -48,6 +51,7 @@ class MultiPowerLaw(Schedule):
     law: tuple[float, ...] = LANGUAGE_MODEL
     unit: float | None = None
     warmup: float = 0.1
+    cooldown: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,8 +62,14 @@ class MultiPowerLaw(Schedule):
         self._set("law", law)  # JSON gives a list
         if self.unit is not None:
             self._set("unit", POSITIVE.apply(self.name, "unit", self.unit))
+        if self.cooldown is not None:
+            self._set("cooldown", FRACTION.apply(self.name, "cooldown", self.cooldown))
+            if self.warmup + self.cooldown > 1:
+                raise UserError(f"planner {self.name!r}: warmup + cooldown must be at most 1")
 
     def _at(self, k: Index, n: int) -> Array:
+        if self.cooldown is not None:
+            return WSD(self.peak, self.warmup, self.cooldown)._at(k, n)
         from planners.multi_power_law.optimise import best_rates  # which needs torch
 
         warmup = min(n, max(1, round(self.warmup * n)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
 from planners.multi_power_law.fit import MIN_RUNS, as_setting, curves_of, fit_law, held_out_error
 from planners.multi_power_law.planner import MultiPowerLaw
+from planners.schedules import WSD
 from planners.tuning.coarse_to_fine import CoarseToFine, Slot
 from planners.tuning.tuners import final_val_loss
 
@@ -58,6 +60,11 @@ class MultiPowerLawTuner(CoarseToFine):
             return f"{len(near)} runs near the best are too few to hold some out of a law"
         error = held_out_error(curves_of(near, task.budget), seed)
         return f"laws of {len(near)} runs near the best forecast held-out ends to {100 * error:.2f} % of the loss"
+
+    def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
+        """The best schedule, as a planner of this name also where it is one of WSD."""
+        best = super().select(task, seed, records, folder)
+        return MultiPowerLaw(best.peak, warmup=best.warmup, cooldown=best.cooldown) if isinstance(best, WSD) else best
 
     def _refined(
         self, task: Task, seed: int, records: Sequence[RunRecord], first: Slot, count: int

@@ -105,6 +105,8 @@ class Tuning:
         """
         if self.given is not None:
             return 0
+        if self.by_itself:  # what its tuner knew before was of other tasks
+            return self.runs
         kind, before = find_planner(self.planner), self.before
         original = original_of(kind)
         if (isinstance(kind, TunedByItself) or original is not None) and before >= self.runs:
@@ -142,6 +144,10 @@ class Tuning:
         place.mkdir(parents=True, exist_ok=True)
         seen = [Objective.of(self.task).as_loss(run) for run in records]
         selected = self.tuner.select(self.task, 0, seen, place)
+        if selected.name != self.planner:
+            raise UserError(
+                f"tuner {self.tuner_name!r} selects {selected.name}, not {self.planner}: use `lr-env tuning-budget`"
+            )
         if not any(place.iterdir()):
             place.rmdir()
         return selected
