@@ -50,6 +50,8 @@ CALLS = [
     ["explain", "DigitsMLP", "--segment", "100"],
     ["tuning-budget", "DigitsMLP", *TINY, "--tuners", "wsd", "--runs", "2", "--repeats", "2", "--seeds", "2"],
     ["forecast", "collect", "MLPFamily", "--runs", "2"],
+    ["tune", "DigitsMLP", *TINY, "--runs", "1", "--backend", "loop"],
+    ["tuning-across", "MLPFamily", "--tasks", "2", "--tuners", "wsd", "--runs", "1", "--seeds", "1", "--split", "val"],
     ["report", "DigitsMLP"],
     ["report", "DigitsMLP-search"],
     ["runs"],

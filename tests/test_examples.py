@@ -99,7 +99,7 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert "@@" not in readme
     blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
-    step, ppo, training, forecast, planner, task = blocks
+    step, ppo, training, forecast, transfer, planner, task = blocks
     exec(step, {})
     assert len(capsys.readouterr().out.split()) == 2
     exec(ppo, {})
@@ -109,6 +109,8 @@ def test_the_code_in_the_readme_runs(capsys, global_generators_kept):
     exec(forecast, names := {})
     assert names["forecast"].low[-1] < names["forecast"].median[-1] < names["forecast"].high[-1]
     assert 0.05 < names["forecast"].median[-1] < 0.4  # of DigitsMLP at a rate of 0.03
+    exec(transfer, names := {})
+    assert 1e-4 < names["scheduler"].get_last_lr()[0] < 1  # the warm-up
     exec(planner, names := {})
     (record,) = rollout(names["Halving"](0.05), TASKS["DigitsMLP"], [0])
     assert not record.diverged

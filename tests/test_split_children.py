@@ -41,7 +41,9 @@ def same(one, other):
         for name in one:
             same(one[name], other[name])
     elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    elif np.asarray(one).dtype.kind == "f":
+        np.testing.assert_allclose(one, other, rtol=1e-5)  # blocks of other sizes: last bits, on some processors
     else:
         np.testing.assert_array_equal(one, other)
 

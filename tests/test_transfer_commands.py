@@ -128,7 +128,7 @@ def test_tuners_are_compared_across_tasks(home, lr_env, monkeypatch):
     }
     assert all(0 <= entry["regret"][0] <= 1 for entry in result["regrets"])
     summary = (home / "results/MLPFamily-val-tuning/summary.md").read_text()
-    assert "latent-ode-transfer after 0 runs less wsd after 2 runs" in summary
+    assert "latent-ode-transfer after 0 runs less wsd after 2: " in summary
     assert (home / "results/MLPFamily-val-tuning/regrets.png").stat().st_size > 1000
     lr_env(*call)
     assert json.loads(file.read_text())["tasks"] == result["tasks"]

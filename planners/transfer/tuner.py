@@ -37,12 +37,12 @@ class TransferTuner:
     Attributes:
         name: name of the tuner.
         model: see `planners.transfer.planner.TransferredLatentODE`.
-        plan: when the selected planner plans: "during" the run as well, or only "before" it.
+        planning: when the selected planner plans: "during" the run as well, or only "before" it.
     """
 
     name: str = TransferredLatentODE.name
     model: str = SHIPPED
-    plan: str = "during"
+    planning: str = "during"
 
     reads_curves: ClassVar[bool] = True
     most_runs: ClassVar[None] = None
@@ -67,7 +67,7 @@ class TransferTuner:
             UserError: there is none.
         """
         TRANSFER_MODELS.find(self.model)
-        find("plan", self.plan, dict.fromkeys(("during", "before")))
+        find("planning", self.planning, dict.fromkeys(("during", "before")))
 
     def knowledge(self, task: Task, records: Sequence[RunRecord]) -> Knowledge:
         """What is known of a task after some runs of it.
@@ -96,7 +96,7 @@ class TransferTuner:
         return self._planner(str(file))
 
     def _planner(self, model: str) -> TransferredLatentODE:
-        return TransferredLatentODE(model, **({"plan_interval": 1.0} if self.plan == "before" else {}))
+        return TransferredLatentODE(model, **({"plan_interval": 1.0} if self.planning == "before" else {}))
 
     def tell(self, task: Task, seed: int, records: Sequence[RunRecord]) -> str:
         """Whether more runs are worth it, and what of the task lies beyond what the model was fitted to."""
