@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lr_env.objectives import Objective
 from lr_env.records.record import FINISHED, RunRecord, run_key
 from lr_env.records.store import Store
-from lr_env.rollout import not_made_before
+from lr_env.rollout import PlannedRun, not_made_before
 from lr_env.runs.experiment import Experiment
 from lr_env.seeds import PER_REPEAT, TUNERS
+from lr_env.tasks import Task
 from lr_env.tuner import Tuner
+
+
+def next_runs(tuner: Tuner, task: Task, repeat: int, earlier: Sequence[RunRecord], count: int) -> list[PlannedRun]:
+    """The next runs of a tuner, each on a seed of its own or one that it was not made on before.
+
+    Args:
+        tuner: who proposes them.
+        task: what is trained.
+        repeat: number of the repeat, on which their seeds depend, and what is drawn.
+        earlier: the runs so far.
+        count: how many.
+    """
+    start, done = TUNERS.start + repeat * PER_REPEAT, len(earlier)
+    seeds = [start + tuner.seed_index(number) for number in range(done, done + count)]
+    return not_made_before(tuner.propose(task, repeat, earlier, count), seeds, earlier)
 
 
 class Procedure:
@@ -47,9 +63,7 @@ class Procedure:
             if len(self._finished(phase)) < count * repeats:
                 planned = []
                 for repeat, earlier in enumerate(self.records, self.first):
-                    start = TUNERS.start + repeat * PER_REPEAT
-                    seeds = [start + tuner.seed_index(number) for number in range(done, done + count)]
-                    planned += not_made_before(tuner.propose(task, repeat, earlier, count), seeds, earlier)
+                    planned += next_runs(tuner, task, repeat, earlier, count)
                 self.experiment.run(planned, phase, ("val",), progress)
             else:
                 progress(count * repeats * task.budget)

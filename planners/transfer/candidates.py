@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -74,8 +73,3 @@ def _rounded(schedule: Schedule) -> Schedule:
 
 def _significant(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-def rates_of(schedules: Sequence[Schedule], segments: int) -> Floats:
-    """Rates of schedules, (schedules, segments)."""
-    return np.stack([one.preview(segments) for one in schedules])

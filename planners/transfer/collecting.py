@@ -114,9 +114,7 @@ def _task_of(name: str, runs: list[ImportedRun]) -> TaskRuns:
         for part, signal in ((rates, "lr"), (losses, "val_loss")):
             values = run.curves[signal].values if signal in run.curves else np.empty(0)
             part[row, : len(values)] = values
-        measured = max(1, int(np.isfinite(rates[row]).sum()))
-        rates[row, measured:] = rates[row, measured - 1]  # of runs that diverged
     ends = [float(run.config.get(FINAL, np.inf)) if not run.diverged else np.inf for run in runs]  # type: ignore[arg-type]
     seeds = [int(run.config["seed"]) for run in runs]  # type: ignore[call-overload]
     chance = float(np.log(float(facts[CLASSES])))  # type: ignore[arg-type]
-    return TaskRuns.of(name, facts, graph, chance, np.nan_to_num(rates, nan=1e-9), losses, np.array(ends), seeds)
+    return TaskRuns.of(name, facts, graph, chance, rates, losses, np.array(ends), seeds)

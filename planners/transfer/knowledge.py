@@ -143,15 +143,8 @@ class Knowledge:
         order, _ = self._finalists
         if len(self.task) >= _SAFE_RUNS:
             order = [order[place] for place in (-self._gains).argsort(kind="stable")]
-        rates = self._rates(order)
-        chosen: list[int] = []
-        made = list(self.task.log_rates)
-        for place in range(len(order)):
-            if all(np.abs(rates[place] - other).max() >= _APART for other in made):
-                chosen.append(place)
-                made.append(rates[place])
-        rest = [place for place in range(len(order)) if place not in chosen]
-        return [self.candidates.schedules[order[place]] for place in (chosen + rest)[:count]]
+        chosen = first_unlike(self._rates(order), self.task.log_rates, count)
+        return [self.candidates.schedules[order[place]] for place in chosen]
 
     def _rates(self, order: list[int]) -> Floats:
         return log_rates(self.candidates.rates[order], self.unit)
@@ -165,6 +158,22 @@ _SAME = 0.02
 
 _APART = 0.15
 """Smallest difference of a log rate between schedules of which one was made, or that are made at once."""
+
+
+def first_unlike(rates: Floats, made: Floats, count: int) -> list[int]:
+    """Return indices of the first schedules that are unlike those made and each other, then of those that are left out.
+
+    Args:
+        rates: their log rates, the best schedule first, (schedules, STEPS).
+        made: log rates of runs that were made, (runs, STEPS).
+        count: how many indices.
+    """
+    chosen: list[int] = []
+    for place, own in enumerate(rates):
+        if all(np.abs(own - other).max() >= _APART for other in (*made, *rates[chosen])):
+            chosen.append(place)
+    rest = [place for place in range(len(rates)) if place not in chosen]
+    return (chosen + rest)[:count]
 
 
 def _without_luck(ends: Floats, believed: Floats, seeds: NDArray[np.int64]) -> Floats:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
 
+from lr_env.architecture.graph import Architecture
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
 from planners.settings import RATIO, SHARE, Array, Rules, ValidatedSettings
 from planners.transfer.artifact import TRANSFER_MODELS, TransferModel
+from planners.transfer.descriptors import OPTIMIZERS
 from planners.transfer.grid import STEPS, Floats, at_ends, log_rates
 from planners.transfer.knowledge import Knowledge, task_without_runs
 from planners.transfer.runs import log_ratio
 from planners.weights import FromWeights
 
 if TYPE_CHECKING:
-    from lr_env.architecture.graph import Architecture
     from lr_env.tasks import Task
 
 SHIPPED = "SmallNetworks"
@@ -85,8 +85,6 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
     @classmethod
     def for_task(cls, task: Task) -> Mapping[str, Any] | None:
         """No other settings, for tasks with an optimizer that the shipped model knows; None for others."""
-        from planners.transfer.descriptors import OPTIMIZERS
-
         known = type(task.optimizer).__name__ in OPTIMIZERS and task.objective == "val_loss"
         return {} if known and SHIPPED in TRANSFER_MODELS.shipped() else None
 
@@ -152,11 +150,11 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         rates, segments = state["rates"].copy(), state["rates"].shape[1]
         knowledge = self._known(state)
         for row in range(len(rates)):
+            if not np.isfinite(state["chance"][row]):
+                continue
             low, high = state["range"]
             high = min(high, max(float(rates[row].max()), knowledge.survived))
             options = rests(rates[row], now, knowledge.candidates.rates, low, high)
-            if not np.isfinite(state["chance"][row]):
-                continue
             seen = log_ratio(at_ends(state["losses"][row]), float(state["chance"][row]))
             seen[np.arange(STEPS) >= int(now * STEPS / segments)] = np.nan
             outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen, _DRAWS)
@@ -167,8 +165,6 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         return rates
 
     def _known(self, state: PlannerState) -> Knowledge:
-        from lr_env.architecture.graph import Architecture
-
         saved = state["architecture"]
         graph = None if saved is None else Architecture.from_json(saved)
         low, high = state["range"]
@@ -206,10 +202,8 @@ def _remembered(model: TransferModel, task: Any, lr_range: tuple[float, float], 
     return _memory[key]
 
 
-@lru_cache(maxsize=8)
-def _levels() -> Floats:
-    """Factors by which the rest of a schedule is raised or lowered."""
-    return np.exp(np.array([0.0, -0.2, 0.2, -0.4, 0.4, -0.7, -1.2, -2.0]))
+_LEVELS = np.exp([0.0, -0.2, 0.2, -0.4, 0.4, -0.7, -1.2, -2.0])
+"""Factors by which the rest of a schedule is raised or lowered."""
 
 
 def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> Floats:
@@ -223,7 +217,7 @@ def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> F
         low: smallest rate.
         high: largest rate.
     """
-    at_levels = rates[None, now:] * _levels()[:, None]
+    at_levels = rates[None, now:] * _LEVELS[:, None]
     own = np.concatenate([at_levels, others[::4, now:]])
     begun = np.broadcast_to(rates[:now], (len(own), now))
     return np.concatenate([begun, np.clip(own, low, high)], 1)

@@ -26,13 +26,12 @@ from planners.transfer.descriptors import rate_unit
 from planners.transfer.evaluation import best_on_average, is_adaptive
 from planners.transfer.fit import columns
 from planners.transfer.grid import Floats, log_rates
+from planners.transfer.knowledge import first_unlike
 from planners.transfer.runs import TaskRuns
 from planners.transfer.tuner import runs_of
 from planners.tuning.tuners import RUNS_PER_SEED, planner_of
 
 _TREES = 300
-
-_APART = 0.15
 
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """Name of a rule -> power of the batch size by which rates grow."""
@@ -143,14 +142,8 @@ class ForestTuner(PriorTuner):
         known = runs_of(task, records)
         considered = candidates(rate_unit(known.facts), task.lr_range, task.num_segments)
         rates = log_rates(considered.rates, rate_unit(known.facts))
-        order = self._ends(known, rates).argsort(kind="stable").tolist()
-        made, chosen = list(known.log_rates), []
-        for place in order:
-            if len(chosen) < count and all(np.abs(rates[place] - other).max() >= _APART for other in made):
-                chosen.append(place)
-                made.append(rates[place])
-        rest = [place for place in order if place not in chosen]
-        return [considered.schedules[place] for place in (chosen + rest)[:count]]
+        order = self._ends(known, rates).argsort(kind="stable")
+        return [considered.schedules[order[place]] for place in first_unlike(rates[order], known.log_rates, count)]
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The schedule of the best run; what is expected counts half."""

@@ -19,6 +19,9 @@ CEILING = 0.4
 
 FLOOR = -12.0
 
+_NO_RATE = 1e-9
+"""Stands for the rates of a run of which none is known, for it diverged at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class TaskRuns:
@@ -67,7 +70,7 @@ class TaskRuns:
             facts: see above.
             architecture: see above.
             chance: see above.
-            rates: rate of each segment, (runs, segments).
+            rates: rate of each segment, (runs, segments); NaN from where a run diverged, which counts as the last one.
             losses: validation loss at the end of each segment, (runs, segments); NaN where it was not measured, or
                 after the run diverged.
             ends: loss at the end on the whole validation split, infinite where the run diverged, (runs,).
@@ -77,6 +80,9 @@ class TaskRuns:
         curves[~np.isfinite(ends)] = np.where(
             np.isfinite(curves[~np.isfinite(ends)]), curves[~np.isfinite(ends)], CEILING
         )
+        last = np.maximum(np.isfinite(rates).sum(1, keepdims=True) - 1, 0)
+        held = np.take_along_axis(rates, last, 1) if len(rates) else rates
+        rates = np.nan_to_num(np.where(np.isfinite(rates), rates, held), nan=_NO_RATE)
         unit = rate_unit(facts)
         return cls(
             name,

@@ -125,7 +125,6 @@ def runs_of(task: Task, records: Sequence[RunRecord]) -> TaskRuns:
         curves = record.curves
         measured = min(len(curves["lr"]), segments)
         rates[row, :measured] = np.asarray(curves["lr"], np.float64)[:measured]
-        rates[row, measured:] = rates[row, max(0, measured - 1)]  # of runs that diverged
         losses[row, :measured] = np.asarray(curves["val_loss"], np.float64)[:measured]
     return TaskRuns.of(
         task.name,

@@ -20,10 +20,8 @@ from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.registry import check_settings, find_planner, find_tuner, make_planner
-from lr_env.rollout import not_made_before
 from lr_env.runs.experiment import Experiment
-from lr_env.seeds import TUNERS
-from lr_env.studies.procedure import Procedure, finished_runs
+from lr_env.studies.procedure import Procedure, finished_runs, next_runs
 from lr_env.tasks import Task
 from lr_env.tuner import Checking, SelfTraining, Tuner
 
@@ -173,9 +171,7 @@ def spend(tunings: Sequence[Tuning], experiment: Experiment, progress: Callable[
         else:  # all of them, for neighbours in a stack change the last bits of a run
             for tuning in waiting:
                 tuner, earlier, count = tuning.tuner, records[tuning.planner], counts[tuning.planner]
-                numbers = range(len(earlier), len(earlier) + count)
-                seeds = [TUNERS.start + tuner.seed_index(one) for one in numbers]
-                planned += not_made_before(tuner.propose(experiment.task, 0, earlier, count), seeds, earlier)
+                planned += next_runs(tuner, experiment.task, 0, earlier, count)
             experiment.run(planned, phase, ("val",), progress)
         for run in finished_runs(experiment.store, experiment.name, phase):
             if run.planner in counts:

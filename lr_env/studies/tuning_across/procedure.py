@@ -10,10 +10,10 @@ from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord, run_key
 from lr_env.registry import find_tuner, make_planner
-from lr_env.rollout import PlannedRun, not_made_before
+from lr_env.rollout import PlannedRun
 from lr_env.runs.experiment import Experiment
 from lr_env.runs.lab import Lab
-from lr_env.seeds import PER_REPEAT, TUNERS
+from lr_env.studies.procedure import next_runs
 from lr_env.tuner import Checking, KnowsBefore, SelfTraining, Tuner
 
 FINAL = "final"
@@ -188,14 +188,10 @@ def _round(waiting: Sequence[_Procedure], experiment: Experiment, phase: str, pr
     """Make the next runs of some procedures together."""
     proposed: list[tuple[_Procedure, list[PlannedRun]]] = []
     for one in waiting:
-        done = len(one.records)
-        until = one.until
+        done, until = len(one.records), one.until
         assert until is not None
         count = min(one.tuner.batch_size(done), until - done)
-        start = TUNERS.start + one.repeat * PER_REPEAT
-        seeds = [start + one.tuner.seed_index(place) for place in range(done, done + count)]
-        planners = one.tuner.propose(experiment.task, one.repeat, one.records, count)
-        proposed.append((one, not_made_before(planners, seeds, one.records)))
+        proposed.append((one, next_runs(one.tuner, experiment.task, one.repeat, one.records, count)))
     runs = {run_key(run): run for _, of_one in proposed for run in of_one}
     experiment.run([runs[key] for key in sorted(runs)], phase, ("val",), progress)
     made: Mapping[object, RunRecord] = {
