@@ -29,8 +29,8 @@ _SWEEP_OPTIONS = ("design", "runs", "rates", "log")
 """Options that do not apply to existing runs."""
 
 _FAMILY_OPTIONS = (
-    "family", "tasks", "runs", "members", "seed", "threads", "store", "name", "results", "fresh", "device", "backend",
-    "engine", "workers", "ray_address",
+    "family", "tasks", "runs", "encoder", "shuffled", "members", "seed", "threads", "store", "name", "results", "fresh",
+    "device", "backend", "engine", "workers", "ray_address",
 )  # fmt: skip
 """Options that apply to task families."""
 
@@ -68,6 +68,11 @@ class Fit(ReportOptions):
     as in CNNFamily:tasks=40,runs=24."""
     tasks: Annotated[int, arg(metavar="N")] = 200
     """With --family: number of tasks of each."""
+    encoder: Annotated[str, arg(metavar="NAME")] = "summary"
+    """With --family: what the model is told of networks: summary (numbers), none, or what a learned encoder makes of
+    the graph: gcn, summary+gcn, set, gru or paper (arXiv:2412.15554)."""
+    shuffled: bool = False
+    """With --family: tell each task the network of another one, as a control."""
     records: Annotated[Path | None, arg(metavar="FILE")] = None
     """Fit to existing runs instead of a sweep: runs.parquet of a fit or a comparison. Compare on other seeds then."""
     runs_of: Annotated[str | None, arg(metavar="NAME")] = None
@@ -208,7 +213,7 @@ class Fit(ReportOptions):
                 lambda done: progress("runs", done),
             )
         about = {"command": command_line(), "versions": versions(), "families": list(self.family)}
-        fitting = Fitting(members=self.members, seed=self.seed)
+        fitting = Fitting(self.members, encoder=self.encoder, shuffled=self.shuffled, seed=self.seed)
         report = fit_family.fit_families(self.store, names, fitting, about)
         file = folder / "model.safetensors"
         report.model.save(file)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from torch import nn
@@ -16,10 +17,9 @@ from torch import nn
 from lr_env.architecture import architecture_of
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
-from planners.transfer import belief as of_belief
 from planners.transfer import descriptors
 from planners.transfer.artifact import TRANSFER_MODELS, TransferModel
-from planners.transfer.belief import Belief, features
+from planners.transfer.belief import Outlook
 from planners.transfer.candidates import candidates
 from planners.transfer.evaluation import best_on_average, choices
 from planners.transfer.fit import Fitting, fit
@@ -27,6 +27,7 @@ from planners.transfer.grid import STEPS, at_ends, log_rates, mean_rates
 from planners.transfer.knowledge import Knowledge, task_without_runs
 from planners.transfer.planner import TransferredLatentODE, rests
 from planners.transfer.runs import CEILING
+from planners.transfer.spread import Errors, Posterior, Schedules, Spread, features
 from tests.made_up_tasks import RANGE, SEGMENTS, facts_of, losses_of, made_up_task, with_runs
 
 SPEC = RunSpec("made-up", 400, 10, RANGE, "SGD", 1, facts=facts_of(16))
@@ -115,47 +116,72 @@ def test_runs_of_a_task_teach_what_its_description_does_not_say(model):
     assert after < 0.05
 
 
-def test_the_residual_is_the_gaussian_process_of_scikit_learn(tasks):
-    task = tasks[0]
+def test_errors_are_the_gaussian_process_of_scikit_learn(tasks):
+    task, new = tasks[0], tasks[1].log_rates
+    spread = Spread(offset=0.0, amplitude=0.3, lengths=(2.0, 1.0, 5.0, 3.0), code=0.0, noise=0.05, far=0.2)
+    plain = lambda rates: Schedules(features(rates), np.zeros((1, 1, len(rates))))  # noqa: E731
     forecast = task.ends + 0.1 * np.sin(np.arange(len(task)))
-    ours = of_belief.Residual(task, forecast)
-    noise = (of_belief._NOISE / 2 + of_belief._FAR * (task.ends - task.ends.min())) ** 2
-    kernel = ConstantKernel(ours._amplitude**2, "fixed") * RBF(of_belief._REACH, "fixed")
+    ours = Posterior(spread, plain(task.log_rates), task.ends, forecast[None])
+    kernel = ConstantKernel(0.3**2, "fixed") * RBF((2.0, 1.0, 5.0, 3.0), "fixed")
+    noise = (0.05 + 0.2 * (task.ends - task.ends.min())) ** 2
     theirs = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
     theirs.fit(features(task.log_rates), task.ends - forecast)
-    new = tasks[1].log_rates
-    mean, deviation = theirs.predict(features(new), return_std=True)
-    np.testing.assert_allclose(ours(new)[0], mean, atol=1e-8)
-    np.testing.assert_allclose(ours(new)[1], deviation, atol=1e-6)
+    mean, covariance = theirs.predict(features(new), return_cov=True)
+    np.testing.assert_allclose(ours.mean(plain(new))[0], mean, atol=1e-8)
+    np.testing.assert_allclose(ours.covariance(plain(new))[0], covariance, atol=1e-8)
 
 
-def test_the_code_minimises_its_loss(model, tasks):
-    """Gauss-Newton against a gradient that torch computes of the same loss, with its weights held."""
-    task = tasks[3]
-    belief = Belief(model, task)
-    context = model.fitted.context([task])
-    mean, _ = belief._posterior(context)
-    code = mean.clone().requires_grad_()
-    rates, ends = (torch.tensor(part, dtype=torch.float32) for part in (task.log_rates, task.ends))
-    network = model.fitted.model
-    contexts = (context + network.of_code(code[:, None])).expand(-1, len(rates), -1)
-    _, forecast = network(contexts, rates[None])
-    deviation = of_belief._NOISE + of_belief._FAR * (ends - ends.min())
-    error = ((ends - forecast) / deviation).abs()
-    huber = torch.where(error < of_belief._HUBER, error**2 / 2, of_belief._HUBER * (error - of_belief._HUBER / 2))
-    loss = huber.sum(1) + (code**2).sum(1) / 2
-    start = ((ends - network(context.expand(-1, len(rates), -1), rates[None])[1]) / deviation).abs()
-    before = torch.where(start < of_belief._HUBER, start**2 / 2, of_belief._HUBER * (start - of_belief._HUBER / 2))
-    assert (loss <= before.sum(1) + 1e-3).all()
+def test_the_code_and_the_offset_are_a_linear_regression():
+    """Slopes without anything else: the posterior of ridge regression; members count by how likely they find runs."""
+    draws = np.random.default_rng(0)
+    slopes, new = draws.normal(size=(2, 3, 9)), draws.normal(size=(2, 3, 4))
+    errors = np.stack([0.5 * slopes[0].sum(0), draws.normal(size=9)]) + 0.01 * draws.normal(size=(2, 9))
+    spread = Spread(offset=0.2, amplitude=1e-9, code=0.5, noise=0.1, far=0.0)
+    at = np.zeros((9, 4))
+    ours = Posterior(spread, Schedules(at, slopes), np.zeros(9), -errors)
+    likely = []
+    for member in range(2):
+        inputs = np.concatenate([0.5 * slopes[member].T, np.full((9, 1), 0.2)], 1)
+        asked = np.concatenate([0.5 * new[member].T, np.full((4, 1), 0.2)], 1)
+        precision = inputs.T @ inputs / 0.1**2 + np.eye(4)
+        mean = asked @ np.linalg.solve(precision, inputs.T @ errors[member] / 0.1**2)
+        schedules = Schedules(at[:4], new)
+        np.testing.assert_allclose(ours.mean(schedules)[member], mean, atol=1e-8)
+        expected = asked @ np.linalg.inv(precision) @ asked.T
+        np.testing.assert_allclose(ours.covariance(schedules)[member], expected, atol=1e-8)
+        likely.append(multivariate_normal.logpdf(errors[member], cov=inputs @ inputs.T + 0.01 * np.eye(9)))
+    assert ours.weights[1] / ours.weights[0] == pytest.approx(np.exp(likely[1] - likely[0]))
+    assert ours.weights.sum() == pytest.approx(1.0)
 
 
-def test_gains_are_those_of_the_closed_form():
-    """Without spread among draws, the expected improvement of a normal distribution."""
-    outlook = of_belief.Outlook(np.array([[0.0, 0.1, -0.1]]), np.array([0.0, 0.1, 0.2]))
-    draws = np.random.default_rng(0).standard_normal(2_000_000)
-    for place, (mean, deviation) in enumerate(((0.0, 0.0), (0.1, 0.1), (-0.1, 0.2))):
-        expected = np.maximum(0, -(mean + deviation * draws)).mean()
-        assert outlook.gains(0)[place] == pytest.approx(expected, abs=3e-4)
+def test_a_spread_is_found_again_from_errors_that_were_drawn_of_it():
+    draws = np.random.default_rng(0)
+    true = Spread(offset=0.3, amplitude=0.2, lengths=(1.0, 0.7, 3.0, 3.0), code=0.5, noise=0.05, far=0.0)
+    found = []
+    for _ in range(150):
+        at, slopes = 0.8 * draws.normal(size=(20, 4)), 0.3 * draws.normal(size=(1, 3, 20))
+        schedules = Schedules(at, slopes)
+        covariance = true.between(schedules, schedules)[0] + true.noise**2 * np.eye(20)
+        found.append(Errors(schedules, draws.multivariate_normal(np.zeros(20), covariance), np.zeros(20)))
+    spread = Spread.of(found)
+    for name in ("offset", "amplitude", "code", "noise"):
+        assert getattr(spread, name) == pytest.approx(getattr(true, name), rel=0.15), spread
+    assert spread.lengths[:2] == pytest.approx(true.lengths[:2], rel=0.2)
+
+
+def test_regrets_and_gains_are_those_of_the_closed_form():
+    """Two schedules whose ends differ by a normal number."""
+    mean, deviation = 0.3, 0.5
+    covariance = np.array([[[0.0, 0.0], [0.0, deviation**2]]])
+    ends = [Outlook.of(np.array([[0.0, mean]]) + at, covariance, np.ones(1)) for at in (0.0, 5.0)]
+    draws = np.sort(ends[0].ends[:, 1] - ends[0].ends[:, 0])
+    np.testing.assert_allclose(draws, -(draws[::-1] - 2 * mean), atol=1e-9)  # in pairs of opposite ones
+    assert draws.std() == pytest.approx(deviation, rel=0.4)
+    for outlook in ends:
+        assert outlook.gains(0)[1] == pytest.approx(np.maximum(0, -draws).mean())
+        assert outlook.gains(0)[0] == 0
+        assert outlook.regrets[0] == pytest.approx(np.minimum(np.maximum(0, -draws), 1).mean())
+        assert outlook.regrets[1] == pytest.approx(np.minimum(np.maximum(0, draws), 1).mean())
 
 
 def test_the_rest_of_a_run_is_changed_where_it_goes_wrong(model_file):
@@ -221,7 +247,7 @@ def test_the_same_seed_fits_the_same_model(tasks):
     assert any((one[name] != third[name]).any() for name in one)
 
 
-@pytest.mark.parametrize("encoder", ["", "gcn"])
+@pytest.mark.parametrize("encoder", ["summary", "gcn", "summary+gcn"])
 def test_networks_are_read(tasks, encoder):
     """Two networks: what a model says of a task depends on which of them it has; unknown ones are allowed."""
     with torch.random.fork_rng():
@@ -232,6 +258,15 @@ def test_networks_are_read(tasks, encoder):
     contexts = fitted.context([replace(tasks[20], architecture=graph) for graph in (*graphs, None)])
     assert not torch.allclose(contexts[:, 0], contexts[:, 1])
     assert torch.isfinite(contexts).all()
+
+
+def test_networks_that_are_not_told_do_not_matter(tasks):
+    with torch.random.fork_rng():
+        graph = architecture_of(nn.Linear(8, 10), torch.zeros(1, 8))
+    known = [replace(task, architecture=graph) for task in tasks[:12]]
+    fitted = fit(known, Fitting(members=2, updates=3, tasks=4, runs=4, encoder="none"))
+    contexts = fitted.context([replace(tasks[20], architecture=one) for one in (graph, None)])
+    assert torch.equal(contexts[:, 0], contexts[:, 1])
 
 
 def test_choices_of_held_out_tasks_are_reported(model, tasks):
@@ -248,6 +283,8 @@ def test_what_it_cannot_do_is_said_in_one_line(model_file, tasks, tmp_path, mode
         planner.start(replace(SPEC, lr_range=(50.0, 60.0)), [0])
     with pytest.raises(UserError, match="3 tasks: a model across tasks needs at least 10"):
         fit(tasks[:3])
+    with pytest.raises(UserError, match="encoder 'gnc'"):
+        fit(tasks[:12], Fitting(encoder="gnc"))
     file = tmp_path / "of-another.safetensors"
     model.with_runs(replace(tasks[0], facts={**tasks[0].facts, "batch_size": 77}), 1).save(file)
     with pytest.raises(UserError, match="knows runs with batch_size 77, not 16: tune for this task"):

@@ -20,6 +20,7 @@ from planners.forecaster.settings import Scaler
 from planners.transfer.fit import Fitted
 from planners.transfer.model import Sizes, TransferODE
 from planners.transfer.runs import TaskRuns
+from planners.transfer.spread import Spread
 from planners.weights import Tensors, WeightFiles
 
 _RUNS = ("log_rates", "curves", "ends")
@@ -50,6 +51,7 @@ class TransferModel:
         header = {
             "sizes": asdict(self.fitted.model.sizes),
             "scaler": self.fitted.scaler.to_json(),
+            "spread": self.fitted.spread.to_json(),
             "runs": runs
             and {
                 "name": runs.name,
@@ -65,7 +67,8 @@ class TransferModel:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that plans depend on."""
-        digest = hashlib.sha256(json.dumps(self.fitted.scaler.to_json()).encode())
+        told = [self.fitted.scaler.to_json(), self.fitted.spread.to_json()]
+        digest = hashlib.sha256(json.dumps(told).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + np.ascontiguousarray(tensor, dtype=np.float32).tobytes())
         return digest.hexdigest()
@@ -83,6 +86,7 @@ class TransferModel:
 @isolating
 def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> TransferModel:
     sizes, scaler = Sizes(**header["sizes"]), Scaler.from_json(header["scaler"])
+    spread = Spread.from_json(header["spread"])
     if sizes.known != 2 * len(scaler.names):
         raise ValueError(f"it reads {sizes.known} numbers, and {len(scaler.names)} are told")
     model = TransferODE(sizes)
@@ -96,10 +100,10 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> TransferMod
         }
         graph = saved["architecture"] and Architecture.from_json(saved["architecture"])
         runs = TaskRuns(saved["name"], saved["facts"], graph, saved["chance"], **arrays, seeds=tuple(saved["seeds"]))
-    return TransferModel(Fitted(model.eval(), scaler), runs, header["about"])
+    return TransferModel(Fitted(model.eval(), scaler, spread), runs, header["about"])
 
 
 TRANSFER_MODELS = WeightFiles(
-    "transfer model", "transfer-", 1, "fit one with `lr-env fit --family`", "fit it anew", _read
+    "transfer model", "transfer-", 2, "fit one with `lr-env fit --family`", "fit it anew", _read
 )
 """Files of models across tasks."""

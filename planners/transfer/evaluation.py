@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from lr_env.isolation import isolating
-from planners.transfer.belief import WORST, features
+from planners.transfer.belief import WORST
 from planners.transfer.descriptors import OPTIMIZERS
 from planners.transfer.fit import Fitted
 from planners.transfer.grid import Floats
 from planners.transfer.runs import TaskRuns
+from planners.transfer.spread import features
 
 _REACH = 0.5
 """Distance of schedules, in logs of rates, over which their regrets on other tasks are averaged."""

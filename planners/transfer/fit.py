@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lr_env.errors import UserError
+from lr_env.errors import UserError, find
 from lr_env.isolation import isolating
-from planners.forecaster.model.encoders import Graphs, graphs_of
+from planners.forecaster.model.encoders import ENCODERS, Graphs, graphs_of
 from planners.forecaster.settings import Scaler
 from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory
 from planners.transfer.descriptors import numbers
-from planners.transfer.grid import STEPS
+from planners.transfer.grid import STEPS, Floats
 from planners.transfer.model import Sizes, TransferODE
 from planners.transfer.runs import Padded, TaskRuns
+from planners.transfer.spread import Errors, Schedules, Spread, features
 
 LEAST_TASKS = 10
 """Fewest tasks that a model can be fitted to."""
@@ -27,6 +28,9 @@ _NEAR, _FAR = 0.03, 0.3
 
 CHECKED = (0, STEPS // 4)
 """Parts of a run that are seen where a member is stopped early."""
+
+_STEP = 1e-2
+"""Step of the task's code by which slopes are measured."""
 
 _OFFSET, _CURVE = 0.3, 0.2
 """Scales of the errors of what all runs of a task have in common, and of points of curves."""
@@ -43,8 +47,8 @@ class Fitting:
         runs: runs of each of them.
         learning_rate: peak rate of AdamW.
         weight_decay: decoupled.
-        summary: whether the numbers that describe the network are read.
-        encoder: learned encoder of the architecture, see `Sizes`.
+        encoder: what is told of the network, one of `planners.forecaster.model.encoders.ENCODERS`.
+        shuffled: whether each task is told the network of another one: a control.
         code: size of the task code; 0: none.
         without_code: share of the tasks in an update whose code is held at 0, as it is before the first run.
         begun: share of the tasks in an update whose runs are seen up to some time.
@@ -54,13 +58,13 @@ class Fitting:
     """
 
     members: int = 5
-    updates: int = 2000
+    updates: int = 4000
     tasks: int = 12
     runs: int = 12
     learning_rate: float = 1e-2
     weight_decay: float = 3e-2
-    summary: bool = True
-    encoder: str = ""
+    encoder: str = "summary"
+    shuffled: bool = False
     code: int = 6
     without_code: float = 0.5
     begun: float = 0.5
@@ -71,10 +75,11 @@ class Fitting:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A fitted ensemble, with how tasks are described to it."""
+    """A fitted ensemble, with how tasks are described to it, and how far it is off on tasks that it has not seen."""
 
     model: TransferODE
     scaler: Scaler
+    spread: Spread
     held_out: tuple[int, ...] = ()
     history: LossHistory = ()
 
@@ -94,6 +99,28 @@ class Fitted:
     def context(self, tasks: Sequence[TaskRuns]) -> Tensor:
         """See `TransferODE.context`."""
         return self.model.context(self.known(tasks), self.graphs(tasks))
+
+    @torch.no_grad()
+    def ends(self, context: Tensor, log_rates: Floats, with_slopes: bool = True) -> tuple[Floats, Floats]:
+        """How runs of one task end by each member, and how that hangs on the task's code.
+
+        Args:
+            context: of the task, (members, 1, context).
+            log_rates: of schedules, (schedules, STEPS).
+            with_slopes: whether the slopes are wanted, which take more forecasts; if not, they are 0.
+
+        Returns:
+            Ends, (members, schedules), and their slopes along each dimension of the code, (members, code, schedules).
+        """
+        members, size = self.model.sizes.members, self.model.sizes.code
+        codes = torch.cat([torch.zeros(1, size), _STEP * torch.eye(size)])[: None if with_slopes else 1]
+        contexts = context + self.model.of_code(codes.expand(members, -1, -1))
+        rates = torch.tensor(log_rates, dtype=torch.float32)
+        every = contexts[:, :, None].expand(-1, -1, len(rates), -1).flatten(1, 2)
+        _, ends = self.model(every, rates.repeat(len(codes), 1)[None])
+        ends = ends.unflatten(1, (len(codes), len(rates))).numpy().astype(np.float64)
+        slopes = (ends[:, 1:] - ends[:, :1]) / _STEP if with_slopes else np.zeros((members, size, len(rates)))
+        return ends[:, 0], slopes
 
 
 def columns(tasks: Sequence[TaskRuns], summary: bool = True) -> dict[str, np.ndarray]:
@@ -124,16 +151,20 @@ def fit(tasks: Sequence[TaskRuns], fitting: Fitting = Fitting()) -> Fitted:
     less.
 
     Raises:
-        UserError: there are too few tasks, or the fit diverged.
+        UserError: there are too few tasks, there is no such encoder, or the fit diverged.
     """
+    told = find("encoder", fitting.encoder, {name: name.split("+") for name in ENCODERS})
+    learned = next((name for name in told if name not in ("summary", "none")), "")
     if len(tasks) < LEAST_TASKS:
         raise UserError(f"{len(tasks)} tasks: a model across tasks needs at least {LEAST_TASKS}")
-    scaler = Scaler.of(columns(tasks, fitting.summary))
+    if fitting.shuffled:
+        order = np.random.Generator(np.random.PCG64(fitting.seed)).permutation(len(tasks))
+        tasks = [replace(task, architecture=tasks[at].architecture) for task, at in zip(tasks, order, strict=True)]
+    scaler = Scaler.of(columns(tasks, "summary" in told))
     known, padded = described(scaler, tasks), Padded.of(tasks)
-    graphs = graphs_for(tasks) if fitting.encoder else None
-    model = TransferODE(
-        Sizes(known.shape[-1], fitting.members, encoder=fitting.encoder, code=max(1, fitting.code)), fitting.seed
-    )
+    graphs = graphs_for(tasks) if learned else None
+    sizes = Sizes(known.shape[-1], fitting.members, encoder=learned, code=max(1, fitting.code))
+    model = TransferODE(sizes, fitting.seed)
     codes = nn.Parameter(torch.zeros(fitting.members, len(tasks), max(1, fitting.code)))
     draw = torch.Generator().manual_seed(fitting.seed)
     held_out = torch.randperm(len(tasks), generator=draw) % max(2, fitting.members)
@@ -181,7 +212,18 @@ def fit(tasks: Sequence[TaskRuns], fitting: Fitting = Fitting()) -> Fitted:
     trainer.run(
         "tasks", fitting.updates, fitting.learning_rate, [*model.parameters(), codes], training_loss, validation_loss
     )
-    return Fitted(model, scaler, tuple(held_out.tolist()), tuple(trainer.history))
+    fitted = Fitted(model, scaler, Spread(), tuple(held_out.tolist()), tuple(trainer.history))
+    return replace(fitted, spread=Spread.of(list(_errors(fitted, tasks))))
+
+
+def _errors(fitted: Fitted, tasks: Sequence[TaskRuns]) -> Iterator[Errors]:
+    """Errors of the forecasts of the member that held out each task."""
+    contexts = fitted.context(tasks)
+    for place, (task, member) in enumerate(zip(tasks, fitted.held_out, strict=True)):
+        if member < len(contexts):
+            ends, slopes = fitted.ends(contexts[:, [place]], task.log_rates)
+            schedules = Schedules(features(task.log_rates), slopes[[member]])
+            yield Errors(schedules, task.ends - ends[member], task.ends - task.ends.min())
 
 
 def _loss(

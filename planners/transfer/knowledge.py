@@ -21,11 +21,8 @@ from planners.transfer.descriptors import rate_unit
 from planners.transfer.grid import STEPS, Floats, log_rates
 from planners.transfer.runs import CEILING, TaskRuns
 
-_FINALISTS = 64
-"""Schedules that are considered with all draws; the others were worse with a few."""
-
-_FEW = 2
-"""Draws for each member by which the finalists are chosen."""
+_FINALISTS = 96
+"""Schedules that are considered with draws; the others were worse at first guess."""
 
 
 def task_without_runs(name: str, facts: Mapping[str, Any], architecture: Architecture | None) -> TaskRuns:
@@ -89,10 +86,10 @@ class Knowledge:
     def _finalists(self) -> tuple[list[int], Outlook]:
         """Indices of the better schedules, the best first, and their outlook."""
         rates = log_rates(self.candidates.rates, self.unit)
-        order = self.belief.outlook(rates, draws=_FEW).regrets.argsort(kind="stable")[:_FINALISTS]
+        order = self.belief.first_guess(rates).argsort(kind="stable")[:_FINALISTS]
         outlook = self.belief.outlook(rates[order])
         ranked = outlook.regrets.argsort(kind="stable")
-        return order[ranked].tolist(), Outlook(outlook.ends[:, ranked], outlook.deviations[ranked])
+        return order[ranked].tolist(), Outlook(outlook.ends[:, ranked], outlook.weights)
 
     @cached_property
     def best(self) -> Schedule:
@@ -106,7 +103,7 @@ class Knowledge:
             return self.candidates.schedules[order[0]]
         runs = [run for run, _ in made]
         outlook = self.belief.outlook(self.task.log_rates[runs])
-        ends = _without_luck(self.task.ends[runs], outlook.ends.mean(0), np.array(self.task.seeds)[runs])
+        ends = _without_luck(self.task.ends[runs], outlook.means, np.array(self.task.seeds)[runs])
         measured = np.minimum(ends - ends.min(), WORST)
         best = int((outlook.regrets - outlook.regrets.min() + measured).argmin())
         return self.candidates.schedules[made[best][1]]

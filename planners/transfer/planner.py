@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 SHIPPED = "SmallNetworks"
 """The model that is shipped."""
 
-_DRAWS = 3
-"""Draws of the task's code, for each member, by which the rest of a run is planned."""
-
-_CLEARLY, _AGREED = 0.01, 0.8
+_CLEARLY, _AGREED = 0.02, 0.6
 """Smallest expected gain, log loss, for which the rest of a schedule is replaced, and the share of the draws that have
 to expect one."""
 
@@ -157,10 +154,10 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
             options = rests(rates[row], now, knowledge.candidates.rates, low, high)
             seen = log_ratio(at_ends(state["losses"][row]), float(state["chance"][row]))
             seen[np.arange(STEPS) >= int(now * STEPS / segments)] = np.nan
-            outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen, _DRAWS)
+            outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen)
             best = int(outlook.regrets.argmin())
             gains = outlook.ends[:, 0] - outlook.ends[:, best]
-            if gains.mean() > _CLEARLY and (gains > 0).mean() >= _AGREED:
+            if outlook.weights @ gains > _CLEARLY and outlook.weights @ (gains > 0) >= _AGREED:
                 rates[row] = options[best]
         return rates
 
@@ -212,12 +209,12 @@ def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> F
     Args:
         rates: the schedule so far and as planned, (segments,).
         now: the segment from which on the rest may differ.
-        others: schedules that are considered; rests are those of every fourth, and all of the present one at other
+        others: schedules that are considered; rests are those of every twelfth, and all of the present one at other
             levels, (schedules, segments).
         low: smallest rate.
         high: largest rate.
     """
     at_levels = rates[None, now:] * _LEVELS[:, None]
-    own = np.concatenate([at_levels, others[::4, now:]])
+    own = np.concatenate([at_levels, others[::12, now:]])
     begun = np.broadcast_to(rates[:now], (len(own), now))
     return np.concatenate([begun, np.clip(own, low, high)], 1)

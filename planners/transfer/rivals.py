@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
 from lr_env.tasks import Task
 from planners.forecaster.settings import Scaler
-from planners.transfer.belief import WORST, Residual, features
+from planners.transfer.belief import WORST, Outlook
 from planners.transfer.candidates import Candidates, candidates
 from planners.transfer.collecting import tasks_of
 from planners.transfer.descriptors import rate_unit
@@ -28,10 +28,17 @@ from planners.transfer.fit import columns
 from planners.transfer.grid import Floats, log_rates
 from planners.transfer.knowledge import first_unlike
 from planners.transfer.runs import TaskRuns
+from planners.transfer.spread import Errors, Posterior, Schedules, Spread, features
 from planners.transfer.tuner import runs_of
 from planners.tuning.tuners import RUNS_PER_SEED, planner_of
 
 _TREES = 300
+
+_PARTS = 5
+"""Parts of the tasks that are left out in turn, to learn how far trees are off."""
+
+_ANY_LEVEL = 10.0
+"""Standard deviation of what the ends of all runs of a task have in common, which trees do not forecast."""
 
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """Name of a rule -> power of the batch size by which rates grow."""
@@ -142,7 +149,7 @@ class ForestTuner(PriorTuner):
         known = runs_of(task, records)
         considered = candidates(rate_unit(known.facts), task.lr_range, task.num_segments)
         rates = log_rates(considered.rates, rate_unit(known.facts))
-        order = self._ends(known, rates).argsort(kind="stable")
+        order = self._outlook(known, rates).regrets.argsort(kind="stable")
         return [considered.schedules[order[place]] for place in first_unlike(rates[order], known.log_rates, count)]
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
@@ -150,24 +157,27 @@ class ForestTuner(PriorTuner):
         if not records:
             return super().select(task, seed, records, folder)
         known = runs_of(task, records)
-        expected, measured = self._ends(known, known.log_rates), known.ends
-        return planner_of(records[int((expected - expected.min() + measured - measured.min()).argmin())])
+        expected = self._outlook(known, known.log_rates).regrets
+        measured = np.minimum(known.ends - known.ends.min(), WORST)
+        return planner_of(records[int((expected - expected.min() + measured).argmin())])
 
     def choose(self, known: TaskRuns, considered: Candidates) -> int:
         """See `PriorTuner.choose`."""
-        return int(self._ends(known, log_rates(considered.rates, rate_unit(known.facts))).argmin())
+        return int(self._outlook(known, log_rates(considered.rates, rate_unit(known.facts))).regrets.argmin())
 
-    def _ends(self, known: TaskRuns, rates: Floats) -> Floats:
-        """Expected ends, up to a constant before the first run, (schedules,)."""
+    def _outlook(self, known: TaskRuns, rates: Floats) -> Outlook:
+        """How runs would end, up to a constant before the first run."""
         scaler, _ = _described(self.store, self.names)
         own = scaler(columns([known]), 1)[0]
-        trees = _trees(self.store, self.names)
-        expect = lambda at: trees.predict(np.concatenate([np.repeat(own, len(at), 0), features(at)], 1))  # noqa: E731
+        trees, spread = _forest(self.store, self.names)
+        expect = lambda at: trees.predict(_inputs(own, at))[None]  # noqa: E731
+        schedules, one = _schedules(rates), np.ones(1)
         if not len(known):
-            return expect(rates)
-        at_runs = expect(known.log_rates)
-        offset = float(np.median(known.ends - at_runs))
-        return expect(rates) + offset + Residual(known, at_runs + offset)(rates)[0]
+            return Outlook.of(expect(rates), spread.between(schedules, schedules), one)
+        ends = np.minimum(known.ends, known.ends.min() + WORST)
+        spread = replace(spread, offset=_ANY_LEVEL)
+        posterior = Posterior(spread, _schedules(known.log_rates), ends, expect(known.log_rates))
+        return Outlook.of(expect(rates) + posterior.mean(schedules), posterior.covariance(schedules), one)
 
 
 def _moved(rates: Floats, task: TaskRuns, power: float) -> Floats:
@@ -190,15 +200,34 @@ def _described(store: str, names: str) -> tuple[Scaler, NDArray[np.float64]]:
 
 
 @lru_cache(maxsize=4)
-def _trees(store: str, names: str) -> Any:
-    """Trees that are fitted to the regrets of all runs of other tasks."""
+def _forest(store: str, names: str) -> tuple[Any, Spread]:
+    """Trees that are fitted to the regrets of all runs of other tasks, and their errors on tasks left out."""
+    tasks, (_, described) = _prior(store, names), _described(store, names)
+    inputs = [_inputs(row[None], task.log_rates) for row, task in zip(described, tasks, strict=True)]
+    regrets = [np.minimum(task.ends - task.ends.min(), WORST) for task in tasks]
+    errors = []
+    for part in range(min(_PARTS, len(tasks))):
+        left_out, kept = range(part, len(tasks), _PARTS), [at for at in range(len(tasks)) if at % _PARTS != part]
+        trees = _fitted([inputs[at] for at in kept], [regrets[at] for at in kept])
+        errors += [
+            Errors(_schedules(tasks[at].log_rates), regrets[at] - trees.predict(inputs[at]), regrets[at])
+            for at in left_out
+        ]
+    return _fitted(inputs, regrets), Spread.of(errors)
+
+
+def _fitted(inputs: Sequence[Floats], regrets: Sequence[Floats]) -> Any:
     from sklearn.ensemble import ExtraTreesRegressor
 
-    tasks, (_, described) = _prior(store, names), _described(store, names)
-    inputs = [
-        np.concatenate([np.repeat(row[None], len(task), 0), features(task.log_rates)], 1)
-        for row, task in zip(described, tasks, strict=True)
-    ]
-    regrets = [np.minimum(task.ends - task.ends.min(), WORST) for task in tasks]
     trees = ExtraTreesRegressor(_TREES, min_samples_leaf=2, max_features=0.5, random_state=0, n_jobs=1)
     return trees.fit(np.concatenate(inputs), np.concatenate(regrets))
+
+
+def _inputs(own: Floats, rates: Floats) -> Floats:
+    """What trees read of schedules for a task with a description, (1, numbers)."""
+    return np.concatenate([np.repeat(own, len(rates), 0), features(rates)], 1)
+
+
+def _schedules(rates: Floats) -> Schedules:
+    """Schedules for a model without a code of tasks."""
+    return Schedules(features(rates), np.zeros((1, 1, len(rates))))

@@ -32,7 +32,7 @@ class Plan:
         score: "val" or "test".
 
     Raises:
-        UserError: a tuner cannot do with these numbers of runs, or trains its runs by itself.
+        UserError: a tuner can do with none of these numbers of runs, or trains its runs by itself.
     """
 
     tuners: tuple[str, ...]
@@ -49,11 +49,11 @@ class Plan:
             tuner = find_tuner(name)
             if isinstance(tuner, SelfTraining):
                 raise UserError(f"tuner {name!r} trains its runs by itself, not in lockstep with others: leave it out")
-            runs = self.runs_of(tuner)
-            if not runs:
-                raise UserError(f"tuner {name!r} selects nothing without runs: ask for some, e.g. 1,3,10")
-            if isinstance(tuner, Checking):
-                tuner.check(runs)
+            if self.runs_of(tuner):
+                continue
+            if isinstance(tuner, Checking) and (any(self.runs) or isinstance(tuner, KnowsBefore)):
+                tuner.check([max(self.runs)])
+            raise UserError(f"tuner {name!r} selects nothing without runs: ask for some, e.g. 1,3,10")
 
     def check_selected(self, answers: Sequence[tuple[str, int]]) -> None:
         """Check that something is selected by these tuners after these numbers of runs.
@@ -68,10 +68,21 @@ class Plan:
                 raise UserError(f"against {name}/{count}: {name!r} selects nothing after {count} runs here")
 
     def runs_of(self, tuner: Tuner) -> tuple[int, ...]:
-        """Numbers of runs after which a tuner selects: without 0 where it knows nothing before its first run."""
-        most = tuner.most_runs if isinstance(tuner, KnowsBefore) else None
-        runs = self.runs if isinstance(tuner, KnowsBefore) else tuple(count for count in self.runs if count)
-        return runs if most is None else tuple(count for count in runs if count <= most)
+        """Numbers of runs after which a tuner selects: those that it can do with."""
+        return tuple(count for count in self.runs if _can_select(tuner, count))
+
+
+def _can_select(tuner: Tuner, count: int) -> bool:
+    """Whether a tuner selects something after so many runs; before the first one only what knows something then."""
+    most = tuner.most_runs if isinstance(tuner, KnowsBefore) else None
+    if (count == 0 and not isinstance(tuner, KnowsBefore)) or (most is not None and count > most):
+        return False
+    try:
+        if isinstance(tuner, Checking):
+            tuner.check([count])
+    except UserError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
