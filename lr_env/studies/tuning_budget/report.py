@@ -374,7 +374,7 @@ class BudgetCurve(Reported):
         axes.set_yticks(range(len(order)), order, fontsize=8)
         axes.set_xlabel(self._regret_text)
         best = self.best
-        caption(axes, f"after {runs} runs: mean, 95 % interval over repeats; 0 is {best.label} after {best.runs}")
+        caption(axes, f"after {runs} runs: mean and 95 % interval; 0: {best.label} after {best.runs}")
 
 
 def _half(estimate: st.Estimate) -> float:
