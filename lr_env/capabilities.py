@@ -233,6 +233,15 @@ class Explainable(Protocol):
 
 
 @runtime_checkable
+class Cautious(Protocol):
+    """A planner that can tell that a run is unlike what it knows."""
+
+    def caution(self, run: RunSpec) -> str:
+        """What of the run it only guesses about, as a part of a sentence; empty where nothing."""
+        ...
+
+
+@runtime_checkable
 class RenamedSettings(Protocol):
     """A planner whose settings had other names before. Records and files with the old names are still read."""
 

@@ -15,7 +15,15 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lr_env.capabilities import AllowsMissing, Forking, OwnOptimizer, PlanForecast, PreferredSegment, fingerprint
+from lr_env.capabilities import (
+    AllowsMissing,
+    Cautious,
+    Forking,
+    OwnOptimizer,
+    PlanForecast,
+    PreferredSegment,
+    fingerprint,
+)
 from lr_env.errors import UserError
 from lr_env.facts import facts_of_optimizer
 from lr_env.jsonable import pack, unpack
@@ -146,6 +154,8 @@ class PlannerLR(LRScheduler):
         self._optional = planner.may_be_missing if isinstance(planner, AllowsMissing) else frozenset()
         self._stepped, self._idle = 0, 0
         self._told_of_end = False
+        if isinstance(planner, Cautious) and (caution := planner.caution(self._run)):
+            warnings.warn(f"planner {planner.name!r}: {caution}", UserWarning, stacklevel=2)
         _count_steps(optimizer, self)
         super().__init__(optimizer)
 

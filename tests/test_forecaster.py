@@ -197,7 +197,7 @@ def test_scaled_settings_are_told_from_unknown_ones_and_from_what_lies_beyond() 
     values, known = scaler(columns, 4)
     np.testing.assert_allclose(np.diff(values[:, 0]), np.diff(values[:, 0])[0])  # a rate is read as its logarithm
     assert known[:, 1].tolist() == [1, 1, 0, 1]
-    assert scaler.beyond({"peak_rate": np.array([30.0])}) == ["peak_rate 30 (0.001 to 1)"]
+    assert scaler.beyond({"peak_rate": np.array([30.0])}) == ["peak rate 30 (0.001 to 1)"]
     assert Scaler.from_json(scaler.to_json()) == scaler
 
 
@@ -249,7 +249,7 @@ def test_a_run_is_forecast_from_its_first_points_with_notes_on_what_is_doubtful(
     assert any("Adam is no optimizer" in note for note in forecast.notes)
     assert forecast.baselines["last-value"] == pytest.approx(truth.values[0, 10])
     far = forecaster.forecast(replace(run, lr=50.0))
-    assert any("peak_rate 50" in note for note in far.notes)
+    assert any("peak rate 50" in note for note in far.notes)
 
 
 def test_the_scores_are_those_of_their_formulas() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from lr_env.architecture import architecture_of
 from lr_env.errors import UserError
 from lr_env.planner import RunSpec
+from planners.torch_scheduler import PlannerLR
 from planners.transfer import descriptors
 from planners.transfer.artifact import TRANSFER_MODELS, TransferModel
 from planners.transfer.belief import Outlook
@@ -303,3 +304,40 @@ def test_where_the_classes_are_unknown_the_loss_of_the_untrained_network_stands_
             answers.append(answer[0])
         rates.append(answers)
     assert rates[0] == pytest.approx(rates[1])
+
+
+def test_it_tells_what_it_believed_at_each_plan(model_file):
+    """The forecasts at the start are those of the members; what was chosen is what was played until the next plan."""
+    planner = TransferredLatentODE(model_file)
+    state, played = planner.start(SPEC, [0, 1]), []
+    for segment in range(SEGMENTS):
+        losses = np.log(10) * np.array([0.97**segment, 0.99**segment])
+        rates, state = planner.plan(state, {"step": np.full(2, 10.0 * segment), "val_loss": losses})
+        played.append(rates)
+    for row in (0, 1):
+        plans = planner.explain(state, row)
+        assert [plan.segment for plan in plans] == [0, 8, 16, 24, 32]
+        for plan, until in zip(plans, [8, 16, 24, 32, SEGMENTS], strict=True):
+            told = plan.rates[0, : until - plan.segment]
+            np.testing.assert_allclose(told, np.array(played)[plan.segment : until, row])
+            assert plan.losses.shape == (3, len(plan.rates), len(plan.steps))
+            assert plan.final_interval is not None
+            assert plan.final_interval[0] < plan.final_interval[1]
+    first = planner.explain(state)[0]
+    at = log_rates(first.rates, 1.0)
+    known = task_without_runs("", {**SPEC.facts, "optimizer": "SGD", "budget": 400}, None)
+    fitted = TRANSFER_MODELS.find(model_file).fitted
+    curves = fitted.curves(fitted.context([known]), at)
+    np.testing.assert_allclose(first.losses, np.log(10) * np.exp(curves), rtol=1e-5)
+    assert first.steps[-1] == 400
+
+
+def test_a_run_unlike_those_that_were_fitted_to_is_told(model_file):
+    planner = TransferredLatentODE(model_file)
+    assert planner.caution(SPEC) == ""
+    large = replace(SPEC, facts={**SPEC.facts, "batch_size": 4096})
+    assert "so that it guesses: batch size 4096 (" in planner.caution(large)
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with pytest.warns(UserWarning, match="latent-ode-transfer': beyond .* batch size 4096"):
+        PlannerLR(optimizer, planner, budget=400, facts=large.facts)

@@ -14,6 +14,9 @@ from planners.forecaster.curves import CurveSet, Floats
 _WIDE = 30.0
 """A setting whose positive values span at least this ratio is read as its logarithm."""
 
+_SPREADS = ("sd_", "network_sd_")
+"""How names of standard deviations begin."""
+
 _LIMIT = 4.0
 """Largest scaled value that a model reads, in standard deviations: it cannot know what lies far beyond."""
 
@@ -65,13 +68,13 @@ class Scaler:
         return np.clip(np.where(known, values, 0.0), -_LIMIT, _LIMIT), known.astype(np.float64)
 
     def beyond(self, columns: Mapping[str, Floats]) -> list[str]:
-        """Say which columns of the first row lie outside of what was fitted to, e.g. "peak_rate 3 (0.001 to 0.5)"."""
+        """Say which columns of the first row lie outside of what was fitted to, e.g. "peak rate 3 (0.001 to 0.5)"."""
         found = []
         for name, low, high in zip(self.names, self.lows, self.highs, strict=True):
             value = float(columns[name][0]) if name in columns else np.nan
             slack = 1e-6 * max(abs(low), abs(high))
             if np.isfinite(value) and not low - slack <= value <= high + slack and not (value == 0 and low > 0):
-                found.append(f"{name} {value:.4g} ({low:.4g} to {high:.4g})")
+                found.append(_in_words(name, value, low, high))
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -135,3 +138,10 @@ def setting_value(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _in_words(name: str, value: float, low: float, high: float) -> str:
+    """A number and its range; of a logarithm what it is the logarithm of."""
+    if "log_" in name and not name.startswith(_SPREADS):
+        name, value, low, high = name.replace("log_", "", 1), *np.exp([value, low, high]).tolist()
+    return f"{name.replace('_', ' ')} {value:.4g} ({low:.4g} to {high:.4g})"

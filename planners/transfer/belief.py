@@ -10,7 +10,7 @@ import torch
 
 from lr_env.isolation import isolating
 from planners.transfer.artifact import TransferModel
-from planners.transfer.grid import Floats
+from planners.transfer.grid import STEPS, Floats
 from planners.transfer.runs import TaskRuns
 from planners.transfer.spread import Posterior, Schedules, features
 
@@ -60,6 +60,14 @@ class Outlook:
         """Expected regret of each schedule, at most `WORST`, (schedules,)."""
         return self.weights @ np.minimum(self.ends - self.ends.min(1, keepdims=True), WORST)
 
+    def interval(self, schedule: int, share: float = 0.9) -> tuple[float, float]:
+        """The interval that has a share of the draws of one schedule's end, as many above as below."""
+        order = self.ends[:, schedule].argsort()
+        below = np.cumsum(self.weights[order])
+        places = np.searchsorted(below, [(1 - share) / 2, (1 + share) / 2]).clip(max=len(order) - 1)
+        low, high = self.ends[order[places], schedule].tolist()
+        return low, high
+
     def gains(self, over: int) -> Floats:
         """How much lower each schedule is expected to end than another one where it ends lower, (schedules,)."""
         return self.weights @ np.maximum(self.ends[:, [over]] - self.ends, 0.0)
@@ -97,19 +105,35 @@ class Belief:
             seen: log losses of the run that they are considered for, NaN where it has not been, (STEPS,); up to there
                 the schedules are all alike.
         """
-        context = self._context
-        if seen is not None and np.isfinite(seen).any():
-            first = torch.tensor(log_rates[:1], dtype=torch.float32)[None]
-            curves = torch.tensor(seen, dtype=torch.float32)[None, None]
-            with torch.no_grad():
-                context = context + self._fitted.model.of_seen(context, first, curves)
-        mean, slopes = self._fitted.ends(context, log_rates)
+        mean, slopes = self._fitted.ends(self._having_seen(log_rates, seen), log_rates)
         schedules = Schedules(features(log_rates), slopes)
         if self._posterior is None:
             covariance = self._fitted.spread.between(schedules, schedules)
             return Outlook.of(mean, covariance, np.full(len(mean), 1 / len(mean)))
         mean = mean + self._posterior.mean(schedules)
         return Outlook.of(mean, self._posterior.covariance(schedules), self._posterior.weights)
+
+    @isolating
+    def curves(self, log_rates: Floats, seen: Floats | None = None) -> Floats:
+        """Log losses along runs by each member, (members, schedules, STEPS); arguments as for `outlook`.
+
+        What runs of the task told of errors at the end is taken to grow over the run.
+        """
+        curves = self._fitted.curves(self._having_seen(log_rates, seen), log_rates)
+        if self._posterior is None:
+            return curves
+        _, slopes = self._fitted.ends(self._context, log_rates)
+        shift = self._posterior.mean(Schedules(features(log_rates), slopes))
+        return curves + shift[..., None] * (np.arange(STEPS) + 1) / STEPS
+
+    @torch.no_grad()
+    def _having_seen(self, log_rates: Floats, seen: Floats | None) -> torch.Tensor:
+        """The context of the task, with what was seen of a run."""
+        if seen is None or not np.isfinite(seen).any():
+            return self._context
+        first = torch.tensor(log_rates[:1], dtype=torch.float32)[None]
+        curves = torch.tensor(seen, dtype=torch.float32)[None, None]
+        return self._context + self._fitted.model.of_seen(self._context, first, curves)
 
     @isolating
     def first_guess(self, log_rates: Floats) -> Floats:

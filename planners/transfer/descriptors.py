@@ -32,6 +32,9 @@ NUMBERS = (
 )
 """Names of the numbers that do not depend on the network."""
 
+IN_WORDS = {"friction": "1 - momentum", "beta1 gap": "1 - beta1", "beta2 gap": "1 - beta2"}
+"""What some of them are, without the logarithm."""
+
 
 def rate_unit(facts: Mapping[str, Any]) -> float:
     """Return the rate that counts as 1: for SGD 1 - momentum, because a gradient moves weights by the rate over that.

@@ -14,7 +14,7 @@ from lr_env.isolation import isolating
 from planners.forecaster.model.encoders import ENCODERS, Graphs, graphs_of
 from planners.forecaster.settings import Scaler
 from planners.latent_ode.model.early_stopping import EarlyStoppedTrainer, LossHistory
-from planners.transfer.descriptors import numbers
+from planners.transfer.descriptors import IN_WORDS, numbers
 from planners.transfer.grid import STEPS, Floats
 from planners.transfer.model import Sizes, TransferODE
 from planners.transfer.runs import Padded, TaskRuns
@@ -84,8 +84,11 @@ class Fitted:
     history: LossHistory = ()
 
     def beyond(self, task: TaskRuns) -> list[str]:
-        """What of a task lies beyond what was fitted to, e.g. "log_budget 9.2 (5.01 to 6.68)"."""
-        return self.scaler.beyond(columns([task]))
+        """What of a task lies beyond what was fitted to, e.g. "budget 9000 (150 to 797)"."""
+        found = self.scaler.beyond(columns([task]))
+        for name, words in IN_WORDS.items():
+            found = [text.replace(name, words) for text in found]
+        return found
 
     def known(self, tasks: Sequence[TaskRuns]) -> Tensor:
         """Scaled descriptions and which of their numbers are known, (1, tasks, known)."""
@@ -114,13 +117,22 @@ class Fitted:
         """
         members, size = self.model.sizes.members, self.model.sizes.code
         codes = torch.cat([torch.zeros(1, size), _STEP * torch.eye(size)])[: None if with_slopes else 1]
-        contexts = context + self.model.of_code(codes.expand(members, -1, -1))
+        _, ends = self._forecast(context + self.model.of_code(codes.expand(members, -1, -1)), log_rates)
+        slopes = (ends[:, 1:] - ends[:, :1]) / _STEP if with_slopes else np.zeros((members, size, len(log_rates)))
+        return ends[:, 0], slopes
+
+    @torch.no_grad()
+    def curves(self, context: Tensor, log_rates: Floats) -> Floats:
+        """Log losses at the end of each part by each member, (members, schedules, STEPS); arguments as for `ends`."""
+        return self._forecast(context, log_rates)[0][:, 0]
+
+    def _forecast(self, contexts: Tensor, log_rates: Floats) -> tuple[Floats, Floats]:
+        """Curves, (members, contexts, schedules, STEPS), and ends, of contexts (members, contexts, context)."""
         rates = torch.tensor(log_rates, dtype=torch.float32)
         every = contexts[:, :, None].expand(-1, -1, len(rates), -1).flatten(1, 2)
-        _, ends = self.model(every, rates.repeat(len(codes), 1)[None])
-        ends = ends.unflatten(1, (len(codes), len(rates))).numpy().astype(np.float64)
-        slopes = (ends[:, 1:] - ends[:, :1]) / _STEP if with_slopes else np.zeros((members, size, len(rates)))
-        return ends[:, 0], slopes
+        shape = contexts.shape[1], len(rates)
+        along, ends = self.model(every, rates.repeat(shape[0], 1)[None])
+        return tuple(part.unflatten(1, shape).numpy().astype(np.float64) for part in (along, ends))  # type: ignore[return-value]
 
 
 def columns(tasks: Sequence[TaskRuns], summary: bool = True) -> dict[str, np.ndarray]:

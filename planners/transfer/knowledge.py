@@ -25,6 +25,10 @@ _FINALISTS = 96
 """Schedules that are considered with draws; the others were worse at first guess."""
 
 
+_OTHERS = 5
+"""Schedules that are named beside the one that is chosen."""
+
+
 def task_without_runs(name: str, facts: Mapping[str, Any], architecture: Architecture | None) -> TaskRuns:
     """Return what is known of a task before its first run.
 
@@ -64,6 +68,12 @@ class Knowledge:
         """The highest rate at which a run of the task did not diverge; 0 before the first."""
         whole = self.task.ends < CEILING
         return float(np.exp(self.task.log_rates[whole].max()) * self.unit) if whole.any() else 0.0
+
+    @property
+    def beyond(self) -> str:
+        """What of the task lies beyond what the model was fitted to, in words; empty where nothing does."""
+        found = self.model.fitted.beyond(self.task)
+        return f"beyond what the model was fitted to, so that it guesses: {', '.join(found)}" if found else ""
 
     @cached_property
     def belief(self) -> Belief:
@@ -107,6 +117,12 @@ class Knowledge:
         measured = np.minimum(ends - ends.min(), WORST)
         best = int((outlook.regrets - outlook.regrets.min() + measured).argmin())
         return self.candidates.schedules[made[best][1]]
+
+    @property
+    def others(self) -> list[Schedule]:
+        """The schedules with the lowest expected regrets, the best first."""
+        order, _ = self._finalists
+        return [self.candidates.schedules[place] for place in order[:_OTHERS]]
 
     @cached_property
     def _made(self) -> list[tuple[int, int]]:

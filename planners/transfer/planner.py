@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 import numpy as np
 
 from lr_env.architecture.graph import Architecture
+from lr_env.capabilities import PlanForecast
 from lr_env.errors import UserError
 from lr_env.isolation import isolating
 from lr_env.planner import RunSpec, Signals, require, step_after
@@ -31,6 +32,16 @@ _CLEARLY, _AGREED = 0.02, 0.6
 to expect one."""
 
 
+class PlanRecord(TypedDict):
+    """What was considered at one plan."""
+
+    segment: int  # before which it was made
+    rates: Floats  # of the segments left, the chosen plan first, (runs, plans, segments left)
+    steps: Floats  # optimizer steps at which losses were forecast, (nodes,)
+    losses: Floats  # forecast by each member, (members, runs, plans, nodes)
+    ends: Floats  # 90 % interval of the loss at the end under the chosen plan, (runs, 2)
+
+
 class PlannerState(TypedDict):
     """The state of the planner."""
 
@@ -43,6 +54,7 @@ class PlannerState(TypedDict):
     chance: Floats  # loss of a model that has learned nothing, NaN where it is unknown, (runs,)
     segment: int  # optimizer steps of a segment
     step: int | None  # optimizer step of the last call
+    beliefs: list[PlanRecord]
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
             "chance": np.full(len(seeds), knowledge.task.chance),
             "segment": run.segment,
             "step": None,
+            "beliefs": [],
         }
 
     @isolating
@@ -127,12 +140,13 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         if now == 0:  # the loss of an untrained network tells it, where the number of classes is unknown
             unknown = np.isnan(state["chance"])
             state = {**state, "chance": np.where(unknown, signals["val_loss"], state["chance"])}
+            state = self._with_beliefs(state, now, [self._first_plans(state)] * len(state["rates"]))
         else:
             losses = state["losses"].copy()
             losses[:, now - 1] = signals["val_loss"]
             state = {**state, "losses": losses}
         if now in self._plans_at(state["rates"].shape[1]):
-            state = {**state, "rates": self._planned(state, now)}
+            state = self._planned(state, now)
         return state["rates"][:, now].copy(), state
 
     def _plans_at(self, segments: int) -> set[int]:
@@ -142,24 +156,78 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         shares = np.arange(1, int(np.floor(self.last_plan / self.plan_interval + 1e-9)) + 1) * self.plan_interval
         return {round(share * segments) for share in shares} - {0}
 
-    def _planned(self, state: PlannerState, now: int) -> Floats:
-        """Rates of all segments, with the rest of each run planned anew."""
-        rates, segments = state["rates"].copy(), state["rates"].shape[1]
-        knowledge = self._known(state)
+    @isolating
+    def explain(self, state: PlannerState, row: int = 0) -> list[PlanForecast]:
+        """Return what was considered for one run, by its row in the state, at each plan."""
+        beyond = self._known(state).beyond
+        return [
+            PlanForecast(
+                record["segment"],
+                record["rates"][row],
+                record["steps"],
+                record["losses"][:, row],
+                beyond if record["segment"] == 0 else "",
+                tuple(record["ends"][row].tolist()) if np.isfinite(record["ends"][row]).all() else None,
+            )
+            for record in state["beliefs"]
+        ]
+
+    def caution(self, run: RunSpec) -> str:
+        """What of a run lies beyond what the model was fitted to; empty where nothing does."""
+        facts = {**run.facts, "optimizer": run.optimizer, "budget": run.budget}
+        return self._knowledge(facts, run.architecture, run.lr_range, run.num_segments).beyond
+
+    def _first_plans(self, state: PlannerState) -> Floats:
+        """The schedule that is played, and others that were considered, (plans, segments)."""
+        segments = state["rates"].shape[1]
+        others = np.stack([other.preview(segments) for other in self._known(state).others])
+        low, high = state["range"]
+        return np.concatenate([state["rates"][:1], np.clip(others, low, high)])
+
+    def _planned(self, state: PlannerState, now: int) -> PlannerState:
+        """Plan the rest of each run anew, and record what was considered."""
+        rates, knowledge = state["rates"].copy(), self._known(state)
+        low, high = state["range"]
+        considered = []
         for row in range(len(rates)):
-            if not np.isfinite(state["chance"][row]):
-                continue
-            low, high = state["range"]
-            high = min(high, max(float(rates[row].max()), knowledge.survived))
-            options = rests(rates[row], now, knowledge.candidates.rates, low, high)
-            seen = log_ratio(at_ends(state["losses"][row]), float(state["chance"][row]))
-            seen[np.arange(STEPS) >= int(now * STEPS / segments)] = np.nan
-            outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), seen)
-            best = int(outlook.regrets.argmin())
-            gains = outlook.ends[:, 0] - outlook.ends[:, best]
-            if outlook.weights @ gains > _CLEARLY and outlook.weights @ (gains > 0) >= _AGREED:
-                rates[row] = options[best]
-        return rates
+            highest = min(high, max(float(rates[row].max()), knowledge.survived))
+            options = rests(rates[row], now, knowledge.candidates.rates, low, highest)
+            order, chosen = np.arange(len(options)), 0
+            if np.isfinite(state["chance"][row]):
+                outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), self._seen(state, row, now))
+                order = outlook.regrets.argsort(kind="stable")
+                gains = outlook.ends[:, 0] - outlook.ends[:, order[0]]
+                if outlook.weights @ gains > _CLEARLY and outlook.weights @ (gains > 0) >= _AGREED:
+                    chosen = int(order[0])
+            rates[row] = options[chosen]
+            considered.append(options[[chosen, *order[order != chosen][: len(knowledge.others)]]])
+        return self._with_beliefs({**state, "rates": rates}, now, considered)
+
+    def _seen(self, state: PlannerState, row: int, now: int) -> Floats:
+        """Log losses of a run so far, at the ends of the parts that are over, (STEPS,)."""
+        seen = log_ratio(at_ends(state["losses"][row]), float(state["chance"][row]))
+        seen[np.arange(STEPS) >= int(now * STEPS / state["rates"].shape[1])] = np.nan
+        return seen
+
+    def _with_beliefs(self, state: PlannerState, now: int, plans: Sequence[Floats]) -> PlannerState:
+        """Record plans of each run, (plans, segments), the chosen one first, and what they are expected to do."""
+        knowledge, segments = self._known(state), state["rates"].shape[1]
+        nodes = (np.arange(STEPS) + 1) * segments * state["segment"] / STEPS
+        ahead = nodes > now * state["segment"]
+        losses, ends = [], []
+        for row, rates in enumerate(plans):
+            seen, at = self._seen(state, row, now), log_rates(rates, knowledge.unit)
+            chance = state["chance"][row]
+            losses.append(chance * np.exp(knowledge.belief.curves(at, seen)[..., ahead]))
+            ends.append(chance * np.exp(knowledge.belief.outlook(at[:1], seen).interval(0)))
+        record: PlanRecord = {
+            "segment": now,
+            "rates": np.stack(plans)[:, :, now:],
+            "steps": nodes[ahead],
+            "losses": np.stack(losses, 1),
+            "ends": np.stack(ends),
+        }
+        return {**state, "beliefs": [*state["beliefs"], record]}
 
     def _known(self, state: PlannerState) -> Knowledge:
         saved = state["architecture"]

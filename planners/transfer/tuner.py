@@ -105,9 +105,7 @@ class TransferTuner:
         if records:
             gain = f"{100 * knowledge.expected_gain:.1f} %"
             told.append(f"one run more than {counted(len(records), 'run')} is expected to lower the loss by {gain}")
-        beyond = knowledge.model.fitted.beyond(knowledge.task)
-        told += [f"beyond what the model was fitted to, so that it guesses: {', '.join(beyond)}"] if beyond else []
-        return "; ".join(told)
+        return "; ".join([*told, knowledge.beyond] if knowledge.beyond else told)
 
 
 def runs_of(task: Task, records: Sequence[RunRecord]) -> TaskRuns:
