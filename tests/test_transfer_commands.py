@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from lr_env.cli.main import main
 from lr_env.errors import UserError
 from lr_env.registry import find_tuner
+from lr_env.studies.tuning_across.procedure import Selected
+from lr_env.studies.tuning_across.result import TaskAnswers, TuningAcrossResult
 from lr_env.tasks import find_family
 from planners.transfer import fit as fitting
 from planners.transfer.artifact import TRANSFER_MODELS
@@ -114,7 +118,15 @@ def test_tuners_are_compared_across_tasks(home, lr_env, monkeypatch):
     call = [
         *("tuning-across", "MLPFamily", "--split", "val", "--tasks", 2, "--runs", "0,1,2", "--seeds", 1),
         *("--score", "val", "--against", "latent-ode-transfer/0-wsd/2", "--planners", "prodigy:peak=1.0"),
-        *("--tuners", "latent-ode-transfer", "wsd", f"forest{rival}", f"best-on-average{rival},rule=sqrt"),
+        *(
+            "--margin",
+            9,
+            "--tuners",
+            "latent-ode-transfer",
+            "wsd",
+            f"forest{rival}",
+            f"best-on-average{rival},rule=sqrt",
+        ),
         f"nearest-task{rival}",
     ]
     lr_env(*call)
@@ -132,6 +144,23 @@ def test_tuners_are_compared_across_tasks(home, lr_env, monkeypatch):
     assert (home / "results/MLPFamily-val-tuning/regrets.png").stat().st_size > 1000
     lr_env(*call)
     assert json.loads(file.read_text())["tasks"] == result["tasks"]
+
+
+def test_comparisons_are_those_of_a_paired_t_test():
+    draws = np.random.default_rng(0)
+    losses = np.exp(draws.normal(size=(12, 3, 2)) * 0.05) * [[[1.0], [1.2], [1.02]]]
+    answers = [[Selected(name, 0, 0, tuple(row)) for name, row in zip("abc", task, strict=True)] for task in losses]
+    tasks = tuple(TaskAnswers(str(place), tuple(of_task)) for place, of_task in enumerate(answers))
+    against = ((("a", 0), ("b", 0)), (("a", 0), ("c", 0)), (("b", 0), ("a", 0)))
+    result = TuningAcrossResult("F", "val", tasks, (0, 1), "val", against, 0.05)
+    logs = np.log(losses.mean(2))
+    tests = [ttest_rel(logs[:, one], logs[:, other]) for one, other in ((0, 1), (0, 2), (1, 0))]
+    for comparison, test in zip(result.comparisons, tests, strict=True):
+        ends = comparison.difference.interval()
+        assert (ends.low, ends.high) == pytest.approx(tuple(test.confidence_interval()))
+    raw = [test.pvalue for test in tests]
+    assert result.comparisons[1].p_value == pytest.approx(max(raw[1], min(1, 3 * min(raw)), min(1, 2 * raw[0])))
+    assert [comparison.verdict for comparison in result.comparisons] == ["better", "not worse by 0.05", "worse"]
 
 
 def replaced_tasks(monkeypatch):
@@ -168,6 +197,8 @@ def replaced_tasks(monkeypatch):
         (["tuning-across", "MLPFamily", "--tuners", "wsd", "--runs", "0"], "selects nothing without runs"),
         (["tuning-across", "MLPFamily", "--split", "tset"], "tset"),
         (["tuning-across", "MLPFamily", "--against", "wsd-tpe"], "give TUNER/RUNS-TUNER/RUNS"),
+        (["tuning-across", "MLPFamily", "--margin", "-1"], "margin -1: give a number of at least 0"),
+        (["tuning-across", "MLPFamily", "--tuners", "multi-power-law", "--runs", "1,2"], "a law needs at least 4"),
         (["tuning-across", "MLPFamily", "--score", "train"], "score 'train': give val or test"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -46,6 +47,8 @@ class TuningAcross(EngineChoice):
     """Final losses on which split of the data: test, or val while something is developed."""
     against: Names = ()
     """Differences that are reported, e.g. latent-ode-transfer/0-wsd/10."""
+    margin: Annotated[float, arg(metavar="REGRET")] = 0.0
+    """Largest difference that does not matter, to be fixed beforehand."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: FAMILY-SPLIT-tuning)")] = None
     """Name of the experiments and of the folder of the report."""
     store: Path = Path("results/records.sqlite")
@@ -89,6 +92,8 @@ class TuningAcross(EngineChoice):
             raise UserError(f"score {self.score!r}: give val or test")
         if self.backend not in ("loop", "stacked", "compiled"):
             raise UserError(f"backend {self.backend!r}: give loop, stacked or compiled")
+        if not 0 <= self.margin < math.inf:
+            raise UserError(f"margin {self.margin:g}: give a number of at least 0, e.g. 0.03")
         plan = Plan(tuple(self.tuners), tuple(self.planners), self.runs, self.repeats, self.seeds, self.score)
         against = tuple(map(_pair, self.against))
         plan.check_selected([one for pair in against for one in pair])
@@ -118,7 +123,9 @@ class TuningAcross(EngineChoice):
                 )
                 answers.append(TaskAnswers(task.name, tuple(tune_on_task(lab, plan, lambda steps: None))))
                 progress("tasks", 1)
-        result = TuningAcrossResult(self.family, self.split, tuple(answers), self.seeds, self.score, against)
+        result = TuningAcrossResult(
+            self.family, self.split, tuple(answers), self.seeds, self.score, against, self.margin
+        )
         result.write(folder, {"command": command_line(), "versions": versions()})
         print_document(result.document(), console(), folder)
         print(f"Report: {folder / 'summary.md'}")

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lr_env.files import json_number
 from lr_env.report.document import Column, Document, Figure, Reported, Table, Text
 from lr_env.report.files import write_content
 from lr_env.report.formatting import estimate_text
 from lr_env.report.plotting import TEXT, caption, distinct_style, new_figure, own_style, save
 from lr_env.report.written import write_report
-from lr_env.stats.intervals import Estimate, mean_interval
+from lr_env.stats.intervals import LEVEL, Estimate, mean_interval
+from lr_env.stats.two_way import Mean, holm
 from lr_env.studies.tuning_across.procedure import Selected
+from lr_env.words import counted
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +55,56 @@ class TaskAnswers:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """The regret of one answer less that of another one.
+
+    Attributes:
+        one: its label, and the number of runs.
+        other: the same of the other one.
+        difference: mean over tasks.
+        p_value: of a two-sided test that it is 0, adjusted for the comparisons that are made beside it.
+        margin: largest difference that does not matter.
+    """
+
+    one: tuple[str, int]
+    other: tuple[str, int]
+    difference: Mean
+    p_value: float
+    margin: float
+
+    @property
+    def verdict(self) -> str:
+        """What can be said; better or worse where the interval is clear of 0, and the adjusted p-value below 5 %."""
+        interval, told = self.difference.interval(), self.p_value < 1 - LEVEL
+        if told and interval.high < 0:
+            return "better"
+        if told and interval.low > 0:
+            return "worse"
+        if interval.high < self.margin:
+            return f"not worse by {self.margin:g}"
+        return f"not told apart, up to {max(interval.high, interval.low, key=abs):+.3f}"
+
+    def text(self) -> str:
+        """One line."""
+        interval = self.difference.interval()
+        return (
+            f"{self.one[0]} after {counted(self.one[1], 'run')} less {self.other[0]} after {self.other[1]}: "
+            f"{interval.value:+.3f}, 95 % interval {interval.low:+.3f} to {interval.high:+.3f}, "
+            f"p {self.p_value:.2g}: {self.verdict}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "one": list(self.one),
+            "other": list(self.other),
+            "difference": self.difference.interval().to_json(),
+            "p_holm": json_number(self.p_value),
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
 class TuningAcrossResult(Reported):
     """Regrets of tuners on tasks of a family.
 
@@ -62,6 +115,7 @@ class TuningAcrossResult(Reported):
         seeds: that the planners were run on.
         score: "val" or "test": what the losses are of.
         against: pairs of (label, runs), (label, runs) that are compared.
+        margin: largest difference of regrets that does not matter.
     """
 
     family: str
@@ -70,6 +124,7 @@ class TuningAcrossResult(Reported):
     seeds: tuple[int, ...]
     score: str
     against: tuple[tuple[tuple[str, int], tuple[str, int]], ...] = ()
+    margin: float = 0.0
 
     @property
     def labels(self) -> list[str]:
@@ -92,9 +147,17 @@ class TuningAcrossResult(Reported):
         values = self.regrets(label, runs)
         return None if values is None else mean_interval(values)
 
-    def difference(self, one: tuple[str, int], other: tuple[str, int]) -> Estimate:
-        """Mean difference of the regrets of two answers, and its interval over tasks."""
-        return mean_interval(self.regrets(*one) - self.regrets(*other))  # type: ignore[operator] (they are there)
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """The comparisons that were asked for; a task is the unit."""
+        differences = [self.regrets(*one) - self.regrets(*other) for one, other in self.against]  # type: ignore[operator]
+        count = len(self.tasks)
+        means = [Mean(float(d.mean()), float(d.std(ddof=1) / np.sqrt(count)), count - 1) for d in differences]
+        adjusted = holm({str(place): mean.p_value for place, mean in enumerate(means)})
+        return [
+            Comparison(*pair, mean, adjusted[str(place)], self.margin)
+            for place, (pair, mean) in enumerate(zip(self.against, means, strict=True))
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The whole result."""
@@ -109,10 +172,8 @@ class TuningAcrossResult(Reported):
                 for runs in self.runs
                 if (estimate := self.regret(label, runs)) is not None
             ],
-            "comparisons": [
-                {"one": list(one), "other": list(other), "difference": self.difference(one, other).to_json()}
-                for one, other in self.against
-            ],
+            "margin": self.margin,
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "tasks": [
                 {
                     "task": task.task,
@@ -132,28 +193,33 @@ class TuningAcrossResult(Reported):
         columns: list[Column[Any]] = [
             Column("tuner", itemgetter(0), rank=0),
             *(
-                Column(f"{runs} runs", itemgetter(place + 1), text, 0, head=f"{runs}\nruns", interval=True)
+                Column(
+                    counted(runs, "run"),
+                    itemgetter(place + 1),
+                    text,
+                    0,
+                    head=counted(runs, "run").replace(" ", "\n"),
+                    interval=True,
+                )
                 for place, runs in enumerate(self.runs)
             ),
         ]
         of = "test" if self.score == "test" else "validation"
         note = (
-            f"{len(self.tasks)} tasks of {self.family} ({self.split}), {len(self.seeds)} seeds. Regret: log of the "
-            f"mean final {of} loss over the lowest on the task, at most {WORST:g}; mean over tasks, ± half of a 95 % "
+            f"{len(self.tasks)} tasks of {self.family} ({self.split}), {counted(len(self.seeds), 'seed')}. Regret: log of "
+            f"the mean final {of} loss over the lowest on the task, at most {WORST:g}; mean over tasks, ± half of a 95 % "
             "interval."
         )
         figure = Figure("regrets.png", "Regret by the number of runs", self.draw)
         return Document(self._title, (Table(rows, columns), Text(note), *self._comparisons(), figure))
 
     def _comparisons(self) -> list[Text]:
-        lines = []
-        for one, other in self.against:
-            e = self.difference(one, other)
-            lines.append(
-                f"{one[0]} after {one[1]} runs less {other[0]} after {other[1]}: "
-                f"{e.value:+.3f}, 95 % interval {e.low:+.3f} to {e.high:+.3f}."
-            )
-        return [Text(" ".join(lines))] if lines else []
+        if not self.comparisons:
+            return []
+        note = (
+            f"Differences of regrets; p-values are adjusted for {counted(len(self.comparisons), 'comparison')} (Holm)."
+        )
+        return [Text(note), Text(points=tuple(comparison.text() for comparison in self.comparisons))]
 
     @property
     def _title(self) -> str:
