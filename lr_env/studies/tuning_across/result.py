@@ -207,8 +207,8 @@ class TuningAcrossResult(Reported):
         of = "test" if self.score == "test" else "validation"
         seeds = counted(len(self.seeds), "seed")
         note = (
-            f"{len(self.tasks)} tasks of {self.family} ({self.split}), {seeds}. Regret: log of the mean final {of} loss "
-            f"over the lowest on the task, at most {WORST:g}; mean over tasks, ± half of a 95 % interval."
+            f"{len(self.tasks)} tasks of {self.family} ({self.split}), {seeds}. Regret: log of the mean final {of} "
+            f"loss over the lowest on the task, at most {WORST:g}; mean over tasks, ± half of a 95 % interval."
         )
         figure = Figure("regrets.png", "Regret by the number of runs", self.draw)
         return Document(self._title, (Table(rows, columns), Text(note), *self._comparisons(), figure))
