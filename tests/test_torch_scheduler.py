@@ -126,6 +126,7 @@ def replayed(run, kills=(), optimizer_first=True):
     return np.array(rates)
 
 
+@pytest.mark.filterwarnings("ignore:planner 'latent-ode-transfer'. beyond:UserWarning")  # the task is a small one
 @pytest.mark.parametrize("name", USABLE)
 def test_the_rates_are_those_of_the_environment_and_survive_every_kill(name, tmp_path_factory):
     run = recorded(name, str(tmp_path_factory.getbasetemp()))

@@ -335,6 +335,7 @@ def test_it_tells_what_it_believed_at_each_plan(model_file):
 def test_a_run_unlike_those_that_were_fitted_to_is_told(model_file):
     planner = TransferredLatentODE(model_file)
     assert planner.caution(SPEC) == ""
+    assert planner.caution(replace(SPEC, facts={**SPEC.facts, "batch_size": 66})) == ""  # hardly above 64
     large = replace(SPEC, facts={**SPEC.facts, "batch_size": 4096})
     assert "so that it guesses: batch size 4096 (" in planner.caution(large)
     weight = nn.Parameter(torch.zeros(1))

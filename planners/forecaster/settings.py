@@ -67,13 +67,18 @@ class Scaler:
         known = np.isfinite(values)
         return np.clip(np.where(known, values, 0.0), -_LIMIT, _LIMIT), known.astype(np.float64)
 
-    def beyond(self, columns: Mapping[str, Floats]) -> list[str]:
-        """Say which columns of the first row lie outside of what was fitted to, e.g. "peak rate 3 (0.001 to 0.5)"."""
+    def beyond(self, columns: Mapping[str, Floats], slack: float = 0.0) -> list[str]:
+        """Say which columns of the first row lie outside of what was fitted to, e.g. "peak rate 3 (0.001 to 0.5)".
+
+        Args:
+            columns: name -> values.
+            slack: how far outside does not matter, as a share of what was fitted to.
+        """
         found = []
         for name, low, high in zip(self.names, self.lows, self.highs, strict=True):
             value = float(columns[name][0]) if name in columns else np.nan
-            slack = 1e-6 * max(abs(low), abs(high))
-            if np.isfinite(value) and not low - slack <= value <= high + slack and not (value == 0 and low > 0):
+            near = slack * (high - low) + 1e-6 * max(abs(low), abs(high))
+            if np.isfinite(value) and not low - near <= value <= high + near and not (value == 0 and low > 0):
                 found.append(_in_words(name, value, low, high))
         return found
 

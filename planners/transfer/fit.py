@@ -29,6 +29,9 @@ _NEAR, _FAR = 0.03, 0.3
 CHECKED = (0, STEPS // 4)
 """Parts of a run that are seen where a member is stopped early."""
 
+_NEARLY = 0.1
+"""How far beyond what was fitted to a task may lie without a word, as a share of that range."""
+
 _STEP = 1e-2
 """Step of the task's code by which slopes are measured."""
 
@@ -85,7 +88,7 @@ class Fitted:
 
     def beyond(self, task: TaskRuns) -> list[str]:
         """What of a task lies beyond what was fitted to, e.g. "budget 9000 (150 to 797)"."""
-        found = self.scaler.beyond(columns([task]))
+        found = self.scaler.beyond(columns([task]), _NEARLY)
         for name, words in IN_WORDS.items():
             found = [text.replace(name, words) for text in found]
         return found
