@@ -38,7 +38,7 @@ class TuningAcross(EngineChoice):
     planners: Names = ()
     """Planners without runs of the task; settings may follow a name, as in prodigy:peak=1.0."""
     runs: Counts = (0, 1, 2, 3, 5, 10, 24, 40)
-    """Numbers of runs after which each tuner chooses; 0 for those that know something before."""
+    """Numbers of runs after which each tuner chooses, where it can; 0 for those that know something before."""
     repeats: int = 1
     """Repeats of each procedure from the start, on other seeds."""
     seeds: Seeds = tuple(range(3))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from lr_env.isolation import isolating
 from planners.transfer.belief import WORST
@@ -45,7 +44,6 @@ class Choices:
 
 
 @isolating
-@torch.no_grad()
 def choices(fitted: Fitted, tasks: Sequence[TaskRuns]) -> Choices:
     """Choose a schedule for each task by the member that held it out, and by simpler ways.
 
@@ -65,8 +63,7 @@ def choices(fitted: Fitted, tasks: Sequence[TaskRuns]) -> Choices:
         if member >= len(contexts):
             continue
         regrets = np.minimum(task.ends - task.ends.min(), WORST)
-        context = contexts[:, [place]].expand(-1, len(task), -1)
-        _, ends = fitted.model(context, torch.tensor(task.log_rates[None], dtype=torch.float32))
+        ends, _ = fitted.ends(contexts[:, [place]], task.log_rates, with_slopes=False)
         alike = [other for other in tasks if other is not task and is_adaptive(other) == is_adaptive(task)]
         others = [(other.log_rates, other.ends) for other in alike]
         picks = [int(ends[member].argmin()), best_on_average(task.log_rates, others) if others else 0]

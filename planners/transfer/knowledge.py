@@ -15,7 +15,7 @@ from lr_env.errors import UserError
 from lr_env.facts import CLASSES
 from planners.schedule import Schedule
 from planners.transfer.artifact import TransferModel
-from planners.transfer.belief import WORST, Belief, Outlook
+from planners.transfer.belief import WORST, Belief
 from planners.transfer.candidates import Candidates, candidates
 from planners.transfer.descriptors import rate_unit
 from planners.transfer.grid import STEPS, Floats, log_rates
@@ -93,13 +93,12 @@ class Knowledge:
         return found
 
     @cached_property
-    def _finalists(self) -> tuple[list[int], Outlook]:
-        """Indices of the better schedules, the best first, and their outlook."""
+    def _finalists(self) -> list[int]:
+        """Indices of the better schedules, the best first."""
         rates = log_rates(self.candidates.rates, self.unit)
         order = self.belief.first_guess(rates).argsort(kind="stable")[:_FINALISTS]
-        outlook = self.belief.outlook(rates[order])
-        ranked = outlook.regrets.argsort(kind="stable")
-        return order[ranked].tolist(), Outlook(outlook.ends[:, ranked], outlook.weights)
+        ranked = self.belief.outlook(rates[order]).regrets.argsort(kind="stable")
+        return order[ranked].tolist()
 
     @cached_property
     def best(self) -> Schedule:
@@ -107,7 +106,7 @@ class Knowledge:
 
         Among these, what was measured counts half: the luckiest of many runs is not the best, nor what is believed.
         """
-        order, _ = self._finalists
+        order = self._finalists
         made = self._made
         if not made:
             return self.candidates.schedules[order[0]]
@@ -121,7 +120,7 @@ class Knowledge:
     @property
     def others(self) -> list[Schedule]:
         """The schedules with the lowest expected regrets, the best first."""
-        order, _ = self._finalists
+        order = self._finalists
         return [self.candidates.schedules[place] for place in order[:_OTHERS]]
 
     @cached_property
@@ -141,7 +140,7 @@ class Knowledge:
     @cached_property
     def _gains(self) -> Floats:
         """Expected gain of a run under each of the better schedules over the best one that was made, (schedules,)."""
-        order, _ = self._finalists
+        order = self._finalists
         outlook = self.belief.outlook(np.concatenate([self._rates(order), self.task.log_rates]))
         best_made = len(order) + int(outlook.regrets[len(order) :].argmin())
         return outlook.gains(best_made)[: len(order)]
@@ -153,7 +152,7 @@ class Knowledge:
         be worse, for a run that fails teaches little of the schedules that are good. Later ones have the largest gain:
         those with the lowest expected regret stay where the first ones were.
         """
-        order, _ = self._finalists
+        order = self._finalists
         if len(self.task) >= _SAFE_RUNS:
             order = [order[place] for place in (-self._gains).argsort(kind="stable")]
         chosen = first_unlike(self._rates(order), self.task.log_rates, count)

@@ -36,10 +36,7 @@ class PlanRecord(TypedDict):
     """What was considered at one plan."""
 
     segment: int  # before which it was made
-    rates: Floats  # of the segments left, the chosen plan first, (runs, plans, segments left)
-    steps: Floats  # optimizer steps at which losses were forecast, (nodes,)
-    losses: Floats  # forecast by each member, (members, runs, plans, nodes)
-    ends: Floats  # 90 % interval of the loss at the end under the chosen plan, (runs, 2)
+    rates: Floats  # of the segments, the chosen plan first, (runs, plans, segments)
 
 
 class PlannerState(TypedDict):
@@ -112,7 +109,7 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         """
         if run.num_segments < 1:
             raise UserError(f"planner {self.name!r} needs a run of at least one segment")
-        facts = {**run.facts, "optimizer": run.optimizer, "budget": run.budget}
+        facts = _facts(run)
         knowledge = self._knowledge(facts, run.architecture, run.lr_range, run.num_segments)
         rates = np.clip(knowledge.best.preview(run.num_segments), *run.lr_range)
         graph = run.architecture
@@ -140,7 +137,8 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
         if now == 0:  # the loss of an untrained network tells it, where the number of classes is unknown
             unknown = np.isnan(state["chance"])
             state = {**state, "chance": np.where(unknown, signals["val_loss"], state["chance"])}
-            state = self._with_beliefs(state, now, [self._first_plans(state)] * len(state["rates"]))
+            plans = np.tile(self._first_plans(state), (len(state["rates"]), 1, 1))
+            state = {**state, "beliefs": [{"segment": now, "rates": plans}]}
         else:
             losses = state["losses"].copy()
             losses[:, now - 1] = signals["val_loss"]
@@ -159,23 +157,24 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
     @isolating
     def explain(self, state: PlannerState, row: int = 0) -> list[PlanForecast]:
         """Return what was considered for one run, by its row in the state, at each plan."""
-        beyond = self._known(state).beyond
-        return [
-            PlanForecast(
-                record["segment"],
-                record["rates"][row],
-                record["steps"],
-                record["losses"][:, row],
-                beyond if record["segment"] == 0 else "",
-                tuple(record["ends"][row].tolist()) if np.isfinite(record["ends"][row]).all() else None,
-            )
-            for record in state["beliefs"]
-        ]
+        knowledge, segments = self._known(state), state["rates"].shape[1]
+        nodes = (np.arange(STEPS) + 1) * segments * state["segment"] / STEPS
+        chance = float(state["chance"][row])
+        forecasts = []
+        for record in state["beliefs"]:
+            now, rates = record["segment"], record["rates"][row]
+            seen, at = self._seen(state, row, now), log_rates(rates, knowledge.unit)
+            ahead = nodes > now * state["segment"]
+            losses = chance * np.exp(knowledge.belief.curves(at, seen)[..., ahead])
+            low, high = chance * np.exp(knowledge.belief.outlook(at[:1], seen).interval(0))
+            ends = (float(low), float(high)) if np.isfinite([low, high]).all() else None
+            note = "" if now else knowledge.beyond
+            forecasts.append(PlanForecast(now, rates[:, now:], nodes[ahead], losses, note, ends))
+        return forecasts
 
     def caution(self, run: RunSpec) -> str:
         """What of a run lies beyond what the model was fitted to; empty where nothing does."""
-        facts = {**run.facts, "optimizer": run.optimizer, "budget": run.budget}
-        return self._knowledge(facts, run.architecture, run.lr_range, run.num_segments).beyond
+        return self._knowledge(_facts(run), run.architecture, run.lr_range, run.num_segments).beyond
 
     def _first_plans(self, state: PlannerState) -> Floats:
         """The schedule that is played, and others that were considered, (plans, segments)."""
@@ -201,33 +200,14 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
                     chosen = int(order[0])
             rates[row] = options[chosen]
             considered.append(options[[chosen, *order[order != chosen][: len(knowledge.others)]]])
-        return self._with_beliefs({**state, "rates": rates}, now, considered)
+        record: PlanRecord = {"segment": now, "rates": np.stack(considered)}
+        return {**state, "rates": rates, "beliefs": [*state["beliefs"], record]}
 
     def _seen(self, state: PlannerState, row: int, now: int) -> Floats:
         """Log losses of a run so far, at the ends of the parts that are over, (STEPS,)."""
         seen = log_ratio(at_ends(state["losses"][row]), float(state["chance"][row]))
         seen[np.arange(STEPS) >= int(now * STEPS / state["rates"].shape[1])] = np.nan
         return seen
-
-    def _with_beliefs(self, state: PlannerState, now: int, plans: Sequence[Floats]) -> PlannerState:
-        """Record plans of each run, (plans, segments), the chosen one first, and what they are expected to do."""
-        knowledge, segments = self._known(state), state["rates"].shape[1]
-        nodes = (np.arange(STEPS) + 1) * segments * state["segment"] / STEPS
-        ahead = nodes > now * state["segment"]
-        losses, ends = [], []
-        for row, rates in enumerate(plans):
-            seen, at = self._seen(state, row, now), log_rates(rates, knowledge.unit)
-            chance = state["chance"][row]
-            losses.append(chance * np.exp(knowledge.belief.curves(at, seen)[..., ahead]))
-            ends.append(chance * np.exp(knowledge.belief.outlook(at[:1], seen).interval(0)))
-        record: PlanRecord = {
-            "segment": now,
-            "rates": np.stack(plans)[:, :, now:],
-            "steps": nodes[ahead],
-            "losses": np.stack(losses, 1),
-            "ends": np.stack(ends),
-        }
-        return {**state, "beliefs": [*state["beliefs"], record]}
 
     def _known(self, state: PlannerState) -> Knowledge:
         saved = state["architecture"]
@@ -251,6 +231,11 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
                     f"{facts[name]!r}: tune for this task with `lr-env tune`, or take the model without runs"
                 )
         return _remembered(model, task, lr_range, segments)
+
+
+def _facts(run: RunSpec) -> dict[str, Any]:
+    """What is known of a run's task."""
+    return {**run.facts, "optimizer": run.optimizer, "budget": run.budget}
 
 
 _memory: dict[tuple[Any, ...], Knowledge] = {}
