@@ -28,6 +28,9 @@ _SWEEP_RUNS = 100
 _SWEEP_OPTIONS = ("design", "runs", "rates", "log")
 """Options that do not apply to existing runs."""
 
+_ONLY_FAMILY_OPTIONS = ("tasks", "encoder", "shuffled")
+"""Options that apply to task families alone."""
+
 _FAMILY_OPTIONS = (
     "family", "tasks", "runs", "encoder", "shuffled", "members", "seed", "threads", "store", "name", "results", "fresh",
     "device", "backend", "engine", "workers", "ray_address",
@@ -116,6 +119,10 @@ class Fit(ReportOptions):
 
         folder, task = self.folder, self.varied_task()
         model = {"kind": self.kind, "members": self.members}
+        if foreign := [option for option in _ONLY_FAMILY_OPTIONS if getattr(self, option) != getattr(Fit, option)]:
+            raise UserError(
+                f"--{foreign[0]} is of a model across tasks: leave it out, or give --family in place of TASK"
+            )
         options = [f"--{option}" for option in _SWEEP_OPTIONS if getattr(self, option) != getattr(Fit, option)]
         if self.records is not None and options:
             raise UserError(f"{options[0]} is of a sweep, and --records takes existing runs: leave out one of them")

@@ -197,6 +197,10 @@ def replaced_tasks(monkeypatch):
         (["tuning-across", "MLPFamily", "--tuners", "wsd", "--runs", "0"], "selects nothing without runs"),
         (["tuning-across", "MLPFamily", "--split", "tset"], "tset"),
         (["tuning-across", "MLPFamily", "--against", "wsd-tpe"], "give TUNER/RUNS-TUNER/RUNS"),
+        (
+            ["fit", "DigitsMLP", "--encoder", "gcn"],
+            "--encoder is of a model across tasks: leave it out, or give --family",
+        ),
         (["tuning-across", "MLPFamily", "--margin", "-1"], "margin -1: give a number of at least 0"),
         (["tuning-across", "MLPFamily", "--tuners", "multi-power-law", "--runs", "1,2"], "a law needs at least 4"),
         (["tuning-across", "MLPFamily", "--score", "train"], "score 'train': give val or test"),
