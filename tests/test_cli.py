@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import resource
 import signal
 import sqlite3
@@ -175,6 +176,23 @@ def _busy(store: Path) -> bool:
         return False
 
 
+def _stop_between_writes(process: subprocess.Popen, store: Path) -> None:
+    """Stop a process where it does not hold the store's write lock."""
+    with closing(sqlite3.connect(store, timeout=0, isolation_level=None)) as connection:
+        while process.poll() is None:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:  # it is writing
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.01)
+            else:
+                connection.execute("ROLLBACK")
+                return
+    raise AssertionError(f"it ended: {process.stderr.read()}")
+
+
 def _curves(folder: Path) -> list[tuple]:
     return query(
         folder / "results" / "records.sqlite",
@@ -187,17 +205,19 @@ def test_two_at_once_on_one_store(tmp_path):
     arguments = [*SMALL, "--lockstep", "4"]
     arguments[arguments.index("40")] = "2000"
     first = subprocess.Popen(command(*arguments), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while not _busy(tmp_path / "results" / "records.sqlite"):
+    store = tmp_path / "results" / "records.sqlite"
+    while not _busy(store):
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.02)
+    _stop_between_writes(first, store)  # or a fast machine is through before the second has started
     same = lr_env(*arguments, cwd=tmp_path)
+    first.send_signal(signal.SIGCONT)
     other = lr_env(*SMALL, "--name", "other", cwd=tmp_path)
     assert first.wait() == 0, first.stderr.read()
     first.stderr.close()
     assert same.returncode == 2
     assert "being run by another process: wait for it" in same.stderr
     assert other.returncode == 0, other.stderr
-    store = tmp_path / "results" / "records.sqlite"
     assert query(store, "PRAGMA integrity_check") == [("ok",)]
     assert query(store, "SELECT COUNT(*) FROM runs WHERE status = 'finished'") == [(20,)]
 
