@@ -104,6 +104,6 @@ def _read(header: Mapping[str, Any], tensors: Tensors, file: str) -> TransferMod
 
 
 TRANSFER_MODELS = WeightFiles(
-    "transfer model", "transfer-", 2, "fit one with `lr-env fit --family`", "fit it anew", _read
+    "transfer model", "transfer-", 3, "fit one with `lr-env fit --family`", "fit it anew", _read
 )
 """Files of models across tasks."""

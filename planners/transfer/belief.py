@@ -94,7 +94,7 @@ class Belief:
         if len(task):
             forecast, slopes = self._fitted.ends(self._context, task.log_rates)
             schedules = Schedules(features(task.log_rates), slopes)
-            self._posterior = Posterior(self._fitted.spread, schedules, task.ends, forecast)
+            self._posterior = Posterior(self._fitted.spread, schedules, task.ends, forecast, np.array(task.seeds))
 
     @isolating
     def outlook(self, log_rates: Floats, seen: Floats | None = None) -> Outlook:

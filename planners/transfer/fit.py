@@ -238,7 +238,7 @@ def _errors(fitted: Fitted, tasks: Sequence[TaskRuns]) -> Iterator[Errors]:
         if member < len(contexts):
             ends, slopes = fitted.ends(contexts[:, [place]], task.log_rates)
             schedules = Schedules(features(task.log_rates), slopes[[member]])
-            yield Errors(schedules, task.ends - ends[member], task.ends - task.ends.min())
+            yield Errors(schedules, task.ends - ends[member], task.ends, np.array(task.seeds))
 
 
 def _loss(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 STEPS = 20
 """Equal parts of a run. Schedules are their mean rates in these parts, curves the values at their ends."""

@@ -19,7 +19,7 @@ from planners.transfer.belief import WORST, Belief
 from planners.transfer.candidates import Candidates, candidates
 from planners.transfer.descriptors import rate_unit
 from planners.transfer.grid import STEPS, Floats, log_rates
-from planners.transfer.runs import CEILING, TaskRuns
+from planners.transfer.runs import TaskRuns
 
 _FINALISTS = 96
 """Schedules that are considered with draws; the others were worse at first guess."""
@@ -62,12 +62,6 @@ class Knowledge:
     def unit(self) -> float:
         """The rate that counts as 1."""
         return rate_unit(self.task.facts)
-
-    @cached_property
-    def survived(self) -> float:
-        """The highest rate at which a run of the task did not diverge; 0 before the first."""
-        whole = self.task.ends < CEILING
-        return float(np.exp(self.task.log_rates[whole].max()) * self.unit) if whole.any() else 0.0
 
     @property
     def beyond(self) -> str:

@@ -186,11 +186,10 @@ class TransferredLatentODE(FromWeights, ValidatedSettings):
     def _planned(self, state: PlannerState, now: int) -> PlannerState:
         """Plan the rest of each run anew, and record what was considered."""
         rates, knowledge = state["rates"].copy(), self._known(state)
-        low, high = state["range"]
+        low = state["range"][0]
         considered = []
         for row in range(len(rates)):
-            highest = min(high, max(float(rates[row].max()), knowledge.survived))
-            options = rests(rates[row], now, knowledge.candidates.rates, low, highest)
+            options = rests(rates[row], now, knowledge.candidates.rates, low)
             order, chosen = np.arange(len(options)), 0
             if np.isfinite(state["chance"][row]):
                 outlook = knowledge.belief.outlook(log_rates(options, knowledge.unit), self._seen(state, row, now))
@@ -256,8 +255,10 @@ _LEVELS = np.exp([0.0, -0.2, 0.2, -0.4, 0.4, -0.7, -1.2, -2.0])
 """Factors by which the rest of a schedule is raised or lowered."""
 
 
-def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> Floats:
+def rests(rates: Floats, now: int, others: Floats, low: float) -> Floats:
     """Return schedules that begin as one does, (schedules, segments); the first goes on as planned.
+
+    None has a higher rate than the one that was planned: other runs that survived one may have been lucky.
 
     Args:
         rates: the schedule so far and as planned, (segments,).
@@ -265,9 +266,8 @@ def rests(rates: Floats, now: int, others: Floats, low: float, high: float) -> F
         others: schedules that are considered; rests are those of every twelfth, and all of the present one at other
             levels, (schedules, segments).
         low: smallest rate.
-        high: largest rate.
     """
     at_levels = rates[None, now:] * _LEVELS[:, None]
     own = np.concatenate([at_levels, others[::12, now:]])
     begun = np.broadcast_to(rates[:now], (len(own), now))
-    return np.concatenate([begun, np.clip(own, low, high)], 1)
+    return np.concatenate([begun, np.clip(own, low, rates.max())], 1)

@@ -176,7 +176,7 @@ class ForestTuner(PriorTuner):
             return Outlook.of(expect(rates), spread.between(schedules, schedules), one)
         ends = np.minimum(known.ends, known.ends.min() + WORST)
         spread = replace(spread, offset=_ANY_LEVEL)
-        posterior = Posterior(spread, _schedules(known.log_rates), ends, expect(known.log_rates))
+        posterior = Posterior(spread, _schedules(known.log_rates), ends, expect(known.log_rates), np.array(known.seeds))
         return Outlook.of(expect(rates) + posterior.mean(schedules), posterior.covariance(schedules), one)
 
 
@@ -210,7 +210,12 @@ def _forest(store: str, names: str) -> tuple[Any, Spread]:
         left_out, kept = range(part, len(tasks), _PARTS), [at for at in range(len(tasks)) if at % _PARTS != part]
         trees = _fitted([inputs[at] for at in kept], [regrets[at] for at in kept])
         errors += [
-            Errors(_schedules(tasks[at].log_rates), regrets[at] - trees.predict(inputs[at]), regrets[at])
+            Errors(
+                _schedules(tasks[at].log_rates),
+                regrets[at] - trees.predict(inputs[at]),
+                regrets[at],
+                np.array(tasks[at].seeds),
+            )
             for at in left_out
         ]
     return _fitted(inputs, regrets), Spread.of(errors)

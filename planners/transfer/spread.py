@@ -11,13 +11,16 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
-from planners.transfer.grid import STEPS, Floats
+from planners.transfer.grid import STEPS, Floats, Ints
 
 _MOST_RUNS = 24
 """Runs of each task that the process is fitted to."""
 
 _UPDATES, _RATE = 150, 0.1
 """Steps of Adam, and their rate in the logs of the settings."""
+
+_PASSES = 3
+"""How often noise follows from how far runs are believed to be from the best one; at first, from how far they were."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Spread:
         amplitude: of what schedules that are alike have in common.
         lengths: distance over which schedules are alike, in each of `features`.
         code: size of the task's code along each of its dimensions.
+        seed: of what runs of a task with the same seed have in common.
         noise: of a single run, however good.
         far: of a single run, relative to its distance from the best one.
     """
@@ -37,6 +41,7 @@ class Spread:
     amplitude: float = 0.3
     lengths: tuple[float, ...] = (2.0, 1.0, 5.0, 3.0)
     code: float = 0.3
+    seed: float = 0.1
     noise: float = 0.06
     far: float = 0.17
 
@@ -47,9 +52,14 @@ class Spread:
         alike = self.offset**2 + self.amplitude**2 * np.exp(-apart.sum(-1) / 2)
         return alike + self.code**2 * np.einsum("mus,muo->mso", one.slopes, other.slopes)
 
-    def variances(self, ends: Floats) -> Floats:
-        """Variances of what single runs that end so have besides, (runs,)."""
-        return (self.noise + self.far * (ends - ends.min())) ** 2
+    def besides(self, gaps: Floats, seeds: Ints) -> Floats:
+        """Covariance of what runs have besides, (runs, runs): the luck of each, and of each seed.
+
+        Args:
+            gaps: how much higher runs end than the best one, (runs,).
+            seeds: of the runs, (runs,).
+        """
+        return np.diag((self.noise + self.far * gaps) ** 2) + self.seed**2 * (seeds[:, None] == seeds)
 
     def to_json(self) -> dict[str, Any]:
         """The settings."""
@@ -64,31 +74,43 @@ class Spread:
     def of(cls, tasks: Sequence[Errors]) -> Self:
         """Settings with the largest likelihood of errors of forecasts for tasks that the model was not fitted to."""
         count = min(_MOST_RUNS, *(len(task.errors) for task in tasks))
+        tasks = [task.first(count) for task in tasks]
+        found, gaps = cls(), np.stack([task.ends - task.ends.min() for task in tasks])
+        for _ in range(_PASSES):
+            found = found._likeliest(tasks, gaps)
+            believed = np.stack([found._believed(task) for task in tasks])
+            gaps = believed - believed.min(1, keepdims=True)
+        return found
+
+    def _believed(self, task: Errors) -> Floats:
+        """Ends of the runs of a task without their luck, (runs,)."""
+        forecast = (task.ends - task.errors)[None]
+        return Posterior(self, task.schedules, task.ends, forecast, task.seeds).believed
+
+    def _likeliest(self, tasks: Sequence[Errors], gaps: Floats) -> Self:
+        """Settings with the largest likelihood, where gaps are known, (tasks, runs)."""
         stack = lambda parts: torch.tensor(np.stack(list(parts)))  # noqa: E731
-        at = stack(task.schedules.at[:count] for task in tasks)
-        slopes = stack(task.schedules.slopes[0, :, :count] for task in tasks)
-        errors, gaps = stack(task.errors[:count] for task in tasks), stack(task.gaps[:count] for task in tasks)
-        start = cls()
-        logs = torch.tensor(
-            np.log([start.offset, start.amplitude, start.code, start.noise, start.far, *start.lengths]),
-            requires_grad=True,
-        )
+        at = stack(task.schedules.at for task in tasks)
+        slopes, errors = stack(task.schedules.slopes[0] for task in tasks), stack(task.errors for task in tasks)
+        same = stack(task.seeds[:, None] == task.seeds for task in tasks)
+        numbers = [self.offset, self.amplitude, self.code, self.seed, self.noise, self.far, *self.lengths]
+        logs = torch.tensor(np.log(numbers), requires_grad=True)
         optimizer = torch.optim.Adam([logs], _RATE)
         for _ in range(_UPDATES):
             optimizer.zero_grad()
-            _surprise(logs.exp(), at, slopes, errors, gaps).backward()
+            _surprise(logs.exp(), at, slopes, errors, torch.tensor(gaps), same).backward()
             optimizer.step()
-        offset, amplitude, code, noise, far, *lengths = logs.detach().exp().tolist()
-        return cls(offset, amplitude, tuple(lengths), code, noise, far)
+        offset, amplitude, code, seed, noise, far, *lengths = logs.detach().exp().tolist()
+        return type(self)(offset, amplitude, tuple(lengths), code, seed, noise, far)
 
 
-def _surprise(settings: Tensor, at: Tensor, slopes: Tensor, errors: Tensor, gaps: Tensor) -> Tensor:
+def _surprise(settings: Tensor, at: Tensor, slopes: Tensor, errors: Tensor, gaps: Tensor, same: Tensor) -> Tensor:
     """Minus the log likelihood of a run, up to a constant."""
-    offset, amplitude, code, noise, far = settings[:5]
-    scaled = at / settings[5:]
+    offset, amplitude, code, seed, noise, far = settings[:6]
+    scaled = at / settings[6:]
     alike = torch.exp(-((scaled[:, :, None] - scaled[:, None]) ** 2).sum(-1) / 2)
     covariance = offset**2 + amplitude**2 * alike + code**2 * slopes.transpose(1, 2) @ slopes
-    covariance = covariance + torch.diag_embed((noise + far * gaps) ** 2)
+    covariance = covariance + seed**2 * same + torch.diag_embed((noise + far * gaps) ** 2)
     factor = torch.linalg.cholesky(covariance)
     white = torch.linalg.solve_triangular(factor, errors[..., None], upper=False)[..., 0]
     return ((white**2).sum(1) / 2 + factor.diagonal(dim1=1, dim2=2).log().sum(1)).mean() / errors.shape[1]
@@ -113,13 +135,20 @@ class Errors:
 
     Attributes:
         schedules: of its runs; one member.
-        errors: logs of losses less those that were forecast, (runs,).
-        gaps: logs of losses less the lowest of the task, (runs,).
+        errors: ends less those that were forecast, (runs,).
+        ends: of the runs, (runs,).
+        seeds: of the runs, (runs,).
     """
 
     schedules: Schedules
     errors: Floats
-    gaps: Floats
+    ends: Floats
+    seeds: Ints
+
+    def first(self, count: int) -> Errors:
+        """Those of the first runs."""
+        schedules = Schedules(self.schedules.at[:count], self.schedules.slopes[..., :count])
+        return Errors(schedules, self.errors[:count], self.ends[:count], self.seeds[:count])
 
 
 class Posterior:
@@ -130,22 +159,32 @@ class Posterior:
         schedules: of the runs.
         ends: of the runs, (runs,).
         forecast: the ends that members forecast, (members, runs).
+        seeds: of the runs, (runs,).
 
     Attributes:
         weights: of the members, by how likely each finds the runs, (members,).
+        believed: ends of the runs without their luck, (runs,).
     """
 
-    def __init__(self, spread: Spread, schedules: Schedules, ends: Floats, forecast: Floats) -> None:
+    weights: Floats
+    believed: Floats
+
+    def __init__(self, spread: Spread, schedules: Schedules, ends: Floats, forecast: Floats, seeds: Ints) -> None:
         self._spread, self._schedules = spread, schedules
-        noise = np.diag(spread.variances(ends))
-        errors = ends - forecast
-        self._factors = [cho_factor(part + noise, lower=True) for part in spread.between(schedules, schedules)]
+        self._between = spread.between(schedules, schedules)
+        self.believed = ends
+        for _ in range(_PASSES):  # a run that was lucky is not one that luck plays no part in
+            self._condition(ends - forecast, spread.besides(self.believed - self.believed.min(), seeds))
+            self.believed = self.weights @ (forecast + self.mean(schedules))
+
+    def _condition(self, errors: Floats, besides: Floats) -> None:
+        self._factors = [cho_factor(part + besides, lower=True) for part in self._between]
         pairs = list(zip(self._factors, errors, strict=True))
         self._pulls = np.stack([cho_solve(factor, error) for factor, error in pairs])
         volumes = np.array([np.log(np.diag(factor[0])).sum() for factor in self._factors])
         likelihoods = -(errors * self._pulls).sum(1) / 2 - volumes
         weights = np.exp(likelihoods - likelihoods.max())
-        self.weights: Floats = weights / weights.sum()
+        self.weights = weights / weights.sum()
 
     def mean(self, schedules: Schedules) -> Floats:
         """Mean of errors under schedules, (members, schedules)."""

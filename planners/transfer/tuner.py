@@ -22,7 +22,7 @@ from planners.transfer.artifact import TRANSFER_MODELS
 from planners.transfer.knowledge import Knowledge, task_without_runs
 from planners.transfer.planner import SHIPPED, TransferredLatentODE
 from planners.transfer.runs import TaskRuns
-from planners.tuning.tuners import RUNS_PER_SEED, final_val_loss
+from planners.tuning.tuners import final_val_loss
 
 _ONE_BY_ONE = 5
 """So many runs are proposed one after another; from then on so many at once."""
@@ -52,8 +52,8 @@ class TransferTuner:
         return 1 if done < _ONE_BY_ONE else _ONE_BY_ONE - done % _ONE_BY_ONE
 
     def seed_index(self, run: int) -> int:
-        """The first twenty runs share a seed, so that luck decides less among them; then the next twenty."""
-        return run // RUNS_PER_SEED
+        """Five that follow each other share a seed; what a seed does to all of them is told apart from the rest."""
+        return run // _ONE_BY_ONE
 
     @property
     def pretraining_steps(self) -> int:
