@@ -105,6 +105,9 @@ class LRVecEnv(VecEnv):
     Args:
         vector_env: environment as made by `gymnasium.make_vec`; it is set to autoreset mode SAME_STEP, as SB3 expects.
 
+    Attributes:
+        child_steps: optimizer steps that were asked of all children together.
+
     Raises:
         UserError: (a `ValueError`) bad input; the message names the fix.
     """
@@ -117,6 +120,7 @@ class LRVecEnv(VecEnv):
         vector_env.set_autoreset_mode(AutoresetMode.SAME_STEP)
         self.vector_env = vector_env
         self._actions: Any = None
+        self.child_steps = 0
         super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
 
     def seed(self, seed: int | None = None) -> list[int | None]:
@@ -153,7 +157,9 @@ class LRVecEnv(VecEnv):
         if self._actions is None:
             raise UserError("there are no actions to wait for: call step_async(actions) first, or step(actions)")
         actions, self._actions = self._actions, None
+        segment = self.vector_env.task.segment  # a reset in the same step may draw another task
         observations, rewards, terminated, truncated, infos = self.vector_env.step(actions)
+        self.child_steps += self.num_envs * segment
         dones = terminated | truncated
         final_observations, final_infos = infos.pop("final_obs", None), infos.pop("final_info", {})
         run_infos, ends = _info_of_each_run(infos), _info_of_each_run(final_infos)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from lr_env.cli.experiment_options import ReportOptions
-from lr_env.cli.parsing import progress_bar, writable
+from lr_env.cli.parsing import beyond, progress_bar, writable
 from lr_env.errors import UserError
 from lr_env.runs.options import Names, parse_ends
 
@@ -169,7 +169,7 @@ class Fit(ReportOptions):
         from lr_env.records.store import Store
         from planners.latent_ode.fit_imported import fit_imported
 
-        if which := self._beyond(_IMPORTED_OPTIONS):
+        if which := beyond(self, _IMPORTED_OPTIONS):
             raise UserError(f"{which} is of runs of a task, and --runs-of takes imported ones: leave out one of them")
         folder = self.folder
         if not self.store.is_file():
@@ -196,7 +196,7 @@ class Fit(ReportOptions):
         from planners.transfer import fit_family
         from planners.transfer.fit import Fitting
 
-        if which := self._beyond(_FAMILY_OPTIONS):
+        if which := beyond(self, _FAMILY_OPTIONS):
             raise UserError(f"{which} does not apply to task families: leave it or --family out")
         from planners.latent_ode.fitting.fit import check_members
 
@@ -227,9 +227,3 @@ class Fit(ReportOptions):
         print(report.text())
         print(f"Model: {file}; compare the planner that uses it with others, on any task, by")
         print(f"  lr-env compare TASK --planners latent-ode-transfer wsd --set latent-ode-transfer.model={file}")
-
-    def _beyond(self, allowed: Sequence[str]) -> str:
-        """An option that was given though it does not apply; empty where there is none."""
-        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-        beyond = [name for name in given if name not in allowed]
-        return "" if not beyond else beyond[0] if beyond[0] == "task" else f"--{beyond[0].replace('_', '-')}"

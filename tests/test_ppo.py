@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,17 +13,20 @@ import torch
 from stable_baselines3 import PPO as Algorithm  # noqa: N811
 
 from lr_env.children import LOOP, Execution, Numerics
+from lr_env.env import LRFamilyVectorEnv
 from lr_env.env.episodes import Episodes
 from lr_env.env.observations import FEATURES
 from lr_env.errors import UserError
 from lr_env.files import exclusive_lock
 from lr_env.planner import RunSpec
 from lr_env.records.store import Store
+from lr_env.registry import find_tuner
 from lr_env.rollout import rollout
 from lr_env.sb3 import make_vec_env
 from lr_env.signals import ALWAYS
 from lr_env.studies.comparison.comparison import ComparisonPlan
 from lr_env.tasks import MLP, TASKS
+from lr_env.tasks.families import find_family, split_of, split_seeds
 from planners import PPO
 from planners.ppo import policy as policies
 from planners.ppo.policy import Policy
@@ -160,6 +163,56 @@ def test_training_goes_on_to_the_same_policy(tmp_path, monkeypatch):
     assert train(TASK, replace(SMALL, decisions=40), tmp_path / "whole", execution=LOOP, fresh=True)["decisions"] == 40
 
 
+@dataclass(frozen=True)
+class Short:
+    """MLPFamily with runs of 4 segments."""
+
+    name: str = "Short"
+    description: str = ""
+
+    @property
+    def splits(self):
+        return find_family("MLPFamily").splits
+
+    def sample(self, seed):
+        return replace(find_family("MLPFamily").sample(seed), budget=20, segment=5)
+
+
+def test_a_controller_learns_on_the_tasks_of_a_family(tmp_path, monkeypatch):
+    """Rounds are of drawn tasks of the training split, those that judge it are not; it goes on where it stopped."""
+    family, trained, steps = Short(), set(), 0
+    original = LRFamilyVectorEnv.step
+
+    def step(self, actions):
+        nonlocal steps
+        trained.add(split_of(self._tasks.family, self._tasks.seed))
+        steps += self.num_envs * self.task.segment
+        return original(self, actions)
+
+    monkeypatch.setattr(LRFamilyVectorEnv, "step", step)
+    settings = replace(SMALL, decisions=128, children=1, evaluate_every=64, evaluation_runs=2)
+    whole = train(family, settings, tmp_path / "whole", execution=LOOP)
+    assert trained == {"train"}
+    assert (whole["name"], whole["family"]["name"], whole["decisions"]) == ("Short", "Short", 128)
+    tasks = [family.sample(seed) for seed in split_seeds(family, "val")[:2]]
+    assert whole["child_steps"] == steps + len(whole["history"]) * sum(task.budget for task in tasks)
+
+    def stop(what, decisions):
+        if (tmp_path / "broken" / "checkpoint").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(family, settings, tmp_path / "broken", execution=LOOP, checkpoint_seconds=0.0, progress=stop)
+    again = train(family, settings, tmp_path / "broken", execution=LOOP)
+    assert (again["history"], again["child_steps"]) == (whole["history"], whole["child_steps"])
+    file = str(tmp_path / "whole" / "policy.safetensors")
+    assert find_tuner(f"ppo-policy:policy={file}").select(tasks[0], 0, [], tmp_path) == PPO(
+        tasks[0].lr_start, policy=file
+    )
+    with pytest.raises(UserError, match="3 runs of tuner 'ppo-policy'"):
+        find_tuner("ppo-policy").check([3])
+
+
 def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
     def stop(what, decisions):
         if what == "judging" and (tmp_path / "checkpoint").exists():
@@ -170,6 +223,7 @@ def test_a_training_goes_on_as_it_was_begun_or_not_at_all(tmp_path):
     for change, message in (
         ({"training": replace(SMALL, gamma=0.5)}, "has a training with another training: give the same"),
         ({"task": replace(TASK, batch_size=8)}, "a training with another task"),
+        ({"task": find_family("MLPFamily")}, "a training with another family"),
         ({"execution": Execution(backend="stacked")}, "a training with another backend"),
         ({"execution": replace(LOOP, numerics=Numerics("bf16"))}, "a training with another numerics"),
     ):

@@ -98,6 +98,26 @@ def test_the_estimator_learns_from_how_runs_end():
     )
 
 
+@pytest.mark.parametrize("diverges", [False, True])
+def test_a_range_test_takes_the_rate_at_which_the_loss_falls_fastest(diverges, tmp_path):
+    """The loss falls along a logistic curve of the log rate, steepest at 0.03, and rises far above it."""
+    task = replace(TASK, budget=1000, segment=10)
+    tuner = find_tuner("range-test:planner=wsd")
+    [planner] = tuner.propose(task, 0, [], 1)
+    rates = planner.preview(100)
+    np.testing.assert_allclose(rates, np.geomspace(*task.tuning_range, 100))
+    losses = 2.3 - 2 / (1 + np.exp(-4 * np.log(rates / 0.03))) + np.maximum(0, 3 * np.log(rates / 0.15))
+    losses = losses[: np.argmax(rates > 0.15) + 1] if diverges else losses
+    run = replace(record(planner, 3, np.inf), curves={"train_loss": losses})
+    selected = tuner.select(task, 0, [run], tmp_path)
+    assert selected.name == "wsd"
+    assert selected.peak == pytest.approx(0.03, rel=0.1)
+    flat = replace(run, curves={"train_loss": np.full(100, 2.3) + 0.01 * np.sin(np.arange(100))})
+    assert find_tuner("range-test").select(task, 0, [flat], tmp_path).name == "one-cycle"
+    with pytest.raises(UserError, match="needs a run"):
+        tuner.check([0, 1])
+
+
 @pytest.mark.parametrize("design", ["paper", "random", "mixed", "wsd"])
 def test_a_tuner_of_a_design_makes_its_runs(design):
     tuner = find_tuner(f"latent-ode:design={design}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from lr_env.errors import UserError
 from lr_env.stopping import STOPPING
@@ -74,3 +76,10 @@ def parse_name(name: str) -> str:
     if len(name) > LONGEST_NAME:
         raise UserError(f"name {name[:20]}... has {len(name)} characters: give at most {LONGEST_NAME}")
     return name
+
+
+def beyond(command: Any, allowed: Sequence[str]) -> str:
+    """An option of a command that was given though it does not apply here; empty where there is none."""
+    given = [one.name for one in fields(command) if getattr(command, one.name) != one.default]
+    found = [name for name in given if name not in allowed]
+    return "" if not found else found[0] if found[0] == "task" else f"--{found[0].replace('_', '-')}"

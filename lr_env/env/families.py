@@ -308,9 +308,10 @@ class LRFamilyVectorEnv(LRVectorEnv):
 
     def _draw(self, seed: int | None, task_seed: Any = None) -> None:
         """Draw a task and begin a round of it."""
-        before = self._tasks.seed
+        before, spent = self._tasks.seed, self.episodes.child_seconds
         if self._tasks.draw(seed, task_seed) != before:
             self.episodes = self._tasks.episodes()
+            self.episodes.child_seconds = spent
         self._begin_round()
 
     def _begin_round(self) -> None:

@@ -5,29 +5,44 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from lr_env.cli.engine_options import TrainingOptions
-from lr_env.cli.parsing import parse_name, progress_bar, writable
+from lr_env.cli.parsing import beyond, parse_name, progress_bar, writable
 from lr_env.errors import UserError
 from lr_env.runs.options import parse_rates
 
+if TYPE_CHECKING:
+    from planners.ppo.grounds import Ground
+
 _LIMITS = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
 """Upper limits that catch typing errors."""
+
+_FAMILY_OPTIONS = (
+    "family", "decisions", "children", "action", "max_change", "reward", "noise", "gamma", "gae_lambda",
+    "learning_rate", "seed", "name", "results", "fresh", "tensorboard", "log", "device", "backend", "threads", "engine",
+    "workers", "ray_address",
+)  # fmt: skip
+"""Options that apply to a task family, whose tasks have initial rates of their own."""
 
 
 @dataclass(frozen=True)
 class TrainPpo(TrainingOptions):
     """Train a PPO controller of the learning rate (arXiv:1909.09712), and save the best policy by validation loss.
 
-    The controller changes the rate once a segment. It learns from many networks ("children") trained at the same time.
+    The controller changes the rate once a segment. It learns from many networks ("children") trained at the same time,
+    all on one TASK; with --family each round of them is on another task of a family.
     """
 
     resumable: ClassVar[bool] = True
     """What was done before a stop is stored, and the same command continues it."""
 
+    task: Annotated[str, Positional, arg(metavar="TASK", help_behavior_hint="(not with --family)")] = ""
+    """Name of the task (data set, network, optimizer, batch size, budget); `lr-env tasks` lists them."""
+    family: Annotated[str | None, arg(metavar="NAME")] = None
+    """Learn on the tasks of a family in place of a TASK; each begins at its own rate."""
     decisions: Annotated[int, arg(metavar="N")] = 400_000
     """Actions to learn from: one for each segment of each child."""
     children: Annotated[int, arg(metavar="N")] = 32
@@ -64,15 +79,34 @@ class TrainPpo(TrainingOptions):
     @property
     def folder(self) -> Path:
         """Folder of the policy and of the files of its training."""
-        return self.results / "ppo" / parse_name(self.short_name if self.name is None else self.name)
+        own = self.short_name if self.family is None else self.family
+        return self.results / "ppo" / parse_name(own if self.name is None else self.name)
+
+    def ground(self) -> Ground:
+        """What it learns on.
+
+        Raises:
+            UserError: there is no such task or family, or an option does not apply to it.
+        """
+        from lr_env.tasks.families import find_family
+        from planners.ppo.grounds import ManyTasks, OneTask
+
+        if self.family is None:
+            if not self.task:
+                raise UserError("give the TASK to learn on, or --family NAME (see lr-env train-ppo --help)")
+            return OneTask(self.varied_task())
+        if which := beyond(self, _FAMILY_OPTIONS):
+            raise UserError(f"{which} does not apply to a task family: leave it or --family out")
+        return ManyTasks(find_family(self.family))
 
     def run(self) -> None:
         """Train, and print how the validation loss changed."""
+        from lr_env.children import Execution
         from lr_env.records.writers.base import find_writer
         from planners.ppo import training  # here, because the command line must start without torch
         from planners.ppo.tracked import finished_training, tracked_training
 
-        task, folder = self.varied_task(), self.folder
+        ground, folder = self.ground(), self.folder
         for option, limit in _LIMITS.items():
             if getattr(self, option) > limit:
                 raise UserError(f"{option} {getattr(self, option)}: give at most {limit:,}")
@@ -84,17 +118,17 @@ class TrainPpo(TrainingOptions):
         writer = None if self.log is None else find_writer(self.log)
         if writer is not None:
             writer.check()
-            if not self.fresh and (result := finished_training(folder, task, settings)):
+            if not self.fresh and (result := finished_training(folder, ground, settings)):
                 print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")
                 return
         writable(folder)
         engine = self.find_engine(self.device, self.set_threads())
         with closing(engine), progress_bar(self.decisions) as progress:
             result = training.train(
-                task,
+                ground,
                 settings,
                 folder,
-                execution=self.execution(),
+                execution=self.execution() if self.family is None else Execution(self.device, self.backend),
                 fresh=self.fresh,
                 tensorboard=self.tensorboard,
                 progress=progress,
@@ -109,6 +143,10 @@ class TrainPpo(TrainingOptions):
         print(f"(after {best['decisions']:,} decisions), {history[-1]['val_loss']:.4f} at the end")
         print(f"{result['child_steps']:,} training steps of children, which took {share:.0f} % of the time")
         policy = folder / "policy.safetensors"
+        if self.family is not None:
+            print(f"Policy: {policy}; compare it with others, on tasks that it has not seen, by")
+            print(f"  lr-env tuning-across {self.family} --runs 0,10 --tuners ppo-policy:policy={policy} wsd")
+            return
         print(f"Policy: {policy}; run it from its initial rates, and compare it, with")
         print(f"  lr-env start-rates {self.task}{self.variation} --rates {self.start_rates} --set policy={policy}")
         print(f"  lr-env compare {self.task}{self.variation} --planners ppo constant --set ppo.policy={policy}")

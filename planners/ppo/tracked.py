@@ -13,9 +13,9 @@ import numpy as np
 
 from lr_env.files import read_json
 from lr_env.records.writers.base import Curve, TrackedRun
-from lr_env.tasks import Task
 
 if TYPE_CHECKING:
+    from planners.ppo.grounds import Ground
     from planners.ppo.training import PPOSettings
 
 _CLOCK = "time/total_timesteps"
@@ -36,20 +36,20 @@ def tracked_training(result: Mapping[str, Any], folder: Path) -> TrackedRun:
     )
     params = {
         name: value if isinstance(value, str | int | float) else json.dumps(value)
-        for name, value in {**result["training"], "task": result["task"]["name"]}.items()
+        for name, value in {**result["training"], "task": result.get("name") or result["task"]["name"]}.items()
     }
     scores = {"final/val_loss": float(losses[1][-1]), "best/val_loss": float(losses[1].min())}
     title = f"train-ppo-{folder.name}"
     return TrackedRun(title, params, {"val/loss": losses, **_progress(folder)}, scores, int(result["decisions"]))
 
 
-def finished_training(folder: Path, task: Task, settings: PPOSettings) -> dict[str, Any] | None:
-    """Return the content of training.json if a training of a task with some settings is finished; otherwise None."""
+def finished_training(folder: Path, ground: Ground, settings: PPOSettings) -> dict[str, Any] | None:
+    """Return the content of training.json if a training on something with some settings is finished; otherwise None."""
     try:
         result = read_json(folder / "training.json")
     except (OSError, ValueError):
         return None
-    asked = json.loads(json.dumps({"task": task.settings(), "training": asdict(settings)}))
+    asked = json.loads(json.dumps({**ground.identity, "training": asdict(settings)}))
     return result if {name: result.get(name) for name in asked} == asked else None
 
 

@@ -27,16 +27,14 @@ from lr_env.errors import UserError
 from lr_env.files import atomic_write, exclusive_lock, remove_leftovers
 from lr_env.isolation import isolating
 from lr_env.provenance import versions
-from lr_env.records.checkpoint import check_fit, fitting, load_tree, save_tree
+from lr_env.records.checkpoint import fitting, load_tree, save_tree
 from lr_env.rollout import rollout
 from lr_env.runs.engine import Engine, LocalEngine
-from lr_env.runs.own_code import own_code
 from lr_env.runs.spec import with_unknown
 from lr_env.runs.split_children import SplitChildren
-from lr_env.sb3 import LRVecEnv, make_vec_env
-from lr_env.seeds import PER_POLICY, POLICY_EVALUATION, POLICY_TRAINING
-from lr_env.tasks import Task
-from lr_env.tasks.data import data_spec
+from lr_env.seeds import PER_POLICY, POLICY_TRAINING
+from lr_env.tasks import Task, TaskFamily
+from planners.ppo.grounds import Ground, ManyTasks, OneTask
 from planners.ppo.planner import PPO
 from planners.ppo.policy import LARGEST_CHANGE, Policy
 from planners.ppo.sb3_state import LeanPolicy, restore_tree, state_tree
@@ -54,7 +52,7 @@ class PPOSettings:
         action: "scale" or "discrete"; see `lr_env.env.actions`.
         max_change: factor of the largest action.
         reward: name of the reward; see `lr_env.env.rewards`.
-        start_rates: initial rates; each run draws one of them from its seed.
+        start_rates: initial rates; each run draws one of them from its seed. Tasks of a family have rates of their own.
         noise: standard deviation of Gaussian noise on the log rate of each segment, while training.
         seed: seed of the policy and the children.
         gamma, gae_lambda, learning_rate, epochs, minibatches, entropy: settings of PPO. The first two are 1, because
@@ -103,7 +101,7 @@ class PPOSettings:
 
 @isolating
 def train(
-    task: Task,
+    on: Task | TaskFamily | Ground,
     training: PPOSettings,
     folder: Path,
     *,
@@ -117,7 +115,8 @@ def train(
     """Train a controller, or continue a training that was stopped.
 
     Args:
-        task: the task of the children; the paper uses Adam as its optimizer.
+        on: the task of the children; the paper uses Adam as its optimizer. Or a family, of whose training tasks each
+            round of runs draws one; the controller is judged by the first tasks of its validation split.
         training: settings of the training.
         folder: folder for policy.safetensors (the best by validation loss), last.safetensors, training.json, SB3's logs
             as CSV, and a checkpoint until the end.
@@ -137,7 +136,8 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_restored():
-        trainer = _Trainer(task, training, folder, execution, fresh, engine or LocalEngine())
+        ground = OneTask(on) if isinstance(on, Task) else on if isinstance(on, Ground) else ManyTasks(on)
+        trainer = _Trainer(ground, training, folder, execution, fresh, engine or LocalEngine())
         return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
 
 
@@ -155,29 +155,23 @@ def _global_generators_restored() -> Iterator[None]:
 
 class _Trainer:
     def __init__(
-        self, task: Task, training: PPOSettings, folder: Path, execution: Execution, fresh: bool, engine: Engine
+        self, ground: Ground, training: PPOSettings, folder: Path, execution: Execution, fresh: bool, engine: Engine
     ) -> None:
-        low, high = task.lr_range
-        outside = [rate for rate in training.start_rates if not low <= rate <= high]
-        if outside:
-            raise UserError(f"start rate {outside[0]:g} is outside the task's range, {low:g} to {high:g}")
-        per_update = task.num_segments * training.children
-        if per_update % training.minibatches or per_update < 2 * training.minibatches:
+        self.per_update = ground.rollout * training.children
+        if self.per_update % training.minibatches or self.per_update < 2 * training.minibatches:
             raise UserError(
-                f"{training.minibatches} minibatches do not divide the {per_update} decisions between two updates into "
-                "parts of at least 2: train another number of children"
+                f"{training.minibatches} minibatches do not divide the {self.per_update} decisions between two updates "
+                "into parts of at least 2: train another number of children"
             )
-        self.task, self.training, self.folder = task, training, folder
+        self.ground, self.training, self.folder = ground, training, folder
         spec = {
-            "task": task.settings(),
+            **ground.spec(execution.device),
             "training": asdict(training),
             "device": execution.device,
             "backend": execution.to_json()["backend"],
             "numerics": asdict(execution.numerics),
             "threads": torch.get_num_threads(),
             "versions": versions(["stable-baselines3", "gymnasium"]),
-            "data": data_spec(task.data, execution.device),
-            **({"own_code": code} if (code := own_code(task)) else {}),
         }
         self.spec: dict[str, Any] = json.loads(json.dumps(spec))
         self.fresh = fresh
@@ -186,26 +180,24 @@ class _Trainer:
         if saved is not None:
             with fitting(self.checkpoint):
                 execution = execution.with_backend(Backend(**json.loads(saved["backend"])))
-        self.venv: LRVecEnv = make_vec_env(
-            task,
-            training.children,
+        self.venv = ground.environment(
+            execution,
+            partial(SplitChildren, engine) if engine.slots > 1 else None,
+            num_envs=training.children,
             action=training.action,
             max_change=training.max_change,
             reward=training.reward,
             start_rates=training.start_rates,
             noise=training.noise,
-            device=execution.device,
-            backend=execution.backend,
-            numerics=execution.numerics,
-            make_children=partial(SplitChildren, engine) if engine.slots > 1 else None,
         )
         self.execution = execution.with_backend(self._episodes.children.backend)
+        self.judged = ground.judged(training.evaluation_runs, training.start_rates)
         self.env = VecNormalize(self.venv, gamma=training.gamma)
         self.algorithm = Algorithm(
             LeanPolicy if training.action == "scale" else "MlpPolicy",
             self.env,
-            n_steps=task.num_segments,
-            batch_size=per_update // training.minibatches,
+            n_steps=ground.rollout,
+            batch_size=self.per_update // training.minibatches,
             n_epochs=training.epochs,
             gamma=training.gamma,
             gae_lambda=training.gae_lambda,
@@ -221,8 +213,9 @@ class _Trainer:
         if saved is not None:
             with fitting(self.checkpoint):
                 restore_tree(self.algorithm, self.env, saved)
-                check_fit(saved["env"], self.venv.vector_env.snapshot())
+                ground.check_snapshot(saved["env"], self.venv.vector_env.snapshot())
                 self.venv.vector_env.restore(saved["env"])
+                self.venv.child_steps = saved["child_steps"]
                 self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
                 self.seconds = dict(saved["seconds"])
 
@@ -250,6 +243,7 @@ class _Trainer:
         finally:
             self.algorithm.logger.close()
         result = {
+            "name": self.ground.name,
             **self.spec,
             "history": self.history,
             "child_steps": self.child_steps,
@@ -268,13 +262,12 @@ class _Trainer:
         if not self.history:
             self._evaluate(progress)
         saved = time.monotonic()
-        per_update = self.task.num_segments * self.training.children
         while self.algorithm.num_timesteps < self.training.decisions:
             start, child_seconds = time.perf_counter(), self._episodes.child_seconds
-            self.algorithm.learn(per_update, reset_num_timesteps=False, log_interval=1)
+            self.algorithm.learn(self.per_update, reset_num_timesteps=False, log_interval=1)
             self.seconds["whole"] += time.perf_counter() - start
             self.seconds["children"] += self._episodes.child_seconds - child_seconds
-            progress("training", per_update)
+            progress("training", self.per_update)
             if self.algorithm.num_timesteps - self.history[-1]["decisions"] >= self.training.evaluate_every:
                 self._evaluate(progress)
             if time.monotonic() - saved >= checkpoint_seconds:
@@ -286,8 +279,7 @@ class _Trainer:
     @property
     def child_steps(self) -> int:
         """Training steps of children, including the evaluation runs."""
-        evaluation_steps = len(self.history) * self.training.evaluation_runs * self.task.budget
-        return self.algorithm.num_timesteps * self.task.segment + evaluation_steps
+        return self.venv.child_steps + len(self.history) * sum(len(one.seeds) * one.task.budget for one in self.judged)
 
     @property
     def _episodes(self) -> Episodes:
@@ -300,7 +292,7 @@ class _Trainer:
         parts = (*linear, net.action_net)
         layers = tuple((p.weight.detach().numpy().copy(), p.bias.detach().numpy().copy()) for p in parts)
         about = {
-            "task": self.task.name,
+            "task": self.ground.name,
             "training": self.spec["training"],
             "decisions": self.algorithm.num_timesteps,
             "child_steps": self.child_steps,
@@ -318,22 +310,18 @@ class _Trainer:
         )
 
     def _evaluate(self, progress: Progress) -> None:
-        """Run the policy as a planner on fixed seeds from every initial rate, and save it if it is the best so far."""
+        """Run the policy as a planner on fixed seeds, and save it if it is the best so far."""
         progress("judging", 0)
         candidate = self.folder / "candidate.safetensors"
         policy = self._policy()
         policy.save(candidate)
-        rates = self.training.start_rates
         losses = []
-        for number, rate in enumerate(rates):
-            count = len(range(number, self.training.evaluation_runs, len(rates)))
-            if count:
-                seeds = range(POLICY_EVALUATION.start, POLICY_EVALUATION.start + count)
-                records = rollout(
-                    PPO(rate, policy=str(candidate)), self.task, seeds, score=("val",), execution=self.execution
-                )
-                losses += [record.scores["final_val_loss"] for record in records]
-        mean = float(np.mean(losses))
+        for one in self.judged:
+            planner = PPO(one.rate, policy=str(candidate))
+            execution = self.ground.judging(self.execution)
+            records = rollout(planner, one.task, one.seeds, score=("val",), execution=execution)
+            losses.append([record.scores["final_val_loss"] for record in records])
+        mean = self.ground.mean(self.judged, losses)
         is_best = all(mean < entry["val_loss"] for entry in self.history)
         self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
         if is_best:
@@ -351,6 +339,7 @@ class _Trainer:
             "spec": json.dumps(self.spec, sort_keys=True),
             "backend": json.dumps(self.execution.resolved_backend.to_json()),
             "env": self.venv.vector_env.snapshot(),
+            "child_steps": self.venv.child_steps,
             "history": [[entry["decisions"], entry["val_loss"]] for entry in self.history],
             "seconds": dict(self.seconds),
         }
