@@ -215,7 +215,8 @@ class _Trainer:
                 restore_tree(self.algorithm, self.env, saved)
                 ground.check_snapshot(saved["env"], self.venv.vector_env.snapshot())
                 self.venv.vector_env.restore(saved["env"])
-                self.venv.child_steps = saved["child_steps"]
+                asked = self.algorithm.num_timesteps * self.venv.vector_env.task.segment
+                self.venv.child_steps = saved.get("child_steps", asked)  # not told before there were families
                 self.history = [{"decisions": decisions, "val_loss": loss} for decisions, loss in saved["history"]]
                 self.seconds = dict(saved["seconds"])
 
