@@ -21,10 +21,10 @@ class PPO(FromWeights, Reactive):
     """A neural network, trained by reinforcement learning, changes the rate by a few percent after each segment.
 
     It reads losses, accuracy, predictions and weights of the run. It starts at the peak and takes the most likely
-    action. `lr-env train-ppo TASK` trains one, and `--family NAME` one on many tasks; either can be used on any task. Origin: arXiv:1909.09712 (Xu, Dai, Kemp &
-    Metz 2019), with its state, actions and sizes. Errors of a public implementation are corrected: the change of the
-    predictions is measured on the same examples, actions are symmetric in the log rate, and rates stay in the task's
-    range.
+    action. `lr-env train-ppo TASK` trains one, and `--family NAME` one on many tasks; either can be used on any task.
+    Origin: arXiv:1909.09712 (Xu, Dai, Kemp & Metz 2019), with its state, actions and sizes. Errors of a public
+    implementation are corrected: the change of the predictions is measured on the same examples, actions are symmetric
+    in the log rate, and rates stay in the task's range.
 
     Attributes:
         peak: the initial rate; the rate may rise above it.
