@@ -15,7 +15,7 @@ from lr_env.errors import UserError
 from lr_env.runs.options import parse_rates
 
 if TYPE_CHECKING:
-    from planners.ppo.grounds import Ground
+    from lr_env.tasks import Task, TaskFamily
 
 _LIMITS = {"decisions": 10**9, "children": 10**6, "noise": 10.0}
 """Upper limits that catch typing errors."""
@@ -82,31 +82,30 @@ class TrainPpo(TrainingOptions):
         own = self.short_name if self.family is None else self.family
         return self.results / "ppo" / parse_name(own if self.name is None else self.name)
 
-    def ground(self) -> Ground:
+    def learned_on(self) -> Task | TaskFamily:
         """What it learns on.
 
         Raises:
             UserError: there is no such task or family, or an option does not apply to it.
         """
         from lr_env.tasks.families import find_family
-        from planners.ppo.grounds import ManyTasks, OneTask
 
         if self.family is None:
             if not self.task:
                 raise UserError("give the TASK to learn on, or --family NAME (see lr-env train-ppo --help)")
-            return OneTask(self.varied_task())
+            return self.varied_task()
         if which := beyond(self, _FAMILY_OPTIONS):
             raise UserError(f"{which} does not apply to a task family: leave it or --family out")
-        return ManyTasks(find_family(self.family))
+        return find_family(self.family)
 
     def run(self) -> None:
         """Train, and print how the validation loss changed."""
-        from lr_env.children import Execution
         from lr_env.records.writers.base import find_writer
         from planners.ppo import training  # here, because the command line must start without torch
         from planners.ppo.tracked import finished_training, tracked_training
+        from planners.ppo.training_tasks import training_tasks
 
-        ground, folder = self.ground(), self.folder
+        on, folder = self.learned_on(), self.folder
         for option, limit in _LIMITS.items():
             if getattr(self, option) > limit:
                 raise UserError(f"{option} {getattr(self, option)}: give at most {limit:,}")
@@ -118,17 +117,17 @@ class TrainPpo(TrainingOptions):
         writer = None if self.log is None else find_writer(self.log)
         if writer is not None:
             writer.check()
-            if not self.fresh and (result := finished_training(folder, ground, settings)):
+            if not self.fresh and (result := finished_training(folder, training_tasks(on), settings)):
                 print(f"Log: {writer.write(folder.name, '', [tracked_training(result, folder)], folder)}")
                 return
         writable(folder)
         engine = self.find_engine(self.device, self.set_threads())
         with closing(engine), progress_bar(self.decisions) as progress:
             result = training.train(
-                ground,
+                on,
                 settings,
                 folder,
-                execution=self.execution() if self.family is None else Execution(self.device, self.backend),
+                execution=self.execution(),
                 fresh=self.fresh,
                 tensorboard=self.tensorboard,
                 progress=progress,

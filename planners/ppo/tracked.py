@@ -15,8 +15,8 @@ from lr_env.files import read_json
 from lr_env.records.writers.base import Curve, TrackedRun
 
 if TYPE_CHECKING:
-    from planners.ppo.grounds import Ground
     from planners.ppo.training import PPOSettings
+    from planners.ppo.training_tasks import TrainingTasks
 
 _CLOCK = "time/total_timesteps"
 """Column of stable-baselines3 that counts decisions."""
@@ -43,13 +43,13 @@ def tracked_training(result: Mapping[str, Any], folder: Path) -> TrackedRun:
     return TrackedRun(title, params, {"val/loss": losses, **_progress(folder)}, scores, int(result["decisions"]))
 
 
-def finished_training(folder: Path, ground: Ground, settings: PPOSettings) -> dict[str, Any] | None:
+def finished_training(folder: Path, tasks: TrainingTasks, settings: PPOSettings) -> dict[str, Any] | None:
     """Return the content of training.json if a training on something with some settings is finished; otherwise None."""
     try:
         result = read_json(folder / "training.json")
     except (OSError, ValueError):
         return None
-    asked = json.loads(json.dumps({**ground.identity, "training": asdict(settings)}))
+    asked = json.loads(json.dumps({**tasks.identity, "training": asdict(settings)}))
     return result if {name: result.get(name) for name in asked} == asked else None
 
 

@@ -34,10 +34,10 @@ from lr_env.runs.spec import with_unknown
 from lr_env.runs.split_children import SplitChildren
 from lr_env.seeds import PER_POLICY, POLICY_TRAINING
 from lr_env.tasks import Task, TaskFamily
-from planners.ppo.grounds import Ground, ManyTasks, OneTask
 from planners.ppo.planner import PPO
 from planners.ppo.policy import LARGEST_CHANGE, Policy
 from planners.ppo.sb3_state import LeanPolicy, restore_tree, state_tree
+from planners.ppo.training_tasks import TrainingTasks, training_tasks
 
 Progress = Callable[[str, int], None]
 
@@ -101,7 +101,7 @@ class PPOSettings:
 
 @isolating
 def train(
-    on: Task | TaskFamily | Ground,
+    on: Task | TaskFamily,
     training: PPOSettings,
     folder: Path,
     *,
@@ -136,8 +136,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / "lock", f"the training in {str(folder)!r}"), _global_generators_restored():
-        ground = OneTask(on) if isinstance(on, Task) else on if isinstance(on, Ground) else ManyTasks(on)
-        trainer = _Trainer(ground, training, folder, execution, fresh, engine or LocalEngine())
+        trainer = _Trainer(training_tasks(on), training, folder, execution, fresh, engine or LocalEngine())
         return trainer.run(tensorboard, progress or (lambda what, decisions: None), checkpoint_seconds)
 
 
@@ -155,17 +154,23 @@ def _global_generators_restored() -> Iterator[None]:
 
 class _Trainer:
     def __init__(
-        self, ground: Ground, training: PPOSettings, folder: Path, execution: Execution, fresh: bool, engine: Engine
+        self,
+        tasks: TrainingTasks,
+        training: PPOSettings,
+        folder: Path,
+        execution: Execution,
+        fresh: bool,
+        engine: Engine,
     ) -> None:
-        self.per_update = ground.rollout * training.children
+        self.per_update = tasks.rollout * training.children
         if self.per_update % training.minibatches or self.per_update < 2 * training.minibatches:
             raise UserError(
                 f"{training.minibatches} minibatches do not divide the {self.per_update} decisions between two updates "
                 "into parts of at least 2: train another number of children"
             )
-        self.ground, self.training, self.folder = ground, training, folder
+        self.tasks, self.training, self.folder = tasks, training, folder
         spec = {
-            **ground.spec(execution.device),
+            **tasks.spec(execution.device),
             "training": asdict(training),
             "device": execution.device,
             "backend": execution.to_json()["backend"],
@@ -180,7 +185,7 @@ class _Trainer:
         if saved is not None:
             with fitting(self.checkpoint):
                 execution = execution.with_backend(Backend(**json.loads(saved["backend"])))
-        self.venv = ground.environment(
+        self.venv = tasks.environment(
             execution,
             partial(SplitChildren, engine) if engine.slots > 1 else None,
             num_envs=training.children,
@@ -191,12 +196,12 @@ class _Trainer:
             noise=training.noise,
         )
         self.execution = execution.with_backend(self._episodes.children.backend)
-        self.judged = ground.judged(training.evaluation_runs, training.start_rates)
+        self.judged = tasks.judged(training.evaluation_runs, training.start_rates)
         self.env = VecNormalize(self.venv, gamma=training.gamma)
         self.algorithm = Algorithm(
             LeanPolicy if training.action == "scale" else "MlpPolicy",
             self.env,
-            n_steps=ground.rollout,
+            n_steps=tasks.rollout,
             batch_size=self.per_update // training.minibatches,
             n_epochs=training.epochs,
             gamma=training.gamma,
@@ -213,7 +218,7 @@ class _Trainer:
         if saved is not None:
             with fitting(self.checkpoint):
                 restore_tree(self.algorithm, self.env, saved)
-                ground.check_snapshot(saved["env"], self.venv.vector_env.snapshot())
+                tasks.check_snapshot(saved["env"], self.venv.vector_env.snapshot())
                 self.venv.vector_env.restore(saved["env"])
                 asked = self.algorithm.num_timesteps * self.venv.vector_env.task.segment
                 self.venv.child_steps = saved.get("child_steps", asked)  # not told before there were families
@@ -244,7 +249,7 @@ class _Trainer:
         finally:
             self.algorithm.logger.close()
         result = {
-            "name": self.ground.name,
+            "name": self.tasks.name,
             **self.spec,
             "history": self.history,
             "child_steps": self.child_steps,
@@ -293,7 +298,7 @@ class _Trainer:
         parts = (*linear, net.action_net)
         layers = tuple((p.weight.detach().numpy().copy(), p.bias.detach().numpy().copy()) for p in parts)
         about = {
-            "task": self.ground.name,
+            "task": self.tasks.name,
             "training": self.spec["training"],
             "decisions": self.algorithm.num_timesteps,
             "child_steps": self.child_steps,
@@ -316,13 +321,12 @@ class _Trainer:
         candidate = self.folder / "candidate.safetensors"
         policy = self._policy()
         policy.save(candidate)
-        losses = []
+        losses, execution = [], self.tasks.judging(self.execution)
         for one in self.judged:
             planner = PPO(one.rate, policy=str(candidate))
-            execution = self.ground.judging(self.execution)
             records = rollout(planner, one.task, one.seeds, score=("val",), execution=execution)
             losses.append([record.scores["final_val_loss"] for record in records])
-        mean = self.ground.mean(self.judged, losses)
+        mean = self.tasks.mean(self.judged, losses)
         is_best = all(mean < entry["val_loss"] for entry in self.history)
         self.history.append({"decisions": self.algorithm.num_timesteps, "val_loss": mean})
         if is_best:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from lr_env.errors import UserError
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.tasks import Task
 from planners.ppo.planner import PPO
 from planners.ppo.policy import POLICIES
+from planners.tuning.tuners import KnowingTuner
 
 
 @dataclass(frozen=True)
-class PolicyTuner:
+class PolicyTuner(KnowingTuner):
     """A trained controller from the task's own initial rate, as it is on tasks of a family that it learns on.
 
     Attributes:
@@ -27,16 +26,6 @@ class PolicyTuner:
     name: str = "ppo-policy"
     policy: str = "DigitsMLP"
 
-    most_runs: ClassVar[int] = 0
-
-    def batch_size(self, done: int) -> int:
-        """Not used: it makes no runs."""
-        return 1
-
-    def seed_index(self, run: int) -> int:
-        """Not used: it makes no runs."""
-        return run
-
     def check(self, runs: Sequence[int]) -> None:
         """Check that there is such a policy, and that no runs are asked for.
 
@@ -44,12 +33,7 @@ class PolicyTuner:
             UserError: there is none, or they are.
         """
         POLICIES.find(self.policy)
-        if max(runs) > 0:
-            raise UserError(f"{max(runs)} runs of tuner {self.name!r}: it makes none")
-
-    def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """It makes no runs."""
-        raise UserError(f"tuner {self.name!r} makes no runs")
+        super().check(runs)
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The controller."""

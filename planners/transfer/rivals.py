@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lr_env.errors import UserError, find
+from lr_env.errors import find
 from lr_env.planner import Planner
 from lr_env.records.record import RunRecord
 from lr_env.records.store import Store
@@ -30,7 +30,7 @@ from planners.transfer.knowledge import first_unlike
 from planners.transfer.runs import TaskRuns
 from planners.transfer.spread import Errors, Posterior, Schedules, Spread, features
 from planners.transfer.tuner import runs_of
-from planners.tuning.tuners import RUNS_PER_SEED, planner_of
+from planners.tuning.tuners import KnowingTuner, planner_of
 
 _TREES = 300
 
@@ -45,7 +45,7 @@ RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
 @dataclass(frozen=True)
-class PriorTuner(ABC):
+class PriorTuner(KnowingTuner, ABC):
     """A tuner that knows runs of other tasks.
 
     Attributes:
@@ -58,34 +58,19 @@ class PriorTuner(ABC):
     store: str = "results/records.sqlite"
     names: str = "MLPFamily-MLPFamily"
 
-    most_runs: ClassVar[int | None] = 0
-
-    def batch_size(self, done: int) -> int:
-        """One run, for the next depends on it."""
-        return 1
-
-    def seed_index(self, run: int) -> int:
-        """As other tuners have it: runs that follow each other share a seed."""
-        return run // RUNS_PER_SEED
-
     def check(self, runs: Sequence[int]) -> None:
-        """Check that there are such runs.
+        """Check that it makes so many runs, and that there are runs of other tasks.
 
         Raises:
-            UserError: there are none.
+            UserError: it does not, or there are none.
         """
-        if self.most_runs is not None and max(runs) > self.most_runs:
-            raise UserError(f"{max(runs)} runs of tuner {self.name!r}: it makes none")
+        super().check(runs)
         _ = self.prior
 
     @property
     def prior(self) -> tuple[TaskRuns, ...]:
         """The runs of other tasks."""
         return _prior(self.store, self.names)
-
-    def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
-        """None of these makes runs, unless it says otherwise."""
-        raise UserError(f"tuner {self.name!r} makes no runs")
 
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """The schedule that is chosen."""

@@ -75,11 +75,9 @@ class Spread:
         """Settings with the largest likelihood of errors of forecasts for tasks that the model was not fitted to."""
         count = min(_MOST_RUNS, *(len(task.errors) for task in tasks))
         tasks = [task.first(count) for task in tasks]
-        found, gaps = cls(), np.stack([task.ends - task.ends.min() for task in tasks])
-        for _ in range(_PASSES):
-            found = found._likeliest(tasks, gaps)
-            believed = np.stack([found._believed(task) for task in tasks])
-            gaps = believed - believed.min(1, keepdims=True)
+        found = cls()._likeliest(tasks, [task.ends for task in tasks])
+        for _ in range(_PASSES - 1):
+            found = found._likeliest(tasks, [found._believed(task) for task in tasks])
         return found
 
     def _believed(self, task: Errors) -> Floats:
@@ -87,18 +85,19 @@ class Spread:
         forecast = (task.ends - task.errors)[None]
         return Posterior(self, task.schedules, task.ends, forecast, task.seeds).believed
 
-    def _likeliest(self, tasks: Sequence[Errors], gaps: Floats) -> Self:
-        """Settings with the largest likelihood, where gaps are known, (tasks, runs)."""
+    def _likeliest(self, tasks: Sequence[Errors], believed: Sequence[Floats]) -> Self:
+        """Settings with the largest likelihood, where the ends without their luck are known, (runs,) for each task."""
         stack = lambda parts: torch.tensor(np.stack(list(parts)))  # noqa: E731
         at = stack(task.schedules.at for task in tasks)
         slopes, errors = stack(task.schedules.slopes[0] for task in tasks), stack(task.errors for task in tasks)
+        gaps = stack(ends - ends.min() for ends in believed)
         same = stack(task.seeds[:, None] == task.seeds for task in tasks)
         numbers = [self.offset, self.amplitude, self.code, self.seed, self.noise, self.far, *self.lengths]
         logs = torch.tensor(np.log(numbers), requires_grad=True)
         optimizer = torch.optim.Adam([logs], _RATE)
         for _ in range(_UPDATES):
             optimizer.zero_grad()
-            _surprise(logs.exp(), at, slopes, errors, torch.tensor(gaps), same).backward()
+            _surprise(logs.exp(), at, slopes, errors, gaps, same).backward()
             optimizer.step()
         offset, amplitude, code, seed, noise, far, *lengths = logs.detach().exp().tolist()
         return type(self)(offset, amplitude, tuple(lengths), code, seed, noise, far)

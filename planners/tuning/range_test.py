@@ -18,6 +18,7 @@ from lr_env.tasks import Task
 from planners.piecewise import knots_at
 from planners.settings import Array
 from planners.tuning.search_space import FAMILIES
+from planners.tuning.tuners import UNLIMITED_BATCH
 
 _BELOW = 10.0
 """Where no steepest fall is found, the peak is this far below the rate of the lowest loss."""
@@ -43,7 +44,7 @@ class RangeTestTuner:
 
     def batch_size(self, done: int) -> int:
         """Any number: no run depends on another."""
-        return 1000
+        return UNLIMITED_BATCH
 
     def seed_index(self, run: int) -> int:
         """Every run has a seed of its own."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -58,6 +58,38 @@ class BestRunTuner(ABC):
     def select(self, task: Task, seed: int, records: Sequence[RunRecord], folder: Path) -> Planner:
         """Return the planner of the run with the lowest final loss."""
         return planner_of(min(records, key=final_val_loss))
+
+
+class KnowingTuner(ABC):
+    """A tuner that knows something before the first run of a task. It makes none, unless it says otherwise."""
+
+    name: str
+    most_runs: ClassVar[int | None] = 0
+
+    def batch_size(self, done: int) -> int:
+        """Return 1, because each run depends on those before."""
+        return 1
+
+    def seed_index(self, run: int) -> int:
+        """Return the index of the seed of a run, as other tuners have it."""
+        return run // RUNS_PER_SEED
+
+    def check(self, runs: Sequence[int]) -> None:
+        """Check that it makes so many runs.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self.most_runs is not None and max(runs) > self.most_runs:
+            raise UserError(f"{max(runs)} runs of tuner {self.name!r}: it makes none")
+
+    def propose(self, task: Task, seed: int, records: Sequence[RunRecord], count: int) -> Sequence[Planner]:
+        """Refuse: it makes no runs.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"tuner {self.name!r} makes no runs")
 
 
 @dataclass(frozen=True)

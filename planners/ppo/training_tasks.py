@@ -49,7 +49,7 @@ class Judged:
     seeds: range
 
 
-class Ground(ABC):
+class TrainingTasks(ABC):
     """What a controller learns on."""
 
     @property
@@ -101,7 +101,7 @@ class Ground(ABC):
 
 
 @dataclass(frozen=True)
-class OneTask(Ground):
+class OneTask(TrainingTasks):
     """A task, from each of some initial rates."""
 
     task: Task
@@ -118,16 +118,16 @@ class OneTask(Ground):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """See `Ground.identity`."""
+        """See `TrainingTasks.identity`."""
         return {"task": self.task.settings()}
 
     def spec(self, device: str) -> dict[str, Any]:
-        """See `Ground.spec`."""
+        """See `TrainingTasks.spec`."""
         spec = {**self.identity, "data": data_spec(self.task.data, device)}
         return {**spec, **({"own_code": code} if (code := own_code(self.task)) else {})}
 
     def environment(self, execution: Execution, make_children: MakeChildren | None, **settings: Any) -> LRVecEnv:
-        """See `Ground.environment`."""
+        """See `TrainingTasks.environment`."""
         low, high = self.task.lr_range
         outside = [rate for rate in settings["start_rates"] if not low <= rate <= high]
         if outside:
@@ -158,12 +158,12 @@ class OneTask(Ground):
         return float(np.mean(np.concatenate([np.asarray(own) for own in losses])))
 
     def check_snapshot(self, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """See `Ground.check_snapshot`."""
+        """See `TrainingTasks.check_snapshot`."""
         check_fit(saved, now)
 
 
 @dataclass(frozen=True)
-class ManyTasks(Ground):
+class TasksOfFamily(TrainingTasks):
     """The tasks of a family: each round of runs is of one that is drawn, and begins at the task's own rate."""
 
     family: TaskFamily
@@ -181,15 +181,15 @@ class ManyTasks(Ground):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """See `Ground.identity`."""
+        """See `TrainingTasks.identity`."""
         return {"family": to_plain(self.family), "split": self.split}
 
     def spec(self, device: str) -> dict[str, Any]:
-        """See `Ground.spec`; data follow from the family."""
+        """See `TrainingTasks.spec`; data follow from the family."""
         return self.identity
 
     def environment(self, execution: Execution, make_children: MakeChildren | None, **settings: Any) -> LRVecEnv:
-        """See `Ground.environment`; initial rates are those of the tasks."""
+        """See `TrainingTasks.environment`; initial rates are those of the tasks."""
         backend = execution.backend
         if backend == "auto":  # would time backends for every task
             backend = Backend("stacked", settings["num_envs"])
@@ -225,3 +225,8 @@ class ManyTasks(Ground):
 
     def check_snapshot(self, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Nothing is known before its task is made again, which is checked then."""
+
+
+def training_tasks(on: Task | TaskFamily) -> TrainingTasks:
+    """Return what a controller learns on: a task, or the tasks of a family."""
+    return OneTask(on) if isinstance(on, Task) else TasksOfFamily(on)
